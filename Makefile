@@ -1,0 +1,39 @@
+# make demo   restore the pictures in inputs/ with the shipped model; look at results/compare
+# make test   lint, type checks and the whole test suite
+# make clean  remove the environment and results
+#
+# PYTHON=python3.11 chooses the interpreter (3.10 to 3.12).
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
+  command -v $$p >/dev/null 2>&1 && \
+  $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && \
+  echo $$p && break; done)
+BIN := .venv/bin
+
+.PHONY: demo test clean
+
+demo: .venv/installed
+	$(BIN)/python inference/restore.py -i inputs -o results --compare --offline
+
+test: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 found; name one with make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml | .venv/bin/python
+	@echo "Installing into .venv (about 6.5 GB, 3 to 5 minutes the first time) ..."
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@$(BIN)/python -c 'import cv2' || { echo "error: OpenCV needs the system library libGL (Debian: apt-get install libgl1)" >&2; exit 1; }
+	@touch $@
+
+.venv/installed-test: pyproject.toml | .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf .venv results

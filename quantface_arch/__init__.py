@@ -1,0 +1,34 @@
+"""QuantFace: low-bit one-step diffusion face restoration, a plugin for BasicSR.
+
+Importing this package is light; each name below loads what it needs when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "FaceRestorer": "quantface_arch.restorer",
+    "QuantFaceError": "quantface_arch.errors",
+    "QuantSpec": "quantface_arch.quant.specs",
+    "Recipe": "quantface_arch.quant.specs",
+    "calibrating": "quantface_arch.quant.calibrate",
+    "load_model": "quantface_arch.zoo",
+    "quantize": "quantface_arch.quant.api",
+    "save_checkpoint": "quantface_arch.quant.checkpoint",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

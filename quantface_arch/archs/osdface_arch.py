@@ -1,0 +1,179 @@
+"""OSDFace, the one-step diffusion face restorer, built from diffusers' parts and our VRE."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from basicsr.utils.registry import ARCH_REGISTRY
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+
+from quantface_arch.archs.presets import PRESETS
+from quantface_arch.archs.vre import VRE, EmbeddingChange
+from quantface_arch.errors import QuantFaceError
+
+__all__ = ["OSDFace", "OSDFaceOutput"]
+
+
+class OSDFaceOutput(NamedTuple):
+    """Everything that a loss may look at.
+
+    image (N, 3, H, W), not clamped; latent z, eps and x0 (N, C, h, w); vre_loss scalar;
+    kl scalar, the VAE posterior's mean divergence from a standard normal.
+    """
+
+    image: Tensor
+    latent: Tensor
+    eps: Tensor
+    x0: Tensor
+    vre_loss: Tensor
+    kl: Tensor
+
+
+@ARCH_REGISTRY.register()
+class OSDFace(nn.Module):
+    """VRE → VAE encoder → UNet at one timestep → x₀ → VAE decoder.
+
+    Args:
+        preset: ``osdface`` (Stable Diffusion 2.1 sizes) or ``mini``.
+        vre, vae, unet: options that replace single entries of the preset's.
+        patch_size: side of the pixel patches folded into channels before the VAE; None takes the
+            preset's.
+        timestep: the one step at which the UNet is evaluated.
+        beta_start, beta_end: of the scaled-linear noise schedule with 1000 steps.
+        initial_logvar: bias given to the posterior's log-variance when a model is made without
+            weights, so that training from scratch does not begin in unit noise.
+
+    Raises:
+        QuantFaceError: unknown preset, or a picture whose sides the network cannot halve often
+            enough.
+    """
+
+    # Widths that stay at 8 bits when a recipe asks for fewer: the first and the last convolution of
+    # each network, the time embedding, and the whole VRE.
+    eight_bit_patterns = (
+        "vae.encoder.conv_in",
+        "vae.encoder.conv_out",
+        "vae.decoder.conv_in",
+        "vae.decoder.conv_out",
+        "unet.conv_in",
+        "unet.conv_out",
+        "unet.time_embedding.*",
+        "vre.*",
+        "embedding_change.*",
+    )
+
+    def __init__(
+        self,
+        preset: str = "osdface",
+        vre: Mapping[str, Any] | None = None,
+        vae: Mapping[str, Any] | None = None,
+        unet: Mapping[str, Any] | None = None,
+        patch_size: int | None = None,
+        timestep: int = 399,
+        beta_start: float = 0.00085,
+        beta_end: float = 0.012,
+        initial_logvar: float = -6.0,
+    ) -> None:
+        super().__init__()
+        if preset not in PRESETS:
+            known = ", ".join(PRESETS)
+            raise QuantFaceError(f"network option preset: found {preset!r}, allowed are {known}")
+        sizes = PRESETS[preset]
+        self.patch_size = sizes["patch_size"] if patch_size is None else patch_size
+        self.timestep = timestep
+        self.vre = VRE(**{**sizes["vre"], **(vre or {})})
+        z_channels = self.vre.quant_conv.out_channels
+        self.embedding_change = EmbeddingChange(z_channels, self.vre.prompt_dim)
+        self.vae = AutoencoderKL(**{**sizes["vae"], **(vae or {})})
+        self.unet = UNet2DConditionModel(**{**sizes["unet"], **(unet or {})})
+        self.set_noise_schedule(beta_start, beta_end)
+        latent_channels = self.vae.config.latent_channels
+        nn.init.constant_(self.vae.quant_conv.bias[latent_channels:], initial_logvar)
+
+    def set_noise_schedule(self, beta_start: float, beta_end: float) -> None:
+        """Fix √ᾱ and √(1−ᾱ) at the timestep from a scaled-linear schedule of 1000 steps."""
+        scheduler = DDPMScheduler(
+            beta_start=beta_start, beta_end=beta_end, beta_schedule="scaled_linear"
+        )
+        alpha_bar = float(scheduler.alphas_cumprod[self.timestep].double())
+        self.sqrt_alpha, self.sqrt_one_minus_alpha = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+
+    @property
+    def stride(self) -> int:
+        """Side of the square of pixels behind one latent position."""
+        return self.patch_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def latent_shape(self, batch: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Shape of the latent, and of the noise that ``forward`` takes, for pictures in pixels."""
+        channels = self.vae.config.latent_channels
+        return batch, channels, height // self.stride, width // self.stride
+
+    def encode_prompt(self, lq: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompt embeddings (N, tokens, prompt_dim) and the VRE's codebook loss."""
+        codes, vre_loss = self.vre(lq)
+        return self.embedding_change(codes), vre_loss
+
+    def encode_latent(self, image: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Scaled latent of a picture in [-1, 1] and the posterior's mean KL divergence.
+
+        Args:
+            image: float (N, 3, H, W).
+            noise: standard normal, of ``latent_shape``, for a posterior sample; None: the mean.
+        """
+        posterior = self.vae.encode(F.pixel_unshuffle(image, self.patch_size)).latent_dist
+        z = posterior.mean if noise is None else posterior.mean + posterior.std * noise
+        kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+        return z * self.vae.config.scaling_factor, kl
+
+    def predict_x0(self, z: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
+        """ε of the UNet at the timestep, and x₀ = (z − √(1−ᾱ)·ε)/√ᾱ, computed in float64."""
+        eps = self.unet(z, self.timestep, encoder_hidden_states=prompt).sample
+        x0 = (z.double() - self.sqrt_one_minus_alpha * eps.double()) / self.sqrt_alpha
+        return eps, x0.to(z.dtype)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Picture (N, 3, H, W) of a scaled latent, not clamped."""
+        image = self.vae.decode(x0 / self.vae.config.scaling_factor).sample
+        return F.pixel_shuffle(image, self.patch_size)
+
+    def forward_all(self, lq: Tensor, noise: Tensor | None = None) -> OSDFaceOutput:
+        """Run the whole pipeline and return every intermediate that a loss may look at."""
+        prompt, vre_loss = self.encode_prompt(lq)
+        z, kl = self.encode_latent(lq, noise)
+        eps, x0 = self.predict_x0(z, prompt)
+        return OSDFaceOutput(self.decode(x0), z, eps, x0, vre_loss, kl)
+
+    def check_size(self, lq: Tensor) -> None:
+        """Raise QuantFaceError unless both sides can be halved down to the UNet's last level."""
+        step = self.stride * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        height, width = lq.shape[-2:]
+        if height % step or width % step:
+            raise QuantFaceError(
+                f"picture of {width}x{height} pixels: both sides must be multiples of {step}"
+            )
+
+    def forward(
+        self, lq: Tensor, noise: Tensor | None = None, return_all: bool = False
+    ) -> Tensor | OSDFaceOutput:
+        """Restore degraded faces.
+
+        Args:
+            lq: float (N, 3, H, W) in [-1, 1].
+            noise: see ``encode_latent``.
+            return_all: return an ``OSDFaceOutput`` instead of the picture.
+
+        Returns:
+            restored faces (N, 3, H, W), clamped to [-1, 1] in evaluation mode.
+
+        Raises:
+            QuantFaceError: a side is not a multiple of what the network halves.
+        """
+        self.check_size(lq)
+        output = self.forward_all(lq, noise)
+        if return_all:
+            return output
+        return output.image if self.training else output.image.clamp(-1, 1)

@@ -1,0 +1,111 @@
+"""Degradations of clean faces, made of BasicSR's own operators and repeatable from a seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+import cv2
+import numpy as np
+
+import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
+from basicsr.data.degradations import (
+    add_jpg_compression,
+    random_add_gaussian_noise,
+    random_mixed_kernels,
+)
+
+from quantface_arch.errors import check_keys
+
+__all__ = ["Degradation", "seeded"]
+
+REFERENCE_SIZE = 512
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Seed Python's and NumPy's global generators from ``key`` and put their states back after.
+
+    BasicSR's degradations draw from both; this makes a sample depend on its key alone, whichever
+    worker makes it and in whatever order.
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    words = np.random.SeedSequence(list(key)).generate_state(2)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """Blur, downsample, noise, JPEG, upsample back: the usual blind-face model.
+
+    Ranges are those of uniform draws. ``blur_sigma`` is in pixels of a 512×512 face and shrinks
+    with the face; ``downsample`` is a factor; ``noise`` a standard deviation on the 0…255 scale;
+    ``jpeg`` a quality. ``aniso_prob`` is the share of anisotropic blur kernels, ``gray_noise_prob``
+    that of grey noise. With ``second_order_prob`` the chain runs a second time, at half strength
+    (after Real-ESRGAN, Wang et al., 2021).
+
+    Raises:
+        QuantFaceError: from ``from_options``, an option that does not exist.
+    """
+
+    blur_sigma: tuple[float, float] = (0.5, 8.0)
+    downsample: tuple[float, float] = (1.0, 10.0)
+    noise: tuple[float, float] = (0.0, 15.0)
+    jpeg: tuple[float, float] = (50, 95)
+    aniso_prob: float = 0.2
+    gray_noise_prob: float = 0.0
+    second_order_prob: float = 0.0
+    kernel_size: int = 61
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any] | None) -> Degradation:
+        """Build from a YAML block; absent entries keep their defaults."""
+        options = options or {}
+        check_keys("degradation options", options, (field.name for field in fields(cls)))
+        return cls(**options)
+
+    def __call__(self, image: np.ndarray, face_size: int) -> np.ndarray:
+        """Degrade a picture with draws from the global generators (see ``seeded``).
+
+        Args:
+            image: float32 (H, W, 3) in [0, 1], possibly a crop.
+            face_size: side in pixels of the whole face that ``image`` was cut from.
+
+        Returns:
+            float32 (H, W, 3) in [0, 1].
+        """
+        image = self._once(image, face_size, 1.0)
+        if random.random() < self.second_order_prob:
+            image = self._once(image, face_size, 0.5)
+        return image
+
+    def _once(self, image: np.ndarray, face_size: int, strength: float) -> np.ndarray:
+        height, width = image.shape[:2]
+        low, high = (s * face_size / REFERENCE_SIZE * strength for s in self.blur_sigma)
+        kernel = random_mixed_kernels(
+            ["iso", "aniso"],
+            [1 - self.aniso_prob, self.aniso_prob],
+            self.kernel_size,
+            (max(low, 0.05), max(high, 0.06)),
+            (max(low, 0.05), max(high, 0.06)),
+            noise_range=None,
+        )
+        out = cv2.filter2D(image, -1, kernel.astype(np.float32), borderType=cv2.BORDER_REFLECT_101)
+        factor = 1 + (np.random.uniform(*self.downsample) - 1) * strength
+        small = (max(16, round(width / factor)), max(16, round(height / factor)))
+        out = cv2.resize(out, small, interpolation=cv2.INTER_AREA)
+        noise = tuple(value * strength for value in self.noise)
+        out = random_add_gaussian_noise(out, noise, self.gray_noise_prob)
+        # Not BasicSR's random_ variant: it passes a NumPy float, which OpenCV 4.10 and later refuse.
+        out = add_jpg_compression(out.astype(np.float32), round(np.random.uniform(*self.jpeg)))
+        out = cv2.resize(out, (width, height), interpolation=cv2.INTER_CUBIC)
+        return np.clip(out, 0, 1).astype(np.float32)

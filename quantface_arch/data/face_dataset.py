@@ -1,0 +1,175 @@
+"""Degraded and clean faces from a folder or LMDB of clean faces, made on the fly."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
+from basicsr.utils import FileClient, get_root_logger, imfrombytes, img2tensor
+from basicsr.utils.registry import DATASET_REGISTRY
+
+from quantface_arch.data.degradation import Degradation, seeded
+from quantface_arch.data.sampler import SampleIndex
+from quantface_arch.errors import QuantFaceError, check_keys
+from quantface_arch.images import SUFFIXES
+
+__all__ = ["QuantFaceDataset"]
+
+OWN_OPTIONS = {
+    "dataroot_gt",
+    "io_backend",
+    "gt_size",
+    "rescale_prob",
+    "repeat",
+    "degradation",
+    "use_hflip",
+    "seed",
+}
+# What BasicSR's loop reads from, or writes into, a dataset's options.
+LOOP_OPTIONS = {
+    "name",
+    "type",
+    "phase",
+    "scale",
+    "batch_size_per_gpu",
+    "num_worker_per_gpu",
+    "dataset_enlarge_ratio",
+    "persistent_workers",
+    "pin_memory",
+    "prefetch_mode",
+    "num_prefetch_queue",
+    "use_shuffle",
+}
+
+
+@DATASET_REGISTRY.register()
+class QuantFaceDataset(Dataset):
+    """Pairs ``lq`` (degraded) and ``gt`` (clean), float32 RGB (3, S, S) in [0, 1].
+
+    A sample depends on ``seed`` and on its place in the run alone, not on workers or order. Options:
+        dataroot_gt (str): folder, scanned with its subfolders, or a ``.lmdb``, of clean square faces.
+        io_backend (dict): BasicSR's, ``type: disk`` or ``type: lmdb``.
+        gt_size (int | list): side S of the samples; or a schedule [[iteration, size], …] from which
+            the last entry not after the current iteration counts. Larger pictures are cropped at
+            random; in place of a smaller one, one that is large enough is drawn at random.
+        rescale_prob (float): share of pictures shrunk by a random factor, down to S, before
+            cropping. Default 0.
+        repeat (dict): subfolder name → how many times an epoch goes through its pictures.
+        degradation (dict): see ``Degradation``.
+        use_hflip (bool): mirror half of the samples. Default True.
+        seed (int): default 0.
+
+    Raises:
+        QuantFaceError: no such folder, no pictures in it, none as large as ``gt_size``, or one that
+            cannot be read.
+    """
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        check_keys("dataset options", opt, OWN_OPTIONS | LOOP_OPTIONS)
+        self.opt = opt
+        self.root = str(opt["dataroot_gt"])
+        self.backend = dict(opt.get("io_backend") or {"type": "disk"})
+        self.client: FileClient | None = None
+        sides = self._list_sides()
+        self.keys = self._repeated(list(sides), opt.get("repeat") or {})
+        self.degradation = Degradation.from_options(opt.get("degradation"))
+        size = opt["gt_size"]
+        self.schedule: Sequence[Sequence[int]] = [[0, size]] if isinstance(size, int) else size
+        self.rescale_prob = float(opt.get("rescale_prob", 0.0))
+        self.use_hflip = bool(opt.get("use_hflip", True))
+        self.seed = int(opt.get("seed", 0))
+        self.large_enough = {
+            size: {key for key, side in sides.items() if side >= size} for _, size in self.schedule
+        }
+        for size, keys in self.large_enough.items():
+            if not keys:
+                raise QuantFaceError(
+                    f"dataset option gt_size {size}: no picture in {self.root} is that large; "
+                    f"the largest has {max(sides.values())} pixels"
+                )
+
+    def _list_sides(self) -> dict[str, int]:
+        """Shorter side in pixels of every clean face, by key; reads headers only."""
+        root = Path(self.root)
+        if not root.is_dir():
+            raise QuantFaceError(
+                f"training faces: no folder {root}; put clean, aligned, square face pictures there "
+                "(png, jpg, webp or bmp) or point elsewhere with "
+                "--force_yml datasets:train:dataroot_gt=FOLDER"
+            )
+        if self.backend["type"] == "lmdb":
+            self.backend["db_paths"] = self.root
+            # A line is "NAME.png (height,width,channels) compression".
+            lines = [line.split(" ") for line in (root / "meta_info.txt").read_text().splitlines()]
+            shapes = {name.split(".")[0]: shape.strip("()").split(",") for name, shape, *_ in lines}
+            return {key: min(int(shape[0]), int(shape[1])) for key, shape in shapes.items()}
+        # os.walk rather than rglob: data sets are often linked into place.
+        files = (Path(f, n) for f, _, names in os.walk(root, followlinks=True) for n in names)
+        keys = sorted(str(path) for path in files if path.suffix.lower() in SUFFIXES)
+        if not keys:
+            raise QuantFaceError(f"training faces: no pictures ({sorted(SUFFIXES)}) in {root}")
+        return {key: self._side(key) for key in keys}
+
+    @staticmethod
+    def _side(path: str) -> int:
+        try:
+            with Image.open(path) as image:
+                return min(image.size)
+        except (OSError, Image.DecompressionBombError) as error:
+            raise QuantFaceError(f"training face {path}: not a readable picture") from error
+
+    def _repeated(self, keys: list[str], repeat: Mapping[str, int]) -> list[str]:
+        missing = set(repeat) - {Path(key).parent.name for key in keys}
+        if missing:
+            get_root_logger().warning(f"repeat: no subfolder {sorted(missing)} in {self.root}")
+        return [key for key in keys for _ in range(repeat.get(Path(key).parent.name, 1))]
+
+    def _read(self, key: str) -> np.ndarray:
+        if self.client is None:
+            options = dict(self.backend)
+            self.client = FileClient(options.pop("type"), **options)
+        content = self.client.get(key)
+        image = imfrombytes(content) if content else None
+        if image is None:
+            raise QuantFaceError(f"training face {key}: not a readable picture")
+        return image.astype(np.float32) / 255
+
+    def _size_at(self, iteration: int) -> int:
+        return [size for start, size in self.schedule if start <= max(iteration, 0)][-1]
+
+    def _cut(self, image: np.ndarray, size: int) -> tuple[np.ndarray, int]:
+        """Shrink and crop at random; returns the crop and the side of the face it came from."""
+        side = min(image.shape[:2])
+        if side > size and random.random() < self.rescale_prob:
+            side = random.randint(size, side)
+            image = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+        top, left = (random.randint(0, length - size) for length in image.shape[:2])
+        return image[top : top + size, left : left + size], side
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | str]:
+        place = index if isinstance(index, SampleIndex) else SampleIndex(index, 0, index)
+        size = self._size_at(place.iteration)
+        with seeded(self.seed, place.position):
+            key = self.keys[index]
+            while key not in self.large_enough[size]:
+                key = random.choice(self.keys)
+            gt, face_size = self._cut(self._read(key), size)
+            if self.use_hflip and random.random() < 0.5:
+                gt = gt[:, ::-1]
+            gt = np.ascontiguousarray(gt)
+            lq = self.degradation(gt, face_size)
+        gt, lq = img2tensor([gt, lq], bgr2rgb=True, float32=True)
+        return {"lq": lq, "gt": gt, "lq_path": key, "gt_path": key}
+
+    def __len__(self) -> int:
+        return len(self.keys)

@@ -1,0 +1,57 @@
+"""A sampler that resumes within an epoch and tells each sample when it is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
+from basicsr.data.data_sampler import EnlargedSampler
+
+__all__ = ["ResumableSampler", "SampleIndex"]
+
+
+class SampleIndex(int):
+    """A dataset index that also knows the training iteration and its place in the whole run.
+
+    Any dataset can use it as a plain integer; ours derives the sample's randomness from
+    ``position`` (samples drawn before it, all epochs counted) and its size from ``iteration``.
+    """
+
+    iteration: int
+    position: int
+
+    def __new__(cls, value: int, iteration: int = 0, position: int = 0) -> SampleIndex:
+        index = super().__new__(cls, value)
+        index.iteration = iteration
+        index.position = position
+        return index
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SampleIndex, (int(self), self.iteration, self.position)
+
+
+class ResumableSampler(EnlargedSampler):
+    """BasicSR's sampler in the same order, with ``SampleIndex`` items and a starting point.
+
+    ``batch_size`` is that of one process; ``skip_batches`` are left out of the next epoch only, so
+    that a resumed run goes on with the batch after the last one it was trained on.
+    """
+
+    batch_size: int = 1
+    skip_batches: int = 0
+
+    def batches_per_epoch(self) -> int:
+        """Batches that a loader with ``drop_last`` makes of one epoch."""
+        return self.num_samples // self.batch_size
+
+    def __iter__(self) -> Iterator[SampleIndex]:
+        first = self.skip_batches * self.batch_size
+        self.skip_batches = 0
+        base = self.epoch * self.batches_per_epoch()
+        for place, value in enumerate(super().__iter__()):
+            if place < first:
+                continue
+            iteration = base + place // self.batch_size + 1
+            position = self.epoch * self.total_size + place * self.num_replicas + self.rank
+            yield SampleIndex(value, iteration, position)

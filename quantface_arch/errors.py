@@ -1,0 +1,36 @@
+"""The exception types for input that a user can mend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+__all__ = ["QuantFaceError", "UsageError", "check_keys"]
+
+
+class QuantFaceError(ValueError):
+    """Bad input: the message names the file, layer or option, what was found and what is allowed.
+
+    Commands print it as one line and exit with a status other than 0; a traceback is shown only
+    with ``--debug``.
+    """
+
+
+class UsageError(QuantFaceError):
+    """A command was typed wrong: found before any work began, so nothing was done (status 2)."""
+
+
+def check_keys(what: str, options: Mapping[str, Any], allowed: Iterable[str]) -> None:
+    """Raise QuantFaceError if ``options`` has a key that is not allowed.
+
+    Args:
+        what: names the options in the message, such as ``train options``.
+        options: what was given.
+        allowed: the keys that exist.
+    """
+    known = sorted(allowed)
+    unknown = sorted(str(key) for key in options if key not in known)
+    if unknown:
+        raise QuantFaceError(
+            f"{what}: unknown key {', '.join(unknown)}; allowed are {', '.join(known)}"
+        )

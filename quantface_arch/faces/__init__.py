@@ -1,0 +1,1 @@
+"""From a photograph to aligned faces and back: detection, alignment, pasting."""

@@ -1,0 +1,98 @@
+"""Where the detectors' weights come from: a folder, facexlib's cache, or its release page."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.fsutil import atomic_path
+
+__all__ = ["FILES", "WeightsUnavailable", "find_weights"]
+
+_RELEASE = "https://github.com/xinntao/facexlib/releases/download/v0.1.0"
+_TIMEOUT_SECONDS = 10
+
+
+class WeightsUnavailable(QuantFaceError):
+    """The weights are not on this machine and could not, or may not, be downloaded."""
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A published file of weights and its size in megabytes."""
+
+    name: str
+    megabytes: float
+
+    @property
+    def url(self) -> str:
+        return f"{_RELEASE}/{self.name}"
+
+
+FILES = {
+    "retinaface_mobile0.25": WeightFile("detection_mobilenet0.25_Final.pth", 1.7),
+    "retinaface_resnet50": WeightFile("detection_Resnet50_Final.pth", 109),
+}
+
+
+def _facexlib_cache() -> Path:
+    spec = importlib.util.find_spec("facexlib")
+    if spec is None or not spec.submodule_search_locations:
+        raise WeightsUnavailable("facexlib is not installed (pip install facexlib)")
+    return Path(spec.submodule_search_locations[0]) / "weights"
+
+
+def find_weights(
+    network: str,
+    weights_dir: str | os.PathLike[str] | None,
+    offline: bool,
+    notify: Callable[[str], None],
+) -> Path:
+    """The file with a detector's weights: in ``weights_dir``, in facexlib's cache, or downloaded.
+
+    A download goes to ``weights_dir`` if given, else to facexlib's cache.
+
+    Raises:
+        QuantFaceError: ``weights_dir`` is not a folder.
+        WeightsUnavailable: nothing found, and offline or no network; the message says where to
+            put the file.
+    """
+    file = FILES[network]
+    folders = [] if weights_dir is None else [Path(weights_dir)]
+    if folders and folders[0].exists() and not folders[0].is_dir():
+        raise QuantFaceError(f"--weights-dir {folders[0]} is not a folder")
+    folders.append(_facexlib_cache())
+    for folder in folders:
+        if (folder / file.name).is_file():
+            return folder / file.name
+    missing = f"{network} weights {file.name} are not in {' or '.join(map(str, folders))}"
+    way_out = f"get {file.url} and name its folder with --weights-dir"
+    if offline:
+        raise WeightsUnavailable(f"{missing}, and --offline forbids the download: {way_out}")
+    target = folders[0] / file.name
+    notify(f"downloading {network} weights ({file.megabytes} MB) from {file.url} to {target}")
+    try:
+        _download(file.url, target)
+    except (OSError, QuantFaceError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise WeightsUnavailable(f"{missing}, and the download failed ({reason}): {way_out}") from (
+            error
+        )
+    return target
+
+
+def _download(url: str, target: Path) -> None:
+    with atomic_path(target) as temporary:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as source:
+            expected = source.headers.get("Content-Length")
+            with temporary.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+        found = temporary.stat().st_size
+        if expected is not None and found != int(expected):
+            raise QuantFaceError(f"{url} ended after {found} of {expected} bytes")

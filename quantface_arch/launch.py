@@ -1,0 +1,55 @@
+"""Hands over to BasicSR's pipelines and turns a user's mistakes into one line."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from importlib import import_module
+from pathlib import Path
+
+from quantface_arch.cli import EXIT_FAILED, EXIT_INTERRUPTED, describe
+from quantface_arch.errors import QuantFaceError
+
+__all__ = ["launch"]
+
+
+def launch(phase: str, root: Path) -> None:
+    """Run ``basicsr.train`` or ``basicsr.test`` on the command line's options.
+
+    Args:
+        phase: ``train`` or ``test``.
+        root: folder under which ``experiments/`` and ``results/`` are made.
+
+    Exits with status 1 and one line on bad input; ``--debug`` shows the traceback too.
+    """
+    try:
+        import quantface_arch.register  # noqa: F401
+
+        pipeline = import_module(f"basicsr.{phase}")
+        getattr(pipeline, f"{phase}_pipeline")(str(root))
+    except KeyboardInterrupt:
+        print("interrupted; --auto_resume goes on from the last saved state", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+
+
+def explain(error: Exception) -> str:
+    """One line for an exception that came through BasicSR's loop."""
+    if isinstance(error, KeyError):
+        # BasicSR names a missing option by its bare key, an unknown type by a sentence.
+        name = str(error.args[0])
+        return name if " " in name else f"options file: {name} is missing"
+    if isinstance(error, FileNotFoundError):
+        return (
+            f"{describe(error)} (options file; --force_yml datasets:PHASE:dataroot_gt=FOLDER "
+            "points elsewhere)"
+        )
+    if isinstance(error, QuantFaceError):
+        # An error of a loader's worker arrives with the worker's traceback before its last line.
+        last = str(error).strip().splitlines()[-1]
+        return last.removeprefix(f"{QuantFaceError.__module__}.QuantFaceError: ")
+    return describe(error)

@@ -1,0 +1,65 @@
+"""Image losses that need no downloaded weights, registered in BasicSR's LOSS_REGISTRY."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
+from basicsr.utils.registry import LOSS_REGISTRY
+
+__all__ = ["QuantFaceEdgeLoss", "QuantFaceTextureLoss"]
+
+
+def gradients(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Forward differences along x and y, each of the image's shape less one pixel on both sides."""
+    dx = image[..., 1:, 1:] - image[..., 1:, :-1]
+    dy = image[..., 1:, 1:] - image[..., :-1, 1:]
+    return dx, dy
+
+
+@LOSS_REGISTRY.register()
+class QuantFaceEdgeLoss(nn.Module):
+    """Mean absolute difference of the two pictures' gradients: edges in place, at their strength.
+
+    Args:
+        loss_weight: factor of the result.
+    """
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Compare two pictures (N, C, H, W); returns a scalar."""
+        pairs = zip(gradients(pred), gradients(target), strict=True)
+        return self.loss_weight * sum((a - b).abs().mean() for a, b in pairs)
+
+
+@LOSS_REGISTRY.register()
+class QuantFaceTextureLoss(nn.Module):
+    """Difference of local gradient energy: as much detail as the target has, wherever exactly.
+
+    A pixelwise loss prefers blur to detail that is a pixel off; here the root mean square gradient
+    of each ``window`` × ``window`` block is compared instead, so that blur costs more.
+
+    Args:
+        loss_weight: factor of the result.
+        window: side of the blocks in pixels.
+    """
+
+    def __init__(self, loss_weight: float = 1.0, window: int = 8) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+        self.window = window
+
+    def _energy(self, image: Tensor) -> Tensor:
+        dx, dy = gradients(image)
+        energy = (dx.square() + dy.square()).mean(dim=1, keepdim=True)
+        # The offset keeps the root's slope finite in flat regions.
+        return torch.sqrt(F.avg_pool2d(energy, self.window) + 1e-5)
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Compare two pictures (N, C, H, W); returns a scalar."""
+        return self.loss_weight * (self._energy(pred) - self._energy(target)).abs().mean()

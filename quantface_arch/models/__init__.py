@@ -1,0 +1,7 @@
+"""Training and testing models, registered in BasicSR's MODEL_REGISTRY."""
+
+from __future__ import annotations
+
+from quantface_arch.models.osdface_model import OSDFaceModel
+
+__all__ = ["OSDFaceModel"]

@@ -1,0 +1,103 @@
+"""Running statistics of one layer's input: never the input itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.ranges import histogram_range
+from quantface_arch.quant.specs import QuantSpec
+
+__all__ = ["ActivationObserver"]
+
+BINS = 8192
+# Values of one call that enter the histogram; the extremes are taken over all of them.
+SAMPLES = 2**20
+
+
+class ActivationObserver:
+    """Minimum and maximum per channel, and a histogram over [-reach, reach].
+
+    Where a value falls outside, the reach doubles and pairs of bins merge, which is exact, so the
+    order of batches does not matter beyond the first one's reach.
+
+    Attributes:
+        minimum, maximum: float32 (channels,), over everything seen.
+        counts: int64 (BINS,).
+        reach: outer edge of the histogram; 0 while nothing but zeros has been seen.
+        calls: how many inputs were seen.
+
+    Args:
+        name: of the layer, for messages.
+        channel_axis: negative index of the input's channel axis.
+    """
+
+    def __init__(self, name: str, channel_axis: int) -> None:
+        self.name = name
+        self.channel_axis = channel_axis
+        self.minimum = torch.empty(0)
+        self.maximum = torch.empty(0)
+        self.counts = torch.zeros(BINS, dtype=torch.int64)
+        self.reach = 0.0
+        self.calls = 0
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> None:
+        """Take an input into the statistics.
+
+        Raises:
+            QuantFaceError: it holds NaN or infinity.
+        """
+        channels = x.detach().movedim(self.channel_axis, 0).flatten(1)
+        minimum, maximum = (end.float().cpu() for end in channels.aminmax(dim=1))
+        if not bool((minimum.isfinite() & maximum.isfinite()).all()):
+            raise QuantFaceError(f"layer {self.name}: its input holds NaN or infinity")
+        if self.calls:
+            minimum = torch.minimum(self.minimum, minimum)
+            maximum = torch.maximum(self.maximum, maximum)
+        self.minimum, self.maximum = minimum, maximum
+        self.calls += 1
+        self._widen(max(-float(minimum.min()), float(maximum.max())))
+        self._count(x)
+
+    def _widen(self, absmax: float) -> None:
+        if self.reach == 0:
+            # Zeros seen so far belong to the first bin right of the middle at any reach.
+            self.reach = absmax
+        while self.reach < absmax:
+            quarter = BINS // 4
+            merged = self.counts.view(-1, 2).sum(1)
+            self.counts = torch.nn.functional.pad(merged, (quarter, quarter))
+            self.reach *= 2
+
+    def _count(self, x: Tensor) -> None:
+        flat = x.detach().reshape(-1)
+        # An odd stride visits all columns and channels, whose numbers are mostly even.
+        sample = flat[:: flat.numel() // SAMPLES | 1].float()
+        if self.reach == 0:
+            self.counts[BINS // 2] += sample.numel()
+            return
+        counts = torch.histc(sample, BINS, -self.reach, self.reach)
+        self.counts += counts.to("cpu", torch.int64)
+
+    def range(self, spec: QuantSpec) -> tuple[float, float]:
+        """Low and high that a quantizer of this input should cover."""
+        low, high = float(self.minimum.min()), float(self.maximum.max())
+        return histogram_range(self.counts, self.reach, low, high, spec)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The statistics as tensors, for ``load_state_dict``."""
+        return {
+            "minimum": self.minimum,
+            "maximum": self.maximum,
+            "counts": self.counts,
+            "reach": torch.tensor(self.reach, dtype=torch.float64),
+            "calls": torch.tensor(self.calls),
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from statistics that ``state_dict`` returned."""
+        self.minimum, self.maximum = state["minimum"], state["maximum"]
+        self.counts = state["counts"].clone()
+        self.reach, self.calls = float(state["reach"]), int(state["calls"])

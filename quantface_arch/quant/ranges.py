@@ -1,0 +1,131 @@
+"""Ranges that a grid has to cover: of weights from the values, of activations from a histogram."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from quantface_arch.quant.quantizer import fake_quantize, grid, scale_and_zero_point
+from quantface_arch.quant.specs import QuantSpec
+
+__all__ = ["histogram_range", "weight_range"]
+
+# Fractions of the full range that a search tries: 1.00, 0.99, ..., 0.21.
+SHRINKS = tuple(1 - 0.01 * step for step in range(80))
+# Elements that a search works on at a time, small enough for a core's cache.
+CHUNK = 2**18
+
+
+def weight_range(weight: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """Range of a weight, per output channel or of the whole tensor.
+
+    Args:
+        weight: float (Cout, ...), finite.
+        spec: of the quantizer; ``mse`` is searched at its width.
+
+    Returns:
+        low and high, float32, (Cout,) for granularity ``channel`` and (1,) for ``tensor``.
+    """
+    rows = weight.detach().float()
+    rows = rows.reshape(weight.shape[0] if spec.granularity == "channel" else 1, -1)
+    if spec.range == "percentile":
+        return _row_percentiles(rows, spec)
+    low, high = rows.amin(1), rows.amax(1)
+    if spec.range == "mse":
+        fraction = _search_rows(rows, low, high, spec)
+        low, high = low * fraction, high * fraction
+    return low, high
+
+
+def _row_percentiles(rows: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    keep = spec.percentile / 100
+    last = rows.shape[1] - 1
+    if spec.symmetric:
+        high = rows.abs().sort(dim=1).values[:, round(keep * last)]
+        return -high, high
+    ordered = rows.sort(dim=1).values
+    return ordered[:, round((1 - keep) * last)], ordered[:, round(keep * last)]
+
+
+def _search_rows(rows: Tensor, low: Tensor, high: Tensor, spec: QuantSpec) -> Tensor:
+    """Per row, the fraction of its range with the least squared error."""
+    qmin, qmax = grid(spec.bits, spec.symmetric)
+    best_fraction = torch.ones_like(low)
+    step = max(1, CHUNK // rows.shape[1])
+    for start in range(0, rows.shape[0], step):
+        part = slice(start, start + step)
+        chunk, least = rows[part], torch.full_like(low[part], torch.inf)
+        for fraction in SHRINKS:
+            scale, zero = scale_and_zero_point(
+                low[part] * fraction, high[part] * fraction, spec.bits, spec.symmetric
+            )
+            rounded = fake_quantize(chunk, scale[:, None], zero[:, None], qmin, qmax)
+            error = rounded.sub_(chunk).square_().sum(1)
+            better = error < least
+            least = torch.where(better, error, least)
+            best_fraction[part] = torch.where(better, fraction, best_fraction[part])
+    return best_fraction
+
+
+def histogram_range(
+    counts: Tensor, reach: float, low: float, high: float, spec: QuantSpec
+) -> tuple[float, float]:
+    """Range of activations of which only a histogram is known.
+
+    Args:
+        counts: int64 (bins,), an even number of equal bins over [-reach, reach].
+        reach: outer edge of the histogram, > 0.
+        low, high: the smallest and the largest value that were seen.
+        spec: of the quantizer; ``mse`` is searched at its width.
+
+    Returns:
+        low and high, of granularity ``tensor``.
+    """
+    if spec.range == "minmax" or not bool(counts.any()):
+        return low, high
+    width = 2 * reach / counts.numel()
+    filled = counts.nonzero().squeeze(1)
+    values = ((filled + 0.5) * width - reach).clamp(low, high).float()
+    weights = counts[filled].double()
+    if spec.range == "percentile":
+        return _histogram_percentiles(values, weights, spec)
+    return _search_histogram(values, weights, low, high, spec)
+
+
+def _histogram_percentiles(
+    values: Tensor, weights: Tensor, spec: QuantSpec
+) -> tuple[float, float]:
+    keep = spec.percentile / 100
+    if spec.symmetric:
+        values, order = values.abs().sort()
+        weights = weights[order]
+    share = weights.cumsum(0) / weights.sum()
+    last = values.numel() - 1
+    upper = float(values[int(torch.searchsorted(share, keep).clamp(max=last))])
+    if spec.symmetric:
+        return -upper, upper
+    return float(values[int(torch.searchsorted(share, 1 - keep).clamp(max=last))]), upper
+
+
+def _search_histogram(
+    values: Tensor, weights: Tensor, low: float, high: float, spec: QuantSpec
+) -> tuple[float, float]:
+    """Shrink both ends together, then each alone: one-sided tails clip on their side only."""
+    low, high = _least_error(values, weights, [(low * f, high * f) for f in SHRINKS], spec)
+    if not spec.symmetric:
+        low, high = _least_error(values, weights, [(low, high * f) for f in SHRINKS], spec)
+        low, high = _least_error(values, weights, [(low * f, high) for f in SHRINKS], spec)
+    return low, high
+
+
+def _least_error(
+    values: Tensor, weights: Tensor, candidates: list[tuple[float, float]], spec: QuantSpec
+) -> tuple[float, float]:
+    qmin, qmax = grid(spec.bits, spec.symmetric)
+    ends = torch.tensor(candidates, dtype=torch.float32, device=values.device)
+    scale, zero = scale_and_zero_point(ends[:, 0], ends[:, 1], spec.bits, spec.symmetric)
+    rounded = fake_quantize(
+        values.expand(len(candidates), -1), scale[:, None], zero[:, None], qmin, qmax
+    )
+    errors = (rounded - values).double().square() @ weights
+    return candidates[int(errors.argmin())]

@@ -1,0 +1,178 @@
+"""What is wanted: widths, grids and the layers they apply to. Frozen, checked, plain data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from quantface_arch.errors import QuantFaceError
+
+__all__ = ["MAX_BITS", "MIN_BITS", "QuantSpec", "Recipe"]
+
+MIN_BITS, MAX_BITS = 2, 8
+GRANULARITIES = ("channel", "tensor")
+RANGES = ("minmax", "percentile", "mse")
+
+
+def _check_choice(what: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise QuantFaceError(f"{what}: found {value!r}, allowed are {', '.join(allowed)}")
+
+
+def _check_keys(what: str, options: object, allowed: tuple[str, ...]) -> Mapping[str, Any]:
+    if not isinstance(options, Mapping):
+        raise QuantFaceError(f"{what}: found {options!r}, a mapping of options is wanted")
+    unknown = [str(key) for key in options if key not in allowed]
+    if unknown:
+        names = ", ".join(allowed)
+        raise QuantFaceError(f"{what}: unknown key {', '.join(unknown)}; allowed are {names}")
+    return options
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """One affine quantizer.
+
+    Attributes:
+        bits: width, 2 to 8.
+        symmetric: zero point fixed at the middle, see ``quantizer.grid``.
+        granularity: ``channel`` (one step per output channel) or ``tensor`` (one step).
+        range: how the range is found: ``minmax``, ``percentile`` or ``mse`` (least squared error).
+        percentile: share of values kept by ``percentile``, in percent, in (50, 100].
+
+    Raises:
+        QuantFaceError: a value that is not allowed.
+    """
+
+    bits: int
+    symmetric: bool = False
+    granularity: str = "tensor"
+    range: str = "mse"
+    percentile: float = 99.9
+
+    def __post_init__(self) -> None:
+        is_int = isinstance(self.bits, int) and not isinstance(self.bits, bool)
+        if not is_int or not MIN_BITS <= self.bits <= MAX_BITS:
+            raise QuantFaceError(
+                f"bits: found {self.bits!r}, allowed are whole numbers from {MIN_BITS} to {MAX_BITS}"
+            )
+        if not isinstance(self.symmetric, bool):
+            raise QuantFaceError(f"symmetric: found {self.symmetric!r}, allowed are true and false")
+        _check_choice("granularity", self.granularity, GRANULARITIES)
+        _check_choice("range", self.range, RANGES)
+        if not isinstance(self.percentile, (int, float)) or not 50 < self.percentile <= 100:
+            raise QuantFaceError(f"percentile: found {self.percentile!r}, allowed is (50, 100]")
+
+    def with_bits(self, bits: int) -> QuantSpec:
+        """The same quantizer at another width."""
+        return replace(self, bits=bits)
+
+    def updated(self, what: str, options: object) -> QuantSpec:
+        """The same quantizer with some options replaced; ``what`` names it in error messages."""
+        known = tuple(item.name for item in fields(self))
+        return replace(self, **_check_keys(what, options, known))
+
+
+def _patterns(what: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, (list, tuple)):
+        raise QuantFaceError(f"recipe {what}: found {value!r}, a list of name patterns is wanted")
+    if not all(isinstance(pattern, str) for pattern in value):
+        raise QuantFaceError(f"recipe {what}: found {value!r}, patterns are strings")
+    return tuple(value)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is quantized: two quantizers and the layers they apply to.
+
+    Patterns are shell globs (``fnmatch``) on module names, such as ``unet.*.conv1``.
+
+    Attributes:
+        weights: quantizer of every layer's weight.
+        activations: quantizer of every layer's input; granularity ``tensor``.
+        include: layers to convert.
+        exclude: layers to leave in floating point, of those included.
+        eight_bit: layers that stand at 8 bits (weights and activations) whatever the widths above:
+            the first and last convolution of a network, its time embedding.
+        name: what reports and checkpoints call it.
+    """
+
+    weights: QuantSpec
+    activations: QuantSpec
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    eight_bit: tuple[str, ...] = field(default=())
+    name: str = "custom"
+
+    def __post_init__(self) -> None:
+        for what in ("include", "exclude", "eight_bit"):
+            object.__setattr__(self, what, _patterns(what, getattr(self, what)))
+        if self.activations.granularity != "tensor":
+            raise QuantFaceError(
+                f"recipe activations: granularity {self.activations.granularity!r}, "
+                "activations allow tensor only"
+            )
+        if not isinstance(self.name, str):
+            raise QuantFaceError(f"recipe name: found {self.name!r}, a string is wanted")
+
+    @classmethod
+    def from_name(cls, name: str) -> Recipe:
+        """The plain recipe of a setting's name, such as ``w4a8``.
+
+        Weights are symmetric per output channel, activations asymmetric per tensor; both ranges
+        are those of least squared error.
+
+        Raises:
+            QuantFaceError: not of the form wXaY with X and Y from 2 to 8.
+        """
+        match = re.fullmatch(r"w([2-8])a([2-8])", name.lower()) if isinstance(name, str) else None
+        if match is None:
+            raise QuantFaceError(
+                f"recipe: found {name!r}, allowed are w8a8, w4a8, w6a6, w4a6, w4a4 "
+                f"and other wXaY with X and Y from {MIN_BITS} to {MAX_BITS}"
+            )
+        weight_bits, activation_bits = (int(width) for width in match.groups())
+        return cls(
+            weights=QuantSpec(weight_bits, symmetric=True, granularity="channel"),
+            activations=QuantSpec(activation_bits),
+            name=name.lower(),
+        )
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> Recipe:
+        """A recipe from YAML or JSON.
+
+        ``name`` may be a setting's name; the other keys then replace parts of that recipe. Any other
+        name needs ``weights`` and ``activations`` with their ``bits``.
+
+        Raises:
+            QuantFaceError: an unknown key, or a value that is not allowed.
+        """
+        known = tuple(item.name for item in fields(cls))
+        given = dict(_check_keys("recipe", options, known))
+        try:
+            base = cls.from_name(given.get("name", ""))
+        except QuantFaceError:
+            missing = [k for k in ("weights", "activations") if "bits" not in given.get(k, ())]
+            if missing:
+                raise QuantFaceError(f"recipe {missing[0]}: no bits are given") from None
+            base = cls.from_name("w8a8")
+            given.setdefault("name", "custom")
+        for what in ("weights", "activations"):
+            if what in given:
+                given[what] = getattr(base, what).updated(f"recipe {what}", given[what])
+        return replace(base, **given)
+
+    @classmethod
+    def of(cls, value: str | Mapping[str, Any] | Recipe) -> Recipe:
+        """A recipe from any of its three forms: a name, a mapping, or itself."""
+        if isinstance(value, Recipe):
+            return value
+        return cls.from_name(value) if isinstance(value, str) else cls.from_dict(value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that ``from_dict`` turns into an equal recipe."""
+        options = asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
