@@ -54,13 +54,11 @@ class Picture:
         rgb: (H, W, 3) uint8, or uint16 for a file of 16 bits per channel; the full range is used.
         alpha: (H, W) of the same dtype, or None for an opaque picture.
         icc_profile: the colour profile that ``rgb`` is in; None means sRGB.
-        was_grey: the file held one colour channel, repeated in ``rgb``.
     """
 
     rgb: np.ndarray
     alpha: np.ndarray | None = None
     icc_profile: bytes | None = None
-    was_grey: bool = False
 
     @property
     def bit_depth(self) -> int:
@@ -118,9 +116,9 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise QuantFaceError(f"cannot read {path}: {error.strerror or error}") from error
+        raise QuantFaceError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not data:
-        raise QuantFaceError(f"{path} is empty (0 bytes)")
+        raise QuantFaceError(f"{path}: empty file (0 bytes)")
     try:
         with _open(data) as image:
             _check_size(path, *image.size)
@@ -132,7 +130,7 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
         reason = " ".join(str(error).split())
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "not a PNG, JPEG, WebP or BMP picture, or its header is damaged"
-        raise QuantFaceError(f"cannot read {path}: {reason}") from error
+        raise QuantFaceError(f"{path}: cannot be read: {reason}") from error
 
 
 def _open(data: bytes) -> Image.Image:
@@ -148,11 +146,11 @@ def _open(data: bytes) -> Image.Image:
 def _check_size(path: Path, width: int, height: int) -> None:
     if min(width, height) < MIN_SIDE:
         raise QuantFaceError(
-            f"{path} is {width}x{height} pixels: at least {MIN_SIDE}x{MIN_SIDE} are needed"
+            f"{path}: {width}x{height} pixels: at least {MIN_SIDE}x{MIN_SIDE} are needed"
         )
     if width * height > MAX_PIXELS:
         raise QuantFaceError(
-            f"{path} is {width}x{height} pixels ({width * height / 1e6:.0f} megapixels): "
+            f"{path}: {width}x{height} pixels ({width * height / 1e6:.0f} megapixels): "
             f"at most {MAX_PIXELS // 10**6} megapixels are allowed"
         )
 
@@ -160,7 +158,6 @@ def _check_size(path: Path, width: int, height: int) -> None:
 def _decode(data: bytes, image: Image.Image) -> Picture:
     orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     profile = image.info.get("icc_profile")
-    was_grey = image.mode in ("1", "L", "LA", "I;16", "I")
     if image.format == "PNG" and data[_PNG_DEPTH_OFFSET] == 16:
         rgb, alpha = _decode_deep(data, image)
     else:
@@ -169,12 +166,11 @@ def _decode(data: bytes, image: Image.Image) -> Picture:
         rgb=np.ascontiguousarray(_upright(rgb, orientation)),
         alpha=None if alpha is None else np.ascontiguousarray(_upright(alpha, orientation)),
         icc_profile=profile if profile and profile[16:20] == b"RGB " else None,
-        was_grey=was_grey,
     )
 
 
 def _decode_8bit(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    if image.has_transparency_data:
+    if "A" in image.getbands() or "transparency" in image.info:
         pixels = np.asarray(image.convert("RGBA"))
         return pixels[..., :3], pixels[..., 3]
     return np.asarray(image.convert("RGB")), None
@@ -206,7 +202,7 @@ def _upright(image: np.ndarray, orientation: Any) -> np.ndarray:
 def write_image(path: str | os.PathLike[str], picture: Picture) -> None:
     """Write a PNG of the picture's own bit depth with its alpha and profile, whole or not at all.
 
-    A picture that was grey is written as RGB with three equal channels.
+    The file is RGB also where the picture is grey.
 
     Raises:
         QuantFaceError: ``path`` cannot be written or does not end in ``.png``.

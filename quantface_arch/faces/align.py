@@ -64,9 +64,7 @@ def resize_matrix(scale_x: float, scale_y: float) -> np.ndarray:
     )
 
 
-def warp(
-    image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], border: int
-) -> np.ndarray:
+def warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], border: int) -> np.ndarray:
     """``cv2.warpAffine`` with cubic interpolation that does not alias when it shrinks.
 
     Args:

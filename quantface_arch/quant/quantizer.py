@@ -77,7 +77,7 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401 (torch gives it no public type)
+        ctx: Any,
         x: Tensor,
         scale: Tensor,
         zero_point: Tensor,
@@ -90,7 +90,7 @@ class _FakeQuantize(torch.autograd.Function):
         return steps.clamp_(qmin, qmax).sub_(zero_point).mul_(scale).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:  # noqa: ANN401
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:
         (inside,) = ctx.saved_tensors
         return grad_outputs[0] * inside, None, None, None, None
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, check_keys
 
 __all__ = ["MAX_BITS", "MIN_BITS", "QuantSpec", "Recipe"]
 
@@ -21,14 +21,11 @@ def _check_choice(what: str, value: object, allowed: tuple[str, ...]) -> None:
         raise QuantFaceError(f"{what}: found {value!r}, allowed are {', '.join(allowed)}")
 
 
-def _check_keys(what: str, options: object, allowed: tuple[str, ...]) -> Mapping[str, Any]:
+def _checked(what: str, options: object, allowed: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(options, Mapping):
         raise QuantFaceError(f"{what}: found {options!r}, a mapping of options is wanted")
-    unknown = [str(key) for key in options if key not in allowed]
-    if unknown:
-        names = ", ".join(allowed)
-        raise QuantFaceError(f"{what}: unknown key {', '.join(unknown)}; allowed are {names}")
-    return options
+    check_keys(what, options, allowed)
+    return dict(options)
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ class QuantSpec:
     def updated(self, what: str, options: object) -> QuantSpec:
         """The same quantizer with some options replaced; ``what`` names it in error messages."""
         known = tuple(item.name for item in fields(self))
-        return replace(self, **_check_keys(what, options, known))
+        return replace(self, **_checked(what, options, known))
 
 
 def _patterns(what: str, value: object) -> tuple[str, ...]:
@@ -151,15 +148,14 @@ class Recipe:
             QuantFaceError: an unknown key, or a value that is not allowed.
         """
         known = tuple(item.name for item in fields(cls))
-        given = dict(_check_keys("recipe", options, known))
+        given = _checked("recipe", options, known)
         try:
             base = cls.from_name(given.get("name", ""))
         except QuantFaceError:
-            missing = [k for k in ("weights", "activations") if "bits" not in given.get(k, ())]
-            if missing:
-                raise QuantFaceError(f"recipe {missing[0]}: no bits are given") from None
-            base = cls.from_name("w8a8")
-            given.setdefault("name", "custom")
+            for what in ("weights", "activations"):
+                if "bits" not in (given.get(what) or ()):
+                    raise QuantFaceError(f"recipe {what}: no bits are given") from None
+            base = replace(cls.from_name("w8a8"), name="custom")
         for what in ("weights", "activations"):
             if what in given:
                 given[what] = getattr(base, what).updated(f"recipe {what}", given[what])

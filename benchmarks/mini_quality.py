@@ -1,0 +1,84 @@
+"""Quality of restorers on degraded faces, against the clean faces and against full precision.
+
+    python benchmarks/mini_quality.py                       # mini and mini-w4a8 on val512
+    python benchmarks/mini_quality.py --models mini PATH --faces tune512 --out FOLDER
+
+Faces are degraded as make_lq.py does (seed 0). The last column is the PSNR between a model's pictures
+and those of the first model named, over all faces.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from make_lq import degrade
+from report import data_root, parser, report
+from score import NAMES, psnr, score
+from tqdm import tqdm
+
+from quantface_arch import load_model
+
+SIZE = 512
+
+
+def degraded(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Clean and degraded uint8 BGR (512, 512, 3), the same as make_lq.py writes with seed 0."""
+    clean = cv2.imread(str(path))
+    clean = cv2.resize(clean, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    key = hashlib.sha256(f"0/{path.stem}".encode()).digest()[:8]
+    low, _ = degrade(
+        clean.astype(np.float32) / 255, np.random.default_rng(int.from_bytes(key, "little"))
+    )
+    return clean, (low * 255).round().astype(np.uint8)
+
+
+@torch.inference_mode()
+def restore(model: torch.nn.Module, image: np.ndarray) -> np.ndarray:
+    """Restored uint8 BGR picture."""
+    x = torch.from_numpy(image[:, :, ::-1].copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    y = ((model(x)[0] + 1) * 127.5).round().clamp(0, 255).byte()
+    return y.permute(1, 2, 0).numpy()[:, :, ::-1]
+
+
+def main() -> None:
+    args_parser = parser(__doc__)
+    args_parser.add_argument("--models", nargs="+", default=["mini", "mini-w4a8"])
+    args_parser.add_argument("--faces", default="val512", help="subfolder of faces/ (val512)")
+    args_parser.add_argument("--limit", type=int, default=None, help="use the first so many faces")
+    args_parser.add_argument("--out", type=Path, help="write input | models… | clean here, as PNGs")
+    args = args_parser.parse_args()
+    paths = sorted((data_root() / "faces" / args.faces).glob("*.jpg"))
+    paths = paths[: 2 if args.smoke else args.limit]
+    if not paths:
+        args_parser.error(f"no faces in {data_root() / 'faces' / args.faces}; set QUANTFACE_DATA")
+    models = {name: load_model(name, runtime="reference") for name in args.models}
+    names = ["input", *models]
+    scores: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for path in tqdm(paths, desc="faces", unit="face"):
+        clean, low = degraded(path)
+        pictures = {"input": low, **{name: restore(m, low) for name, m in models.items()}}
+        first = pictures[args.models[0]]
+        for name, picture in pictures.items():
+            against = psnr(picture.astype(np.float32), first.astype(np.float32))
+            row = {**score(picture, clean), "psnr_vs_first": against}
+            scores[name].append(row)
+        if args.out:
+            args.out.mkdir(parents=True, exist_ok=True)
+            sheet = np.concatenate([*pictures.values(), clean], axis=1)
+            cv2.imwrite(str(args.out / f"{path.stem}.png"), sheet)
+    rows = []
+    for name in names:
+        means = {k: float(np.mean([s[k] for s in scores[name]])) for k in (*NAMES, "psnr_vs_first")}
+        if means["psnr_vs_first"] > 100:
+            means["psnr_vs_first"] = math.inf
+        rows.append({"model": Path(name).name, "faces": len(paths), **means})
+    report(rows, args.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""What every benchmark has in common: options, a markdown table, a JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["data_root", "parser", "report"]
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with ``--json`` and ``--smoke``."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--json", type=Path, metavar="FILE", help="write the same figures there")
+    made.add_argument("--smoke", action="store_true", help="a run of seconds that proves it works")
+    return made
+
+
+def data_root() -> Path:
+    """Folder of faces and weights: QUANTFACE_DATA, else ``../shared`` beside the checkout."""
+    return Path(os.environ.get("QUANTFACE_DATA", Path(__file__).resolve().parents[2] / "shared"))
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def report(rows: Sequence[Mapping[str, Any]], path: Path | None) -> None:
+    """Print rows as a markdown table with the machine in a last line; write them to ``path``."""
+    names = list(rows[0])
+    print("| " + " | ".join(names) + " |")
+    print("|" + "---|" * len(names))
+    for row in rows:
+        print("| " + " | ".join(_cell(row[name]) for name in names) + " |")
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    print(f"\nMachine: {machine}")
+    if path is not None:
+        path.write_text(json.dumps({"machine": machine, "rows": list(rows)}, indent=2) + "\n")

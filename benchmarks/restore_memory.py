@@ -1,0 +1,83 @@
+"""Time and memory of the whole restore command on a folder of aligned faces.
+
+    python benchmarks/restore_memory.py                 # 100 faces, mini and mini-w4a8
+    python benchmarks/restore_memory.py --models mini --faces 40
+
+The command runs as a user runs it. Its resident memory is read ten times a second; "first half" and
+"second half" are the peaks of the two halves of the run, so that a leak shows. Seconds per face
+include start-up; "model s/face" is what the command itself reports.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+from report import data_root, parser, report
+
+REPO = Path(__file__).resolve().parents[1]
+GIB = 2**30
+
+
+def resident(pid: int) -> int:
+    """Resident bytes of a process, 0 when it has ended."""
+    try:
+        match = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0
+    return int(match.group(1)) * 1024 if match else 0
+
+
+def measure(model: str, faces: Path, out: Path) -> dict[str, float | str]:
+    """Run the command once and watch it."""
+    count = len(list(faces.iterdir()))
+    command = [sys.executable, str(REPO / "inference/restore.py"), "-i", str(faces), "-o", str(out)]
+    command += ["--aligned", "--offline", "--model", model]
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    samples = []
+    while process.poll() is None:
+        samples.append(resident(process.pid))
+        time.sleep(0.1)
+    seconds = time.perf_counter() - start
+    output = process.stdout.read() if process.stdout else ""
+    if process.returncode:
+        sys.exit(f"restore.py failed:\n{output}")
+    own = re.search(r"([\d.]+) s(?:econds)? ?(?:per|/) ?face", output)
+    middle = len(samples) // 2
+    return {
+        "model": model,
+        "faces": count,
+        "s/face": seconds / count,
+        "model s/face": float(own.group(1)) if own else float("nan"),
+        "peak GiB": max(samples) / GIB,
+        "first half GiB": max(samples[:middle]) / GIB,
+        "second half GiB": max(samples[middle:]) / GIB,
+    }
+
+
+def main() -> None:
+    args_parser = parser(__doc__)
+    args_parser.add_argument("--models", nargs="+", default=["mini", "mini-w4a8"])
+    args_parser.add_argument("--faces", type=int, default=100, help="how many (100)")
+    args = args_parser.parse_args()
+    sources = sorted((data_root() / "faces/val512").glob("*.jpg"))[: 2 if args.smoke else args.faces]
+    if not sources:
+        args_parser.error(f"no faces in {data_root() / 'faces/val512'}; set QUANTFACE_DATA")
+    with tempfile.TemporaryDirectory() as folder:
+        faces = Path(folder) / "faces"
+        faces.mkdir()
+        for source in sources:
+            small = cv2.resize(cv2.imread(str(source)), (128, 128), interpolation=cv2.INTER_AREA)
+            cv2.imwrite(str(faces / f"{source.stem}.png"), cv2.resize(small, (512, 512)))
+        rows = [measure(m, faces, Path(folder) / Path(m).name) for m in args.models]
+    report(rows, args.json)
+
+
+if __name__ == "__main__":
+    main()

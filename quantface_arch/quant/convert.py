@@ -1,0 +1,204 @@
+"""Replace a network's float layers by quantized ones, and say what was replaced and what was not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
+from quantface_arch.quant.specs import MAX_BITS, Recipe
+
+__all__ = [
+    "ConversionReport",
+    "ConvertedLayer",
+    "SkippedLayer",
+    "convert",
+    "convert_layers",
+    "register",
+]
+
+# Exact float type → quantized type. Subclasses are left alone: they may compute something else.
+TABLE: dict[type[nn.Module], type[QuantLayer]] = {}
+
+# Names of layers → (bits of the weight, bits of the input).
+BitMap = Mapping[str, tuple[int, int]]
+
+
+def register(float_type: type[nn.Module], quant_type: type[QuantLayer]) -> None:
+    """Make ``convert`` replace layers of exactly ``float_type``.
+
+    Raises:
+        QuantFaceError: the type is taken.
+    """
+    if float_type in TABLE:
+        raise QuantFaceError(
+            f"layer type {float_type.__name__}: already converted to {TABLE[float_type].__name__}"
+        )
+    TABLE[float_type] = quant_type
+
+
+register(nn.Linear, QuantLinear)
+register(nn.Conv1d, QuantConv1d)
+register(nn.Conv2d, QuantConv2d)
+
+
+@dataclass(frozen=True)
+class ConvertedLayer:
+    """A layer that was replaced: its name, float type, widths and number of parameters."""
+
+    name: str
+    kind: str
+    weight_bits: int
+    activation_bits: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class SkippedLayer:
+    """A layer with a weight matrix that stays in floating point, and why."""
+
+    name: str
+    kind: str
+    reason: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What ``convert`` did; ``str(report)`` is a table."""
+
+    recipe: Recipe
+    converted: tuple[ConvertedLayer, ...]
+    skipped: tuple[SkippedLayer, ...]
+
+    @property
+    def bits(self) -> dict[str, tuple[int, int]]:
+        """Bits of weight and input of every converted layer, by name."""
+        return {
+            layer.name: (layer.weight_bits, layer.activation_bits) for layer in self.converted
+        }
+
+    def summary(self) -> str:
+        """One line: how many layers stand at which width."""
+        counts: dict[str, int] = {}
+        for layer in self.converted:
+            width = f"w{layer.weight_bits}a{layer.activation_bits}"
+            counts[width] = counts.get(width, 0) + 1
+        widths = ", ".join(f"{count} at {width}" for width, count in sorted(counts.items()))
+        return (
+            f"recipe {self.recipe.name}: {len(self.converted)} layers quantized ({widths}), "
+            f"{len(self.skipped)} left in floating point"
+        )
+
+    def __str__(self) -> str:
+        rows = [
+            (layer.name, layer.kind, f"w{layer.weight_bits}a{layer.activation_bits}")
+            for layer in self.converted
+        ]
+        rows += [(layer.name, layer.kind, f"float: {layer.reason}") for layer in self.skipped]
+        rows.insert(0, ("layer", "type", "width"))
+        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        table = [f"{name:{widths[0]}}  {kind:{widths[1]}}  {note}" for name, kind, note in rows]
+        return "\n".join([self.summary(), *table])
+
+
+def convert(model: nn.Module, recipe: Recipe) -> ConversionReport:
+    """Replace, in place, the layers that a recipe names; none is calibrated yet.
+
+    A module that occurs under several names is replaced under all of them and listed by the first.
+
+    Raises:
+        QuantFaceError: a pattern of the recipe matches no layer, or no layer is left to convert.
+    """
+    layers = {name: module for name, module in model.named_modules() if _has_matrix(module)}
+    for what in ("include", "exclude", "eight_bit"):
+        for pattern in getattr(recipe, what):
+            if not any(fnmatchcase(name, pattern) for name in layers):
+                raise QuantFaceError(f"recipe {what}: pattern {pattern!r} matches no layer")
+    bits: dict[str, tuple[int, int]] = {}
+    skipped = []
+    for name, module in layers.items():
+        reason = _reason_to_skip(name, module, recipe)
+        if reason is None:
+            high = _matches(name, recipe.eight_bit)
+            widths = (recipe.weights.bits, recipe.activations.bits)
+            bits[name] = (MAX_BITS, MAX_BITS) if high else widths
+        else:
+            kind, size = type(module).__name__, _parameters(module)
+            skipped.append(SkippedLayer(name, kind, reason, size))
+    if not bits:
+        raise QuantFaceError(f"recipe {recipe.name}: no layer of the model can be quantized by it")
+    converted = [
+        ConvertedLayer(name, type(layers[name]).__name__, *widths, _parameters(layers[name]))
+        for name, widths in bits.items()
+    ]
+    convert_layers(model, recipe, bits)
+    return ConversionReport(recipe, tuple(converted), tuple(skipped))
+
+
+def convert_layers(model: nn.Module, recipe: Recipe, bits: BitMap) -> None:
+    """Replace exactly the layers of a bit map, in place, with the recipe's quantizers.
+
+    ``model.quant_recipe`` keeps the recipe for the checkpoint.
+
+    Raises:
+        QuantFaceError: a name that is no layer of the model, or one that cannot be quantized.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    replacements: dict[int, QuantLayer] = {}
+    for name, (weight_bits, activation_bits) in bits.items():
+        module = modules.get(name)
+        if module is None:
+            raise QuantFaceError(f"bit map: the model has no layer {name!r}")
+        reason = _reason_not_convertible(name, module)
+        if reason is not None:
+            raise QuantFaceError(f"bit map: layer {name!r} cannot be quantized: {reason}")
+        replacements[id(module)] = TABLE[type(module)].from_float(
+            module,
+            recipe.weights.with_bits(weight_bits),
+            recipe.activations.with_bits(activation_bits),
+            name,
+        )
+    for name, module in modules.items():
+        if id(module) in replacements:
+            parent, _, child = name.rpartition(".")
+            setattr(modules[parent], child, replacements[id(module)])
+    model.quant_recipe = recipe  # type: ignore[assignment]
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    weight = module._parameters.get("weight")
+    return weight is not None and weight.ndim >= 2
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters(recurse=False))
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _reason_to_skip(name: str, module: nn.Module, recipe: Recipe) -> str | None:
+    if _matches(name, recipe.exclude):
+        return "excluded by the recipe"
+    if not _matches(name, recipe.include):
+        return "not included by the recipe"
+    return _reason_not_convertible(name, module)
+
+
+def _reason_not_convertible(name: str, module: nn.Module) -> str | None:
+    if isinstance(module, QuantLayer):
+        return "already quantized"
+    if type(module) not in TABLE:
+        known = ", ".join(kind.__name__ for kind in TABLE)
+        return f"its type is none of {known}"
+    if name == "":
+        return "it is the whole model; put it inside another module"
+    if module._forward_hooks or module._forward_pre_hooks:
+        return "it has forward hooks, which would be lost"
+    return None

@@ -1,0 +1,180 @@
+"""The work of ``inference/restore.py``: a stream of pictures, in batches of faces."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import time
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from tqdm import tqdm
+
+from quantface_arch.cli import describe
+from quantface_arch.compare import side_by_side
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.faces.align import FACE_SIZE
+from quantface_arch.images import Picture, read_image, write_image
+from quantface_arch.restore_files import OutputFolders, Source
+from quantface_arch.restorer import FaceRestorer, FoundFaces, blend
+
+__all__ = ["Run"]
+
+# Pictures wait until their faces fill a batch, but not more of them than this many pixels.
+_MAX_WAITING_PIXELS = 32_000_000
+
+
+class _LineByLine(io.TextIOBase):
+    """A log in place of a terminal: each state of the progress bar becomes a line of its own."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            print(text.strip(), file=sys.stderr)
+        return len(text)
+
+
+def _progress_bar(images: int) -> tqdm:
+    if sys.stderr.isatty():
+        return tqdm(total=images, unit="image", file=sys.stderr)
+    return tqdm(total=images, unit="image", file=_LineByLine(), mininterval=5.0)
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    source: Source
+    picture: Picture
+    crops: list[np.ndarray]
+    found: FoundFaces | None  # None: the picture is an aligned face
+
+
+@dataclass
+class Run:
+    """Restores pictures one after the other and counts what became of them.
+
+    Memory does not grow with the number of pictures: what is read is written before much more is
+    read. A picture that fails is reported in one line and the others go on.
+    """
+
+    restorer: FaceRestorer
+    folders: OutputFolders
+    args: argparse.Namespace
+    done: int = 0
+    faces: int = 0
+    failed: int = 0
+    unrestored: int = 0
+    seconds: float = 0.0
+    _waiting: list[_Waiting] = field(default_factory=list)
+    _bar: tqdm | None = None
+
+    def process(self, sources: list[Source]) -> None:
+        """Restore all of these."""
+        start = time.perf_counter()
+        with _progress_bar(len(sources)) as bar:
+            self._bar = bar
+            for source in sources:
+                try:
+                    self._waiting.append(self._read(source))
+                except Exception as error:
+                    self._fail([source], error)
+                if self._is_full():
+                    self._flush()
+            self._flush()
+        self.seconds = time.perf_counter() - start
+
+    def _read(self, source: Source) -> _Waiting:
+        picture = read_image(source.path)
+        if self.args.aligned:
+            picture = picture.resized(FACE_SIZE, FACE_SIZE)
+            return _Waiting(source, picture, [picture.rgb], None)
+        found = self.restorer.find(picture)
+        if not found.faces and not self.args.keep_unrestored:
+            raise QuantFaceError(
+                f"no face found by {self.restorer.detector.name} "
+                "(--keep-unrestored writes such pictures unrestored)"
+            )
+        return _Waiting(source, picture, found.crops, found)
+
+    def _is_full(self) -> bool:
+        faces = sum(len(item.crops) for item in self._waiting)
+        pixels = sum(item.picture.size[0] * item.picture.size[1] for item in self._waiting)
+        return faces >= self.args.batch_size or pixels >= _MAX_WAITING_PIXELS
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        crops = [crop for item in waiting for crop in item.crops]
+        try:
+            restored = iter(
+                self.restorer.restore_aligned(crops, sample=self.args.sample, seed=self.args.seed)
+            )
+        except Exception as error:
+            self._fail([item.source for item in waiting], error)
+            return
+        for item in waiting:
+            own = [next(restored) for _ in item.crops]
+            try:
+                self._write(item, own)
+            except Exception as error:
+                self._fail([item.source], error)
+            else:
+                self._count(item)
+
+    def _write(self, item: _Waiting, restored: list[np.ndarray]) -> None:
+        """Write everything about one picture, that by which it counts as done at last."""
+        if item.found is None:
+            face = blend(item.crops[0], restored[0], self.args.strength)
+            picture = replace(item.picture, rgb=face)
+        else:
+            result = self.restorer.assemble(
+                item.found, restored, upscale=self.args.upscale, strength=self.args.strength
+            )
+            picture = result.picture
+            for index, face in enumerate(result.faces):
+                name = f"{item.source.name}_{index:02d}.png"
+                profile = item.picture.icc_profile
+                write_image(self.folders.crops / name, Picture(face.crop, icc_profile=profile))
+                write_image(self.folders.faces / name, Picture(face.restored, icc_profile=profile))
+        if self.args.compare:
+            path = self.folders.compared / f"{item.source.name}.png"
+            write_image(path, side_by_side(item.picture, picture))
+        write_image(self.folders.final(item.source), picture)
+
+    def _count(self, item: _Waiting) -> None:
+        self.done += 1
+        self.faces += len(item.crops)
+        self.unrestored += not item.crops
+        self._advance(1)
+
+    def _fail(self, sources: Iterable[Source], error: Exception) -> None:
+        text = describe(error)
+        if self.args.debug:
+            tqdm.write("".join(traceback.format_exception(error)), file=sys.stderr)
+        for source in sources:
+            named = text if text.startswith(f"{source.path}: ") else f"{source.path}: {text}"
+            tqdm.write(f"error: {named}", file=sys.stderr)
+            self.failed += 1
+            self._advance(1)
+
+    def _advance(self, images: int) -> None:
+        if self._bar is not None:
+            self._bar.update(images)
+
+    def summary(self, skipped: int, ignored: int) -> str:
+        """What became of the pictures, in one line.
+
+        Args:
+            skipped: pictures that were done already.
+            ignored: files that are no pictures.
+        """
+        parts = [f"{self.done} images", f"{self.faces} faces restored", f"{self.failed} failed"]
+        if self.unrestored:
+            parts.append(f"{self.unrestored} written unrestored (no face found)")
+        if skipped:
+            parts.append(f"{skipped} skipped (done already)")
+        if ignored:
+            parts.append(f"{ignored} other files ignored")
+        if self.faces:
+            parts.append(f"{self.seconds / self.faces:.2f} seconds per face")
+        return f"{', '.join(parts)}; results in {self.folders.root}"

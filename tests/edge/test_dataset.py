@@ -1,0 +1,137 @@
+"""The degradation dataset: pairs that depend on the seed and the place in the run alone."""
+
+from __future__ import annotations
+
+import random
+
+import cv2
+import lmdb
+import numpy as np
+import pytest
+import torch
+
+import quantface_arch.register  # noqa: F401
+from basicsr.data import build_dataset
+from basicsr.utils.lmdb_util import make_lmdb_from_imgs
+
+from quantface_arch.data import Degradation, ResumableSampler, SampleIndex, seeded
+from quantface_arch.errors import QuantFaceError
+
+
+@pytest.fixture
+def faces(tmp_path):
+    """A folder with two large pictures in one subfolder and two small ones in another."""
+    rng = np.random.default_rng(0)
+    for folder, side in (("large", 96), ("small", 48)):
+        (tmp_path / "faces" / folder).mkdir(parents=True)
+        for index in range(2):
+            image = cv2.resize(rng.integers(0, 255, (8, 8, 3), np.uint8), (side, side))
+            cv2.imwrite(str(tmp_path / "faces" / folder / f"{folder}{index}.png"), image)
+    return tmp_path / "faces"
+
+
+def make(faces, **options):
+    base = {"name": "t", "type": "QuantFaceDataset", "dataroot_gt": str(faces), "gt_size": 32}
+    return build_dataset({**base, "io_backend": {"type": "disk"}, **options})
+
+
+def test_pairs_are_degraded_in_range_and_repeatable(faces):
+    first, second = (make(faces, rescale_prob=0.5) for _ in range(2))
+    for index in range(4):
+        place = SampleIndex(index, 1, 10 + index)
+        a = first[place]
+        random.random()
+        np.random.rand()
+        b = second[place]
+        assert torch.equal(a["lq"], b["lq"]) and torch.equal(a["gt"], b["gt"])
+        assert a["lq"].shape == a["gt"].shape == (3, 32, 32)
+        assert 0 <= a["lq"].min() and a["lq"].max() <= 1
+        assert (a["lq"] - a["gt"]).abs().mean() > 1e-3
+
+
+def test_another_place_or_seed_gives_another_sample(faces):
+    here = make(faces)[SampleIndex(0, 1, 0)]["lq"]
+    assert not torch.equal(here, make(faces)[SampleIndex(0, 1, 4)]["lq"])
+    assert not torch.equal(here, make(faces, seed=1)[SampleIndex(0, 1, 0)]["lq"])
+
+
+def test_global_generators_are_left_alone():
+    random.seed(5)
+    np.random.seed(5)
+    expected = random.random(), np.random.rand()
+    random.seed(5)
+    np.random.seed(5)
+    with seeded(1, 2):
+        random.random()
+        np.random.rand()
+    assert (random.random(), np.random.rand()) == expected
+
+
+def test_size_grows_with_the_iteration_and_small_faces_are_replaced(faces):
+    dataset = make(faces, gt_size=[[0, 16], [5, 32], [9, 96]])
+    for iteration, size in ((1, 16), (4, 16), (5, 32), (8, 32), (9, 96), (50, 96)):
+        for index in range(len(dataset)):
+            sample = dataset[SampleIndex(index, iteration, iteration)]
+            assert sample["gt"].shape[-1] == size
+            assert size <= 48 or "large" in sample["gt_path"]
+
+
+def test_repeat_multiplies_a_subfolder(faces):
+    keys = make(faces, repeat={"large": 3}).keys
+    assert len(keys) == 2 * 3 + 2
+
+
+def test_lmdb_gives_what_the_folder_gives(faces, tmp_path):
+    paths = sorted((faces / "large").glob("*.png"))
+    keys = [path.stem for path in paths]
+    target = tmp_path / "faces.lmdb"
+    make_lmdb_from_imgs(str(faces / "large"), str(target), [p.name for p in paths], keys)
+    assert lmdb.open(str(target), readonly=True).stat()["entries"] == 2
+    from_lmdb = make(target, io_backend={"type": "lmdb"})
+    from_disk = make(faces / "large")
+    for index in range(2):
+        assert torch.equal(from_lmdb[index]["lq"], from_disk[index]["lq"])
+
+
+def test_second_order_degrades_more():
+    image = cv2.resize(np.random.rand(16, 16, 3).astype(np.float32), (128, 128))
+    errors = []
+    for probability in (0.0, 1.0):
+        with seeded(3):
+            out = Degradation(second_order_prob=probability)(image, 512)
+        errors.append(np.abs(out - image).mean())
+    assert errors[1] > errors[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"dataroot_gt": "nowhere/faces"}, "nowhere/faces"),
+        ({"gt_size": 500}, "500"),
+        ({"degradation": {"blurr": 1}}, "blurr"),
+        ({"gtsize": 1}, "gtsize"),
+    ],
+)
+def test_bad_options_are_named(faces, options, word):
+    with pytest.raises(QuantFaceError, match=word):
+        make(faces, **options)
+
+
+def test_unreadable_pictures_are_named(faces):
+    (faces / "large" / "broken.png").write_bytes(b"\x89PNG not really")
+    with pytest.raises(QuantFaceError, match=r"broken\.png"):
+        make(faces)
+
+
+def test_sampler_goes_on_where_it_was_stopped():
+    def drawn(skip):
+        sampler = ResumableSampler(list(range(10)), 1, 0, ratio=3)
+        sampler.batch_size = 4
+        sampler.skip_batches = skip
+        sampler.set_epoch(1)
+        return [(int(i), i.iteration, i.position) for i in sampler]
+
+    whole = drawn(0)
+    assert drawn(3) == whole[12:]
+    assert whole[0][1] == 30 // 4 + 1
+    assert len({position for _, _, position in whole}) == 30

@@ -1,0 +1,152 @@
+"""BasicSR's own loops, run as a user runs them, on a tiny restorer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from quantface_arch.quant.checkpoint import read_metadata
+
+TINY = {
+    "type": "OSDFace",
+    "preset": "mini",
+    "vre": {
+        "resolution": 32,
+        "channels": 8,
+        "channel_mult": [1, 2],
+        "z_channels": 16,
+        "num_codes": 16,
+        "num_tokens": 4,
+        "prompt_dim": 32,
+    },
+    "vae": {"block_out_channels": [16, 16, 16], "latent_channels": 4},
+    "unet": {
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": [32, 32, 32],
+        "attention_head_dim": [1, 1, 1],
+        "cross_attention_dim": 32,
+    },
+}
+
+
+@pytest.fixture
+def options(repo, tmp_path):
+    """The shipped training options, shrunk: 64-pixel faces, 6 steps, a state every 2 of them."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "faces").mkdir()
+    for index in range(5):
+        small = rng.integers(0, 255, (6, 6, 3), np.uint8)
+        image = cv2.resize(small, (80, 80), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(tmp_path / "faces" / f"{index}.png"), image)
+    opt = yaml.safe_load((repo / "options/train_mini.yml").read_text().replace("!!float ", ""))
+    opt["train"]["optim_g"]["lr"] = 1e-3
+    opt["train"].update(total_iter=6, warmup_iter=2, kl_weight=1e-6)
+    opt["train"]["scheduler"].update(periods=[6], eta_min=1e-5)
+    opt["train"]["adversary"] = {
+        "network": {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 4},
+        "loss": {"type": "GANLoss", "gan_type": "vanilla", "loss_weight": 0.1},
+        "lr": 1e-4,
+        "start_iter": 3,
+    }
+    opt["network_g"] = TINY
+    opt["num_gpu"] = 0
+    opt["datasets"]["train"].update(
+        dataroot_gt=str(tmp_path / "faces"),
+        gt_size=[[0, 32], [4, 64]],
+        batch_size_per_gpu=2,
+        num_worker_per_gpu=1,
+        dataset_enlarge_ratio=2,
+    )
+    opt["logger"].update(print_freq=1, save_checkpoint_freq=2)
+    return opt
+
+
+def run(repo, folder, opt, *extra, phase="train", wait=True):
+    """Run a launcher with its experiments below ``folder``."""
+    launcher = folder / "basicsr" / f"{phase}.py"
+    launcher.parent.mkdir(parents=True, exist_ok=True)
+    launcher.write_bytes((repo / "basicsr" / f"{phase}.py").read_bytes())
+    (folder / "options.yml").write_text(yaml.safe_dump(opt))
+    command = [sys.executable, str(launcher), "-opt", str(folder / "options.yml"), *extra]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=-1, stderr=subprocess.STDOUT, text=True
+    )
+    if not wait:
+        return process
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def weights(folder, step="latest"):
+    path = folder / f"experiments/train_mini/models/net_g_{step}.pth"
+    return torch.load(path, weights_only=True)
+
+
+def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(repo, tmp_path, options):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    status, output = run(repo, whole, options)
+    assert status == 0, output
+    process = run(repo, broken, options, wait=False)
+    # Iteration 4 is saved in the middle of an epoch of 5 iterations.
+    state = broken / "experiments/train_mini/training_states/4.state"
+    deadline = time.monotonic() + 200
+    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert state.exists()
+    for late in ("6", "latest"):
+        (broken / f"experiments/train_mini/models/net_g_{late}.pth").unlink(missing_ok=True)
+    (state.parent / "6.state").unlink(missing_ok=True)
+    status, output = run(repo, broken, options, "--auto_resume")
+    assert status == 0, output
+    assert "Resuming training from epoch: 0, iter: 4" in output
+    for key in ("params", "params_ema"):
+        for name, value in weights(whole)[key].items():
+            assert torch.equal(value, weights(broken)[key][name]), name
+    metadata = read_metadata(broken / "experiments/train_mini/models/net_g_latest.safetensors")
+    assert metadata["state"] == "float"
+    assert metadata["arch"]["type"] == "OSDFace"
+
+
+def test_training_changes_every_part(repo, tmp_path, options):
+    status, output = run(repo, tmp_path, options)
+    assert status == 0, output
+    before, after = weights(tmp_path, 2)["params"], weights(tmp_path)["params"]
+    for part in ("vre.encoder", "vre.quantize", "embedding_change", "vae.encoder", "unet"):
+        assert any(
+            not torch.equal(before[name], after[name]) for name in before if name.startswith(part)
+        ), part
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda opt: opt["train"].update(totl_iter=3), "totl_iter"),
+        (lambda opt: opt["network_g"].update(type="NoSuchNet"), "NoSuchNet"),
+        (lambda opt: opt.update(model_type="NoSuchModel"), "NoSuchModel"),
+        (lambda opt: opt["datasets"]["train"].update(dataroot_gt="no/faces"), "no/faces"),
+        (lambda opt: opt["network_g"].update(presett="mini"), "presett"),
+        (lambda opt: opt["train"]["losses"].append({"type": "NoSuchLoss"}), "NoSuchLoss"),
+        (lambda opt: opt["path"].update(pretrain_network_g="no-model"), "no-model"),
+    ],
+)
+def test_mistakes_in_the_options_are_one_line(repo, tmp_path, options, change, word):
+    options["network_g"] = dict(TINY)
+    change(options)
+    status, output = run(repo, tmp_path, options)
+    assert status == 1
+    last = output.strip().splitlines()[-1]
+    assert last.startswith("error: ") and word in last
+    assert "Traceback" not in output
