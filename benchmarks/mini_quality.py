@@ -3,38 +3,24 @@
     python benchmarks/mini_quality.py                       # mini and mini-w4a8 on val512
     python benchmarks/mini_quality.py --models mini PATH --faces tune512 --out FOLDER
 
-Faces are degraded as make_lq.py does (seed 0). The last column is the PSNR between a model's pictures
-and those of the first model named, over all faces.
+Faces are degraded as make_lq.py does (seed 0). The last column is the mean PSNR between a model's
+pictures and those of the first model named.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from make_lq import degrade
+from make_lq import degrade_file
 from report import data_root, parser, report
 from score import NAMES, psnr, score
 from tqdm import tqdm
 
 from quantface_arch import load_model
-
-SIZE = 512
-
-
-def degraded(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Clean and degraded uint8 BGR (512, 512, 3), the same as make_lq.py writes with seed 0."""
-    clean = cv2.imread(str(path))
-    clean = cv2.resize(clean, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
-    key = hashlib.sha256(f"0/{path.stem}".encode()).digest()[:8]
-    low, _ = degrade(
-        clean.astype(np.float32) / 255, np.random.default_rng(int.from_bytes(key, "little"))
-    )
-    return clean, (low * 255).round().astype(np.uint8)
 
 
 @torch.inference_mode()
@@ -60,7 +46,7 @@ def main() -> None:
     names = ["input", *models]
     scores: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for path in tqdm(paths, desc="faces", unit="face"):
-        clean, low = degraded(path)
+        clean, low, _ = degrade_file(path)
         pictures = {"input": low, **{name: restore(m, low) for name, m in models.items()}}
         first = pictures[args.models[0]]
         for name, picture in pictures.items():

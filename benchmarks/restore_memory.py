@@ -66,7 +66,9 @@ def main() -> None:
     args_parser.add_argument("--models", nargs="+", default=["mini", "mini-w4a8"])
     args_parser.add_argument("--faces", type=int, default=100, help="how many (100)")
     args = args_parser.parse_args()
-    sources = sorted((data_root() / "faces/val512").glob("*.jpg"))[: 2 if args.smoke else args.faces]
+    sources = sorted((data_root() / "faces/val512").glob("*.jpg"))[
+        : 2 if args.smoke else args.faces
+    ]
     if not sources:
         args_parser.error(f"no faces in {data_root() / 'faces/val512'}; set QUANTFACE_DATA")
     with tempfile.TemporaryDirectory() as folder:

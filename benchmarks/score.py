@@ -2,9 +2,9 @@
 
     score.py RESTORED_DIR GT_DIR [--size 512]
 
-Images are matched by file stem, resized to size x size. Sharpness is the mean gradient magnitude over the ground
-truth's: 1 is right, less is blurred, more is noise or invented texture. Needs numpy, opencv-python, scikit-image; no downloads.
-Prints one JSON line. A missing or unreadable restored image is an error: nothing is left out of a mean.
+Images are matched by file stem, resized to size x size. Sharpness is the mean gradient magnitude
+over the ground truth's: 1 is right, less is blurred, more is noise or invented texture. Prints one
+JSON line. A missing or unreadable restored image is an error: nothing is left out of a mean.
 """
 
 from __future__ import annotations
@@ -18,43 +18,44 @@ import cv2
 import numpy as np
 from skimage.metrics import structural_similarity
 
+from quantface_arch.metrics import calculate_quantface_edge_psnr, calculate_quantface_sharpness
+
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 NAMES = ("psnr", "ssim", "edge_psnr", "sharpness")
 
 
 def read(path: Path, size: int) -> np.ndarray:
+    """BGR picture (size, size, 3), float32 on the 0…255 scale."""
     image = cv2.imread(str(path))
     if image is None:
-        sys.exit(f"cannot read {path}")
+        sys.exit(f"error: {path}: not a readable picture")
+    method = cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_CUBIC
     if image.shape[:2] != (size, size):
-        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_CUBIC)
+        image = cv2.resize(image, (size, size), interpolation=method)
     return image.astype(np.float32)
 
 
-def psnr(a: np.ndarray, b: np.ndarray, peak: float = 255.0) -> float:
-    return float(10 * np.log10(peak**2 / max(np.mean((a - b) ** 2), 1e-12)))
-
-
-def edges(image: np.ndarray) -> np.ndarray:
-    gray = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-    return np.hypot(cv2.Sobel(gray, cv2.CV_32F, 1, 0), cv2.Sobel(gray, cv2.CV_32F, 0, 1))
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """PSNR in dB on the 0…255 scale, at most 168 for equal pictures."""
+    return float(10 * np.log10(255.0**2 / max(np.mean((a - b) ** 2), 1e-12)))
 
 
 def score(restored: np.ndarray, clean: np.ndarray) -> dict[str, float]:
     """The four figures of one pair of BGR pictures of the same size on the 0…255 scale."""
     a, b = restored.astype(np.float32), clean.astype(np.float32)
-    edge_a, edge_b = edges(a), edges(b)
     values = (
         psnr(a, b),
         structural_similarity(a, b, channel_axis=2, data_range=255.0),
-        psnr(edge_a, edge_b, 1020.0),
-        edge_a.mean() / edge_b.mean(),
+        calculate_quantface_edge_psnr(a, b),
+        calculate_quantface_sharpness(a, b),
     )
     return {name: float(value) for name, value in zip(NAMES, values, strict=True)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("restored", type=Path)
     parser.add_argument("gt", type=Path)
     parser.add_argument("--size", type=int, default=512)

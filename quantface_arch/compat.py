@@ -1,9 +1,9 @@
 """Mends what is broken in the libraries this plugin stands on. The only place that does.
 
 basicsr 1.4.2 imports ``torchvision.transforms.functional_tensor``, which torchvision 0.17 removed.
-Its functions live on in ``torchvision.transforms.functional``, so a module alias is enough, provided
-that it is in place before basicsr is first imported: every module of this package that imports
-basicsr imports this one first.
+Its functions live on in ``torchvision.transforms.functional``, so a module alias is enough,
+provided that it is in place before basicsr is first imported: every module of this package that
+imports basicsr imports this one first.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def mend_resume() -> None:
     BasicSR 1.4.2 asks for the current CUDA device to resume at all, unpickles whatever the state
     file holds, and starts the saved epoch from its first batch again.
     """
-    import basicsr.train as train
     import torch
 
+    import basicsr.train as train
     from quantface_arch.data.sampler import ResumableSampler
 
     if hasattr(train, "quantface_mended"):
@@ -60,7 +60,7 @@ def mend_resume() -> None:
         devices = 1 if opt["dist"] else max(1, opt["num_gpu"])
         sampler.batch_size = options["batch_size_per_gpu"] * devices
         epoch, iteration = opt.get("resumed_at", (0, 0))
-        sampler.skip_batches = iteration - epoch * sampler.batches_per_epoch()
+        sampler.resume_at = (epoch, iteration - epoch * sampler.batches_per_epoch())
         return loaders
 
     train.EnlargedSampler = ResumableSampler

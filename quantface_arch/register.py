@@ -9,7 +9,7 @@ import quantface_arch.archs
 import quantface_arch.data
 import quantface_arch.losses
 import quantface_arch.metrics
-import quantface_arch.models
+import quantface_arch.models  # noqa: F401
 from quantface_arch.compat import mend_resume
 
 mend_resume()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import tempfile
 from collections import defaultdict
@@ -165,20 +166,22 @@ def output_names(paths: list[Path]) -> list[str]:
     Files that share a stem get, all of them, the first that tells them apart of: stem_suffix,
     folder_stem, folder_stem_suffix, and so on up the path. So ``a.png`` and ``a.jpg`` become
     ``a_png`` and ``a_jpg``; ``x/a.png`` and ``y/a.png`` become ``x_a`` and ``y_a``. Upper and
-    lower case count as equal, since some file systems hold them so.
+    lower case count as equal, since some file systems hold them so; paths that differ in nothing
+    else get a digest.
     """
     levels = [0] * len(paths)
     deepest = 2 * max((len(path.resolve().parts) for path in paths), default=0)
     while True:
-        names = [_name(path, level) for path, level in zip(paths, levels, strict=True)]
+        names = [
+            _name(path, level) if level <= deepest else _digest_name(path)
+            for path, level in zip(paths, levels, strict=True)
+        ]
         groups: dict[str, list[int]] = defaultdict(list)
         for index, name in enumerate(names):
             groups[name.casefold()].append(index)
         clashing = [i for group in groups.values() if len(group) > 1 for i in group]
         if not clashing:
             return names
-        if max(levels[i] for i in clashing) > deepest:
-            return [f"{name}_{index}" for index, name in enumerate(names)]
         for i in clashing:
             levels[i] += 1
 
@@ -188,3 +191,7 @@ def _name(path: Path, level: int) -> str:
     folders = path.resolve().parent.parts[1:]
     parts = [*folders[max(0, len(folders) - parents) :], path.stem]
     return "_".join([*parts, path.suffix[1:]] if with_suffix else parts)
+
+
+def _digest_name(path: Path) -> str:
+    return f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"

@@ -1,4 +1,4 @@
-"""Restorers by name or path: the shipped checkpoints, somebody's own, a folder of OSDFace's files."""
+"""Restorers by name or path: shipped checkpoints, a file of yours, a folder of OSDFace's."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ from torch import nn
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.archs import build_network
 from basicsr.utils.registry import ARCH_REGISTRY
-
 from quantface_arch.archs.osdface_arch import OSDFace, OSDFaceOutput
 from quantface_arch.errors import QuantFaceError
 

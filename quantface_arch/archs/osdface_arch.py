@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from basicsr.utils.registry import ARCH_REGISTRY
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
+from basicsr.utils.registry import ARCH_REGISTRY
 from quantface_arch.archs.presets import PRESETS
 from quantface_arch.archs.vre import VRE, EmbeddingChange
 from quantface_arch.errors import QuantFaceError
@@ -147,6 +147,11 @@ class OSDFace(nn.Module):
         eps, x0 = self.predict_x0(z, prompt)
         return OSDFaceOutput(self.decode(x0), z, eps, x0, vre_loss, kl)
 
+    def autoencode(self, image: Tensor, noise: Tensor | None = None) -> OSDFaceOutput:
+        """Encode and decode a clean picture; prompt and UNet take no part."""
+        z, kl = self.encode_latent(image, noise)
+        return OSDFaceOutput(self.decode(z), z, torch.zeros_like(z), z, z.new_zeros(()), kl)
+
     def check_size(self, lq: Tensor) -> None:
         """Raise QuantFaceError unless both sides can be halved down to the UNet's last level."""
         step = self.stride * 2 ** (len(self.unet.config.block_out_channels) - 1)
@@ -157,7 +162,11 @@ class OSDFace(nn.Module):
             )
 
     def forward(
-        self, lq: Tensor, noise: Tensor | None = None, return_all: bool = False
+        self,
+        lq: Tensor,
+        noise: Tensor | None = None,
+        return_all: bool = False,
+        autoencode: bool = False,
     ) -> Tensor | OSDFaceOutput:
         """Restore degraded faces.
 
@@ -165,6 +174,8 @@ class OSDFace(nn.Module):
             lq: float (N, 3, H, W) in [-1, 1].
             noise: see ``encode_latent``.
             return_all: return an ``OSDFaceOutput`` instead of the picture.
+            autoencode: only encode and decode, see ``autoencode``. A switch of ``forward`` because
+                distributed training synchronizes gradients of nothing else.
 
         Returns:
             restored faces (N, 3, H, W), clamped to [-1, 1] in evaluation mode.
@@ -173,7 +184,7 @@ class OSDFace(nn.Module):
             QuantFaceError: a side is not a multiple of what the network halves.
         """
         self.check_size(lq)
-        output = self.forward_all(lq, noise)
+        output = (self.autoencode if autoencode else self.forward_all)(lq, noise)
         if return_all:
             return output
         return output.image if self.training else output.image.clamp(-1, 1)

@@ -1,7 +1,7 @@
 """The visual representation embedder: a face picture in, prompt tokens out (OSDFace, CVPR 2025).
 
-Module names follow the VQGAN encoder from which OSDFace's weights come, so that its checkpoint loads
-key by key.
+Module names follow the VQGAN encoder from which OSDFace's weights come, so that its checkpoint
+loads key by key.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ class Encoder(nn.Module):
 def select_codes(z: Tensor, codebook: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
     """Choose at most ``num_tokens`` distinct codes, those nearest to some position first.
 
-    Every position gets its nearest code; positions are sorted by that distance, ascending, and codes
-    are taken in that order, each once.
+    Every position gets its nearest code; positions are sorted by that distance, ascending, and
+    codes are taken in that order, each once.
 
     Args:
         z: features, float (N, P, C), P positions.
@@ -130,8 +130,8 @@ def select_codes(z: Tensor, codebook: Tensor, num_tokens: int) -> tuple[Tensor, 
 
     Returns:
         ``codes`` and ``positions``, int64 (N, T) with T = min(num_tokens, K): the chosen codes and
-        the position each was found at; ``valid``, bool (N, T): False where fewer distinct codes than
-        T were found.
+        the position each was found at; ``valid``, bool (N, T): False where fewer distinct codes
+        than T were found.
     """
     distances = z.square().sum(-1, keepdim=True) - 2 * z @ codebook.T + codebook.square().sum(-1)
     nearest, code = distances.min(dim=-1)

@@ -17,7 +17,6 @@ from basicsr.data.degradations import (
     random_add_gaussian_noise,
     random_mixed_kernels,
 )
-
 from quantface_arch.errors import check_keys
 
 __all__ = ["Degradation", "seeded"]
@@ -105,7 +104,7 @@ class Degradation:
         out = cv2.resize(out, small, interpolation=cv2.INTER_AREA)
         noise = tuple(value * strength for value in self.noise)
         out = random_add_gaussian_noise(out, noise, self.gray_noise_prob)
-        # Not BasicSR's random_ variant: it passes a NumPy float, which OpenCV 4.10 and later refuse.
+        # Not BasicSR's random_ variant: it passes a NumPy float, which newer OpenCV refuses.
         out = add_jpg_compression(out.astype(np.float32), round(np.random.uniform(*self.jpeg)))
         out = cv2.resize(out, (width, height), interpolation=cv2.INTER_CUBIC)
         return np.clip(out, 0, 1).astype(np.float32)

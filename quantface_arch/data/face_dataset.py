@@ -17,7 +17,6 @@ from torch.utils.data import Dataset
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils import FileClient, get_root_logger, imfrombytes, img2tensor
 from basicsr.utils.registry import DATASET_REGISTRY
-
 from quantface_arch.data.degradation import Degradation, seeded
 from quantface_arch.data.sampler import SampleIndex
 from quantface_arch.errors import QuantFaceError, check_keys
@@ -56,8 +55,11 @@ LOOP_OPTIONS = {
 class QuantFaceDataset(Dataset):
     """Pairs ``lq`` (degraded) and ``gt`` (clean), float32 RGB (3, S, S) in [0, 1].
 
-    A sample depends on ``seed`` and on its place in the run alone, not on workers or order. Options:
-        dataroot_gt (str): folder, scanned with its subfolders, or a ``.lmdb``, of clean square faces.
+    A sample depends on ``seed`` and on its place in the run alone, not on workers or order.
+
+    Options:
+        dataroot_gt (str): folder of clean square faces, scanned with its subfolders, or a
+            ``.lmdb``.
         io_backend (dict): BasicSR's, ``type: disk`` or ``type: lmdb``.
         gt_size (int | list): side S of the samples; or a schedule [[iteration, size], …] from which
             the last entry not after the current iteration counts. Larger pictures are cropped at

@@ -34,20 +34,20 @@ class SampleIndex(int):
 class ResumableSampler(EnlargedSampler):
     """BasicSR's sampler in the same order, with ``SampleIndex`` items and a starting point.
 
-    ``batch_size`` is that of one process; ``skip_batches`` are left out of the next epoch only, so
-    that a resumed run goes on with the batch after the last one it was trained on.
+    ``batch_size`` is that of one process. ``resume_at`` is an epoch and how many of its batches the
+    run was trained on already: they are left out of that epoch.
     """
 
     batch_size: int = 1
-    skip_batches: int = 0
+    resume_at: tuple[int, int] = (0, 0)
 
     def batches_per_epoch(self) -> int:
         """Batches that a loader with ``drop_last`` makes of one epoch."""
         return self.num_samples // self.batch_size
 
     def __iter__(self) -> Iterator[SampleIndex]:
-        first = self.skip_batches * self.batch_size
-        self.skip_batches = 0
+        epoch, batches = self.resume_at
+        first = batches * self.batch_size if epoch == self.epoch else 0
         base = self.epoch * self.batches_per_epoch()
         for place, value in enumerate(super().__iter__()):
             if place < first:

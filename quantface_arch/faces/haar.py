@@ -17,7 +17,7 @@ _MIN_FACE_PIXELS = 24
 _FACE_NEIGHBOURS = 5
 _EYE_NEIGHBOURS = 3
 # Where the eyes are in the frontal cascade's boxes, as fractions of the side.
-_TYPICAL_EYES = np.array([[0.31, 0.38], [0.69, 0.38]])
+_TYPICAL_EYES = np.array([[0.32, 0.38], [0.67, 0.38]])
 # How far from there an eye may be found, same unit.
 _EYE_REACH = 0.14
 # Below this score a box without two eyes in it is more often a pattern than a face.

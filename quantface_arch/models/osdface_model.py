@@ -17,7 +17,6 @@ from basicsr.losses import build_loss
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
-
 from quantface_arch.errors import QuantFaceError, check_keys
 from quantface_arch.models.adversary import Adversary
 
@@ -68,7 +67,9 @@ class OSDFaceModel(SRModel):
             self.net_g_ema.eval().requires_grad_(False)
         if not options.get("losses"):
             raise QuantFaceError("train option losses: empty; list at least one registered loss")
-        self.losses = [(loss["type"], build_loss(loss).to(self.device)) for loss in options["losses"]]
+        self.losses = [
+            (loss["type"], build_loss(loss).to(self.device)) for loss in options["losses"]
+        ]
         self.autoencode_every = int(options.get("autoencode_every", 0))
         name = options.get("autocast")
         self.autocast_dtype = getattr(torch, name) if name else None
@@ -100,20 +101,20 @@ class OSDFaceModel(SRModel):
         net = self.get_bare_model(self.net_g)
         options = self.opt["train"]
         shape = net.latent_shape(self.lq.shape[0], *self.lq.shape[-2:])
-        generator = torch.Generator().manual_seed(self.opt["manual_seed"] * 1_000_003 + current_iter)
+        generator = torch.Generator().manual_seed(
+            self.opt["manual_seed"] * 1_000_003 + current_iter
+        )
         noise = torch.randn(shape, generator=generator).to(self.device)
-        extra: dict[str, Tensor] = {}
+        autoencode = bool(self.autoencode_every) and current_iter % self.autoencode_every == 0
+        picture = self.gt if autoencode else self.lq
         enabled = self.autocast_dtype is not None
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=enabled):
-            if self.autoencode_every and current_iter % self.autoencode_every == 0:
-                latent, kl = net.encode_latent(self.gt, noise)
-                image = net.decode(latent)
-            else:
-                output = self.net_g(self.lq, noise, return_all=True)
-                image, kl = output.image, output.kl
-                extra["l_vre"] = options.get("vre_weight", 0) * output.vre_loss
-        extra["l_kl"] = options.get("kl_weight", 0) * kl.float()
-        return image.float(), extra
+            output = self.net_g(picture, noise, return_all=True, autoencode=autoencode)
+        extra = {
+            "l_vre": options.get("vre_weight", 0) * output.vre_loss.float(),
+            "l_kl": options.get("kl_weight", 0) * output.kl.float(),
+        }
+        return output.image.float(), extra
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One step: losses, backward, update, moving average."""

@@ -1,4 +1,4 @@
-"""Replace a network's float layers by quantized ones, and say what was replaced and what was not."""
+"""Replace a network's float layers by quantized ones, and report what was replaced."""
 
 from __future__ import annotations
 
@@ -78,9 +78,7 @@ class ConversionReport:
     @property
     def bits(self) -> dict[str, tuple[int, int]]:
         """Bits of weight and input of every converted layer, by name."""
-        return {
-            layer.name: (layer.weight_bits, layer.activation_bits) for layer in self.converted
-        }
+        return {layer.name: (layer.weight_bits, layer.activation_bits) for layer in self.converted}
 
     def summary(self) -> str:
         """One line: how many layers stand at which width."""

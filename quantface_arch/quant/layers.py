@@ -46,8 +46,8 @@ class QuantLayer(nn.Module):
     activation_spec: QuantSpec
     state: State
     observer: Callable[[Tensor], None] | None
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Tensor
+    bias: Tensor | None
     weight_scale: Tensor
     weight_zero_point: Tensor
     act_scale: Tensor
@@ -89,23 +89,23 @@ class QuantLayer(nn.Module):
             layer.register_buffer(buffer, torch.zeros_like(layer.act_scale))
         return layer.train(module.training)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """As torch's layer, on the quantized input.
 
         Raises:
             QuantFaceError: the layer is not calibrated.
         """
         if self.observer is not None:
-            self.observer(x)
-            return super().forward(x)
+            self.observer(input)
+            return super().forward(input)
         if self.state is State.FLOAT:
-            return super().forward(x)
+            return super().forward(input)
         if self.state is State.CALIBRATING:
             raise QuantFaceError(
                 f"layer {self.name}: not calibrated; run the model inside calibrating(model), "
                 "then apply(), before using it"
             )
-        return super().forward(self.quantize_input(x))
+        return super().forward(self.quantize_input(input))
 
     def quantize_input(self, x: Tensor) -> Tensor:
         """``x`` on the grid of the layer's input, with straight-through gradients."""

@@ -92,9 +92,7 @@ def histogram_range(
     return _search_histogram(values, weights, low, high, spec)
 
 
-def _histogram_percentiles(
-    values: Tensor, weights: Tensor, spec: QuantSpec
-) -> tuple[float, float]:
+def _histogram_percentiles(values: Tensor, weights: Tensor, spec: QuantSpec) -> tuple[float, float]:
     keep = spec.percentile / 100
     if spec.symmetric:
         values, order = values.abs().sort()

@@ -53,7 +53,7 @@ class QuantSpec:
         is_int = isinstance(self.bits, int) and not isinstance(self.bits, bool)
         if not is_int or not MIN_BITS <= self.bits <= MAX_BITS:
             raise QuantFaceError(
-                f"bits: found {self.bits!r}, allowed are whole numbers from {MIN_BITS} to {MAX_BITS}"
+                f"bits: found {self.bits!r}, allowed are whole numbers {MIN_BITS} to {MAX_BITS}"
             )
         if not isinstance(self.symmetric, bool):
             raise QuantFaceError(f"symmetric: found {self.symmetric!r}, allowed are true and false")
@@ -141,8 +141,8 @@ class Recipe:
     def from_dict(cls, options: Mapping[str, Any]) -> Recipe:
         """A recipe from YAML or JSON.
 
-        ``name`` may be a setting's name; the other keys then replace parts of that recipe. Any other
-        name needs ``weights`` and ``activations`` with their ``bits``.
+        ``name`` may be a setting's name; the other keys then replace parts of that recipe. Any
+        other name needs ``weights`` and ``activations`` with their ``bits``.
 
         Raises:
             QuantFaceError: an unknown key, or a value that is not allowed.

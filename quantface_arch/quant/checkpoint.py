@@ -1,0 +1,279 @@
+"""Checkpoints: one ``.safetensors`` file that needs nothing else to be loaded, and no pickle.
+
+Tensors of a quantized model, for a layer called NAME:
+
+- ``NAME.weight``: uint8 (n,), the weight's integers counted from the grid's lowest, packed.
+- ``NAME.weight_scale``: float32 (Cout,) or (1,); ``NAME.weight_zero_point``: uint8, only where the
+  grid is asymmetric.
+- ``activations``: float32 (layers, 4), a row per layer in the order of the metadata's ``bits``:
+  step, zero point, and the range (low, high) of the layer's input before balancing.
+- everything else (biases, norms, codebooks) under its own name, at 16 bits where that holds it.
+
+A float model has only the last kind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.fsutil import atomic_path
+from quantface_arch.quant.convert import convert_layers
+from quantface_arch.quant.layers import QuantLayer, State, quant_layers
+from quantface_arch.quant.metadata import Metadata, opened
+from quantface_arch.quant.packing import pack, packed_size, unpack
+from quantface_arch.quant.quantizer import dequantize, grid, quantize
+from quantface_arch.quant.specs import Recipe
+
+__all__ = ["load_checkpoint", "read_metadata", "round_float_parts", "save_checkpoint"]
+
+ACTIVATIONS = "activations"
+FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def save_checkpoint(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    arch: Mapping[str, Any],
+    extra: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write a float or a quantized model.
+
+    Float parts are rounded to ``dtype`` in the file only: for a loaded model that equals the saved
+    one bit by bit, call ``round_float_parts`` before (``quantize`` has done so).
+
+    Args:
+        arch: type and options from which ``load_checkpoint``'s ``build`` makes the float model.
+        extra: plain data to keep in the metadata.
+        dtype: float16, bfloat16 or float32, of the parts that are not quantized; a tensor that
+            leaves float16's range is kept in float32.
+
+    Raises:
+        QuantFaceError: a layer is not calibrated, the file cannot be written, or ``arch`` or
+            ``extra`` is no plain data.
+    """
+    layers = _layers(model)
+    tensors = {name: _stored(value, dtype) for name, value in _float_parts(model).items()}
+    for name, layer in layers.items():
+        tensors.update({f"{name}.{key}": value for key, value in _packed(name, layer).items()})
+    if layers:
+        tensors[ACTIVATIONS] = torch.stack([_activation_row(layer) for layer in layers.values()])
+    bits = {
+        name: (layer.weight_spec.bits, layer.activation_spec.bits) for name, layer in layers.items()
+    }
+    metadata = Metadata(
+        arch=dict(arch),
+        state=State.QUANTIZED if layers else State.FLOAT,
+        bits=bits,
+        recipe=model.quant_recipe if layers else None,  # type: ignore[arg-type]
+        extra=dict(extra or {}),
+    )
+    header = metadata.to_header()
+    with atomic_path(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=header)
+        except OSError as error:
+            raise QuantFaceError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The checked metadata of a checkpoint, without reading its tensors.
+
+    Raises:
+        QuantFaceError: missing, truncated, of another format or version, malformed.
+    """
+    with opened(Path(path)) as (_, metadata):
+        return metadata.to_dict()
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str], build: Callable[[dict[str, Any]], nn.Module]
+) -> nn.Module:
+    """Build a model and fill it from a checkpoint; the original weights are not needed.
+
+    Args:
+        build: makes the float architecture from the metadata's ``arch``. Its random initialization
+            is skipped.
+
+    Returns:
+        the model on the CPU, in evaluation mode, its floating-point parts in float32.
+
+    Raises:
+        QuantFaceError: the file is damaged, of another version, or does not fit the architecture;
+            the message names the file and the key.
+    """
+    path = Path(path)
+    with opened(path) as (file, metadata):
+        try:
+            with _SkipInit():
+                model = build(metadata.arch)
+            if metadata.recipe is not None:
+                convert_layers(model, metadata.recipe, metadata.bits)
+        except (QuantFaceError, KeyError, TypeError) as error:
+            detail = error if isinstance(error, QuantFaceError) else f"arch: {error!r}"
+            raise QuantFaceError(f"{path}: {detail}") from error
+        _Reader(path, file).fill(model, list(metadata.bits))
+    return model.eval()
+
+
+@torch.no_grad()
+def round_float_parts(model: nn.Module, dtype: torch.dtype = torch.float16) -> None:
+    """Round, in place, whatever a checkpoint does not hold as integers to what it will hold."""
+    for value in _float_parts(model).values():
+        value.copy_(_stored(value, dtype))
+
+
+class _SkipInit(TorchFunctionMode):
+    """``torch.nn.init`` does nothing: every value is about to come from a file."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def _layers(model: nn.Module) -> dict[str, QuantLayer]:
+    """Quantized layers by their name in the model as it is now."""
+    layers = {
+        name: module for name, module in model.named_modules() if isinstance(module, QuantLayer)
+    }
+    for name, layer in layers.items():
+        if layer.state is not State.QUANTIZED:
+            raise QuantFaceError(
+                f"layer {name}: found state {layer.state.value}, only quantized can be saved"
+            )
+    if layers and not isinstance(getattr(model, "quant_recipe", None), Recipe):
+        raise QuantFaceError("checkpoint: give the very model that convert was called on")
+    return layers
+
+
+def _float_parts(model: nn.Module) -> dict[str, Tensor]:
+    """Tensors of the state that are stored as they are, those under several names once."""
+    owned = {
+        id(value)
+        for layer in quant_layers(model)
+        for value in (layer.weight, *layer.buffers(recurse=False))
+    }
+    parts: dict[str, Tensor] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        is_tensor = isinstance(value, Tensor) and not name.endswith("_extra_state")
+        if is_tensor and id(value) not in owned:
+            owned.add(id(value))
+            parts[name] = value
+    return parts
+
+
+def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
+    value = value.detach().cpu()
+    if value.is_floating_point():
+        fits = value.numel() == 0 or bool(value.abs().max() <= torch.finfo(dtype).max)
+        value = value.to(dtype if fits else torch.float32)
+    return value.contiguous().clone()
+
+
+def _packed(name: str, layer: QuantLayer) -> dict[str, Tensor]:
+    spec = layer.weight_spec
+    qmin, qmax = grid(spec.bits, spec.symmetric)
+    scale, zero = layer.per_weight(layer.weight_scale), layer.per_weight(layer.weight_zero_point)
+    weight = layer.weight.detach()
+    integers = quantize(weight, scale, zero, qmin, qmax)
+    if not torch.equal(dequantize(integers, scale, zero).to(weight.dtype), weight):
+        raise QuantFaceError(f"layer {name}: its weight was changed after it was quantized")
+    tensors = {"weight": pack((integers - qmin).cpu(), spec.bits)}
+    tensors["weight_scale"] = layer.weight_scale.detach().float().cpu().clone()
+    if not spec.symmetric:
+        tensors["weight_zero_point"] = layer.weight_zero_point.detach().cpu().to(torch.uint8)
+    return tensors
+
+
+def _activation_row(layer: QuantLayer) -> Tensor:
+    values = (layer.act_scale, layer.act_zero_point, layer.act_low, layer.act_high)
+    return torch.stack(values).detach().float().cpu()
+
+
+class _Reader:
+    """Fills a model from an open checkpoint, checking every tensor before it is used."""
+
+    def __init__(self, path: Path, file: Any) -> None:
+        self.path = path
+        self.file = file
+        self.keys = set(file.keys())
+        self.used: set[str] = set()
+
+    @torch.no_grad()
+    def fill(self, model: nn.Module, order: list[str]) -> None:
+        for name, value in _float_parts(model).items():
+            allowed = FLOATS if value.is_floating_point() else (value.dtype,)
+            value.copy_(self.read(name, tuple(value.shape), allowed))
+        if order:
+            table = self.read(ACTIVATIONS, (len(order), 4), (torch.float32,))
+            for name, row in zip(order, table, strict=True):
+                layer = model.get_submodule(name)
+                assert isinstance(layer, QuantLayer)
+                self.fill_weight(name, layer)
+                self.fill_activation(name, layer, row)
+        extra = sorted(self.keys - self.used)
+        if extra:
+            raise self.error(extra[0], "found in the file, but the architecture has no such tensor")
+
+    def read(self, key: str, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...]) -> Tensor:
+        if key not in self.keys:
+            raise self.error(key, "not found in the file, but the architecture needs it")
+        self.used.add(key)
+        value = self.file.get_tensor(key)
+        if tuple(value.shape) != shape or value.dtype not in dtypes:
+            wanted = " or ".join(str(dtype) for dtype in dtypes)
+            raise self.error(
+                key, f"found {value.dtype} {tuple(value.shape)}, wanted is {wanted} {shape}"
+            )
+        return value
+
+    def fill_weight(self, name: str, layer: QuantLayer) -> None:
+        spec, key = layer.weight_spec, f"{name}.weight"
+        shape = tuple(layer.weight_scale.shape)
+        scale = self.read(f"{key}_scale", shape, (torch.float32,))
+        if not bool((scale.isfinite() & (scale > 0)).all()):
+            raise self.error(f"{key}_scale", "found a step that is not positive and finite")
+        zero = torch.zeros_like(scale)
+        qmin, qmax = grid(spec.bits, spec.symmetric)
+        if not spec.symmetric:
+            zero = self.read(f"{key}_zero_point", shape, (torch.uint8,)).float()
+            if bool((zero > qmax).any()):
+                raise self.error(f"{key}_zero_point", f"found a value above {qmax}")
+        count = layer.weight.numel()
+        packed = self.read(key, (packed_size(count, spec.bits),), (torch.uint8,))
+        integers = unpack(packed, spec.bits, count).view(layer.weight.shape).int() + qmin
+        if int(integers.max()) > qmax:
+            raise self.error(key, f"found an integer above the grid's largest, {qmax}")
+        layer.weight_scale.copy_(scale)
+        layer.weight_zero_point.copy_(zero)
+        values = dequantize(integers, layer.per_weight(scale), layer.per_weight(zero))
+        layer.weight = nn.Parameter(values, requires_grad=False)
+        layer.state = State.QUANTIZED
+
+    def fill_activation(self, name: str, layer: QuantLayer, row: Tensor) -> None:
+        scale, zero, low, high = (float(value) for value in row)
+        qmin, qmax = grid(layer.activation_spec.bits, layer.activation_spec.symmetric)
+        finite = bool(row.isfinite().all())
+        if not finite or scale <= 0 or zero != round(zero) or not qmin <= zero <= qmax:
+            raise self.error(ACTIVATIONS, f"layer {name}: found {row.tolist()}, not a valid grid")
+        if low > high:
+            raise self.error(ACTIVATIONS, f"layer {name}: found a range from {low} to {high}")
+        buffers = (layer.act_scale, layer.act_zero_point, layer.act_low, layer.act_high)
+        for buffer, value in zip(buffers, row, strict=True):
+            buffer.copy_(value)
+
+    def error(self, key: str, what: str) -> QuantFaceError:
+        return QuantFaceError(f"{self.path}: key {key}: {what}")

@@ -1,0 +1,146 @@
+"""The JSON inside a checkpoint that says what its tensors are. Read without trusting it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from quantface_arch import __version__
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.layers import State
+from quantface_arch.quant.specs import MAX_BITS, MIN_BITS, Recipe
+
+__all__ = ["FORMAT_VERSION", "Metadata", "opened", "parse_metadata"]
+
+FORMAT_VERSION = 1
+KEY = "quantface"
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Description of a checkpoint.
+
+    Attributes:
+        arch: type and options of the architecture.
+        state: ``float`` or ``quantized``.
+        bits: by layer, bits of the weight and of the input; the order is that of the rows of the
+            tensor ``activations``.
+        recipe: None for a float checkpoint.
+        extra: anything else that is plain data.
+    """
+
+    arch: dict[str, Any]
+    state: State
+    bits: dict[str, tuple[int, int]] = field(default_factory=dict)
+    recipe: Recipe | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    package_version: str = __version__
+    format_version: int = FORMAT_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as ``read_metadata`` returns it."""
+        return {
+            **asdict(self),
+            "state": self.state.value,
+            "bits": {name: {"w": w, "a": a} for name, (w, a) in self.bits.items()},
+            "recipe": None if self.recipe is None else self.recipe.to_dict(),
+        }
+
+    def to_header(self) -> dict[str, str]:
+        """The metadata of a ``.safetensors`` file.
+
+        Raises:
+            QuantFaceError: the architecture's options or the extra data are no plain data.
+        """
+        try:
+            text = json.dumps(self.to_dict(), separators=(",", ":"), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise QuantFaceError(f"checkpoint metadata: {error}; plain data is wanted") from error
+        return {KEY: text}
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Any, Metadata]]:
+    """Open a checkpoint for reading: safetensors' handle and the checked metadata.
+
+    Raises:
+        QuantFaceError: missing, truncated, of another format or version, malformed metadata; also
+            wraps safetensors' own errors while the block runs.
+    """
+    if not path.is_file():
+        raise QuantFaceError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            yield file, parse_metadata(path, file.metadata())
+    except (SafetensorError, OSError) as error:
+        detail = " ".join(str(error).split())
+        raise QuantFaceError(
+            f"{path}: not a readable .safetensors file, truncated or of another kind ({detail})"
+        ) from error
+
+
+def parse_metadata(path: Path, header: Mapping[str, str] | None) -> Metadata:
+    """Check the metadata of a file; ``path`` is for messages.
+
+    Raises:
+        QuantFaceError: naming the file and the key that is wrong.
+    """
+    if KEY not in (header or {}):
+        raise QuantFaceError(f"{path}: not a checkpoint of this package (no metadata key {KEY!r})")
+    try:
+        found = json.loads((header or {})[KEY])
+    except (ValueError, RecursionError) as error:
+        raise QuantFaceError(f"{path}: metadata key {KEY!r} is not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise QuantFaceError(f"{path}: metadata key {KEY!r}: found {found!r}, a mapping is wanted")
+    version = found.get("format_version")
+    if version != FORMAT_VERSION:
+        raise QuantFaceError(
+            f"{path}: format_version: found {version!r}, this package reads {FORMAT_VERSION}"
+        )
+    for name, kind in (("arch", dict), ("bits", dict), ("extra", dict), ("package_version", str)):
+        if not isinstance(found.get(name), kind):
+            raise QuantFaceError(f"{path}: metadata {name}: found {found.get(name)!r}")
+    states = {state.value: state for state in (State.FLOAT, State.QUANTIZED)}
+    if found.get("state") not in states:
+        allowed = ", ".join(states)
+        raise QuantFaceError(
+            f"{path}: metadata state: found {found.get('state')!r}, allowed are {allowed}"
+        )
+    state = states[found["state"]]
+    if (state is State.QUANTIZED) != bool(found["bits"]):
+        raise QuantFaceError(
+            f"{path}: metadata bits: found {len(found['bits'])} layers in state {state.value}"
+        )
+    return Metadata(
+        arch=found["arch"],
+        state=state,
+        bits={name: _widths(path, name, widths) for name, widths in found["bits"].items()},
+        recipe=_recipe(path, found.get("recipe")) if state is State.QUANTIZED else None,
+        extra=found["extra"],
+        package_version=found["package_version"],
+    )
+
+
+def _recipe(path: Path, options: object) -> Recipe:
+    try:
+        return Recipe.from_dict(options)  # type: ignore[arg-type]
+    except QuantFaceError as error:
+        raise QuantFaceError(f"{path}: metadata {error}") from error
+
+
+def _widths(path: Path, name: str, widths: object) -> tuple[int, int]:
+    if isinstance(widths, dict) and widths.keys() == {"w", "a"}:
+        found = (widths["w"], widths["a"])
+        if all(type(bits) is int and MIN_BITS <= bits <= MAX_BITS for bits in found):
+            return found
+    raise QuantFaceError(
+        f"{path}: metadata bits of layer {name!r}: found {widths!r}, "
+        f"w and a from {MIN_BITS} to {MAX_BITS} are wanted"
+    )

@@ -1,0 +1,61 @@
+"""Calibration statistics on disk, so that a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from quantface_arch.fsutil import atomic_path
+from quantface_arch.quant.calibrate import Calibration
+
+__all__ = ["CalibrationStore"]
+
+
+class CalibrationStore:
+    """One file with the statistics of a calibration that is under way.
+
+    Args:
+        path: of the file.
+        key: names everything the statistics depend on (model, recipe, pictures, batch size); a file
+            of another key is not used.
+        every: save after this many batches.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], key: str, every: int = 4) -> None:
+        self.path = Path(path)
+        self.key = key
+        self.every = every
+
+    def load(self, calibration: Calibration) -> int:
+        """Fill ``calibration`` and return how many batches it has seen.
+
+        0, and nothing filled, where there is no file, a damaged one or one of another key.
+        """
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                header = file.metadata() or {}
+                if header.get("key") != self.key:
+                    return 0
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                batches = int(json.loads(header["batches"]))
+        except (SafetensorError, OSError, KeyError, ValueError):
+            return 0
+        calibration.load_state_dict(state)
+        return batches
+
+    def save(self, calibration: Calibration, batches: int) -> None:
+        """Write the statistics after ``batches`` batches, if it is time to."""
+        if batches % self.every:
+            return
+        # Layers that nothing has reached yet hold empty tensors, which may share their (no) memory.
+        state = {name: value.clone() for name, value in calibration.state_dict().items()}
+        with atomic_path(self.path) as temporary:
+            save_file(state, temporary, metadata={"key": self.key, "batches": str(batches)})
+
+    def remove(self) -> None:
+        """Delete the file."""
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,23 @@
+"""The oracle: a checkpoint executed by torch in floating point, quantization simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from quantface_arch.quant.checkpoint import load_checkpoint
+
+__all__ = ["load", "missing"]
+
+
+def missing() -> str | None:
+    """Always usable: None."""
+    return None
+
+
+def load(path: Path, build: Callable[[dict[str, Any]], nn.Module]) -> nn.Module:
+    """Load a float or quantized checkpoint; no faster than floating point, see the checkpoint."""
+    return load_checkpoint(path, build)

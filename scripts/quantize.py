@@ -1,0 +1,171 @@
+"""Post-training quantization of a face restorer, without training."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantface_arch.cli import Parser, run
+from quantface_arch.errors import QuantFaceError, UsageError
+from quantface_arch.fsutil import atomic_path
+from quantface_arch.images import SUFFIXES, load_rgb, resize
+from quantface_arch.quant import CalibrationStore, Recipe, quantize, read_metadata, save_checkpoint
+from quantface_arch.quant.specs import RANGES
+from quantface_arch.zoo import load_model, resolve_model
+
+DESCRIPTION = """\
+Quantize a face restorer after training: convert its layers, watch them run on a few faces, fix
+their ranges, round their weights, and write one small .safetensors file that needs nothing else.
+
+examples:
+  the shipped restorer, 4-bit weights and 8-bit activations:
+    python scripts/quantize.py --model mini --recipe w4a8 -i datasets/faces -o mini-w4a8.safetensors
+  OSDFace's own files, with Stable Diffusion 2.1-base from a local folder:
+    python scripts/quantize.py --model weights/OSDFace --base weights/sd21-base --recipe w8a8 \\
+        -i datasets/faces -o osdface-w8a8.safetensors
+  only the UNet:
+    python scripts/quantize.py --model mini --recipe w4a4 --include 'unet.*' -i faces -o unet4.safetensors
+
+Faces: aligned, degraded as the ones to be restored; 16 to 64 are enough. Killed half-way, the same
+command goes on where it was (statistics are kept in OUTPUT.calib.safetensors until it ends).
+"""
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", required=True, help="shipped name, checkpoint, or folder of OSDFace's files")
+    add("--base", help="Stable Diffusion 2.1-base: folder or hub id (for a folder of OSDFace's)")
+    add("--recipe", default="w4a8", help="wXaY with X and Y from 2 to 8 (default: %(default)s)")
+    add("-i", "--input", required=True, type=Path, help="a face, or a folder searched for faces")
+    add("-o", "--output", required=True, type=Path, help="checkpoint to write, .safetensors")
+    add("--num-images", type=_positive, default=32, help="faces to use (default: %(default)s)")
+    add("--size", type=_positive, default=512, help="side faces are resized to (%(default)s)")
+    add("--batch-size", type=_positive, default=4, help="faces at a time (default: %(default)s)")
+    add("--range", choices=RANGES, default="mse", help="how ranges are found (%(default)s)")
+    add("--include", nargs="+", metavar="GLOB", default=["*"], help="layers to quantize (all)")
+    add("--exclude", nargs="+", metavar="GLOB", default=[], help="layers to leave as they are")
+    add("--device", default="cpu", help="torch device to calibrate on (default: %(default)s)")
+    add("--report", type=Path, help="write the table of layers to this file")
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Quantize, save, print the sizes."""
+    _check_output(args.output)
+    faces = find_faces(args.input)[: args.num_images]
+    recipe = Recipe.from_name(args.recipe)
+    arch = read_arch(args.model)
+    model = load_model(args.model, runtime="reference", device=args.device, base=args.base)
+    recipe = replace(
+        recipe,
+        weights=replace(recipe.weights, range=args.range),
+        activations=replace(recipe.activations, range=args.range),
+        include=tuple(args.include),
+        exclude=tuple(args.exclude),
+        eight_bit=getattr(model, "eight_bit_patterns", ()),
+    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    store = CalibrationStore(
+        args.output.with_name(args.output.name.removesuffix(".safetensors") + ".calib.safetensors"),
+        fingerprint(model, recipe, faces, args.size, args.batch_size),
+    )
+    report = quantize(
+        model, recipe, read_faces(faces, args.size), batch_size=args.batch_size, store=store
+    )
+    extra = {"calibration": {"pictures": len(faces), "size": args.size}}
+    save_checkpoint(model, args.output, arch, extra)
+    store.remove()
+    if args.report:
+        with atomic_path(args.report) as temporary:
+            temporary.write_text(f"{report}\n")
+    size = args.output.stat().st_size
+    print(report.summary())
+    print(
+        f"{args.output}: {size:,} bytes for {parameters:,} parameters, "
+        f"{size / parameters:.3f} bytes a parameter, {4 * parameters / size:.1f} times smaller "
+        "than fp32"
+    )
+    return 0
+
+
+def read_arch(model: str) -> dict[str, Any]:
+    """Type and options of the architecture of a float model.
+
+    Raises:
+        QuantFaceError: the model is quantized already.
+    """
+    path = resolve_model(model)
+    if path.is_dir():
+        return {"type": "OSDFace", "preset": "osdface"}
+    metadata = read_metadata(path)
+    if metadata["state"] != "float":
+        raise QuantFaceError(f"{path}: found state {metadata['state']}, a float model is wanted")
+    return metadata["arch"]
+
+
+def find_faces(source: Path) -> list[Path]:
+    """The picture given, or all pictures in and below a folder, sorted.
+
+    Raises:
+        UsageError: no such path, or a folder without pictures.
+    """
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise UsageError(f"{source}: no such file or folder of faces")
+    faces = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not faces:
+        raise UsageError(f"{source}: no picture in this folder ({', '.join(sorted(SUFFIXES))})")
+    return faces
+
+
+def read_faces(paths: list[Path], size: int) -> Iterator[Tensor]:
+    """Faces as float (3, size, size) in [-1, 1], one at a time."""
+    for path in paths:
+        rgb = torch.from_numpy(resize(load_rgb(path), size, size))
+        yield rgb.permute(2, 0, 1).float() / 127.5 - 1
+
+
+def fingerprint(
+    model: nn.Module, recipe: Recipe, faces: list[Path], size: int, batch_size: int
+) -> str:
+    """Hash of everything that calibration statistics depend on."""
+    digest = hashlib.sha256(json.dumps([recipe.to_dict(), size, batch_size]).encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    for face in faces:
+        digest.update(hashlib.sha256(face.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _check_output(path: Path) -> None:
+    if path.suffix != ".safetensors":
+        raise UsageError(f"{path}: checkpoints are written as .safetensors")
+    # Asked for now rather than after minutes of calibration.
+    parent = path.parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UsageError(f"{path}: cannot write into {parent}")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, allowed are whole numbers from 1")
+    return int(text)
+
+
+if __name__ == "__main__":
+    run(main, make_parser())

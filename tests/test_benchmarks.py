@@ -1,0 +1,50 @@
+"""Every benchmark runs: a table on its output and the same figures in its JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+BENCHMARKS = ("mini_quality", "osdface_memory", "restore_memory")
+
+
+def test_every_benchmark_is_listed(repo):
+    found = {path.stem for path in (repo / "benchmarks").glob("*.py")}
+    assert found - {"make_lq", "score", "report"} == set(BENCHMARKS)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_smoke_run(repo, tmp_path, data_root, name):
+    command = [sys.executable, str(repo / f"benchmarks/{name}.py"), "--smoke"]
+    result = subprocess.run(
+        [*command, "--json", str(tmp_path / "out.json")],
+        env={**os.environ, "QUANTFACE_DATA": str(data_root)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert rows and result.stdout.count("|") > 2 * len(rows)
+
+
+def test_degraded_faces_score_as_expected(repo, tmp_path, data_root):
+    clean = tmp_path / "clean"
+    clean.mkdir()
+    for source in sorted((data_root / "faces/tune512").glob("*.jpg"))[:2]:
+        (clean / source.name).write_bytes(source.read_bytes())
+    scripts = repo / "benchmarks"
+    make = [sys.executable, str(scripts / "make_lq.py"), str(clean), str(tmp_path / "lq")]
+    subprocess.run([*make, "--gt-out", str(tmp_path / "gt")], check=True)
+
+    def scored(folder):
+        score = [sys.executable, str(scripts / "score.py"), str(folder), str(tmp_path / "gt")]
+        return json.loads(subprocess.run(score, check=True, capture_output=True).stdout)
+
+    same, low = scored(tmp_path / "gt"), scored(tmp_path / "lq")
+    assert same["ssim"] == same["sharpness"] == 1 and same["psnr"] > 100
+    assert low["images"] == 2 and 15 < low["psnr"] < 40 and low["ssim"] < 1
