@@ -58,7 +58,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--model", default="mini-w4a8", metavar="NAME_OR_PATH", help="default: %(default)s")
     add("--runtime", choices=_RUNTIMES, default="auto", help="default: %(default)s")
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:0")
-    add("--batch-size", type=_integer(1), default=4, metavar="N", help="faces at once")
+    add("--batch-size", type=_integer(1), metavar="N", help="faces at once: 1, on a GPU 8")
     add("--sample", action="store_true", help="sample the latent instead of taking its mean")
     add("--seed", type=_integer(0), default=0, help="of --sample, with the picture's content")
     add(

@@ -100,7 +100,7 @@ class Run:
     def _is_full(self) -> bool:
         faces = sum(len(item.crops) for item in self._waiting)
         pixels = sum(item.picture.size[0] * item.picture.size[1] for item in self._waiting)
-        return faces >= self.args.batch_size or pixels >= _MAX_WAITING_PIXELS
+        return faces >= self.restorer.batch_size or pixels >= _MAX_WAITING_PIXELS
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []

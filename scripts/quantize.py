@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ examples:
     python scripts/quantize.py --model weights/OSDFace --base weights/sd21-base --recipe w8a8 \\
         -i datasets/faces -o osdface-w8a8.safetensors
   only the UNet:
-    python scripts/quantize.py --model mini --recipe w4a4 --include 'unet.*' -i faces -o unet4.safetensors
+    python scripts/quantize.py --model mini --recipe w4a4 --include 'unet.*' \\
+        -i datasets/faces -o mini-unet4.safetensors
 
 Faces: aligned, degraded as the ones to be restored; 16 to 64 are enough. Killed half-way, the same
 command goes on where it was (statistics are kept in OUTPUT.calib.safetensors until it ends).
@@ -80,9 +81,7 @@ def main(args: argparse.Namespace) -> int:
         args.output.with_name(args.output.name.removesuffix(".safetensors") + ".calib.safetensors"),
         fingerprint(model, recipe, faces, args.size, args.batch_size),
     )
-    report = quantize(
-        model, recipe, read_faces(faces, args.size), batch_size=args.batch_size, store=store
-    )
+    report = quantize(model, recipe, Faces(faces, args.size), args.batch_size, store=store)
     extra = {"calibration": {"pictures": len(faces), "size": args.size}}
     save_checkpoint(model, args.output, arch, extra)
     store.remove()
@@ -130,11 +129,19 @@ def find_faces(source: Path) -> list[Path]:
     return faces
 
 
-def read_faces(paths: list[Path], size: int) -> Iterator[Tensor]:
-    """Faces as float (3, size, size) in [-1, 1], one at a time."""
-    for path in paths:
-        rgb = torch.from_numpy(resize(load_rgb(path), size, size))
-        yield rgb.permute(2, 0, 1).float() / 127.5 - 1
+class Faces(Sequence[Tensor]):
+    """Faces read when they are asked for, float (3, size, size) in [-1, 1]."""
+
+    def __init__(self, paths: list[Path], size: int) -> None:
+        self.paths = paths
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        rgb = torch.tensor(resize(load_rgb(self.paths[index]), self.size, self.size))
+        return rgb.permute(2, 0, 1).float() / 127.5 - 1
 
 
 def fingerprint(

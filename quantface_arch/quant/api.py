@@ -38,7 +38,7 @@ def quantize(
         calibration_images: pictures as the network sees them in use: one tensor (N, 3, H, W), or an
             iterable of pictures (3, H, W) and batches (n, 3, H, W). Read once, batch by batch.
         batch_size: pictures that go through the network at a time.
-        progress: show a bar on stderr.
+        progress: show a bar on stderr, with an end in sight if the pictures have a ``len``.
         store: where statistics are kept while calibrating, and picked up after a crash.
 
     Returns:
@@ -73,15 +73,13 @@ def _run(
 ) -> None:
     done = store.load(calibration) if store else 0
     device = next(model.parameters()).device
-    total = -(-len(images) // batch_size) if isinstance(images, Tensor) else None
     seen = 0
-    with tqdm(total=total, desc="calibrating", unit="batch", disable=not progress) as bar:
-        for seen, batch in enumerate(_batches(images, batch_size), start=1):
-            if seen > done:
-                model(batch.to(device))
-                if store:
-                    store.save(calibration, seen)
-            bar.update()
+    bar = tqdm(images, desc="calibrating", unit="picture", disable=not progress)
+    for seen, batch in enumerate(_batches(bar, batch_size), start=1):
+        if seen > done:
+            model(batch.to(device))
+            if store:
+                store.save(calibration, seen)
     if seen == 0:
         raise QuantFaceError("calibration_images: found none, at least one is needed")
 

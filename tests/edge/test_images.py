@@ -151,7 +151,7 @@ def test_damaged_and_unfit_files_are_named_in_one_line(tmp_path, pixels):
 
 def test_an_unwritable_place_is_named(tmp_path, pixels):
     (tmp_path / "file").write_text("")
-    with pytest.raises(QuantFaceError, match="file/a.png"):
+    with pytest.raises(QuantFaceError, match=r"file/a\.png"):
         write_image(tmp_path / "file" / "a.png", Picture(pixels))
     with pytest.raises(QuantFaceError, match=r"written as \.png"):
         write_image(tmp_path / "a.jpg", Picture(pixels))

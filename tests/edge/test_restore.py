@@ -15,7 +15,7 @@ from quantface_arch.restorer import FaceRestorer
 
 
 class SmallNet(nn.Module):
-    """A small network of the interface of the real ones: a convolution, an encoder for the noise."""
+    """A small network with the interface of the real ones."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -272,7 +272,7 @@ def test_wrong_usage_is_answered_at_once(repo, tmp_path):
 
 def test_real_photographs(restore, data_root, tmp_path):
     photographs = data_root / "inputs/whole"
-    status, stdout, stderr = restore(
+    status, _, stderr = restore(
         "-i", photographs, "--weights-dir", data_root / "weights/facexlib", detector="auto"
     )
     assert status == 0, stderr

@@ -14,7 +14,10 @@ import pytest
 import torch
 import yaml
 
+from quantface_arch.archs import build_arch
+from quantface_arch.quant import quantize, save_checkpoint
 from quantface_arch.quant.checkpoint import read_metadata
+from quantface_arch.zoo import load_model
 
 TINY = {
     "type": "OSDFace",
@@ -150,3 +153,32 @@ def test_mistakes_in_the_options_are_one_line(repo, tmp_path, options, change, w
     last = output.strip().splitlines()[-1]
     assert last.startswith("error: ") and word in last
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("recipe", [None, "w4a8"])
+def test_the_test_loop_restores_with_a_checkpoint(repo, tmp_path, recipe):
+    model = build_arch(TINY).eval()
+    if recipe:
+        quantize(model, recipe, torch.rand(2, 3, 64, 64) * 2 - 1, progress=False)
+    save_checkpoint(model, tmp_path / "model.safetensors", TINY)
+    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    for folder in ("lq", "gt"):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "face.png"), picture)
+    opt = yaml.safe_load((repo / "options/test_mini.yml").read_text())
+    opt["num_gpu"] = 0
+    opt["network_g"] = TINY
+    opt["path"]["pretrain_network_g"] = str(tmp_path / "model.safetensors")
+    opt["datasets"]["test_1"].update(
+        dataroot_gt=str(tmp_path / "gt"), dataroot_lq=str(tmp_path / "lq")
+    )
+    status, output = run(repo, tmp_path, opt, phase="test")
+    assert status == 0, output
+    assert all(f"# {name}:" in output for name in ("psnr", "ssim", "edge_psnr", "sharpness"))
+    saved = next((tmp_path / "results").rglob("face*.png"))
+    loaded = load_model(tmp_path / "model.safetensors")
+    x = torch.from_numpy(picture[:, :, ::-1].copy()).permute(2, 0, 1)[None] / 255.0
+    with torch.no_grad():
+        y = ((loaded(x * 2 - 1)[0] + 1) * 127.5).permute(1, 2, 0).numpy()[:, :, ::-1]
+    # A rounding boundary may fall either way between two orders of summation.
+    assert np.abs(cv2.imread(str(saved)).astype(float) - y).max() < 1.01

@@ -1,0 +1,253 @@
+"""OSDFace from its authors' files and a folder of Stable Diffusion 2.1-base."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin, UNet2DConditionModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from quantface_arch.archs.lora import merge_lora
+from quantface_arch.archs.osdface_arch import OSDFace
+from quantface_arch.errors import QuantFaceError
+
+__all__ = ["load_osdface_folder", "resolve_base"]
+
+VRE_FILE = "associate_2.ckpt"
+EMBEDDING_FILE = "embedding_change_weights.pth"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+BASE_FOLDER = "stable-diffusion-2-1-base"
+BASE_VARIABLE = "QUANTFACE_SD_BASE"
+
+VRE_PREFIX = "vqvae_LQ."
+# The VQGAN's other half, and the attention's norm of a second input, which self-attention has not.
+VRE_UNUSED = re.compile(
+    r"decoder.*|post_quant_conv\..*|encoder\.(down\.\d+\.attn\.\d+|mid\.attn_1)\.norm2\..*"
+)
+# Configuration that changes neither a weight nor what the network computes in float32.
+INERT_OPTIONS = {"sample_size", "upcast_attention", "force_upcast"}
+
+
+def load_osdface_folder(
+    folder: str | os.PathLike[str],
+    base: str | os.PathLike[str] | None = None,
+    *,
+    alpha: float | None = None,
+    preset: str = "osdface",
+    overrides: Mapping[str, Any] | None = None,
+    local_files_only: bool = False,
+) -> OSDFace:
+    """Build OSDFace from the files that its authors published and merge the UNet's LoRA.
+
+    ``folder`` holds ``associate_2.ckpt`` (the VRE), ``embedding_change_weights.pth`` (either may be
+    a ``.safetensors`` file of the same stem instead, which is then preferred) and
+    ``pytorch_lora_weights.safetensors``.
+
+    Args:
+        folder: of the three files.
+        base: Stable Diffusion 2.1-base in diffusers' layout (``unet/``, ``vae/``, ``scheduler/``),
+            see ``resolve_base``.
+        alpha: of the LoRA; None takes what its file says, else 16.
+        preset, overrides: sizes, and other options of ``OSDFace``.
+        local_files_only: take a hub id from the local cache, never from the network.
+
+    Returns:
+        the model on the CPU in float32, in evaluation mode. Its attribute ``arch_options`` holds
+        what ``build_arch`` and ``save_checkpoint`` take as its architecture.
+
+    Raises:
+        QuantFaceError: a file is missing, unreadable, needs more than tensors to be unpickled, or
+            holds other keys or shapes than the architecture; the message names file and keys.
+    """
+    folder = Path(folder)
+    source = resolve_base(folder, base)
+    offline = local_files_only or Path(source).is_dir()
+    options = {"preset": preset, **(overrides or {}), **_read_schedule(source, offline)}
+    with init_empty_weights():
+        model = OSDFace(**options)
+    vre_path, vre = _read_tensors(folder, VRE_FILE)
+    _fill(model.vre, _select_vre(vre_path, vre), vre_path)
+    change_path, change = _read_tensors(folder, EMBEDDING_FILE)
+    _fill(model.embedding_change, change, change_path)
+    vae = _read_network(AutoencoderKL, source, "vae", model.vae.config, offline)
+    _fill(model.vae, vae.state_dict(), f"{source}/vae")
+    unet = _read_network(UNet2DConditionModel, source, "unet", model.unet.config, offline)
+    unet = merge_lora(unet, folder / LORA_FILE, alpha)
+    _fill(model.unet, unet.state_dict(), f"{source}/unet")
+    model.arch_options = {"type": "OSDFace", **options}
+    return model.eval()
+
+
+def resolve_base(folder: Path, base: str | os.PathLike[str] | None = None) -> str:
+    """Where Stable Diffusion 2.1-base is: a folder, or an id on the Hugging Face hub.
+
+    ``base`` if given, else the environment variable QUANTFACE_SD_BASE, else the folder
+    ``stable-diffusion-2-1-base`` beside OSDFace's files.
+
+    Raises:
+        QuantFaceError: nothing there; the message says how to point to it.
+    """
+    found = str(base or os.environ.get(BASE_VARIABLE) or folder / BASE_FOLDER)
+    is_default = not base and not os.environ.get(BASE_VARIABLE)
+    is_hub_id = not is_default and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", found)
+    if Path(found).is_dir() or is_hub_id:
+        return found
+    raise QuantFaceError(
+        f"{found}: no such folder; point to Stable Diffusion 2.1-base in diffusers' layout (a "
+        f"folder, or a hub id to download) by the option base or the variable {BASE_VARIABLE}"
+    )
+
+
+def _read_schedule(source: str, offline: bool) -> dict[str, float]:
+    """The noise schedule's betas, once it is sure to be one that the model implements."""
+    name = f"{source}/scheduler/scheduler_config.json"
+    try:
+        config = DDPMScheduler.load_config(source, subfolder="scheduler", local_files_only=offline)
+    except (OSError, ValueError) as error:
+        raise QuantFaceError(f"{name}: {_line(error)}") from error
+    defaults = DDPMScheduler().config
+    wanted = {
+        "prediction_type": "epsilon",
+        "beta_schedule": "scaled_linear",
+        "num_train_timesteps": 1000,
+        "trained_betas": None,
+    }
+    for key, value in wanted.items():
+        found = config.get(key, defaults[key])
+        if found != value:
+            raise QuantFaceError(f"{name}: {key}: found {found!r}, wanted is {value!r}")
+    return {key: float(config.get(key, defaults[key])) for key in ("beta_start", "beta_end")}
+
+
+def _read_network(
+    kind: type[ModelMixin], source: str, part: str, wanted: Mapping[str, Any], offline: bool
+) -> Any:
+    """One of the base model's networks in float32, complete and of the sizes wanted."""
+    try:
+        network, info = _from_pretrained(kind, source, part, offline)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise QuantFaceError(f"{source}/{part}: {_line(error)}") from error
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info.get(problem):
+            keys = _list(str(key) for key in info[problem])
+            raise QuantFaceError(f"{source}/{part}: {problem.replace('_', ' ')}: {keys}")
+    for key, value in wanted.items():
+        found = network.config.get(key)
+        if not key.startswith("_") and key not in INERT_OPTIONS and _plain(found) != _plain(value):
+            raise QuantFaceError(
+                f"{source}/{part}/config.json: {key}: found {found!r}, wanted is {value!r}"
+            )
+    return network
+
+
+def _from_pretrained(
+    kind: type[ModelMixin], source: str, part: str, offline: bool
+) -> tuple[Any, dict[str, Any]]:
+    options = {
+        "subfolder": part,
+        "local_files_only": offline,
+        "use_safetensors": True,
+        "torch_dtype": torch.float32,
+        "output_loading_info": True,
+    }
+    try:
+        return kind.from_pretrained(source, **options)
+    except OSError as error:
+        # Mirrors often keep only the half-precision files.
+        try:
+            return kind.from_pretrained(source, variant="fp16", **options)
+        except OSError:
+            raise error from None
+
+
+def _read_tensors(folder: Path, name: str) -> tuple[Path, dict[str, Tensor]]:
+    """Tensors of a pickled checkpoint, or of a ``.safetensors`` file of the same stem."""
+    pickled, plain = folder / name, (folder / name).with_suffix(".safetensors")
+    path = plain if plain.is_file() else pickled
+    if not path.is_file():
+        raise QuantFaceError(f"{pickled}: no such file (nor {plain.name} beside it)")
+    try:
+        found = load_file(path) if path is plain else _unpickle(path)
+    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
+        if isinstance(error, QuantFaceError):
+            raise
+        raise QuantFaceError(f"{path}: damaged, or no checkpoint ({_line(error)})") from error
+    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+        found = found["state_dict"]
+    if not isinstance(found, Mapping):
+        raise QuantFaceError(f"{path}: found a {type(found).__name__}, a state dict is wanted")
+    return path, {key: value for key, value in found.items() if isinstance(value, Tensor)}
+
+
+def _unpickle(path: Path) -> Any:
+    # Mapped into memory, since most of the file is not wanted; the oldest format cannot be.
+    is_zip = zipfile.is_zipfile(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except pickle.UnpicklingError as error:
+        culprit = re.search(r"GLOBAL (\S+)", str(error))
+        if not is_zip and culprit is None:
+            raise QuantFaceError(f"{path}: damaged, or no checkpoint") from error
+        what = f"it holds {culprit[1]}" if culprit else "it holds more than tensors"
+        raise QuantFaceError(
+            f"{path}: cannot be unpickled safely ({what}); if you trust whoever made it: "
+            f"python scripts/convert_pickle.py {path} {path.with_suffix('.safetensors')}"
+        ) from error
+
+
+def _select_vre(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The VRE's tensors out of an association checkpoint, which also holds a second VQGAN."""
+    names = {
+        key.removeprefix(VRE_PREFIX): value
+        for key, value in tensors.items()
+        if key.startswith(VRE_PREFIX)
+    }
+    if not names:
+        raise QuantFaceError(f"{path}: no key begins with {VRE_PREFIX}")
+    return {key: value for key, value in names.items() if not VRE_UNUSED.fullmatch(key)}
+
+
+def _fill(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Make ``tensors`` the module's parameters: exactly its keys, exactly its shapes.
+
+    Those that are float32 already are shared, not copied.
+    """
+    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    problems = {
+        "missing": [key for key in shapes if key not in tensors],
+        "unexpected": [key for key in tensors if key not in shapes],
+        "of another shape": [
+            f"{key} (found {tuple(tensors[key].shape)}, wanted is {shape})"
+            for key, shape in shapes.items()
+            if key in tensors and tuple(tensors[key].shape) != shape
+        ],
+    }
+    for problem, keys in problems.items():
+        if keys:
+            raise QuantFaceError(f"{path}: keys {problem}: {_list(keys)}")
+    state = {key: value.detach().float().contiguous() for key, value in tensors.items()}
+    module.load_state_dict(state, assign=True)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _list(names: Iterable[str], limit: int = 3) -> str:
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())
