@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError
 
-__all__ = ["merge_lora"]
+__all__ = ["listed", "merge_lora"]
 
 PREFIX = "unet."
 DEFAULT_ALPHA = 16.0
@@ -75,7 +75,7 @@ def _alpha(path: Path, header: Mapping[str, Any]) -> float:
 def _peft_names(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     foreign = [key for key in tensors if not key.startswith(PREFIX)]
     if foreign or not tensors:
-        raise QuantFaceError(f"{path}: keys that are not of a UNet: {_list(foreign) or 'no key'}")
+        raise QuantFaceError(f"{path}: keys that are not of a UNet: {listed(foreign) or 'no key'}")
     named = convert_unet_state_dict_to_peft(
         {key.removeprefix(PREFIX): value for key, value in tensors.items()}
     )
@@ -93,14 +93,16 @@ def _pair(path: Path, named: dict[str, Tensor], unet: nn.Module) -> Factors:
         layer, a_key = key.removesuffix(".lora_A.weight"), key
         b_key = f"{layer}.lora_B.weight"
         module = layers.get(layer)
-        if a_key.endswith(".lora_A.weight") and b_key in named and _fits(
-            module, named[a_key], named[b_key]
+        if (
+            a_key.endswith(".lora_A.weight")
+            and b_key in named
+            and _fits(module, named[a_key], named[b_key])
         ):
             factors[layer] = named[a_key], named[b_key]
             left -= {a_key, b_key}
     if left:
         shapes = [f"{PREFIX}{key} {tuple(named[key].shape)}" for key in sorted(left)]
-        raise QuantFaceError(f"{path}: keys that fit no layer of the UNet: {_list(shapes)}")
+        raise QuantFaceError(f"{path}: keys that fit no layer of the UNet: {listed(shapes)}")
     return factors
 
 
@@ -136,11 +138,13 @@ def _merge(
     }
     unexpected = set_peft_model_state_dict(wrapped, state).unexpected_keys
     if unexpected:
-        raise QuantFaceError(f"{path}: peft takes no {_list(unexpected)}")
+        raise QuantFaceError(f"{path}: peft takes no {listed(unexpected)}")
     with torch.no_grad():
         return wrapped.merge_and_unload()
 
 
-def _list(names: list[str], limit: int = 3) -> str:
+def listed(names: Iterable[str], limit: int = 3) -> str:
+    """The first few names and how many more there are, for messages."""
+    names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

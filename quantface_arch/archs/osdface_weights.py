@@ -6,7 +6,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from quantface_arch.archs.lora import merge_lora
+from quantface_arch.archs.lora import listed, merge_lora
 from quantface_arch.archs.osdface_arch import OSDFace
 from quantface_arch.errors import QuantFaceError
 
@@ -75,15 +75,13 @@ def load_osdface_folder(
     options = {"preset": preset, **(overrides or {}), **_read_schedule(source, offline)}
     with init_empty_weights():
         model = OSDFace(**options)
-    vre_path, vre = _read_tensors(folder, VRE_FILE)
-    _fill(model.vre, _select_vre(vre_path, vre), vre_path)
-    change_path, change = _read_tensors(folder, EMBEDDING_FILE)
-    _fill(model.embedding_change, change, change_path)
+    _fill(model.vre, *_read_vre(folder))
+    _fill(model.embedding_change, *_read_tensors(folder, EMBEDDING_FILE))
     vae = _read_network(AutoencoderKL, source, "vae", model.vae.config, offline)
-    _fill(model.vae, vae.state_dict(), f"{source}/vae")
+    _fill(model.vae, f"{source}/vae", vae.state_dict())
     unet = _read_network(UNet2DConditionModel, source, "unet", model.unet.config, offline)
     unet = merge_lora(unet, folder / LORA_FILE, alpha)
-    _fill(model.unet, unet.state_dict(), f"{source}/unet")
+    _fill(model.unet, f"{source}/unet", unet.state_dict())
     model.arch_options = {"type": "OSDFace", **options}
     return model.eval()
 
@@ -99,8 +97,9 @@ def resolve_base(folder: Path, base: str | os.PathLike[str] | None = None) -> st
     """
     found = str(base or os.environ.get(BASE_VARIABLE) or folder / BASE_FOLDER)
     is_default = not base and not os.environ.get(BASE_VARIABLE)
-    is_hub_id = not is_default and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", found)
-    if Path(found).is_dir() or is_hub_id:
+    # A mistyped path looks like an id as well, but then its first half is a folder here.
+    is_hub_id = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", found) and not Path(found).parent.is_dir()
+    if Path(found).is_dir() or (is_hub_id and not is_default):
         return found
     raise QuantFaceError(
         f"{found}: no such folder; point to Stable Diffusion 2.1-base in diffusers' layout (a "
@@ -139,7 +138,7 @@ def _read_network(
         raise QuantFaceError(f"{source}/{part}: {_line(error)}") from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(problem):
-            keys = _list(str(key) for key in info[problem])
+            keys = listed(str(key) for key in info[problem])
             raise QuantFaceError(f"{source}/{part}: {problem.replace('_', ' ')}: {keys}")
     for key, value in wanted.items():
         found = network.config.get(key)
@@ -190,13 +189,11 @@ def _read_tensors(folder: Path, name: str) -> tuple[Path, dict[str, Tensor]]:
 
 
 def _unpickle(path: Path) -> Any:
-    # Mapped into memory, since most of the file is not wanted; the oldest format cannot be.
-    is_zip = zipfile.is_zipfile(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         culprit = re.search(r"GLOBAL (\S+)", str(error))
-        if not is_zip and culprit is None:
+        if culprit is None and not zipfile.is_zipfile(path):
             raise QuantFaceError(f"{path}: damaged, or no checkpoint") from error
         what = f"it holds {culprit[1]}" if culprit else "it holds more than tensors"
         raise QuantFaceError(
@@ -205,8 +202,9 @@ def _unpickle(path: Path) -> Any:
         ) from error
 
 
-def _select_vre(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _read_vre(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     """The VRE's tensors out of an association checkpoint, which also holds a second VQGAN."""
+    path, tensors = _read_tensors(folder, VRE_FILE)
     names = {
         key.removeprefix(VRE_PREFIX): value
         for key, value in tensors.items()
@@ -214,10 +212,10 @@ def _select_vre(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
     if not names:
         raise QuantFaceError(f"{path}: no key begins with {VRE_PREFIX}")
-    return {key: value for key, value in names.items() if not VRE_UNUSED.fullmatch(key)}
+    return path, {key: value for key, value in names.items() if not VRE_UNUSED.fullmatch(key)}
 
 
-def _fill(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+def _fill(module: nn.Module, path: str | Path, tensors: Mapping[str, Tensor]) -> None:
     """Make ``tensors`` the module's parameters: exactly its keys, exactly its shapes.
 
     Those that are float32 already are shared, not copied.
@@ -234,19 +232,13 @@ def _fill(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) ->
     }
     for problem, keys in problems.items():
         if keys:
-            raise QuantFaceError(f"{path}: keys {problem}: {_list(keys)}")
+            raise QuantFaceError(f"{path}: keys {problem}: {listed(keys)}")
     state = {key: value.detach().float().contiguous() for key, value in tensors.items()}
     module.load_state_dict(state, assign=True)
 
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _list(names: Iterable[str], limit: int = 3) -> str:
-    names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def _line(error: BaseException) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
-from quantface_arch.losses.image_losses import QuantFaceEdgeLoss, QuantFaceTextureLoss
+from quantface_arch.losses.image_losses import (
+    QuantFaceColorLoss,
+    QuantFaceEdgeLoss,
+    QuantFaceTextureLoss,
+)
 
-__all__ = ["QuantFaceEdgeLoss", "QuantFaceTextureLoss"]
+__all__ = ["QuantFaceColorLoss", "QuantFaceEdgeLoss", "QuantFaceTextureLoss"]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import LOSS_REGISTRY
 
-__all__ = ["QuantFaceEdgeLoss", "QuantFaceTextureLoss"]
+__all__ = ["QuantFaceColorLoss", "QuantFaceEdgeLoss", "QuantFaceTextureLoss"]
 
 
 def gradients(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,3 +63,29 @@ class QuantFaceTextureLoss(nn.Module):
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Compare two pictures (N, C, H, W); returns a scalar."""
         return self.loss_weight * (self._energy(pred) - self._energy(target)).abs().mean()
+
+
+@LOSS_REGISTRY.register()
+class QuantFaceColorLoss(nn.Module):
+    """Mean absolute difference of the two pictures' colour, brightness left out, at low resolution.
+
+    Most of a face is one hue, so a pixelwise loss is nearly content with it everywhere; red lips
+    are few pixels. Compared are the block means of R - G and (R + G)/2 - B.
+
+    Args:
+        loss_weight: factor of the result.
+        window: side of the blocks in pixels.
+    """
+
+    def __init__(self, loss_weight: float = 1.0, window: int = 4) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+        self.window = window
+
+    def _colour(self, image: Tensor) -> Tensor:
+        red, green, blue = F.avg_pool2d(image, self.window).unbind(dim=1)
+        return torch.stack((red - green, (red + green) / 2 - blue))
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Compare two RGB pictures (N, 3, H, W); returns a scalar."""
+        return self.loss_weight * (self._colour(pred) - self._colour(target)).abs().mean()

@@ -38,6 +38,16 @@ def test_texture_loss_forgives_misplaced_detail_where_edge_loss_does_not():
     assert ratios[0] < 0.2 < 1 < ratios[1]
 
 
+def test_color_loss_sees_hue_and_not_brightness_or_detail():
+    loss = build_loss({"type": "QuantFaceColorLoss"})
+    grey = torch.rand(1, 1, 32, 32).expand(1, 3, 32, 32)
+    red = grey.clone()
+    red[:, 0, :8, :8] += 0.5
+    assert loss(grey + 0.2, grey) < 1e-6
+    assert loss(blurred(grey), grey) < 1e-6
+    assert torch.isclose(loss(red, grey), torch.tensor((0.5 + 0.25) / 2 / 16))
+
+
 def test_losses_have_finite_gradients_in_flat_pictures():
     flat = torch.zeros(1, 3, 16, 16, requires_grad=True)
     for name in ("QuantFaceEdgeLoss", "QuantFaceTextureLoss"):
