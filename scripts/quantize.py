@@ -64,7 +64,10 @@ def make_parser() -> Parser:
 def main(args: argparse.Namespace) -> int:
     """Quantize, save, print the sizes."""
     _check_output(args.output)
-    faces = find_faces(args.input)[: args.num_images]
+    faces = find_faces(args.input)
+    count = min(args.num_images, len(faces))
+    # Evenly spread: neighbours by name often come from one source.
+    faces = [faces[index * len(faces) // count] for index in range(count)]
     recipe = Recipe.from_name(args.recipe)
     arch = read_arch(args.model)
     model = load_model(args.model, runtime="reference", device=args.device, base=args.base)

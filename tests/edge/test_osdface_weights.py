@@ -247,7 +247,7 @@ def test_missing_and_damaged_files_are_named(folder, name):
 
 def change(path, edit):
     state = torch.load(path, weights_only=True)
-    edit(state["state_dict"] if "state_dict" in state else state)
+    edit(state.get("state_dict", state))
     torch.save(state, path)
 
 

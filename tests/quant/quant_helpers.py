@@ -1,0 +1,38 @@
+"""Small networks and measures that several quantization tests share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class TinyNet(nn.Module):
+    """Convolutions of several kinds, a norm and a linear layer; (N, 3, H, W) to the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(3, 16, 3, padding=1)
+        self.norm = nn.GroupNorm(4, 16)
+        self.body = nn.Conv2d(16, 16, 3, padding=1, groups=2, padding_mode="reflect")
+        self.linear = nn.Linear(16, 16)
+        self.line = nn.Conv1d(16, 16, 1)
+        self.conv_out = nn.Conv2d(16, 3, 3, padding="same", bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = nn.functional.silu(self.norm(self.conv_in(x)))
+        h = h + self.body(h)
+        h = h + self.linear(h.movedim(1, -1)).movedim(-1, 1)
+        h = h + self.line(h.flatten(2)).view_as(h)
+        return self.conv_out(h)
+
+
+def pictures(count: int = 6, side: int = 16) -> Tensor:
+    """Random pictures in [-1, 1]."""
+    return torch.rand(count, 3, side, side) * 2 - 1
+
+
+def sqnr(reference: Tensor, quantized: Tensor) -> float:
+    """Signal-to-quantization-noise ratio in dB."""
+    reference, quantized = reference.detach(), quantized.detach()
+    noise = (quantized - reference).double().square().mean()
+    return float(10 * torch.log10(reference.double().square().mean() / noise))

@@ -1,0 +1,159 @@
+"""Range search: never worse than the full range, and better where outliers are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from quant_helpers import sqnr
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant import ranges
+from quantface_arch.quant.observer import BINS, ActivationObserver
+from quantface_arch.quant.quantizer import fake_quantize, grid, scale_and_zero_point
+from quantface_arch.quant.ranges import weight_range
+from quantface_arch.quant.specs import QuantSpec
+
+
+def rounded_weight(weight, spec):
+    low, high = weight_range(weight, spec)
+    scale, zero = scale_and_zero_point(low, high, spec.bits, spec.symmetric)
+    shape = (-1, *[1] * (weight.ndim - 1))
+    return fake_quantize(
+        weight, scale.view(shape), zero.view(shape), *grid(spec.bits, spec.symmetric)
+    )
+
+
+def rounded_input(x, spec):
+    observer = ActivationObserver("x", -1)
+    observer(x)
+    low, high = (torch.tensor(end) for end in observer.range(spec))
+    scale, zero = scale_and_zero_point(low, high, spec.bits, spec.symmetric)
+    return fake_quantize(x, scale, zero, *grid(spec.bits, spec.symmetric))
+
+
+def heavy_tailed(*shape):
+    return torch.randn(*shape) * torch.randn(*shape).square()
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+def test_mse_of_weights_is_never_worse_than_minmax(bits, symmetric, granularity):
+    weight = heavy_tailed(12, 8, 3, 3)
+    mse = QuantSpec(bits, symmetric, granularity, "mse")
+    errors = [
+        (rounded_weight(weight, spec) - weight).square().flatten(1).sum(1)
+        for spec in (mse, replace(mse, range="minmax"))
+    ]
+    if granularity == "tensor":
+        errors = [error.sum() for error in errors]
+    assert (errors[0] <= errors[1]).all()
+    assert errors[0].sum() < errors[1].sum() or bits == 8
+
+
+def test_search_in_chunks_gives_the_same(monkeypatch):
+    weight, spec = heavy_tailed(12, 8, 3, 3), QuantSpec(4, True, "channel")
+    whole = weight_range(weight, spec)
+    monkeypatch.setattr(ranges, "CHUNK", 200)
+    assert all(torch.equal(a, b) for a, b in zip(whole, weight_range(weight, spec), strict=True))
+
+
+def test_per_channel_is_better_than_per_tensor():
+    weight = torch.randn(16, 8, 3, 3) * torch.logspace(-2, 0, 16).view(-1, 1, 1, 1)
+    ratios = [
+        sqnr(weight, rounded_weight(weight, QuantSpec(4, True, granularity, "minmax")))
+        for granularity in ("tensor", "channel")
+    ]
+    assert ratios[1] > ratios[0] + 1
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_weight_sqnr_rises_with_bits(method, symmetric):
+    weight = torch.randn(16, 64)
+    ratios = [
+        sqnr(weight, rounded_weight(weight, QuantSpec(bits, symmetric, "channel", method, 100)))
+        for bits in (2, 3, 4, 6, 8)
+    ]
+    assert ratios == sorted(ratios)
+
+
+def test_percentile_of_weights_drops_the_tail():
+    weight = torch.cat([torch.linspace(-1, 1, 2001), torch.tensor([50.0])])[None]
+    low, high = weight_range(weight, QuantSpec(8, False, "channel", "percentile", 99.9))
+    assert low.item() == pytest.approx(-1, abs=0.01)
+    assert high.item() == pytest.approx(1, abs=0.01)
+    low, high = weight_range(weight, QuantSpec(8, True, "channel", "percentile", 99.9))
+    assert high.item() == -low.item() == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 6, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("kind", ["normal", "heavy", "silu", "positive"])
+def test_mse_of_inputs_is_not_worse_than_minmax(bits, symmetric, kind):
+    x = heavy_tailed(4, 5000) if kind == "heavy" else torch.randn(4, 5000)
+    x = torch.nn.functional.silu(3 * x) if kind == "silu" else x
+    x = x.abs() + 1 if kind == "positive" else x
+    mse = QuantSpec(bits, symmetric)
+    found = sqnr(x, rounded_input(x, mse))
+    # The search sees bins, not values: it may lose what a bin's width hides.
+    assert found >= sqnr(x, rounded_input(x, replace(mse, range="minmax"))) - 0.05
+    if kind == "heavy" and bits <= 4:
+        assert found > sqnr(x, rounded_input(x, replace(mse, range="minmax"))) + 3
+
+
+def test_minmax_of_inputs_is_exact_per_channel_and_overall():
+    batches = [torch.randn(2, 5, 7, 7) * (step + 1) for step in range(4)]
+    observer = ActivationObserver("x", -3)
+    for batch in batches:
+        observer(batch)
+    everything = torch.cat(batches)
+    assert torch.equal(observer.minimum, everything.amin((0, 2, 3)))
+    assert torch.equal(observer.maximum, everything.amax((0, 2, 3)))
+    low, high = observer.range(QuantSpec(8, range="minmax"))
+    assert (low, high) == (everything.min().item(), everything.max().item())
+
+
+def test_percentile_of_inputs_matches_the_values():
+    x = torch.randn(100_000)[None]
+    observer = ActivationObserver("x", -1)
+    observer(x)
+    low, high = observer.range(QuantSpec(8, range="percentile", percentile=99))
+    assert low == pytest.approx(x.quantile(0.01).item(), abs=0.01)
+    assert high == pytest.approx(x.quantile(0.99).item(), abs=0.01)
+
+
+def test_histogram_grows_without_losing_a_value():
+    observer = ActivationObserver("x", -1)
+    for scale in (0.0, 0.01, 3.0, 500.0, 0.1):
+        observer(torch.randn(1, 1000) * scale)
+    assert observer.counts.sum() == 5000
+    assert observer.counts.shape == (BINS,)
+    low, high = observer.range(QuantSpec(8, range="minmax"))
+    assert observer.reach >= max(-low, high)
+    # Half of the values are tiny: merging may not move them away from the middle.
+    assert observer.counts[BINS // 2 - 200 : BINS // 2 + 200].sum() >= 4000
+
+
+def test_statistics_have_a_fixed_size_and_come_back():
+    observer = ActivationObserver("x", -1)
+    observer(torch.randn(3, 8))
+    size = sum(value.numel() for value in observer.state_dict().values())
+    for _ in range(5):
+        observer(torch.randn(400, 8))
+    state = observer.state_dict()
+    assert sum(value.numel() for value in state.values()) == size
+    copy = ActivationObserver("x", -1)
+    copy.load_state_dict(state)
+    later = torch.randn(10, 8) * 5
+    observer(later)
+    copy(later)
+    assert copy.range(QuantSpec(4)) == observer.range(QuantSpec(4))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_name_the_layer(bad):
+    with pytest.raises(QuantFaceError, match=r"layer unet\.mid: its input holds NaN or infinity"):
+        ActivationObserver("unet.mid", -1)(torch.tensor([[1.0, bad]]))
