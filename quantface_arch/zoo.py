@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from quantface_arch.errors import QuantFaceError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["load_into", "load_model", "resolve_model", "shipped_models"]
 

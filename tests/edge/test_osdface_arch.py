@@ -72,7 +72,6 @@ def test_x0_is_computed_in_float64(model):
         expected_eps = model.unet(z, 399, encoder_hidden_states=prompt).sample
     assert torch.equal(eps, expected_eps) and x0.dtype == torch.float32
     a = alpha_bar()
-    assert a == pytest.approx(0.2687, abs=1e-4)
     expected = (z.double().numpy() - np.sqrt(1 - a) * eps.double().numpy()) / np.sqrt(a)
     np.testing.assert_allclose(x0.numpy(), expected, rtol=1e-5, atol=1e-5)
     # Beyond float32's own rounding nothing is lost.

@@ -124,7 +124,7 @@ def test_a_killed_run_goes_on_and_writes_the_same_file(command, script, work, mo
         ({"model": "nothing"}, 1, "model 'nothing'"),
         ({"input": "nowhere"}, 2, "nowhere: no such file or folder"),
         ({"input": "EMPTY"}, 2, "no picture in this folder"),
-        ({"input": "BAD"}, 1, "is empty (0 bytes)"),
+        ({"input": "BAD"}, 1, "(0 bytes)"),
         ({"output": "out.pth"}, 2, "written as .safetensors"),
         ({"include": ["unet.*"]}, 1, "include: pattern 'unet.*' matches no layer"),
         ({"range": "max"}, 2, "argument --range"),

@@ -13,33 +13,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tiny import TINY
 
 from quantface_arch.archs import build_arch
 from quantface_arch.quant import quantize, save_checkpoint
 from quantface_arch.quant.checkpoint import read_metadata
 from quantface_arch.zoo import load_model
-
-TINY = {
-    "type": "OSDFace",
-    "preset": "mini",
-    "vre": {
-        "resolution": 32,
-        "channels": 8,
-        "channel_mult": [1, 2],
-        "z_channels": 16,
-        "num_codes": 16,
-        "num_tokens": 4,
-        "prompt_dim": 32,
-    },
-    "vae": {"block_out_channels": [16, 16, 16], "latent_channels": 4},
-    "unet": {
-        "in_channels": 4,
-        "out_channels": 4,
-        "block_out_channels": [32, 32, 32],
-        "attention_head_dim": [1, 1, 1],
-        "cross_attention_dim": 32,
-    },
-}
 
 
 @pytest.fixture

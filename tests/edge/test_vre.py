@@ -139,9 +139,12 @@ def test_gradients_reach_the_encoder_and_the_codebook():
 def test_straight_through_gradient_is_that_of_the_prompt():
     vre = VRE(**TINY)
     kept = []
-    vre.quant_conv.register_forward_hook(
-        lambda *args: (args[2].retain_grad(), kept.append(args[2]))
-    )
+
+    def keep(module, args, output):
+        output.retain_grad()
+        kept.append(output)
+
+    vre.quant_conv.register_forward_hook(keep)
     prompt, _ = vre(torch.rand(1, 3, 16, 16))
     weight = torch.randn_like(prompt)
     (prompt * weight).sum().backward()

@@ -22,7 +22,7 @@ def test_auto_is_the_best_available_and_reference_always_is():
 
 
 def test_an_unknown_runtime_is_named_with_those_that_exist():
-    with pytest.raises(QuantFaceError, match="found 'tpu', allowed are auto, .*reference"):
+    with pytest.raises(QuantFaceError, match=r"found 'tpu', allowed are auto, .*reference"):
         runtime.resolve("tpu")
 
 
@@ -31,7 +31,7 @@ def test_a_runtime_that_is_not_installed_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(runtime, "RUNTIMES", {"absent": absent, **runtime.RUNTIMES})
     assert "absent" not in runtime.available()
     assert runtime.resolve("auto") in runtime.available()
-    with pytest.raises(QuantFaceError, match="runtime absent: .*pip install nothing"):
+    with pytest.raises(QuantFaceError, match=r"runtime absent: .*pip install nothing"):
         runtime.resolve("absent")
 
 

@@ -1,0 +1,25 @@
+"""A restorer of the mini's anatomy small enough to run in milliseconds."""
+
+from __future__ import annotations
+
+TINY = {
+    "type": "OSDFace",
+    "preset": "mini",
+    "vre": {
+        "resolution": 32,
+        "channels": 8,
+        "channel_mult": [1, 2],
+        "z_channels": 16,
+        "num_codes": 16,
+        "num_tokens": 4,
+        "prompt_dim": 32,
+    },
+    "vae": {"block_out_channels": [16, 16, 16], "latent_channels": 4},
+    "unet": {
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": [32, 32, 32],
+        "attention_head_dim": [1, 1, 1],
+        "cross_attention_dim": 32,
+    },
+}
