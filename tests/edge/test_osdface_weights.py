@@ -201,8 +201,7 @@ def test_base_from_the_environment(folder, tmp_path, monkeypatch):
         load(folder, base=tmp_path / "typo")
 
 
-def test_hub_id_is_not_fetched_when_that_is_forbidden(folder, monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+def test_hub_id_is_not_fetched_when_that_is_forbidden(folder):
     with pytest.raises(QuantFaceError, match="nobody/nothing/scheduler"):
         load(folder, base="nobody/nothing", local_files_only=True)
 

@@ -118,9 +118,10 @@ def test_stride_two_convolutions_are_padded_right_and_below():
         down.conv.weight.fill_(1.0)
         down.conv.bias.zero_()
         x = torch.zeros(1, 8, 4, 4)
-        x[0, 0, 0, 0] = 1.0
-        x[0, 0, 3, 3] = 5.0
-        assert down(x)[0, 0].tolist() == [[1.0, 0.0], [0.0, 5.0]]
+        # Windows begin at rows and columns 0 and 2: the first value is in one, the other in all.
+        x[0, 0, 1, 1] = 1.0
+        x[0, 0, 2, 2] = 5.0
+        assert down(x)[0, 0].tolist() == [[6.0, 5.0], [5.0, 5.0]]
 
 
 def test_gradients_reach_the_encoder_and_the_codebook():
