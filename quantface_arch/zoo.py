@@ -50,7 +50,8 @@ def load_model(
         base: for a folder of OSDFace's files, where Stable Diffusion 2.1-base is.
 
     Returns:
-        a module in evaluation mode: faces (N, 3, H, W) in [-1, 1] to restored ones.
+        a module in evaluation mode: faces (N, 3, H, W) in [-1, 1] to restored ones. Its attribute
+        ``arch_options`` is what ``save_checkpoint`` takes as its architecture.
 
     Raises:
         QuantFaceError: no such model, a file that is not a checkpoint or of another version, a
@@ -63,8 +64,11 @@ def load_model(
         return load_osdface_folder(path, base=base).eval().to(device)
     from quantface_arch import runtime as runtimes
     from quantface_arch.archs import build_arch
+    from quantface_arch.quant.checkpoint import read_metadata
 
-    return runtimes.load(path, build_arch, runtime).eval().to(device)
+    model = runtimes.load(path, build_arch, runtime).eval().to(device)
+    model.arch_options = read_metadata(path)["arch"]
+    return model
 
 
 def load_into(net: nn.Module, name_or_path: str | Path) -> None:

@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +68,7 @@ def main(args: argparse.Namespace) -> int:
     # Evenly spread: neighbours by name often come from one source.
     faces = [faces[index * len(faces) // count] for index in range(count)]
     recipe = Recipe.from_name(args.recipe)
-    arch = read_arch(args.model)
+    check_is_float(args.model)
     model = load_model(args.model, runtime="reference", device=args.device, base=args.base)
     recipe = replace(
         recipe,
@@ -86,7 +85,7 @@ def main(args: argparse.Namespace) -> int:
     )
     report = quantize(model, recipe, Faces(faces, args.size), args.batch_size, store=store)
     extra = {"calibration": {"pictures": len(faces), "size": args.size}}
-    save_checkpoint(model, args.output, arch, extra)
+    save_checkpoint(model, args.output, model.arch_options, extra)
     store.remove()
     if args.report:
         with atomic_path(args.report) as temporary:
@@ -101,19 +100,16 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_arch(model: str) -> dict[str, Any]:
-    """Type and options of the architecture of a float model.
+def check_is_float(model: str) -> None:
+    """Refuse a model that is quantized already, before anything is loaded.
 
     Raises:
-        QuantFaceError: the model is quantized already.
+        QuantFaceError: it is, or there is no such model.
     """
     path = resolve_model(model)
-    if path.is_dir():
-        return {"type": "OSDFace", "preset": "osdface"}
-    metadata = read_metadata(path)
-    if metadata["state"] != "float":
-        raise QuantFaceError(f"{path}: found state {metadata['state']}, a float model is wanted")
-    return metadata["arch"]
+    state = "float" if path.is_dir() else read_metadata(path)["state"]
+    if state != "float":
+        raise QuantFaceError(f"{path}: found state {state}, a float model is wanted")
 
 
 def find_faces(source: Path) -> list[Path]:
