@@ -33,7 +33,7 @@ def options(repo, tmp_path):
     opt = yaml.safe_load((repo / "options/train_mini.yml").read_text().replace("!!float ", ""))
     opt["train"]["optim_g"]["lr"] = 1e-3
     opt["train"].update(total_iter=6, warmup_iter=2, kl_weight=1e-6)
-    opt["train"]["scheduler"].update(periods=[6], eta_min=1e-5)
+    opt["train"]["scheduler"].update(periods=[6], restart_weights=[1], eta_min=1e-5)
     opt["train"]["adversary"] = {
         "network": {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 4},
         "loss": {"type": "GANLoss", "gan_type": "vanilla", "loss_weight": 0.1},
@@ -61,13 +61,19 @@ def run(repo, folder, opt, *extra, phase="train", wait=True):
     (folder / "options.yml").write_text(yaml.safe_dump(opt))
     command = [sys.executable, str(launcher), "-opt", str(folder / "options.yml"), *extra]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=-1, stderr=subprocess.STDOUT, text=True
-    )
+    log = folder / "output.txt"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     if not wait:
         return process
-    output, _ = process.communicate(timeout=300)
-    return process.returncode, output
+    return process.wait(timeout=300), log.read_text()
 
 
 def weights(folder, step="latest"):
@@ -85,8 +91,9 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(repo, tmp_p
     deadline = time.monotonic() + 200
     while not state.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    # The loader's workers too, as when a machine goes down.
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
     assert state.exists()
     for late in ("6", "latest"):
         (broken / f"experiments/train_mini/models/net_g_{late}.pth").unlink(missing_ok=True)
