@@ -126,7 +126,9 @@ class FaceRestorer:
         """
         from quantface_arch.zoo import load_model
 
-        return cls(load_model(name_or_path, runtime=runtime, device=device), device, **options)
+        offline = bool(options.get("offline", False))
+        model = load_model(name_or_path, runtime=runtime, device=device, offline=offline)
+        return cls(model, device, **options)
 
     @functools.cached_property
     def detector(self) -> Detector:

@@ -39,7 +39,11 @@ def resolve_model(name_or_path: str | Path) -> Path:
 
 
 def load_model(
-    name_or_path: str | Path, runtime: str = "auto", device: str = "cpu", base: str | None = None
+    name_or_path: str | Path,
+    runtime: str = "auto",
+    device: str = "cpu",
+    base: str | None = None,
+    offline: bool = False,
 ) -> nn.Module:
     """Load a restorer, ready to run.
 
@@ -48,6 +52,7 @@ def load_model(
         runtime: how a quantized model is executed, see ``quantface_arch.runtime``.
         device: a torch device.
         base: for a folder of OSDFace's files, where Stable Diffusion 2.1-base is.
+        offline: take a base named by its hub id from the local cache alone.
 
     Returns:
         a module in evaluation mode: faces (N, 3, H, W) in [-1, 1] to restored ones. Its attribute
@@ -61,7 +66,8 @@ def load_model(
     if path.is_dir():
         from quantface_arch.archs.osdface_weights import load_osdface_folder
 
-        return load_osdface_folder(path, base=base).eval().to(device)
+        model = load_osdface_folder(path, base=base, local_files_only=offline)
+        return model.eval().to(device)
     from quantface_arch import runtime as runtimes
     from quantface_arch.archs import build_arch
     from quantface_arch.quant.checkpoint import read_metadata

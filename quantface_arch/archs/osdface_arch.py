@@ -152,14 +152,19 @@ class OSDFace(nn.Module):
         z, kl = self.encode_latent(image, noise)
         return OSDFaceOutput(self.decode(z), z, torch.zeros_like(z), z, z.new_zeros(()), kl)
 
-    def check_size(self, lq: Tensor) -> None:
-        """Raise QuantFaceError unless both sides can be halved down to the UNet's last level."""
+    def check_input(self, lq: Tensor, noise: Tensor | None) -> None:
+        """Raise QuantFaceError for pictures or noise of a shape that the network cannot take."""
+        if lq.ndim != 4 or lq.shape[1] != 3:
+            raise QuantFaceError(f"pictures of shape {tuple(lq.shape)}: (N, 3, H, W) is wanted")
         step = self.stride * 2 ** (len(self.unet.config.block_out_channels) - 1)
         height, width = lq.shape[-2:]
         if height % step or width % step:
             raise QuantFaceError(
                 f"picture of {width}x{height} pixels: both sides must be multiples of {step}"
             )
+        wanted = self.latent_shape(len(lq), height, width)
+        if noise is not None and tuple(noise.shape) != wanted:
+            raise QuantFaceError(f"noise of shape {tuple(noise.shape)}: {wanted} is wanted")
 
     def forward(
         self,
@@ -181,9 +186,9 @@ class OSDFace(nn.Module):
             restored faces (N, 3, H, W), clamped to [-1, 1] in evaluation mode.
 
         Raises:
-            QuantFaceError: a side is not a multiple of what the network halves.
+            QuantFaceError: see ``check_input``.
         """
-        self.check_size(lq)
+        self.check_input(lq, noise)
         output = (self.autoencode if autoencode else self.forward_all)(lq, noise)
         if return_all:
             return output

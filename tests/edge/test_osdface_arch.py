@@ -154,3 +154,13 @@ def test_unknown_options_are_named():
         build_arch({"type": "OSDFace", "preset": "mini", "colour": 1})
     with pytest.raises(QuantFaceError, match="OSDFake"):
         build_arch({"type": "OSDFake"})
+
+
+def test_other_shapes_are_refused(model, lq):
+    with pytest.raises(QuantFaceError, match=r"\(1, 4, 64, 64\)"):
+        model(torch.zeros(1, 4, 64, 64))
+    with pytest.raises(QuantFaceError, match=r"\(3, 64, 64\)"):
+        model(torch.zeros(3, 64, 64))
+    wanted = model.latent_shape(1, 64, 64)
+    with pytest.raises(QuantFaceError, match="noise of shape"):
+        model(lq, torch.zeros(2, *wanted[1:]))
