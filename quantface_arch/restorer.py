@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.faces.align import FACE_SIZE, similarity, warp_face
-from quantface_arch.faces.color import LUMA, keep_color
+from quantface_arch.faces.color import keep_color
 from quantface_arch.faces.detect import Detector, Face, build_detector
 from quantface_arch.faces.paste import paste_face
 from quantface_arch.images import Picture
@@ -23,6 +23,8 @@ __all__ = ["DEFAULT_MODEL", "FaceRestorer", "FoundFaces", "RestoredFace", "Resto
 
 DEFAULT_MODEL = "mini-w4a8"
 MAX_OUTPUT_PIXELS = 400_000_000
+# Rec. 601 luma, the weights that made grey of colour in JPEG and Pillow.
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True)
@@ -279,5 +281,5 @@ def _to_array(face: Tensor, like: np.ndarray) -> np.ndarray:
     levels = (face.float().numpy().transpose(1, 2, 0).clip(-1, 1) + 1) * (peak / 2)
     if (like == like[..., :1]).all():
         # A black-and-white photograph must not come back with tinted faces.
-        levels = np.repeat((levels @ LUMA)[..., None], 3, axis=2)
+        levels = np.repeat((levels @ _LUMA)[..., None], 3, axis=2)
     return np.rint(levels).astype(like.dtype)
