@@ -101,9 +101,10 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(repo, tmp_p
     status, output = run(repo, broken, options, "--auto_resume")
     assert status == 0, output
     assert "Resuming training from epoch: 0, iter: 4" in output
+    expected, resumed = weights(whole), weights(broken)
     for key in ("params", "params_ema"):
-        for name, value in weights(whole)[key].items():
-            assert torch.equal(value, weights(broken)[key][name]), name
+        for name, value in expected[key].items():
+            assert torch.equal(value, resumed[key][name]), name
     metadata = read_metadata(broken / "experiments/train_mini/models/net_g_latest.safetensors")
     assert metadata["state"] == "float"
     assert metadata["arch"]["type"] == "OSDFace"
