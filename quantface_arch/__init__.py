@@ -14,7 +14,7 @@ _HOMES = {
     "FaceRestorer": "quantface_arch.restorer",
     "QuantFaceError": "quantface_arch.errors",
     "QuantSpec": "quantface_arch.quant.specs",
-    "Recipe": "quantface_arch.quant.specs",
+    "Recipe": "quantface_arch.quant.recipe",
     "calibrating": "quantface_arch.quant.calibrate",
     "load_model": "quantface_arch.zoo",
     "quantize": "quantface_arch.quant.api",

@@ -18,12 +18,15 @@ from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.fsutil import atomic_path
 from quantface_arch.images import SUFFIXES, load_rgb, resize
 from quantface_arch.quant import CalibrationStore, Recipe, quantize, read_metadata, save_checkpoint
-from quantface_arch.quant.specs import RANGES
+from quantface_arch.quant.bitmap import load_bit_map
+from quantface_arch.quant.specs import KINDS, RANGES
 from quantface_arch.zoo import load_model, resolve_model
 
 DESCRIPTION = """\
-Quantize a face restorer after training: convert its layers, watch them run on a few faces, fix
-their ranges, round their weights, and write one small .safetensors file that needs nothing else.
+Quantize a face restorer after training: watch its layers run on a few faces, balance their
+channels, give each a low-rank branch, fix their ranges, round what is left of their weights, and
+write one small .safetensors file that needs nothing else. Nothing is trained: for that, see
+options/quantface_w4.yml.
 
 examples:
   the shipped restorer, 4-bit weights and 8-bit activations:
@@ -31,9 +34,9 @@ examples:
   OSDFace's own files, with Stable Diffusion 2.1-base from a local folder:
     python scripts/quantize.py --model weights/OSDFace --base weights/sd21-base --recipe w8a8 \\
         -i datasets/faces -o osdface-w8a8.safetensors
-  only the UNet:
-    python scripts/quantize.py --model mini --recipe w4a4 --include 'unet.*' \\
-        -i datasets/faces -o mini-unet4.safetensors
+  plain rounding of the UNet alone:
+    python scripts/quantize.py --model mini --recipe w4a4 --include 'unet.*' --balance none \\
+        --rank 0 -i datasets/faces -o mini-unet4.safetensors
 
 Faces: aligned, degraded as the ones to be restored; 16 to 64 are enough. Killed half-way, the same
 command goes on where it was (statistics are kept in OUTPUT.calib.safetensors until it ends).
@@ -53,6 +56,9 @@ def make_parser() -> Parser:
     add("--size", type=_positive, default=512, help="side faces are resized to (%(default)s)")
     add("--batch-size", type=_positive, default=4, help="faces at a time (default: %(default)s)")
     add("--range", choices=RANGES, default="mse", help="how ranges are found (%(default)s)")
+    add("--balance", choices=KINDS, default="auto", help="of every layer's channels (%(default)s)")
+    add("--rank", type=_rank, default="auto", help="of the SVD branches, or auto (%(default)s)")
+    add("--bit-map", type=Path, metavar="FILE", help="widths by layer, of allocate_bits.py")
     add("--include", nargs="+", metavar="GLOB", default=["*"], help="layers to quantize (all)")
     add("--exclude", nargs="+", metavar="GLOB", default=[], help="layers to leave as they are")
     add("--device", default="cpu", help="torch device to calibrate on (default: %(default)s)")
@@ -77,13 +83,17 @@ def main(args: argparse.Namespace) -> int:
         include=tuple(args.include),
         exclude=tuple(args.exclude),
         eight_bit=getattr(model, "eight_bit_patterns", ()),
+        balance=replace(recipe.balance, kind=args.balance),
+        branch=replace(recipe.branch, svd=args.rank),
     )
+    bits = load_bit_map(args.bit_map) if args.bit_map else None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     store = CalibrationStore(
         args.output.with_name(args.output.name.removesuffix(".safetensors") + ".calib.safetensors"),
-        fingerprint(model, recipe, faces, args.size, args.batch_size),
+        fingerprint(model, [recipe.to_dict(), bits, args.size, args.batch_size], faces),
     )
-    report = quantize(model, recipe, Faces(faces, args.size), args.batch_size, store=store)
+    pictures = Faces(faces, args.size)
+    report = quantize(model, recipe, pictures, args.batch_size, store=store, bits=bits)
     extra = {"calibration": {"pictures": len(faces), "size": args.size}}
     save_checkpoint(model, args.output, model.arch_options, extra)
     store.remove()
@@ -143,11 +153,9 @@ class Faces(Sequence[Tensor]):
         return rgb.permute(2, 0, 1).float() / 127.5 - 1
 
 
-def fingerprint(
-    model: nn.Module, recipe: Recipe, faces: list[Path], size: int, batch_size: int
-) -> str:
-    """Hash of everything that calibration statistics depend on."""
-    digest = hashlib.sha256(json.dumps([recipe.to_dict(), size, batch_size]).encode())
+def fingerprint(model: nn.Module, settings: object, faces: list[Path]) -> str:
+    """Hash of everything that calibration statistics depend on; ``settings`` is plain data."""
+    digest = hashlib.sha256(json.dumps(settings).encode())
     for name, value in model.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -171,6 +179,12 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}, allowed are whole numbers from 1")
     return int(text)
+
+
+def _rank(text: str) -> int | str:
+    if text != "auto" and not text.isdigit():
+        raise argparse.ArgumentTypeError(f"found {text!r}, allowed are auto and numbers from 0")
+    return text if text == "auto" else int(text)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,8 @@ class OSDFace(nn.Module):
         "vre.*",
         "embedding_change.*",
     )
+    # Of the pictures that ``forward`` takes.
+    input_range = (-1.0, 1.0)
 
     def __init__(
         self,
@@ -111,6 +113,23 @@ class OSDFace(nn.Module):
         """Shape of the latent, and of the noise that ``forward`` takes, for pictures in pixels."""
         channels = self.vae.config.latent_channels
         return batch, channels, height // self.stride, width // self.stride
+
+    def input_sources(self) -> dict[str, tuple[int, ...]]:
+        """Layers whose input is concatenated from several tensors, and the channels of each.
+
+        Those are the first convolution and the shortcut of every residual block on the UNet's way
+        up: (channels of what ran before, channels of the skip connection).
+        """
+        sources: dict[str, tuple[int, ...]] = {}
+        hidden = self.unet.mid_block.resnets[-1].out_channels
+        for i, block in enumerate(self.unet.up_blocks):
+            for j, resnet in enumerate(block.resnets):
+                for layer in ("conv1", "conv_shortcut"):
+                    if getattr(resnet, layer) is not None:
+                        name = f"unet.up_blocks.{i}.resnets.{j}.{layer}"
+                        sources[name] = (hidden, resnet.in_channels - hidden)
+                hidden = resnet.out_channels
+        return sources
 
     def encode_prompt(self, lq: Tensor) -> tuple[Tensor, Tensor]:
         """Prompt embeddings (N, tokens, prompt_dim) and the VRE's codebook loss."""

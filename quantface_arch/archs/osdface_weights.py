@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 
 from quantface_arch.archs.lora import listed, merge_lora
 from quantface_arch.archs.osdface_arch import OSDFace
+from quantface_arch.archs.statefile import unpickle
 from quantface_arch.errors import QuantFaceError
 
 __all__ = ["load_osdface_folder", "resolve_base"]
@@ -176,7 +175,7 @@ def _read_tensors(folder: Path, name: str) -> tuple[Path, dict[str, Tensor]]:
     if not path.is_file():
         raise QuantFaceError(f"{pickled}: no such file (nor {plain.name} beside it)")
     try:
-        found = load_file(path) if path is plain else _unpickle(path)
+        found = load_file(path) if path is plain else unpickle(path)
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
         if isinstance(error, QuantFaceError):
             raise
@@ -186,20 +185,6 @@ def _read_tensors(folder: Path, name: str) -> tuple[Path, dict[str, Tensor]]:
     if not isinstance(found, Mapping):
         raise QuantFaceError(f"{path}: found a {type(found).__name__}, a state dict is wanted")
     return path, {key: value for key, value in found.items() if isinstance(value, Tensor)}
-
-
-def _unpickle(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        culprit = re.search(r"GLOBAL (\S+)", str(error))
-        if culprit is None and not zipfile.is_zipfile(path):
-            raise QuantFaceError(f"{path}: damaged, or no checkpoint") from error
-        what = f"it holds {culprit[1]}" if culprit else "it holds more than tensors"
-        raise QuantFaceError(
-            f"{path}: cannot be unpickled safely ({what}); if you trust whoever made it: "
-            f"python scripts/convert_pickle.py {path} {path.with_suffix('.safetensors')}"
-        ) from error
 
 
 def _read_vre(folder: Path) -> tuple[Path, dict[str, Tensor]]:

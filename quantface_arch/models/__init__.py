@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from quantface_arch.models.osdface_model import OSDFaceModel
+from quantface_arch.models.quantface_model import QuantFaceModel
 
-__all__ = ["OSDFaceModel"]
+__all__ = ["OSDFaceModel", "QuantFaceModel"]

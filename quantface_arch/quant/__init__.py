@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from quantface_arch.quant.api import quantize
+from quantface_arch.quant.api import (
+    balance_stage,
+    branch_stage,
+    calibration_stage,
+    prepare,
+    quantize,
+)
+from quantface_arch.quant.balance import LayerBalance, load_balance, save_balance
 from quantface_arch.quant.calibrate import Calibration, calibrating
 from quantface_arch.quant.checkpoint import (
     load_checkpoint,
@@ -10,7 +17,7 @@ from quantface_arch.quant.checkpoint import (
     round_float_parts,
     save_checkpoint,
 )
-from quantface_arch.quant.convert import ConversionReport, convert
+from quantface_arch.quant.convert import BitMap, ConversionReport, convert
 from quantface_arch.quant.layers import (
     QuantConv1d,
     QuantConv2d,
@@ -19,13 +26,19 @@ from quantface_arch.quant.layers import (
     State,
     quant_layers,
 )
+from quantface_arch.quant.recipe import Recipe
 from quantface_arch.quant.resume import CalibrationStore
-from quantface_arch.quant.specs import QuantSpec, Recipe
+from quantface_arch.quant.specs import BalanceSpec, BranchSpec, QuantSpec
+from quantface_arch.quant.training import settle, trainable
 
 __all__ = [
+    "BalanceSpec",
+    "BitMap",
+    "BranchSpec",
     "Calibration",
     "CalibrationStore",
     "ConversionReport",
+    "LayerBalance",
     "QuantConv1d",
     "QuantConv2d",
     "QuantLayer",
@@ -33,12 +46,20 @@ __all__ = [
     "QuantSpec",
     "Recipe",
     "State",
+    "balance_stage",
+    "branch_stage",
     "calibrating",
+    "calibration_stage",
     "convert",
+    "load_balance",
     "load_checkpoint",
+    "prepare",
     "quant_layers",
     "quantize",
     "read_metadata",
     "round_float_parts",
+    "save_balance",
     "save_checkpoint",
+    "settle",
+    "trainable",
 ]

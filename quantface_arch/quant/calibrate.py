@@ -21,12 +21,12 @@ class Calibration:
         observers: by layer name; what was seen so far.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, keep_samples: bool = False) -> None:
         self._layers = {layer.name: layer for layer in quant_layers(model)}
         if not self._layers:
             raise QuantFaceError("calibration: the model has no quantized layer; convert it first")
         self.observers = {
-            name: ActivationObserver(name, layer.channel_axis)
+            name: ActivationObserver(name, layer.channel_axis, keep_samples)
             for name, layer in self._layers.items()
         }
 
@@ -40,15 +40,8 @@ class Calibration:
         for layer in self._layers.values():
             layer.observer = None
 
-    def apply(self) -> None:
-        """Fix ranges and round weights: every layer is quantized afterwards.
-
-        Weights that are on their grid already stay.
-
-        Raises:
-            QuantFaceError: a layer has seen no input, or a weight holds NaN or infinity; nothing
-                was changed.
-        """
+    def check(self) -> None:
+        """Raise QuantFaceError if a layer has seen no input, or its weight is not finite."""
         for name, layer in self._layers.items():
             if not self.observers[name].calls:
                 raise QuantFaceError(
@@ -56,6 +49,16 @@ class Calibration:
                 )
             if not bool(layer.weight.isfinite().all()):
                 raise QuantFaceError(f"layer {name}: its weight holds NaN or infinity")
+
+    def apply(self) -> None:
+        """Fix ranges and round weights: every layer is quantized afterwards.
+
+        Weights that are on their grid already stay.
+
+        Raises:
+            QuantFaceError: see ``check``; nothing was changed.
+        """
+        self.check()
         for name, layer in self._layers.items():
             _apply_to(layer, self.observers[name])
 
@@ -89,12 +92,12 @@ class Calibration:
 def _apply_to(layer: QuantLayer, observer: ActivationObserver) -> None:
     layer.set_activation_range(*observer.range(layer.activation_spec))
     if layer.state is not State.QUANTIZED:
-        layer.quantize_weight()
+        layer.quantize_weight(observer.mean_square if layer.groups == 1 else None)
     layer.state = State.QUANTIZED
 
 
 @contextmanager
-def calibrating(model: nn.Module) -> Iterator[Calibration]:
+def calibrating(model: nn.Module, keep_samples: bool = False) -> Iterator[Calibration]:
     """Watch a converted model while it runs; nothing about it changes until ``apply()``.
 
     Inside the block the model computes in floating point. Afterwards, also after an exception, no
@@ -105,10 +108,13 @@ def calibrating(model: nn.Module) -> Iterator[Calibration]:
                 model(batch)
         calibration.apply()
 
+    Args:
+        keep_samples: keep crops of every layer's input, for ``balance_layers``.
+
     Raises:
         QuantFaceError: the model has no quantized layer; an input of one holds NaN or infinity.
     """
-    calibration = Calibration(model)
+    calibration = Calibration(model, keep_samples)
     calibration.attach()
     try:
         yield calibration

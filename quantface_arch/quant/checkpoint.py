@@ -5,8 +5,12 @@ Tensors of a quantized model, for a layer called NAME:
 - ``NAME.weight``: uint8 (n,), the weight's integers counted from the grid's lowest, packed.
 - ``NAME.weight_scale``: float32 (Cout,) or (1,); ``NAME.weight_zero_point``: uint8, only where the
   grid is asymmetric.
+- ``NAME.balance_scale``: float32 (Cin,), only where the layer's channels are scaled; rotations are
+  in the metadata.
+- ``NAME.branch_down``, ``NAME.branch_up``: 16-bit (r, Cin, ...) and (Cout, r), only where the layer
+  has a branch.
 - ``activations``: float32 (layers, 4), a row per layer in the order of the metadata's ``bits``:
-  step, zero point, and the range (low, high) of the layer's input before balancing.
+  step and zero point of the balanced input, and the input's range (low, high) before balancing.
 - everything else (biases, norms, codebooks) under its own name, at 16 bits where that holds it.
 
 A float model has only the last kind.
@@ -26,12 +30,14 @@ from torch.overrides import TorchFunctionMode
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.fsutil import atomic_path
+from quantface_arch.quant.balance import LayerBalance
 from quantface_arch.quant.convert import convert_layers
 from quantface_arch.quant.layers import QuantLayer, State, quant_layers
+from quantface_arch.quant.lowrank import full_rank
 from quantface_arch.quant.metadata import Metadata, opened
 from quantface_arch.quant.packing import pack, packed_size, unpack
 from quantface_arch.quant.quantizer import dequantize, grid, quantize
-from quantface_arch.quant.specs import Recipe
+from quantface_arch.quant.recipe import Recipe
 
 __all__ = ["load_checkpoint", "read_metadata", "round_float_parts", "save_checkpoint"]
 
@@ -74,6 +80,12 @@ def save_checkpoint(
         arch=dict(arch),
         state=State.QUANTIZED if layers else State.FLOAT,
         bits=bits,
+        balance={
+            name: layer.balance.to_dict()
+            for name, layer in layers.items()
+            if layer.balance.kind != "none"
+        },
+        ranks={name: layer.rank for name, layer in layers.items() if layer.rank},
         recipe=model.quant_recipe if layers else None,  # type: ignore[arg-type]
         extra=dict(extra or {}),
     )
@@ -105,7 +117,8 @@ def load_checkpoint(
             is skipped.
 
     Returns:
-        the model on the CPU, in evaluation mode, its floating-point parts in float32.
+        the model on the CPU, in evaluation mode, its floating-point parts in float32. Its attribute
+        ``arch_options`` is what ``save_checkpoint`` takes as its architecture.
 
     Raises:
         QuantFaceError: the file is damaged, of another version, or does not fit the architecture;
@@ -118,10 +131,12 @@ def load_checkpoint(
                 model = build(metadata.arch)
             if metadata.recipe is not None:
                 convert_layers(model, metadata.recipe, metadata.bits)
+            _add_branches(model, metadata.ranks)
         except (QuantFaceError, KeyError, TypeError) as error:
             detail = error if isinstance(error, QuantFaceError) else f"arch: {error!r}"
             raise QuantFaceError(f"{path}: {detail}") from error
-        _Reader(path, file).fill(model, list(metadata.bits))
+        _Reader(path, file).fill(model, metadata)
+    model.arch_options = metadata.arch  # type: ignore[assignment]
     return model.eval()
 
 
@@ -154,6 +169,8 @@ def _layers(model: nn.Module) -> dict[str, QuantLayer]:
             raise QuantFaceError(
                 f"layer {name}: found state {layer.state.value}, only quantized can be saved"
             )
+        if layer.act_bounds is not None:
+            raise QuantFaceError(f"layer {name}: its range is in training; call settle(model)")
     if layers and not isinstance(getattr(model, "quant_recipe", None), Recipe):
         raise QuantFaceError("checkpoint: give the very model that convert was called on")
     return layers
@@ -175,6 +192,20 @@ def _float_parts(model: nn.Module) -> dict[str, Tensor]:
     return parts
 
 
+def _add_branches(model: nn.Module, ranks: Mapping[str, int]) -> None:
+    """Give layers branches of these ranks, to be filled."""
+    layers = {layer.name: layer for layer in quant_layers(model)}
+    for name, rank in ranks.items():
+        layer = layers.get(name)
+        largest = 0 if layer is None or layer.groups > 1 else full_rank(layer.weight)
+        if layer is None or rank > largest:
+            raise QuantFaceError(
+                f"metadata ranks of layer {name!r}: found {rank}, allowed are at most {largest}"
+            )
+        weight = layer.weight
+        layer.set_branch(torch.zeros(rank, *weight.shape[1:]), torch.zeros(weight.shape[0], rank))
+
+
 def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
     value = value.detach().cpu()
     if value.is_floating_point():
@@ -193,6 +224,8 @@ def _packed(name: str, layer: QuantLayer) -> dict[str, Tensor]:
         raise QuantFaceError(f"layer {name}: its weight was changed after it was quantized")
     tensors = {"weight": pack((integers - qmin).cpu(), spec.bits)}
     tensors["weight_scale"] = layer.weight_scale.detach().float().cpu().clone()
+    if layer.balance.scale is not None:
+        tensors["balance_scale"] = layer.balance.scale.detach().float().cpu().clone()
     if not spec.symmetric:
         tensors["weight_zero_point"] = layer.weight_zero_point.detach().cpu().to(torch.uint8)
     return tensors
@@ -213,7 +246,8 @@ class _Reader:
         self.used: set[str] = set()
 
     @torch.no_grad()
-    def fill(self, model: nn.Module, order: list[str]) -> None:
+    def fill(self, model: nn.Module, metadata: Metadata) -> None:
+        order = list(metadata.bits)
         for name, value in _float_parts(model).items():
             allowed = FLOATS if value.is_floating_point() else (value.dtype,)
             value.copy_(self.read(name, tuple(value.shape), allowed))
@@ -222,6 +256,7 @@ class _Reader:
             for name, row in zip(order, table, strict=True):
                 layer = model.get_submodule(name)
                 assert isinstance(layer, QuantLayer)
+                self.fill_balance(name, layer, metadata.balance.get(name))
                 self.fill_weight(name, layer)
                 self.fill_activation(name, layer, row)
         extra = sorted(self.keys - self.used)
@@ -239,6 +274,19 @@ class _Reader:
                 key, f"found {value.dtype} {tuple(value.shape)}, wanted is {wanted} {shape}"
             )
         return value
+
+    def fill_balance(self, name: str, layer: QuantLayer, options: object) -> None:
+        key = f"{name}.balance_scale"
+        scale = None
+        if key in self.keys:
+            scale = self.read(key, (layer.channels,), (torch.float32,))
+        if options is not None:
+            try:
+                layer.set_balance(LayerBalance.from_dict(name, options, scale))
+            except QuantFaceError as error:
+                raise QuantFaceError(f"{self.path}: metadata balance: {error}") from None
+        elif scale is not None:
+            raise self.error(key, "found, but the metadata says that the layer is not balanced")
 
     def fill_weight(self, name: str, layer: QuantLayer) -> None:
         spec, key = layer.weight_spec, f"{name}.weight"

@@ -10,9 +10,11 @@ from torch import nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
-from quantface_arch.quant.specs import MAX_BITS, Recipe
+from quantface_arch.quant.recipe import Recipe
+from quantface_arch.quant.specs import MAX_BITS
 
 __all__ = [
+    "BitMap",
     "ConversionReport",
     "ConvertedLayer",
     "SkippedLayer",
@@ -104,37 +106,43 @@ class ConversionReport:
         return "\n".join([self.summary(), *table])
 
 
-def convert(model: nn.Module, recipe: Recipe) -> ConversionReport:
+def convert(model: nn.Module, recipe: Recipe, bits: BitMap | None = None) -> ConversionReport:
     """Replace, in place, the layers that a recipe names; none is calibrated yet.
 
     A module that occurs under several names is replaced under all of them and listed by the first.
 
+    Args:
+        bits: widths of exactly the layers that the recipe names, instead of the recipe's.
+
     Raises:
-        QuantFaceError: a pattern of the recipe matches no layer, or no layer is left to convert.
+        QuantFaceError: a pattern of the recipe matches no layer, no layer is left to convert, or
+            the bit map names other layers.
     """
     layers = {name: module for name, module in model.named_modules() if _has_matrix(module)}
     for what in ("include", "exclude", "eight_bit"):
         for pattern in getattr(recipe, what):
             if not any(fnmatchcase(name, pattern) for name in layers):
                 raise QuantFaceError(f"recipe {what}: pattern {pattern!r} matches no layer")
-    bits: dict[str, tuple[int, int]] = {}
+    chosen: dict[str, tuple[int, int]] = {}
     skipped = []
     for name, module in layers.items():
         reason = _reason_to_skip(name, module, recipe)
         if reason is None:
             high = _matches(name, recipe.eight_bit)
             widths = (recipe.weights.bits, recipe.activations.bits)
-            bits[name] = (MAX_BITS, MAX_BITS) if high else widths
+            chosen[name] = (MAX_BITS, MAX_BITS) if high else widths
         else:
             kind, size = type(module).__name__, _parameters(module)
             skipped.append(SkippedLayer(name, kind, reason, size))
-    if not bits:
+    if not chosen:
         raise QuantFaceError(f"recipe {recipe.name}: no layer of the model can be quantized by it")
+    if bits is not None:
+        chosen = _checked_map(bits, chosen)
     converted = [
         ConvertedLayer(name, type(layers[name]).__name__, *widths, _parameters(layers[name]))
-        for name, widths in bits.items()
+        for name, widths in chosen.items()
     ]
-    convert_layers(model, recipe, bits)
+    convert_layers(model, recipe, chosen)
     return ConversionReport(recipe, tuple(converted), tuple(skipped))
 
 
@@ -155,17 +163,29 @@ def convert_layers(model: nn.Module, recipe: Recipe, bits: BitMap) -> None:
         reason = _reason_not_convertible(name, module)
         if reason is not None:
             raise QuantFaceError(f"bit map: layer {name!r} cannot be quantized: {reason}")
+        try:
+            weights = recipe.weights.with_bits(weight_bits)
+            activations = recipe.activations.with_bits(activation_bits)
+        except QuantFaceError as error:
+            raise QuantFaceError(f"bit map: layer {name!r}: {error}") from None
         replacements[id(module)] = TABLE[type(module)].from_float(
-            module,
-            recipe.weights.with_bits(weight_bits),
-            recipe.activations.with_bits(activation_bits),
-            name,
+            module, weights, activations, name
         )
     for name, module in modules.items():
         if id(module) in replacements:
             parent, _, child = name.rpartition(".")
             setattr(modules[parent], child, replacements[id(module)])
     model.quant_recipe = recipe  # type: ignore[assignment]
+
+
+def _checked_map(bits: BitMap, wanted: BitMap) -> dict[str, tuple[int, int]]:
+    for name in bits:
+        if name not in wanted:
+            raise QuantFaceError(f"bit map: layer {name!r} is none that the recipe quantizes")
+    for name in wanted:
+        if name not in bits:
+            raise QuantFaceError(f"bit map: layer {name!r} is missing; the recipe quantizes it")
+    return {name: bits[name] for name in wanted}
 
 
 def _has_matrix(module: nn.Module) -> bool:

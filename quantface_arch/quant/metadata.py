@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from quantface_arch import __version__
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.layers import State
-from quantface_arch.quant.specs import MAX_BITS, MIN_BITS, Recipe
+from quantface_arch.quant.recipe import Recipe
+from quantface_arch.quant.specs import MAX_BITS, MIN_BITS
 
 __all__ = ["FORMAT_VERSION", "Metadata", "opened", "parse_metadata"]
 
@@ -32,6 +33,8 @@ class Metadata:
         bits: by layer, bits of the weight and of the input; the order is that of the rows of the
             tensor ``activations``.
         recipe: None for a float checkpoint.
+        balance: by layer, ``LayerBalance.to_dict`` of those that are balanced.
+        ranks: by layer, rank of its branches, of those that have any.
         extra: anything else that is plain data.
     """
 
@@ -39,6 +42,8 @@ class Metadata:
     state: State
     bits: dict[str, tuple[int, int]] = field(default_factory=dict)
     recipe: Recipe | None = None
+    balance: dict[str, Any] = field(default_factory=dict)
+    ranks: dict[str, int] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     package_version: str = __version__
     format_version: int = FORMAT_VERSION
@@ -118,11 +123,22 @@ def parse_metadata(path: Path, header: Mapping[str, str] | None) -> Metadata:
         raise QuantFaceError(
             f"{path}: metadata bits: found {len(found['bits'])} layers in state {state.value}"
         )
+    bits = {name: _widths(path, name, widths) for name, widths in found["bits"].items()}
+    # Absent from the files of layers that are quantized plainly.
+    balance, ranks = (found.get(name, {}) for name in ("balance", "ranks"))
+    for name, value in (("balance", balance), ("ranks", ranks)):
+        if not isinstance(value, dict) or not value.keys() <= bits.keys():
+            raise QuantFaceError(f"{path}: metadata {name}: found layers that are not quantized")
+    for name, rank in ranks.items():
+        if type(rank) is not int or rank < 1:
+            raise QuantFaceError(f"{path}: metadata ranks of layer {name!r}: found {rank!r}")
     return Metadata(
         arch=found["arch"],
         state=state,
-        bits={name: _widths(path, name, widths) for name, widths in found["bits"].items()},
+        bits=bits,
         recipe=_recipe(path, found.get("recipe")) if state is State.QUANTIZED else None,
+        balance=balance,
+        ranks=ranks,
         extra=found["extra"],
         package_version=found["package_version"],
     )

@@ -1,4 +1,4 @@
-"""Running statistics of one layer's input: never the input itself."""
+"""Running statistics of one layer's input, and a few small crops of it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ __all__ = ["ActivationObserver"]
 BINS = 8192
 # Values of one call that enter the histogram; the extremes are taken over all of them.
 SAMPLES = 2**20
+# Crops that are kept, how many of one call, and how many values all of them may have.
+CROPS, PER_CALL, KEEP = 16, 2, 2**19
 
 
 class ActivationObserver:
@@ -24,6 +26,9 @@ class ActivationObserver:
 
     Attributes:
         minimum, maximum: float32 (channels,), over everything seen.
+        squares: float64 (channels,), sums of the squares of ``positions`` values each.
+        samples: crops of some inputs, float32 (crops, ...), channels where the input has them; at
+            most ``KEEP`` values, and none unless the observer is told to keep them.
         counts: int64 (BINS,).
         reach: outer edge of the histogram; 0 while nothing but zeros has been seen.
         calls: how many inputs were seen.
@@ -31,11 +36,16 @@ class ActivationObserver:
     Args:
         name: of the layer, for messages.
         channel_axis: negative index of the input's channel axis.
+        keep_samples: keep crops of the input, for measuring a layer's output error.
     """
 
-    def __init__(self, name: str, channel_axis: int) -> None:
+    def __init__(self, name: str, channel_axis: int, keep_samples: bool = False) -> None:
         self.name = name
         self.channel_axis = channel_axis
+        self.keep_samples = keep_samples
+        self.samples = torch.empty(0)
+        self.squares = torch.empty(0, dtype=torch.float64)
+        self.positions = 0
         self.minimum = torch.empty(0)
         self.maximum = torch.empty(0)
         self.counts = torch.zeros(BINS, dtype=torch.int64)
@@ -49,17 +59,42 @@ class ActivationObserver:
         Raises:
             QuantFaceError: it holds NaN or infinity.
         """
+        if x.ndim == -self.channel_axis:
+            x = x.unsqueeze(0)
         channels = x.detach().movedim(self.channel_axis, 0).flatten(1)
         minimum, maximum = (end.float().cpu() for end in channels.aminmax(dim=1))
         if not bool((minimum.isfinite() & maximum.isfinite()).all()):
             raise QuantFaceError(f"layer {self.name}: its input holds NaN or infinity")
+        squares = channels.float().square().sum(1, dtype=torch.float64).cpu()
         if self.calls:
             minimum = torch.minimum(self.minimum, minimum)
             maximum = torch.maximum(self.maximum, maximum)
-        self.minimum, self.maximum = minimum, maximum
+            squares = squares + self.squares
+        self.minimum, self.maximum, self.squares = minimum, maximum, squares
+        self.positions += channels.shape[1]
+        if self.keep_samples and len(self.samples) < CROPS:
+            self._keep(x.detach())
         self.calls += 1
         self._widen(max(-float(minimum.min()), float(maximum.max())))
         self._count(x)
+
+    def _keep(self, x: Tensor) -> None:
+        """Add crops of random pictures at random places; all have the first one's shape."""
+        generator = torch.Generator().manual_seed(self.calls)
+        axes = [axis for axis in range(1, x.ndim) if axis != x.ndim + self.channel_axis]
+        channels = x.shape[self.channel_axis]
+        side = max(1, int((KEEP / CROPS / channels) ** (1 / max(1, len(axes)))))
+        for _ in range(min(PER_CALL, len(x), CROPS - len(self.samples))):
+            crop = x[_random(len(x), generator) :][:1]
+            for axis in axes:
+                length = min(side, x.shape[axis])
+                start = _random(x.shape[axis] - length + 1, generator)
+                crop = crop.narrow(axis, start, length)
+            crop = crop.float().cpu()
+            if self.samples.numel() == 0:
+                self.samples = crop.clone()
+            elif crop.shape[1:] == self.samples.shape[1:]:
+                self.samples = torch.cat((self.samples, crop))
 
     def _widen(self, absmax: float) -> None:
         if self.reach == 0:
@@ -81,6 +116,16 @@ class ActivationObserver:
         counts = torch.histc(sample, BINS, -self.reach, self.reach)
         self.counts += counts.to("cpu", torch.int64)
 
+    @property
+    def mean_square(self) -> Tensor:
+        """Mean square of each channel, float32 (channels,)."""
+        return (self.squares / self.positions).float()
+
+    @property
+    def absmax(self) -> Tensor:
+        """Largest magnitude of each channel, float32 (channels,)."""
+        return torch.maximum(self.maximum.abs(), self.minimum.abs())
+
     def range(self, spec: QuantSpec) -> tuple[float, float]:
         """Low and high that a quantizer of this input should cover."""
         low, high = float(self.minimum.min()), float(self.maximum.max())
@@ -94,6 +139,9 @@ class ActivationObserver:
             "counts": self.counts,
             "reach": torch.tensor(self.reach, dtype=torch.float64),
             "calls": torch.tensor(self.calls),
+            "squares": self.squares,
+            "positions": torch.tensor(self.positions),
+            "samples": self.samples,
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -101,3 +149,9 @@ class ActivationObserver:
         self.minimum, self.maximum = state["minimum"], state["maximum"]
         self.counts = state["counts"].clone()
         self.reach, self.calls = float(state["reach"]), int(state["calls"])
+        self.squares, self.positions = state["squares"], int(state["positions"])
+        self.samples = state["samples"]
+
+
+def _random(end: int, generator: torch.Generator) -> int:
+    return int(torch.randint(end, (), generator=generator))

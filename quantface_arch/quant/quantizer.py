@@ -73,7 +73,7 @@ def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """Rounding passes gradients as if it were the identity; clamping stops them."""
+    """Straight-through for the input; learned step size (LSQ) for the scale and the zero point."""
 
     @staticmethod
     def forward(
@@ -85,21 +85,38 @@ class _FakeQuantize(torch.autograd.Function):
         qmax: int,
     ) -> Tensor:
         steps = _steps(x, scale, zero_point)
-        if ctx.needs_input_grad[0]:
+        ctx.grid = (qmin, qmax)
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            ctx.save_for_backward(x, scale, zero_point)
+        elif ctx.needs_input_grad[0]:
             ctx.save_for_backward((steps >= qmin) & (steps <= qmax))
         return steps.clamp_(qmin, qmax).sub_(zero_point).mul_(scale).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (inside,) = ctx.saved_tensors
-        return grad_outputs[0] * inside, None, None, None, None
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grad_outputs[0]
+        if len(ctx.saved_tensors) == 1:
+            return grad * ctx.saved_tensors[0], None, None, None, None
+        x, scale, zero_point = ctx.saved_tensors
+        qmin, qmax = ctx.grid
+        steps = _steps(x, scale, zero_point)
+        inside = (steps >= qmin) & (steps <= qmax)
+        grad_x = grad * inside
+        # On the grid, a longer step moves the value by its rounding error, counted in steps;
+        # clamped, by the outermost level's place.
+        slope = steps.clamp_(qmin, qmax).sub_(zero_point)
+        slope -= x.float() / scale * inside
+        grad_scale = (grad.float() * slope).sum_to_size(scale.shape)
+        grad_zero = ((grad_x.float() - grad.float()) * scale).sum_to_size(zero_point.shape)
+        return grad_x, grad_scale, grad_zero, None, None
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int) -> Tensor:
     """``dequantize(quantize(x))`` in x's dtype, with straight-through gradients.
 
     The gradient with respect to ``x`` is 1 where x falls on the grid and 0 where it is clamped
-    (Bengio et al., 2013). The step and the zero point get none.
+    (Bengio et al., 2013). Those of the step and of the zero point are LSQ+'s (Esser et al., 2020;
+    Bhalgat et al., 2020).
     """
     # Composed of in-place operations: on a CPU four times as fast as torch's own operator.
     result = _FakeQuantize.apply(x, scale, zero_point, qmin, qmax)

@@ -16,12 +16,17 @@ SHRINKS = tuple(1 - 0.01 * step for step in range(80))
 CHUNK = 2**18
 
 
-def weight_range(weight: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+def weight_range(
+    weight: Tensor, spec: QuantSpec, importance: Tensor | None = None, every: int = 1
+) -> tuple[Tensor, Tensor]:
     """Range of a weight, per output channel or of the whole tensor.
 
     Args:
-        weight: float (Cout, ...), finite.
+        weight: float (Cout, Cin, ...), finite.
         spec: of the quantizer; ``mse`` is searched at its width.
+        importance: float (Cin,), mean square of each input channel: ``mse`` then weighs a weight's
+            error by it, which is the error of the layer's output. None: all alike.
+        every: ``mse`` tries every so many of its hundredths, for a quicker and coarser search.
 
     Returns:
         low and high, float32, (Cout,) for granularity ``channel`` and (1,) for ``tensor``.
@@ -32,7 +37,15 @@ def weight_range(weight: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
         return _row_percentiles(rows, spec)
     low, high = rows.amin(1), rows.amax(1)
     if spec.range == "mse":
-        fraction = _search_rows(rows, low, high, spec)
+        cost = None
+        if importance is not None:
+            columns = importance.to(rows).view(-1, *[1] * (weight.ndim - 2))
+            cost = (
+                columns.expand(weight.shape[1:])
+                .flatten()
+                .repeat(rows.shape[1] // weight[0].numel())
+            )
+        fraction = _search_rows(rows, low, high, spec, cost, SHRINKS[::every])
         low, high = low * fraction, high * fraction
     return low, high
 
@@ -47,20 +60,28 @@ def _row_percentiles(rows: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     return ordered[:, round((1 - keep) * last)], ordered[:, round(keep * last)]
 
 
-def _search_rows(rows: Tensor, low: Tensor, high: Tensor, spec: QuantSpec) -> Tensor:
-    """Per row, the fraction of its range with the least squared error."""
+def _search_rows(
+    rows: Tensor,
+    low: Tensor,
+    high: Tensor,
+    spec: QuantSpec,
+    cost: Tensor | None,
+    fractions: tuple[float, ...],
+) -> Tensor:
+    """Per row, the fraction of its range with the least squared error, each weight at its cost."""
     qmin, qmax = grid(spec.bits, spec.symmetric)
     best_fraction = torch.ones_like(low)
     step = max(1, CHUNK // rows.shape[1])
     for start in range(0, rows.shape[0], step):
         part = slice(start, start + step)
         chunk, least = rows[part], torch.full_like(low[part], torch.inf)
-        for fraction in SHRINKS:
+        for fraction in fractions:
             scale, zero = scale_and_zero_point(
                 low[part] * fraction, high[part] * fraction, spec.bits, spec.symmetric
             )
             rounded = fake_quantize(chunk, scale[:, None], zero[:, None], qmin, qmax)
-            error = rounded.sub_(chunk).square_().sum(1)
+            squares = rounded.sub_(chunk).square_()
+            error = squares.sum(1) if cost is None else squares @ cost
             better = error < least
             least = torch.where(better, error, least)
             best_fraction[part] = torch.where(better, fraction, best_fraction[part])

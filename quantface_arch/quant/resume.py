@@ -30,6 +30,11 @@ class CalibrationStore:
         self.key = key
         self.every = every
 
+    def stage(self, name: str) -> CalibrationStore:
+        """The store of another pass over the same pictures, in a file beside this one."""
+        path = self.path.with_name(f"{self.path.stem}-{name}{self.path.suffix}")
+        return CalibrationStore(path, self.key, self.every)
+
     def load(self, calibration: Calibration) -> int:
         """Fill ``calibration`` and return how many batches it has seen.
 
@@ -57,5 +62,6 @@ class CalibrationStore:
             save_file(state, temporary, metadata={"key": self.key, "batches": str(batches)})
 
     def remove(self) -> None:
-        """Delete the file."""
-        self.path.unlink(missing_ok=True)
+        """Delete the file, and those of other passes beside it."""
+        for path in (self.path, *self.path.parent.glob(f"{self.path.stem}-*{self.path.suffix}")):
+            path.unlink(missing_ok=True)

@@ -1,19 +1,30 @@
-"""What is wanted: widths, grids and the layers they apply to. Frozen, checked, plain data."""
+"""What is wanted of a layer: grids, balancing, branches. Frozen, checked, plain data."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from quantface_arch.errors import QuantFaceError, check_keys
 
-__all__ = ["MAX_BITS", "MIN_BITS", "QuantSpec", "Recipe"]
+__all__ = [
+    "KINDS",
+    "MAX_BITS",
+    "MIN_BITS",
+    "RANGES",
+    "BalanceSpec",
+    "BranchSpec",
+    "QuantSpec",
+    "checked",
+    "names_of",
+]
 
 MIN_BITS, MAX_BITS = 2, 8
 GRANULARITIES = ("channel", "tensor")
 RANGES = ("minmax", "percentile", "mse")
+KINDS = ("none", "scale", "rotate", "both", "auto")
+BLOCKS = (16, 32, 64, 128)
 
 
 def _check_choice(what: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -21,11 +32,21 @@ def _check_choice(what: str, value: object, allowed: tuple[str, ...]) -> None:
         raise QuantFaceError(f"{what}: found {value!r}, allowed are {', '.join(allowed)}")
 
 
-def _checked(what: str, options: object, allowed: tuple[str, ...]) -> dict[str, Any]:
+def checked(what: str, options: object, allowed: tuple[str, ...]) -> dict[str, Any]:
+    """A copy of a mapping of options, all of whose keys are allowed.
+
+    Raises:
+        QuantFaceError: no mapping, or an unknown key; ``what`` names the options.
+    """
     if not isinstance(options, Mapping):
         raise QuantFaceError(f"{what}: found {options!r}, a mapping of options is wanted")
     check_keys(what, options, allowed)
     return dict(options)
+
+
+def names_of(kind: type) -> tuple[str, ...]:
+    """Names of a dataclass's fields."""
+    return tuple(item.name for item in fields(kind))
 
 
 @dataclass(frozen=True)
@@ -68,107 +89,100 @@ class QuantSpec:
 
     def updated(self, what: str, options: object) -> QuantSpec:
         """The same quantizer with some options replaced; ``what`` names it in error messages."""
-        known = tuple(item.name for item in fields(self))
-        return replace(self, **_checked(what, options, known))
+        return replace(self, **checked(what, options, names_of(type(self))))
 
 
-def _patterns(what: str, value: object) -> tuple[str, ...]:
-    if isinstance(value, str) or not isinstance(value, (list, tuple)):
-        raise QuantFaceError(f"recipe {what}: found {value!r}, a list of name patterns is wanted")
-    if not all(isinstance(pattern, str) for pattern in value):
-        raise QuantFaceError(f"recipe {what}: found {value!r}, patterns are strings")
-    return tuple(value)
+def _is_share(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a network is quantized: two quantizers and the layers they apply to.
-
-    Patterns are shell globs (``fnmatch``) on module names, such as ``unet.*.conv1``.
+class BalanceSpec:
+    """Rotation-scaling channel balancing, see ``balance``.
 
     Attributes:
-        weights: quantizer of every layer's weight.
-        activations: quantizer of every layer's input; granularity ``tensor``.
-        include: layers to convert.
-        exclude: layers to leave in floating point, of those included.
-        eight_bit: layers that stand at 8 bits (weights and activations) whatever the widths above:
-            the first and last convolution of a network, its time embedding.
-        name: what reports and checkpoints call it.
+        kind: ``none``, ``scale``, ``rotate``, ``both`` (the paper's), or ``auto``: of these, per
+            layer, the one with the least error of the layer's output at its widths.
+        alpha: exponent of the input's magnitudes in [0, 1], or ``search``.
+        beta: exponent of the weight's magnitudes; None: 1 - alpha.
+        block: 16, 32, 64 or 128 rotates blocks of so many channels, cheaper to run; None: all.
+        sources: ``whole`` rotates concatenated inputs as one, ``split`` each by itself.
+        seed: of the rotations' random signs.
+        layers: name patterns → kind, for layers that are to differ; the first match counts.
+
+    Raises:
+        QuantFaceError: a value that is not allowed.
     """
 
-    weights: QuantSpec
-    activations: QuantSpec
-    include: tuple[str, ...] = ("*",)
-    exclude: tuple[str, ...] = ()
-    eight_bit: tuple[str, ...] = field(default=())
-    name: str = "custom"
+    kind: str = "auto"
+    alpha: float | str = "search"
+    beta: float | None = None
+    block: int | None = None
+    sources: str = "whole"
+    seed: int = 0
+    layers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for what in ("include", "exclude", "eight_bit"):
-            object.__setattr__(self, what, _patterns(what, getattr(self, what)))
-        if self.activations.granularity != "tensor":
-            raise QuantFaceError(
-                f"recipe activations: granularity {self.activations.granularity!r}, "
-                "activations allow tensor only"
-            )
-        if not isinstance(self.name, str):
-            raise QuantFaceError(f"recipe name: found {self.name!r}, a string is wanted")
+        _check_choice("balance kind", self.kind, KINDS)
+        if self.alpha != "search" and not _is_share(self.alpha):
+            raise QuantFaceError(f"balance alpha: found {self.alpha!r}, allowed: [0, 1] and search")
+        if self.beta is not None and not _is_share(self.beta):
+            raise QuantFaceError(f"balance beta: found {self.beta!r}, allowed is [0, 1]")
+        if self.block is not None and self.block not in BLOCKS:
+            raise QuantFaceError(f"balance block: found {self.block!r}, allowed are {BLOCKS}")
+        _check_choice("balance sources", self.sources, ("whole", "split"))
+        if type(self.seed) is not int or self.seed < 0:
+            raise QuantFaceError(f"balance seed: found {self.seed!r}, a whole number is wanted")
+        if not isinstance(self.layers, Mapping):
+            raise QuantFaceError(f"balance layers: found {self.layers!r}, a mapping is wanted")
+        for pattern, kind in self.layers.items():
+            _check_choice(f"balance layers {pattern!r}", kind, KINDS)
 
-    @classmethod
-    def from_name(cls, name: str) -> Recipe:
-        """The plain recipe of a setting's name, such as ``w4a8``.
 
-        Weights are symmetric per output channel, activations asymmetric per tensor; both ranges
-        are those of least squared error.
+@dataclass(frozen=True)
+class BranchSpec:
+    """Ranks of the two low-rank branches of a layer, see ``lowrank``.
 
-        Raises:
-            QuantFaceError: not of the form wXaY with X and Y from 2 to 8.
-        """
-        match = re.fullmatch(r"w([2-8])a([2-8])", name.lower()) if isinstance(name, str) else None
-        if match is None:
-            raise QuantFaceError(
-                f"recipe: found {name!r}, allowed are w8a8, w4a8, w6a6, w4a6, w4a4 "
-                f"and other wXaY with X and Y from {MIN_BITS} to {MAX_BITS}"
-            )
-        weight_bits, activation_bits = (int(width) for width in match.groups())
-        return cls(
-            weights=QuantSpec(weight_bits, symmetric=True, granularity="channel"),
-            activations=QuantSpec(activation_bits),
-            name=name.lower(),
-        )
+    Attributes:
+        svd: rank of the branch that takes the weight's leading singular vectors; ``auto``: the
+            largest, up to 16, with which the budget is kept.
+        distill: rank of the branch that starts at zero, for training.
+        ranks: name patterns → [svd, distill], for layers that are to differ; the first match
+            counts.
+        cap: largest share of a layer's full rank that both may have together.
+        budget: largest share of the model's parameters that all branches may have together.
 
-    @classmethod
-    def from_dict(cls, options: Mapping[str, Any]) -> Recipe:
-        """A recipe from YAML or JSON.
+    Raises:
+        QuantFaceError: a value that is not allowed.
+    """
 
-        ``name`` may be a setting's name; the other keys then replace parts of that recipe. Any
-        other name needs ``weights`` and ``activations`` with their ``bits``.
+    svd: int | str = "auto"
+    distill: int = 0
+    ranks: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    cap: float = 0.25
+    budget: float = 0.1
 
-        Raises:
-            QuantFaceError: an unknown key, or a value that is not allowed.
-        """
-        known = tuple(item.name for item in fields(cls))
-        given = _checked("recipe", options, known)
-        try:
-            base = cls.from_name(given.get("name", ""))
-        except QuantFaceError:
-            for what in ("weights", "activations"):
-                if "bits" not in (given.get(what) or ()):
-                    raise QuantFaceError(f"recipe {what}: no bits are given") from None
-            base = replace(cls.from_name("w8a8"), name="custom")
-        for what in ("weights", "activations"):
-            if what in given:
-                given[what] = getattr(base, what).updated(f"recipe {what}", given[what])
-        return replace(base, **given)
+    def __post_init__(self) -> None:
+        if self.svd != "auto":
+            _check_rank("svd", self.svd)
+        _check_rank("distill", self.distill)
+        for what in ("cap", "budget"):
+            if not _is_share(getattr(self, what)):
+                raise QuantFaceError(
+                    f"branch {what}: found {getattr(self, what)!r}, allowed is [0, 1]"
+                )
+        if not isinstance(self.ranks, Mapping):
+            raise QuantFaceError(f"branch ranks: found {self.ranks!r}, a mapping is wanted")
+        for pattern, pair in self.ranks.items():
+            if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+                raise QuantFaceError(
+                    f"branch ranks {pattern!r}: found {pair!r}, [svd, distill] is wanted"
+                )
+            for what, rank in zip(("svd", "distill"), pair, strict=True):
+                _check_rank(f"ranks {pattern!r} {what}", rank)
+        object.__setattr__(self, "ranks", {name: tuple(pair) for name, pair in self.ranks.items()})
 
-    @classmethod
-    def of(cls, value: str | Mapping[str, Any] | Recipe) -> Recipe:
-        """A recipe from any of its three forms: a name, a mapping, or itself."""
-        if isinstance(value, Recipe):
-            return value
-        return cls.from_name(value) if isinstance(value, str) else cls.from_dict(value)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data that ``from_dict`` turns into an equal recipe."""
-        options = asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
+def _check_rank(what: str, rank: object) -> None:
+    if type(rank) is not int or rank < 0:
+        raise QuantFaceError(f"branch {what}: found {rank!r}, a whole number from 0 is wanted")

@@ -5,20 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from tiny import RRDB
 from torch import nn
 
 from quantface_arch.archs import OSDFace, build_arch
 from quantface_arch.quant import Recipe, convert, load_checkpoint, quantize, save_checkpoint
-
-RRDB = {
-    "type": "RRDBNet",
-    "num_in_ch": 3,
-    "num_out_ch": 3,
-    "scale": 2,
-    "num_feat": 16,
-    "num_block": 1,
-    "num_grow_ch": 8,
-}
 
 
 class Autoencoder(nn.Module):

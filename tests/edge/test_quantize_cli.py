@@ -9,20 +9,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from tiny import RRDB
 
 from quantface_arch.archs import build_arch
 from quantface_arch.quant import read_metadata, save_checkpoint
 from quantface_arch.zoo import load_model
-
-ARCH = {
-    "type": "RRDBNet",
-    "num_in_ch": 3,
-    "num_out_ch": 3,
-    "scale": 2,
-    "num_feat": 16,
-    "num_block": 1,
-    "num_grow_ch": 8,
-}
 
 
 @pytest.fixture
@@ -41,7 +32,7 @@ def work(tmp_path):
         picture = np.random.randint(0, 256, (32, 32, 3), np.uint8)
         assert cv2.imwrite(str(folder / f"{number}.png"), picture)
     (tmp_path / "faces" / "notes.txt").write_text("no picture")
-    save_checkpoint(build_arch(ARCH), tmp_path / "float.safetensors", ARCH)
+    save_checkpoint(build_arch(RRDB), tmp_path / "float.safetensors", RRDB)
     return tmp_path
 
 
@@ -76,11 +67,11 @@ def test_a_checkpoint_comes_out(command, work):
     status, out, _ = command(report=work / "layers.txt", exclude=["conv_last"])
     assert status == 0
     path = work / "out.safetensors"
-    parameters = sum(p.numel() for p in build_arch(ARCH).parameters())
+    parameters = sum(p.numel() for p in build_arch(RRDB).parameters())
     assert f"{path.stat().st_size:,} bytes for {parameters:,} parameters" in out
     assert "float: excluded by the recipe" in (work / "layers.txt").read_text()
     metadata = read_metadata(path)
-    assert metadata["arch"] == ARCH
+    assert metadata["arch"] == RRDB
     assert metadata["recipe"]["weights"]["range"] == "mse"
     assert metadata["extra"]["calibration"] == {"pictures": 6, "size": 32}
     x = torch.rand(1, 3, 32, 32)

@@ -1,4 +1,4 @@
-"""A restorer of the mini's anatomy small enough to run in milliseconds."""
+"""Networks small enough to run in milliseconds: the mini's anatomy, and one of BasicSR's own."""
 
 from __future__ import annotations
 
@@ -22,4 +22,14 @@ TINY = {
         "attention_head_dim": [1, 1, 1],
         "cross_attention_dim": 32,
     },
+}
+
+RRDB = {
+    "type": "RRDBNet",
+    "num_in_ch": 3,
+    "num_out_ch": 3,
+    "scale": 2,
+    "num_feat": 16,
+    "num_block": 1,
+    "num_grow_ch": 8,
 }

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant.specs import QuantSpec, Recipe
+from quantface_arch.quant.recipe import Recipe
+from quantface_arch.quant.specs import QuantSpec
 
 
 @pytest.mark.parametrize("name", ["w8a8", "w4a8", "w6a6", "w4a6", "w4a4"])

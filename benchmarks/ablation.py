@@ -1,0 +1,280 @@
+"""What each part of the method is worth: the ablation at W4A4 on the shipped mini.
+
+    python benchmarks/ablation.py --minutes 3                          # all 20 cells and more
+    python benchmarks/ablation.py --bit-map mini-mp.yml                # also mixed widths
+    python benchmarks/ablation.py --balance scale auto --branch both   # some of the cells
+
+{none, scale, rotate, both, auto} × {none, svd, distill, both}: how channels are balanced, and which
+low-rank branches a layer has; a branch that stands alone has the rank of both, so that the files are
+of one size. Branches with a distillation part are trained, in BasicSR's own loop
+on the given options, all of them for equally many steps: as many as fit into --minutes on this
+machine (a short pilot run measures it), or --steps. The others are not trained.
+
+Faces are degraded as make_lq.py does (seed 0); psnr_vs_fp is the mean PSNR between a cell's
+pictures and those of the full-precision network. Finished cells are kept in --cache and not
+repeated; a killed run goes on where it was, in the middle of a training too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import yaml
+from make_lq import degrade_file
+from mini_quality import restore
+from report import data_root, parser, report
+from score import NAMES, psnr, score
+from tqdm import tqdm
+
+from quantface_arch import load_model
+from quantface_arch.fsutil import atomic_path
+from quantface_arch.zoo import resolve_model
+
+REPO = Path(__file__).resolve().parents[1]
+BALANCES = ("none", "scale", "rotate", "both", "auto")
+BRANCHES = ("none", "svd", "distill", "both")
+PILOT_STEPS = 8
+# basicsr/train.py, with its experiments below the folder that is given first.
+LAUNCH = """\
+import pathlib, sys, quantface_arch.launch
+quantface_arch.launch.launch("train", pathlib.Path(sys.argv.pop(1)))
+"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the table: ``bits`` is W4A4 or MP."""
+
+    balance: str
+    branch: str
+    bits: str = "W4A4"
+
+    @property
+    def trains(self) -> bool:
+        """Whether a branch is there that starts from zero."""
+        return self.branch in ("distill", "both")
+
+    def ranks(self, svd: int, distill: int) -> dict[str, int]:
+        """Ranks of the branches: both as given, or one that is as large as both together."""
+        return {
+            "none": {"svd": 0, "distill": 0},
+            "svd": {"svd": svd + distill, "distill": 0},
+            "distill": {"svd": 0, "distill": svd + distill},
+            "both": {"svd": svd, "distill": distill},
+        }[self.branch]
+
+
+@dataclass
+class Bench:
+    """Everything that cells have in common."""
+
+    options: dict[str, Any]
+    faces: Sequence[Path]
+    cache: Path
+    ranks: tuple[int, int]
+    bit_map: Path | None
+    threads: int
+
+    def derive(self, cell: Cell, steps: int) -> dict[str, Any]:
+        """The options of a cell's run; its name holds a hash of all that its figures depend on."""
+        opt = deepcopy(self.options)
+        quant = opt["quant"]
+        quant["balance"] = {**(quant.get("balance") or {}), "kind": cell.balance}
+        quant["branch"] = {**(quant.get("branch") or {}), **cell.ranks(*self.ranks)}
+        quant["bit_map"] = str(self.bit_map) if cell.bits == "MP" else None
+        train = opt["train"]
+        # Without steps the loop calibrates, quantizes and saves.
+        train["total_iter"] = steps
+        train["warmup_iter"] = min(train.get("warmup_iter", -1), steps // 10) or -1
+        train["scheduler"].update(periods=[max(1, steps)], restart_weights=[1])
+        opt["logger"].update(print_freq=max(1, min(20, steps // 4)), use_tb_logger=False)
+        opt["logger"]["save_checkpoint_freq"] = max(1, min(50, steps // 4))
+        opt.pop("val", None)
+        opt["datasets"].pop("val", None)
+        key = json.dumps([opt, steps, [path.name for path in self.faces]], sort_keys=True)
+        digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+        opt["name"] = f"{cell.balance}-{cell.branch}-{cell.bits.lower()}-{digest}"
+        return opt
+
+    def train(self, opt: Mapping[str, Any]) -> Path:
+        """Run BasicSR's training loop below the cache; returns the folder of the experiment."""
+        name = opt["name"]
+        self.cache.mkdir(parents=True, exist_ok=True)
+        path = self.cache / f"{name}.yml"
+        path.write_text(yaml.safe_dump(dict(opt), sort_keys=False))
+        command = [sys.executable, "-c", LAUNCH, str(self.cache), "-opt", str(path)]
+        log = self.cache / f"{name}.log"
+        with log.open("w") as output:
+            status = subprocess.run(
+                [*command, "--auto_resume"],
+                cwd=REPO,
+                env={**os.environ, "OMP_NUM_THREADS": str(self.threads)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            ).returncode
+        if status:
+            last = log.read_text().strip().splitlines()[-1:]
+            sys.exit(f"error: training of cell {name} failed, see {log}: {''.join(last)}")
+        return self.cache / "experiments" / name
+
+    def seconds_per_step(self) -> float:
+        """Measured by a few steps of the largest kind of cell, once."""
+        opt = self.derive(Cell("auto", "both"), PILOT_STEPS)
+        opt["name"] = opt["name"].replace("auto-both", "pilot")
+        opt["logger"]["print_freq"] = 1
+        opt["quant"]["calibration"]["num_images"] = 2
+        kept = self.cache / f"{opt['name']}.json"
+        if not kept.exists():
+            self.train(opt)
+            times = re.findall(r"time \(data\): ([\d.]+)", kept.with_suffix(".log").read_text())
+            save(kept, {"seconds": float(np.median([float(t) for t in times]))})
+        return json.loads(kept.read_text())["seconds"]
+
+    def score(self, model: torch.nn.Module | None) -> dict[str, float]:
+        """Mean figures over the faces; None: of the full-precision network itself."""
+        rows = []
+        for path in tqdm(self.faces, desc="scoring", unit="face", leave=False):
+            clean, low, _ = degrade_file(path)
+            first = self._full_precision(path, low)
+            picture = first if model is None else restore(model, low)
+            against = psnr(picture.astype(np.float32), first.astype(np.float32))
+            rows.append({**score(picture, clean), "psnr_vs_fp": against})
+        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+    @cached_property
+    def _teacher(self) -> torch.nn.Module:
+        return load_model(self.options["network_g"]["weights"], runtime="reference")
+
+    def _full_precision(self, face: Path, low: np.ndarray) -> np.ndarray:
+        kept = self.cache / "full-precision" / f"{face.stem}.png"
+        if not kept.exists():
+            picture = restore(self._teacher, low)
+            with atomic_path(kept) as temporary:
+                cv2.imwrite(str(temporary), picture)
+        return cv2.imread(str(kept))
+
+
+def save(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def run_cell(bench: Bench, cell: Cell, steps: int) -> dict[str, Any]:
+    """A row of the table; taken from the cache where it is there."""
+    steps = steps if cell.trains else 0
+    opt = bench.derive(cell, steps)
+    kept = bench.cache / f"{opt['name']}.json"
+    if not kept.exists():
+        path = bench.train(opt) / "models/net_g_latest.safetensors"
+        model = load_model(path, runtime="reference")
+        figures = bench.score(model)
+        tqdm.write(f"{opt['name']}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
+        save(kept, {**figures, "bytes": path.stat().st_size})
+    figures = json.loads(kept.read_text())
+    return row(cell, steps, figures)
+
+
+def row(cell: Cell | None, steps: int, figures: Mapping[str, float]) -> dict[str, Any]:
+    """Names of the cell (None: full precision), then its figures."""
+    names = (cell.bits, cell.balance, cell.branch) if cell else ("full precision", "", "")
+    labels = dict(zip(("bits", "balance", "branch"), names, strict=True))
+    numbers = {name: figures[name] for name in (*NAMES, "psnr_vs_fp")}
+    return {**labels, "steps": steps, **numbers, "MB": figures["bytes"] / 1e6}
+
+
+def cells_of(args: argparse.Namespace) -> list[Cell]:
+    """All cells that the command line asks for, cheap ones first."""
+    if args.smoke:
+        return [Cell("none", "none"), Cell("scale", "both")]
+    cells = [Cell(*names) for names in itertools.product(args.balance, args.branch)]
+    if args.bit_map:
+        cells += [Cell("auto", "svd", "MP"), Cell("auto", "both", "MP")]
+    return sorted(cells, key=lambda cell: cell.trains)
+
+
+def bench_of(args: argparse.Namespace) -> Bench:
+    """The common part of all cells, shrunk for a smoke run."""
+    options = yaml.safe_load(args.options.read_text())
+    if args.train_faces:
+        options["datasets"]["train"]["dataroot_gt"] = str(args.train_faces)
+    if args.calibration:
+        options["quant"]["calibration"]["num_images"] = args.calibration
+    faces = sorted((data_root() / "faces" / args.faces).glob("*.jpg"))[: args.limit]
+    if not faces:
+        sys.exit(f"error: no faces in {data_root() / 'faces' / args.faces}; set QUANTFACE_DATA")
+    if args.smoke:
+        faces = faces[:1]
+        options["quant"]["branch"] = {"svd": 4, "distill": 4, "budget": 1.0}
+        options["quant"]["calibration"] = {"num_images": 2, "batch_size": 2, "size": 64}
+        options["datasets"]["train"].update(
+            dataroot_gt=str(data_root() / "faces/tune512"), gt_size=64, batch_size_per_gpu=1
+        )
+    branch = options["quant"].get("branch") or {}
+    ranks = args.ranks or (branch.get("svd"), branch.get("distill", 0))
+    if not all(isinstance(rank, int) for rank in ranks):
+        sys.exit(f"error: {args.options}: branch ranks {ranks} are no numbers; give --ranks")
+    return Bench(options, faces, args.cache, tuple(ranks), args.bit_map, args.threads)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = parser(__doc__)
+    add = made.add_argument
+    add("--balance", nargs="+", choices=BALANCES, default=BALANCES, help="rows (all)")
+    add("--branch", nargs="+", choices=BRANCHES, default=BRANCHES, help="rows (all)")
+    add("--bit-map", type=Path, help="add two rows with the widths of this file")
+    add("--ranks", type=int, nargs=2, metavar=("SVD", "DISTILL"), help="as the options say")
+    add("--minutes", type=float, default=3, help="training of a cell, at most 10 (3)")
+    add("--steps", type=int, help="training of a cell, instead of --minutes")
+    add("--calibration", type=int, metavar="N", help="calibrate on N faces, as the options say")
+    add("--faces", default="val512", help="subfolder of faces/ that is scored (val512)")
+    add("--limit", type=int, default=50, help="use the first so many faces (50)")
+    add("--train-faces", type=Path, help="folder of clean faces to train on, as the options say")
+    add("--options", type=Path, default=REPO / "options/quantface_w4.yml")
+    add("--cache", type=Path, default=Path("results/ablation"), help="finished cells are kept here")
+    add("--threads", type=int, default=os.cpu_count() or 1, help="of torch (all cores)")
+    return made
+
+
+def main() -> None:
+    made = make_parser()
+    args = made.parse_args()
+    if not 0 < args.minutes <= 10:
+        made.error(f"--minutes: found {args.minutes:g}, allowed is up to 10")
+    torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        if args.smoke:
+            args.cache, args.steps = Path(scratch), 2
+        args.cache = args.cache.resolve()
+        bench = bench_of(args)
+        cells = cells_of(args)
+        steps = args.steps
+        if steps is None and any(cell.trains for cell in cells):
+            steps = max(1, round(args.minutes * 60 / bench.seconds_per_step()))
+        size = resolve_model(bench.options["network_g"]["weights"]).stat().st_size
+        rows = [row(None, 0, {**bench.score(None), "psnr_vs_fp": math.inf, "bytes": size})]
+        rows += [run_cell(bench, cell, steps) for cell in tqdm(cells, desc="cells", unit="cell")]
+    report(rows, args.json)
+
+
+if __name__ == "__main__":
+    main()

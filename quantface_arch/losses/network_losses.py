@@ -1,0 +1,134 @@
+"""Losses through networks whose weights are published elsewhere, in BasicSR's LOSS_REGISTRY."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
+from basicsr.utils.registry import LOSS_REGISTRY
+from quantface_arch.archs.statefile import fill, read_state
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.losses.features import FrozenLoss
+from quantface_arch.losses.weights import ALTERNATIVE, find_weights
+
+__all__ = ["QuantFaceIdentityLoss", "QuantFaceLPIPSLoss"]
+
+BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
+ARCFACE = (
+    "https://github.com/xinntao/facexlib/releases/download/v0.1.0/recognition_arcface_ir_se50.pth"
+)
+
+
+@LOSS_REGISTRY.register()
+class QuantFaceLPIPSLoss(FrozenLoss):
+    """Learned perceptual distance (LPIPS; Zhang et al., CVPR 2018), by the ``lpips`` package.
+
+    Args:
+        loss_weight: factor of the result.
+        net: ``alex``, ``vgg`` or ``squeeze``.
+        weights: torchvision's file of that network's weights, or the folder that holds it; None:
+            torch's own cache.
+        download: get the file into torch's cache if it is not there.
+
+    Raises:
+        QuantFaceError: another network, ``lpips`` is not installed, or the weights are missing,
+            damaged or could not be downloaded; the message names a loss that does without.
+    """
+
+    def __init__(
+        self,
+        loss_weight: float = 1.0,
+        net: str = "alex",
+        weights: str | os.PathLike[str] | None = None,
+        download: bool = False,
+    ) -> None:
+        super().__init__(loss_weight)
+        if net not in BACKBONES:
+            raise QuantFaceError(f"net: found {net!r}, allowed are {', '.join(BACKBONES)}")
+        try:
+            import lpips
+        except ImportError as error:
+            raise QuantFaceError(f"QuantFaceLPIPSLoss: pip install lpips; {ALTERNATIVE}") from error
+        from torchvision.models import get_model_weights
+
+        url = get_model_weights(BACKBONES[net]).IMAGENET1K_V1.url
+        cache = Path(torch.hub.get_dir()) / "checkpoints"
+        path = find_weights("QuantFaceLPIPSLoss", url, cache, weights, download)
+        # ``pnet_rand`` keeps lpips from downloading; the backbone is filled right below.
+        self.lpips = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+        _fill_slices(self.lpips.net, path)
+        self.eval().requires_grad_(False)
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Compare two pictures (N, 3, H, W) in [-1, 1]; returns a scalar."""
+        return self.loss_weight * self.lpips(pred, target).mean()
+
+
+def _fill_slices(net: nn.Module, path: Path) -> None:
+    """Fill lpips's backbone, slices of torchvision's ``features``, from torchvision's file."""
+    state = read_state(path)
+    names = {key: f"features.{key.split('.', 1)[1]}" for key in net.state_dict()}
+    missing = [name for name in names.values() if name not in state]
+    if missing:
+        raise QuantFaceError(f"{path}: no key {missing[0]}; torchvision's own file is wanted")
+    fill(net, path, {key: state[name] for key, name in names.items()})
+
+
+@LOSS_REGISTRY.register()
+class QuantFaceIdentityLoss(FrozenLoss):
+    """1 - cosine similarity of two faces' ArcFace embeddings (Deng et al., CVPR 2019).
+
+    The network is facexlib's IR-SE-50. It wants a tight 112×112 crop; of the aligned faces that
+    restorers see (FFHQ's alignment) the same part is taken as by pixel2style2pixel (Richardson et
+    al., CVPR 2021).
+
+    Args:
+        loss_weight: factor of the result, 0 to 2.
+        weights: facexlib's file ``recognition_arcface_ir_se50.pth``, or the folder that holds it;
+            None: facexlib's own folder.
+        download: get the file into facexlib's folder if it is not there.
+
+    Raises:
+        QuantFaceError: the weights are missing, damaged or could not be downloaded; the message
+            names a loss that does without.
+    """
+
+    # Top, bottom, left and right of the crop, as shares of an aligned face's side.
+    crop = (35 / 256, 223 / 256, 32 / 256, 220 / 256)
+
+    def __init__(
+        self,
+        loss_weight: float = 1.0,
+        weights: str | os.PathLike[str] | None = None,
+        download: bool = False,
+    ) -> None:
+        super().__init__(loss_weight)
+        import facexlib
+
+        cache = Path(facexlib.__file__).parent / "weights"
+        path = find_weights("QuantFaceIdentityLoss", ARCFACE, cache, weights, download)
+        # Not facexlib's ``init_recognition_model``, which needs a GPU and downloads unasked.
+        from facexlib.recognition.arcface_arch import Backbone
+
+        self.net = Backbone(num_layers=50, drop_ratio=0.6, mode="ir_se")
+        fill(self.net, path, read_state(path))
+        self.eval().requires_grad_(False)
+
+    def embed(self, faces: Tensor) -> Tensor:
+        """Embeddings (N, 512) of length 1, of aligned faces (N, 3, H, W) in [-1, 1], RGB."""
+        height, width = faces.shape[-2:]
+        top, bottom, left, right = self.crop
+        rows = slice(round(top * height), round(bottom * height))
+        columns = slice(round(left * width), round(right * width))
+        return self.net(F.adaptive_avg_pool2d(faces[..., rows, columns], (112, 112)))
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Compare two aligned faces (N, 3, H, W) in [-1, 1], RGB; returns a scalar."""
+        with torch.no_grad():
+            wanted = self.embed(target)
+        return self.loss_weight * (1 - (self.embed(pred) * wanted).sum(dim=1)).mean()

@@ -1,0 +1,56 @@
+"""Weights of the networks that losses look through: found before training begins, or an error."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import torch
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.fsutil import atomic_path
+
+__all__ = ["ALTERNATIVE", "find_weights"]
+
+ALTERNATIVE = "QuantFaceFeatureLoss needs no downloaded weights"
+
+
+def find_weights(
+    loss: str,
+    url: str,
+    cache: Path,
+    weights: str | os.PathLike[str] | None = None,
+    download: bool = False,
+) -> Path:
+    """The published file of weights that a loss needs.
+
+    Args:
+        loss: names the loss in messages.
+        url: where the file is published; its last part is the file's name, which ends in the first
+            digits of its SHA-256, or not.
+        cache: the folder in which its own library looks for it.
+        weights: a file, or a folder that holds it under its published name; None: ``cache``.
+        download: get the file into ``cache`` if it is not there.
+
+    Raises:
+        QuantFaceError: there is no such file, or it could not be downloaded; the message says how
+            to get it and which loss does without.
+    """
+    name = url.rsplit("/", 1)[-1]
+    path = cache / name if weights is None else Path(weights)
+    path = path / name if path.is_dir() else path
+    if path.is_file():
+        return path
+    way_out = f"get {url} and name it with weights: FILE; {ALTERNATIVE}"
+    if weights is not None:
+        raise QuantFaceError(f"{loss}: no file {path}: {way_out}")
+    if not download:
+        raise QuantFaceError(f"{loss}: no file {path}: set download: true, or {way_out}")
+    digest = re.search(r"-([0-9a-f]{8,})\.", name)
+    try:
+        with atomic_path(path) as temporary:
+            torch.hub.download_url_to_file(url, str(temporary), digest and digest[1])
+    except (OSError, RuntimeError, QuantFaceError) as error:
+        raise QuantFaceError(f"{loss}: the download failed ({error}): {way_out}") from error
+    return path

@@ -1,0 +1,281 @@
+"""Calibration, balancing and branches as the first stage of a training, kept in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
+from basicsr.data import build_dataset
+from basicsr.utils import get_root_logger
+from quantface_arch.data.degradation import seeded
+from quantface_arch.errors import QuantFaceError, check_keys
+from quantface_arch.images import SUFFIXES, load_rgb, resize
+from quantface_arch.quant import Recipe, load_checkpoint, prepare, read_metadata, save_checkpoint
+from quantface_arch.quant.balance import load_balance
+from quantface_arch.quant.bitmap import load_bit_map
+from quantface_arch.quant.convert import BitMap
+from quantface_arch.quant.reconstruct import reconstruct
+
+__all__ = ["FirstStage", "calibration_pictures", "digest", "read_quant_options"]
+
+CALIBRATION_OPTIONS = {"num_images", "batch_size", "size", "dataroot_lq"}
+RECONSTRUCTION_OPTIONS = {"blocks", "steps", "lr", "num_images"}
+# Other processes wait for the first so long; calibration of a large network takes its time.
+PATIENCE = timedelta(days=2)
+
+
+def read_quant_options(
+    options: Mapping[str, Any] | None, net: nn.Module
+) -> tuple[Recipe, BitMap | None, dict[str, Any] | None]:
+    """The block ``quant`` of an options file, without its ``calibration``.
+
+    Args:
+        options: of ``Recipe.from_dict``, and ``bit_map`` and ``balance: file``, paths.
+        net: the float network; its ``eight_bit_patterns`` hold unless ``eight_bit`` is given.
+
+    Returns:
+        the recipe, the bit map and the balancing, None where no file is named.
+
+    Raises:
+        QuantFaceError: the block is missing, or a value in it is not allowed.
+    """
+    if not isinstance(options, Mapping):
+        raise QuantFaceError("options file: the block quant is missing; give at least name: w4a4")
+    given = {key: value for key, value in options.items() if key != "calibration"}
+    bit_map = given.pop("bit_map", None)
+    balance = dict(given.pop("balance", None) or {})
+    balance_file = balance.pop("file", None)
+    if balance:
+        given["balance"] = balance
+    recipe = Recipe.from_dict(given)
+    if "eight_bit" not in given:
+        recipe = replace(recipe, eight_bit=getattr(net, "eight_bit_patterns", ()))
+    return (
+        recipe,
+        load_bit_map(bit_map) if bit_map else None,
+        load_balance(balance_file) if balance_file else None,
+    )
+
+
+def calibration_pictures(
+    opt: Mapping[str, Any], net: nn.Module, count: int | None = None
+) -> list[Tensor]:
+    """Degraded pictures on which the network is calibrated, in the range that it sees.
+
+    Args:
+        opt: a whole options file; ``quant: calibration`` may hold ``num_images`` (default 32),
+            ``size``, the side in pixels (default: as in training), ``batch_size``, and
+            ``dataroot_lq``, a folder of pictures. Without that they are samples of
+            ``datasets: train``, spread evenly over it.
+        net: the network, for its ``input_range``.
+        count: another number of pictures.
+
+    Returns:
+        float32 (3, H, W) each, the same in every run.
+
+    Raises:
+        QuantFaceError: an unknown option, or no pictures.
+    """
+    options = opt["quant"].get("calibration") or {}
+    check_keys("quant calibration options", options, CALIBRATION_OPTIONS)
+    wanted = int(count or options.get("num_images", 32))
+    if wanted < 1:
+        raise QuantFaceError(f"quant calibration num_images: found {wanted}, allowed are from 1")
+    folder, size = options.get("dataroot_lq"), options.get("size")
+    read = _from_folder(folder, size) if folder else _from_dataset(opt, size)
+    low, high = getattr(net, "input_range", (0, 1))
+    return [picture * (high - low) + low for picture in read(wanted)]
+
+
+def _spread(wanted: int, available: int) -> list[int]:
+    count = min(wanted, available)
+    return [place * available // count for place in range(count)]
+
+
+def _from_folder(folder: str, size: int | None) -> Any:
+    root = Path(folder)
+    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise QuantFaceError(
+            f"quant calibration dataroot_lq: no picture in {root}; degraded pictures belong there"
+        )
+
+    def read(wanted: int) -> list[Tensor]:
+        arrays = [load_rgb(paths[index]) for index in _spread(wanted, len(paths))]
+        if size is not None:
+            arrays = [resize(array, size, size) for array in arrays]
+        return [torch.tensor(array).permute(2, 0, 1).float() / 255 for array in arrays]
+
+    return read
+
+
+def _from_dataset(opt: Mapping[str, Any], size: int | None) -> Any:
+    options = dict(opt["datasets"]["train"])
+    if size is not None:
+        options["gt_size"] = size
+    dataset = build_dataset(options)
+
+    def read(wanted: int) -> list[Tensor]:
+        pictures = []
+        for index in _spread(wanted, len(dataset)):
+            # Datasets of BasicSR crop and flip at random.
+            with seeded(opt["manual_seed"], index):
+                pictures.append(dataset[index]["lq"])
+        return pictures
+
+    return read
+
+
+@dataclass
+class FirstStage:
+    """Turns a copy of the teacher into a quantized student, or loads what an earlier run made.
+
+    The result is ``prepared.safetensors`` among the experiment's models.
+
+    Args:
+        opt: the whole options file.
+        teacher: the float network, with its weights.
+    """
+
+    opt: Mapping[str, Any]
+    teacher: nn.Module
+
+    def __post_init__(self) -> None:
+        quant = self.opt.get("quant")
+        self.recipe, self.bits, self.balance = read_quant_options(quant, self.teacher)
+        self.path = Path(self.opt["path"]["models"]) / "prepared.safetensors"
+        self.arch = getattr(self.teacher, "arch_options", self.opt["network_g"])
+        self.reconstruction = self.opt["train"].get("reconstruction")
+        if self.reconstruction:
+            self._check_reconstruction()
+
+    def _check_reconstruction(self) -> None:
+        """Before calibration, not after it."""
+        check_keys("train option reconstruction", self.reconstruction, RECONSTRUCTION_OPTIONS)
+        missing = {"blocks", "steps", "lr"} - self.reconstruction.keys()
+        if missing:
+            raise QuantFaceError(f"train option reconstruction: {min(missing)} is missing")
+        names = [name for name, _ in self.teacher.named_modules()]
+        for pattern in self.reconstruction["blocks"]:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise QuantFaceError(
+                    f"train option reconstruction: block {pattern!r} matches no part of the network"
+                )
+
+    def run(self, student: nn.Module) -> nn.Module:
+        """Quantize ``student``, a copy of the teacher, in place; the first process does the work.
+
+        Raises:
+            QuantFaceError: see ``prepare``; when resuming, a file made for other widths or weights.
+        """
+        found = self._found()
+        made = found is None and self.opt["rank"] == 0
+        if made:
+            self._make(student)
+        if self.opt["dist"]:
+            # A group of its own: the main one's processes would give up waiting within minutes.
+            dist.barrier(group=dist.new_group(backend="gloo", timeout=PATIENCE))
+        if not made:
+            source = found or self.path
+            get_root_logger().info(f"First stage: loading {source}.")
+            load_checkpoint(source, lambda _: student)
+        return student.to(next(self.teacher.parameters()).device)
+
+    def _found(self) -> Path | None:
+        """The file of an earlier run that serves this one."""
+        resumes = bool(self.opt["path"].get("resume_state"))
+        if resumes and self.path.is_file():
+            self._check_resumed(read_metadata(self.path))
+            return self.path
+        experiment = self.path.parents[1]
+        paths = [self.path]
+        if self.opt.get("auto_resume"):
+            # Killed before its first training state: BasicSR has put the experiment's folder aside.
+            archived = experiment.parent.glob(f"{experiment.name}_archived_*/models")
+            paths += [folder / self.path.name for folder in sorted(archived, reverse=True)]
+        for path in paths:
+            if path.is_file() and read_metadata(path)["extra"] == self._key():
+                return path
+        return None
+
+    def _check_resumed(self, metadata: Mapping[str, Any]) -> None:
+        recipe = json.loads(json.dumps(self.recipe.to_dict()))
+        widths = {name: {"w": w, "a": a} for name, (w, a) in (self.bits or {}).items()}
+        same_recipe = metadata["recipe"] == recipe and metadata["bits"] == (
+            widths or metadata["bits"]
+        )
+        if not same_recipe or metadata["extra"].get("teacher") != digest(self.teacher):
+            what = "teacher's weights" if same_recipe else "options under quant"
+            raise QuantFaceError(
+                f"{self.path}: the {what} have changed since; resume with the same, or start anew"
+            )
+
+    def _key(self) -> dict[str, Any]:
+        """What the stage's result depends on."""
+        parts = {
+            "quant": self.opt["quant"],
+            "bits": self.bits,
+            "data": {k: v for k, v in self.opt["datasets"]["train"].items() if k != "name"},
+            "reconstruction": self.reconstruction,
+            "seed": self.opt["manual_seed"],
+            "balance": {
+                name: (balance.to_dict(), str(balance.scale))
+                for name, balance in (self.balance or {}).items()
+            },
+        }
+        text = json.dumps(parts, sort_keys=True, default=str)
+        return {
+            "teacher": digest(self.teacher),
+            "options": hashlib.sha256(text.encode()).hexdigest(),
+        }
+
+    def _make(self, student: nn.Module) -> None:
+        options = self.opt["quant"].get("calibration") or {}
+        batch_size = int(options.get("batch_size", 4))
+        pictures = calibration_pictures(self.opt, self.teacher)
+        report = prepare(
+            student,
+            self.recipe,
+            pictures,
+            bits=self.bits,
+            balance=self.balance,
+            batch_size=batch_size,
+        )
+        get_root_logger().info(f"First stage: {report}")
+        if self.reconstruction:
+            self._reconstruct(student, batch_size)
+        save_checkpoint(student, self.path, self.arch, self._key(), dtype=torch.float32)
+
+    def _reconstruct(self, student: nn.Module, batch_size: int) -> None:
+        options = dict(self.reconstruction)
+        pictures = calibration_pictures(self.opt, self.teacher, options.pop("num_images", None))
+        errors = reconstruct(
+            student,
+            self.teacher,
+            pictures,
+            batch_size=batch_size,
+            bounds=bool(self.opt["train"].get("bounds", False)),
+            **options,
+        )
+        lines = (f"{name}: {before:.3e} -> {after:.3e}" for name, (before, after) in errors.items())
+        get_root_logger().info("Reconstruction, error of each block:\n" + "\n".join(lines))
+
+
+def digest(net: nn.Module) -> str:
+    """Hash of a network's weights."""
+    state = hashlib.sha256()
+    for name, value in net.state_dict().items():
+        state.update(name.encode())
+        state.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return state.hexdigest()

@@ -1,0 +1,94 @@
+"""The weighted terms of a training loss, each a registered loss of one output of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
+from basicsr.losses import build_loss
+from basicsr.utils.registry import LOSS_REGISTRY
+from quantface_arch.errors import QuantFaceError
+
+__all__ = ["Term", "build_terms"]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term.
+
+    Attributes:
+        name: in the log, of its own within the loss.
+        of: which output of the network it compares.
+        target: ``teacher``, the same output of the teacher, or ``gt``, the clean picture.
+        loss: called with what was found and what is wanted; its weight is its own.
+    """
+
+    name: str
+    of: str
+    target: str
+    loss: nn.Module
+
+    def __call__(self, found: Tensor, wanted: Tensor) -> Tensor:
+        """The weighted loss, a scalar; the parts of a loss that returns several are added."""
+        value = self.loss(found, wanted)
+        if isinstance(value, Tensor):
+            return value
+        return torch.stack([part for part in value if part is not None]).sum()
+
+
+def build_terms(
+    options: Sequence[Mapping[str, Any]] | None,
+    outputs: Iterable[str],
+    targets: Sequence[str],
+    device: torch.device,
+) -> list[Term]:
+    """Build the list ``train: losses`` of an options file.
+
+    Args:
+        options: per term ``type``, of BasicSR's registry, the loss's own options such as
+            ``loss_weight``, and ``of`` (default ``image``) and ``target``.
+        outputs: of the network, that ``of`` may name.
+        targets: that ``target`` may name; the first is the default.
+
+    Raises:
+        QuantFaceError: an empty list, or a term that cannot be built; the message says which.
+    """
+    if not options:
+        raise QuantFaceError("train option losses: empty; list at least one registered loss")
+    terms: list[Term] = []
+    for index, given in enumerate(options):
+        place = f"train option losses, entry {index + 1}"
+        rest = dict(given)
+        of, target = rest.pop("of", "image"), rest.pop("target", targets[0])
+        _check(f"{place}: of", of, outputs)
+        _check(f"{place}: target", target, targets)
+        if target == "gt" and of != "image":
+            raise QuantFaceError(f"{place}: target gt is a picture, found of: {of}")
+        loss = _build(place, rest).to(device).requires_grad_(False)
+        kind = rest["type"] if of == "image" else f"{of}_{rest['type']}"
+        same = sum(term.name.startswith(f"l_{kind}") for term in terms)
+        terms.append(Term(f"l_{kind}_{same + 1}" if same else f"l_{kind}", of, target, loss))
+    return terms
+
+
+def _check(what: str, found: str, allowed: Iterable[str]) -> None:
+    if found not in allowed:
+        raise QuantFaceError(f"{what}: found {found!r}, allowed are {', '.join(allowed)}")
+
+
+def _build(place: str, options: dict[str, Any]) -> nn.Module:
+    kind = options.get("type")
+    if kind not in LOSS_REGISTRY:
+        known = ", ".join(sorted(name for name, _ in LOSS_REGISTRY))
+        raise QuantFaceError(f"{place}: type: found {kind!r}, allowed are {known}")
+    try:
+        return build_loss(options)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, QuantFaceError):
+            raise
+        raise QuantFaceError(f"{place} ({kind}): {error}") from error

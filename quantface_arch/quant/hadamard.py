@@ -1,0 +1,154 @@
+"""Hadamard rotations of a channel axis: any order that Sylvester and Paley give, and blocks.
+
+Orders are products of 2 (Sylvester) and q + 1 with q prime, q ≡ 3 mod 4 (Paley's first
+construction); no table of matrices is kept. A rotation of n channels is a tuple of *segments*
+``(count, size)``: ``count`` neighbouring blocks of Hadamard order ``size`` each. ``((1, 320),)``
+mixes all of 320 channels, ``((5, 64),)`` five groups of 64, ``((1, 640), (1, 320))`` two sources.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+__all__ = ["MIN_WIDTH", "Segments", "factors", "hadamard", "has_order", "rotate", "segments_of"]
+
+# Narrower layers stay unbalanced.
+MIN_WIDTH = 16
+# Sylvester's factor is applied in Kronecker factors of at most this order: n·(16·log₁₆ n) work,
+# in a few dense products rather than log₂ n passes over memory.
+RADIX = 16
+
+Segments = tuple[tuple[int, int], ...]
+
+
+def _is_prime(n: int) -> bool:
+    return n > 1 and all(n % divisor for divisor in range(2, int(n**0.5) + 1))
+
+
+def _is_paley(order: int) -> bool:
+    return order % 4 == 0 and order & (order - 1) != 0 and _is_prime(order - 1)
+
+
+@cache
+def factors(n: int) -> tuple[int, ...] | None:
+    """Orders whose Kronecker product is a Hadamard matrix of order n, or None if there is none.
+
+    Powers of two come last, merged up to ``RADIX``; Paley orders first. Of several products the one
+    with the smallest sum, which is the work a channel costs.
+    """
+    if n < 1:
+        return None
+    if n & (n - 1) == 0:
+        parts = []
+        while n > 1:
+            parts.append(min(n, RADIX))
+            n //= parts[-1]
+        return tuple(parts)
+    best: tuple[int, ...] | None = None
+    for order in range(12, n + 1, 4):
+        if n % order == 0 and _is_paley(order):
+            rest = factors(n // order)
+            if rest is not None and (best is None or order + sum(rest) < sum(best)):
+                best = (order, *rest)
+    return best
+
+
+def has_order(n: int) -> bool:
+    """Whether a Hadamard matrix of order n can be built."""
+    return factors(n) is not None
+
+
+@cache
+def _base(order: int) -> Tensor:
+    """Hadamard matrix, float32 (order, order) of ±1, by Sylvester or by Paley I."""
+    if order & (order - 1) == 0:
+        matrix = torch.ones(1, 1)
+        while matrix.shape[0] < order:
+            matrix = torch.cat((torch.cat((matrix, matrix), 1), torch.cat((matrix, -matrix), 1)))
+        return matrix
+    q = order - 1
+    residues = {value * value % q for value in range(1, q)}
+    chi = torch.tensor([0.0] + [1.0 if value in residues else -1.0 for value in range(1, q)])
+    index = torch.arange(q)
+    jacobsthal = chi[(index[:, None] - index[None, :]) % q]
+    skew = torch.zeros(order, order)
+    skew[0, 1:], skew[1:, 0] = 1, -1
+    skew[1:, 1:] = jacobsthal
+    return skew + torch.eye(order)
+
+
+def hadamard(n: int) -> Tensor:
+    """A Hadamard matrix as ``rotate`` applies it: float32 (n, n) of ±1, rows orthogonal.
+
+    Raises:
+        ValueError: no such order can be built.
+    """
+    parts = factors(n)
+    if parts is None:
+        raise ValueError(f"Hadamard order {n}: only products of 2 and q + 1, q prime, q = 3 mod 4")
+    matrix = torch.ones(1, 1)
+    for part in parts:
+        matrix = torch.kron(matrix, _base(part))
+    return matrix
+
+
+def segments_of(sources: tuple[int, ...], block: int | None = None) -> Segments:
+    """Blocks that rotate channels made of ``sources``, each source by itself.
+
+    Args:
+        sources: channels of each of the concatenated inputs; one number for a plain input.
+        block: wanted size of the blocks; None takes the whole source where an order fits.
+
+    Returns:
+        segments over all channels; () where a source has no order that divides it into blocks of
+        at least ``MIN_WIDTH``.
+    """
+    segments = []
+    for width in sources:
+        limit = width if block is None else min(block, width)
+        sizes = [size for size in range(limit, MIN_WIDTH - 1, -1) if width % size == 0]
+        size = next((size for size in sizes if has_order(size)), None)
+        if size is None:
+            return ()
+        segments.append((width // size, size))
+    return tuple(segments)
+
+
+def rotate(x: Tensor, segments: Segments, axis: int, inverse: bool = False) -> Tensor:
+    """x H along one axis, H = blockdiag(Had/√size): orthogonal, so norms are kept.
+
+    n·log n work: each Hadamard matrix is applied by its Kronecker factors.
+
+    Args:
+        x: float, any shape; ``axis`` holds Σ count·size channels.
+        axis: index of the channel axis.
+        inverse: x Hᵀ instead.
+    """
+    axis %= x.ndim
+    if len(segments) == 1:
+        return _rotate_blocks(x, *segments[0], axis, inverse)
+    parts = x.split([count * size for count, size in segments], dim=axis)
+    rotated = [
+        _rotate_blocks(part, *segment, axis, inverse)
+        for part, segment in zip(parts, segments, strict=True)
+    ]
+    return torch.cat(rotated, dim=axis)
+
+
+def _rotate_blocks(x: Tensor, count: int, size: int, axis: int, inverse: bool) -> Tensor:
+    parts = factors(size)
+    assert parts is not None
+    shape = x.shape
+    before = int(torch.Size(shape[:axis]).numel()) * count
+    after = int(torch.Size(shape[axis + 1 :]).numel())
+    rest = size
+    for part in parts:
+        rest //= part
+        matrix = (_base(part) * part**-0.5).to(x.device, x.dtype)
+        x = x.reshape(before * (size // (part * rest)), part, rest * after)
+        # x stands right of the matrix here, so x H is Hᵀ x.
+        x = torch.matmul(matrix if inverse else matrix.T, x)
+    return x.reshape(shape)

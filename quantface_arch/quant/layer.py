@@ -1,0 +1,263 @@
+"""What quantized layers have in common: balancing, quantizers of weight and input, a branch."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.balance import LayerBalance
+from quantface_arch.quant.hadamard import has_order, rotate
+from quantface_arch.quant.layer_state import LayerState, State
+from quantface_arch.quant.lowrank import svd_factors, zero_factors
+from quantface_arch.quant.quantizer import fake_quantize, grid, scale_and_zero_point
+from quantface_arch.quant.ranges import weight_range
+from quantface_arch.quant.specs import QuantSpec
+
+__all__ = ["QuantLayer"]
+
+Layer = TypeVar("Layer", bound="QuantLayer")
+
+
+class QuantLayer(LayerState):
+    """What quantized layers have in common; stands before torch's class among the bases.
+
+    y = Q_a(x̂) Q_w(R)ᵀ + x̂ Lᵀ + b with x̂ the balanced input, L the two branches together and R what
+    they leave of the balanced weight (QuantFace, arXiv 2506.00820, QD-LoRA).
+
+    ``bias`` keeps its name. ``weight`` is the float weight, balanced by ``apply_balance``; once
+    quantized it holds the values that the integers of R read back as, so that the layer runs by
+    torch's own product (simulated: low-bit values in floating point, no speed-up). The buffers are
+    float32:
+
+    - ``weight_scale``, ``weight_zero_point``: (Cout,) or (1,), of the weight's grid.
+    - ``act_scale``, ``act_zero_point``: scalars, of the grid of the balanced input.
+    - ``act_low``, ``act_high``: scalars, range of the layer's input as it arrives.
+    - ``balance_multiplier``: (Cin,), diagonal part of the input's balancing; None without one.
+
+    Parameters beside torch's, None where absent:
+
+    - ``branch_down`` (r, Cin, ...) and ``branch_up`` (Cout, r): factors of L.
+    - ``act_bounds`` (2,): logarithms of the factors by which training moved the grid's two ends.
+
+    ``observer``, when set, is shown every balanced input and the layer computes in floating point.
+    """
+
+    # Axis of the input that holds its channels, counted from the end so that batches may be absent.
+    channel_axis: int
+
+    @classmethod
+    def empty_like(cls: type[Layer], module: Any) -> Layer:
+        """A layer of a float layer's geometry whose parameters hold no memory."""
+        raise NotImplementedError
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """torch's own product of this layer, with another weight of the same geometry."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_float(
+        cls: type[Layer],
+        module: nn.Module,
+        weights: QuantSpec,
+        activations: QuantSpec,
+        name: str,
+    ) -> Layer:
+        """The quantized counterpart, not calibrated yet, of a float layer.
+
+        It takes over the layer's parameters themselves, not copies.
+
+        Args:
+            name: what messages call the layer.
+        """
+        layer = cls.empty_like(module)
+        layer.weight, layer.bias = module.weight, module.bias  # type: ignore[assignment]
+        layer.name, layer.weight_spec, layer.activation_spec = name, weights, activations
+        layer.state, layer.observer = State.CALIBRATING, None
+        channels = layer.weight.shape[0] if weights.granularity == "channel" else 1
+        for buffer, shape in (("weight_scale", (channels,)), ("act_scale", ())):
+            layer.register_buffer(buffer, torch.ones(shape, device=layer.weight.device))
+        layer.register_buffer("weight_zero_point", torch.zeros_like(layer.weight_scale))
+        for buffer in ("act_zero_point", "act_low", "act_high"):
+            layer.register_buffer(buffer, torch.zeros_like(layer.act_scale))
+        layer.forget_method()
+        return layer.train(module.training)
+
+    @property
+    def rank(self) -> int:
+        """Rank of the two branches together."""
+        return 0 if self.branch_down is None else self.branch_down.shape[0]
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As torch's layer, on the balanced and quantized input, plus the branch.
+
+        Raises:
+            QuantFaceError: the layer is not calibrated.
+        """
+        x = self.balance_input(input)
+        if self.observer is not None:
+            self.observer(x)
+            return self.product(x, self.weight, self.bias)
+        if self.state is State.CALIBRATING:
+            raise QuantFaceError(
+                f"layer {self.name}: not calibrated; run the model inside calibrating(model), "
+                "then apply(), before using it"
+            )
+        if self.state is State.QUANTIZED:
+            y = self.product(self.quantize_input(x), self.weight, self.bias)
+        else:
+            y = self.product(x, self.weight, self.bias)
+        return y if self.branch_down is None else y + self.branch(x)
+
+    def balance_input(self, x: Tensor) -> Tensor:
+        """x̂ = x S⁻¹ H, of x's shape."""
+        if self.balance_multiplier is None:
+            return x
+        shape = (-1, *[1] * (-1 - self.channel_axis))
+        x = x * self.balance_multiplier.view(shape).to(x.dtype)
+        segments = self.balance.segments
+        return rotate(x, segments, self.channel_axis) if segments else x
+
+    def branch(self, x: Tensor) -> Tensor:
+        """x̂ Lᵀ: the layer's product to ``rank`` channels, then a pointwise one to Cout."""
+        assert self.branch_down is not None and self.branch_up is not None
+        inner = self.product(x, self.branch_down, None)
+        taps = self.weight.ndim - 2
+        up = self.branch_up.view(*self.branch_up.shape, *[1] * taps)
+        return (F.linear, F.conv1d, F.conv2d)[taps](inner, up)
+
+    def input_grid(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point of the balanced input's grid, bounds as trained so far."""
+        if self.act_bounds is None:
+            return self.act_scale, self.act_zero_point
+        spec = self.activation_spec
+        qmin, qmax = grid(spec.bits, spec.symmetric)
+        if spec.symmetric:
+            return self.act_scale * self.act_bounds.mean().exp(), self.act_zero_point
+        # In steps of the grid as it was, so that bounds of 0 give that very grid.
+        ends = torch.stack((qmin - self.act_zero_point, qmax - self.act_zero_point))
+        low, high = (ends * self.act_bounds.exp()).unbind()
+        growth = (high - low) / (qmax - qmin)
+        zero = qmin - low / growth
+        # Rounded straight through: zero must stay a level, for zero padding to stay zero.
+        return self.act_scale * growth, zero + (zero.round() - zero).detach()
+
+    def quantize_input(self, x: Tensor) -> Tensor:
+        """``x`` on the grid of the layer's input, with straight-through gradients."""
+        qmin, qmax = grid(self.activation_spec.bits, self.activation_spec.symmetric)
+        return fake_quantize(x, *self.input_grid(), qmin, qmax)
+
+    def apply_balance(self, balance: LayerBalance) -> None:
+        """Balance the input from now on, and the weight with it: the output stays the same.
+
+        The float parameter that was taken over stays as it was.
+
+        Raises:
+            QuantFaceError: the layer is balanced or quantized already, or of another width.
+        """
+        if self.balance.kind != "none" or self.state is State.QUANTIZED:
+            raise QuantFaceError(f"layer {self.name}: balanced or quantized already")
+        self.set_balance(balance)
+        if balance.kind != "none":
+            weight = balance.weight(self.weight.detach(), self.groups)
+            self.weight = nn.Parameter(weight, requires_grad=False)
+
+    def check_balance(self, balance: LayerBalance) -> None:
+        """Raise QuantFaceError if a balancing does not fit the layer."""
+        scale, segments = balance.scale, balance.segments
+        widths = [] if scale is None else [scale.numel()]
+        if segments:
+            widths.append(sum(count * size for count, size in segments))
+        if any(width != self.channels for width in widths):
+            raise QuantFaceError(
+                f"layer {self.name}: found balancing for {widths} channels, it has {self.channels}"
+            )
+        if scale is not None and not bool((scale.isfinite() & (scale > 0)).all()):
+            raise QuantFaceError(f"layer {self.name}: found a scale not positive and finite")
+        for count, size in segments:
+            if not has_order(size):
+                raise QuantFaceError(f"layer {self.name}: there is no Hadamard order {size}")
+            if self.groups > 1 and (len(segments) > 1 or count % self.groups):
+                raise QuantFaceError(
+                    f"layer {self.name}: found blocks {segments} across its {self.groups} groups"
+                )
+
+    def set_balance(self, balance: LayerBalance) -> None:
+        """Balance the input from now on; the weight is taken to be balanced already.
+
+        Raises:
+            QuantFaceError: see ``check_balance``.
+        """
+        self.check_balance(balance)
+        self.balance = balance
+        if balance.kind != "none":
+            multiplier = balance.multiplier(self.channels)
+            self.register_buffer("balance_multiplier", multiplier.to(self.weight.device))
+
+    def add_branch(self, svd: int, distill: int, seed: int = 0) -> None:
+        """Split the weight: its ``svd`` leading singular vectors go to branch 1, the rest stays.
+
+        Branch 2, of rank ``distill``, adds nothing until it is trained.
+        """
+        if not svd + distill:
+            return
+        down, up = svd_factors(self.weight, svd)
+        extra_down, extra_up = zero_factors(self.weight, distill, seed)
+        residual = self.weight.detach() - (up @ down.flatten(1)).view_as(self.weight)
+        self.weight = nn.Parameter(residual, requires_grad=False)
+        self.set_branch(torch.cat((down, extra_down)), torch.cat((up, extra_up), dim=1))
+
+    def set_branch(self, down: Tensor, up: Tensor) -> None:
+        """Take factors over: down (r, Cin, ...), up (Cout, r)."""
+        self.branch_down = nn.Parameter(down, requires_grad=False)
+        self.branch_up = nn.Parameter(up, requires_grad=False)
+
+    def per_weight(self, values: Tensor) -> Tensor:
+        """``weight_scale`` or ``weight_zero_point``, shaped to broadcast against the weight."""
+        return values.view(-1, *[1] * (self.weight.ndim - 1))
+
+    @torch.no_grad()
+    def quantize_weight(self, importance: Tensor | None = None) -> None:
+        """Find the weight's range and replace the weight by its values on the grid.
+
+        The float parameter that was taken over stays as it was; the new one needs no gradient.
+
+        Args:
+            importance: see ``weight_range``.
+        """
+        spec = self.weight_spec
+        low, high = weight_range(self.weight, spec, importance)
+        scale, zero_point = scale_and_zero_point(low, high, spec.bits, spec.symmetric)
+        self.weight_scale.copy_(scale)
+        self.weight_zero_point.copy_(zero_point)
+        rounded = fake_quantize(
+            self.weight,
+            self.per_weight(self.weight_scale),
+            self.per_weight(self.weight_zero_point),
+            *grid(spec.bits, spec.symmetric),
+        )
+        self.weight = nn.Parameter(rounded, requires_grad=False)
+
+    @torch.no_grad()
+    def set_activation_range(self, low: float, high: float) -> None:
+        """Fix the grid of the balanced input from the range that it is to cover.
+
+        Without balancing this is the range of the input as it arrives, too.
+        """
+        spec = self.activation_spec
+        if self.balance.kind == "none":
+            self.act_low.fill_(low)
+            self.act_high.fill_(high)
+        ends = self.act_scale.new_tensor((low, high))
+        scale, zero_point = scale_and_zero_point(ends[0], ends[1], spec.bits, spec.symmetric)
+        self.act_scale.copy_(scale)
+        self.act_zero_point.copy_(zero_point)
+
+    def extra_repr(self) -> str:
+        """torch's description, then the widths and the state."""
+        bits = f"w{self.weight_spec.bits}a{self.activation_spec.bits}"
+        method = f"balance={self.balance.kind}, rank={self.rank}"
+        return f"{super().extra_repr()}, {bits}, {self.state.value}, {method}"

@@ -1,0 +1,192 @@
+"""Measured sensitivities on disk, with all that allocating bits for another budget needs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.fsutil import atomic_path
+from quantface_arch.quant.allocation import LayerCosts, combine_costs
+from quantface_arch.quant.sensitivity import Measured, Probe
+
+__all__ = ["LayerFacts", "Sensitivities"]
+
+FORMAT_VERSION = 1
+Widths = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """What allocation has to know of a layer beside its sensitivities.
+
+    Attributes:
+        parameters: elements of the weight.
+        macs: multiply-accumulates per picture.
+        fixed: widths of weight and input that the network prescribes; None where they are free.
+    """
+
+    parameters: int
+    macs: int
+    fixed: tuple[int, int] | None = None
+
+
+@dataclass
+class Sensitivities:
+    """Sensitivities of a network's layers.
+
+    Attributes:
+        key: names everything they depend on (network, recipe, pictures, distance).
+        batches: how many a probe is complete with.
+        layers: in the order in which they run.
+        fixed_bytes: of the network's checkpoint beside the packed weights.
+        measured: results so far.
+    """
+
+    key: str
+    batches: int
+    layers: dict[str, LayerFacts]
+    fixed_bytes: int
+    measured: Measured = field(default_factory=dict)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a JSON file, whole or not at all."""
+        nested: dict[str, dict[str, list[tuple[float, float]]]] = {}
+        for (name, kind, bits), values in self.measured.items():
+            nested.setdefault(name, {})[f"{kind}{bits}"] = values
+        document = {
+            "format_version": FORMAT_VERSION,
+            "key": self.key,
+            "batches": self.batches,
+            "fixed_bytes": self.fixed_bytes,
+            "layers": {name: asdict(facts) for name, facts in self.layers.items()},
+            "measured": nested,
+        }
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(document), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Sensitivities:
+        """Read what ``save`` wrote.
+
+        Raises:
+            QuantFaceError: no such file, or none of this format.
+        """
+        try:
+            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            if document["format_version"] != FORMAT_VERSION:
+                raise ValueError(f"format_version {document['format_version']!r}, known is 1")
+            layers = {
+                name: LayerFacts(
+                    int(facts["parameters"]),
+                    int(facts["macs"]),
+                    tuple(facts["fixed"]) if facts["fixed"] else None,
+                )
+                for name, facts in document["layers"].items()
+            }
+            measured = {
+                (name, probe[0], int(probe[1:])): [(float(e), float(d)) for e, d in values]
+                for name, probes in document["measured"].items()
+                for probe, values in probes.items()
+            }
+            key, batches = str(document["key"]), int(document["batches"])
+            return cls(key, batches, layers, int(document["fixed_bytes"]), measured)
+        except OSError as error:
+            raise QuantFaceError(f"{path}: sensitivities: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise QuantFaceError(f"{path}: no file of sensitivities ({error})") from error
+
+    def probes(self, widths: Widths, protect: Mapping[str, int]) -> list[Probe]:
+        """What has to be measured: layers that are free, kinds with more than one width.
+
+        Args:
+            widths: candidates by kind, ``{"w": …, "a": …}``.
+            protect: name pattern → width at which layers are kept.
+
+        Raises:
+            QuantFaceError: a pattern of ``protect`` that matches no layer.
+        """
+        fixed = self.fixed_widths(protect)
+        return [
+            (name, kind, bits)
+            for name in self.layers
+            if name not in fixed
+            for kind, candidates in widths.items()
+            if len(candidates) > 1
+            for bits in candidates
+        ]
+
+    def missing(self, probes: Iterable[Probe]) -> Iterator[Probe]:
+        """Probes that are not, or not completely, measured."""
+        return (p for p in probes if len(self.measured.get(p, ())) < self.batches)
+
+    def fixed_widths(self, protect: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+        """Widths of layers that are not free: what ``protect`` says, else the network."""
+        _check_patterns("protect", protect, self.layers)
+        fixed = {name: facts.fixed for name, facts in self.layers.items() if facts.fixed}
+        for pattern, bits in protect.items():
+            fixed.update({name: (bits, bits) for name in self.layers if fnmatchcase(name, pattern)})
+        return fixed
+
+    def costs(
+        self,
+        widths: Widths,
+        weight: float | None,
+        protect: Mapping[str, int],
+        count: Sequence[str] = ("*",),
+    ) -> dict[str, LayerCosts]:
+        """Every layer as ``allocate`` takes it.
+
+        Args:
+            widths: candidates by kind, ``{"w": …, "a": …}``.
+            weight: λ, of the quantization error against the perceptual distance; None leaves all
+                costs at 0, and nothing has to be measured.
+            protect: name pattern → width at which layers are kept.
+            count: name patterns of the layers that count in averages.
+
+        Raises:
+            QuantFaceError: a pattern that matches no layer, a width that was not measured, λ
+                outside [0, 1].
+        """
+        _check_patterns("count", count, self.layers)
+        cost = {} if weight is None else self._mixed(self.probes(widths, protect), weight)
+        fixed = self.fixed_widths(protect)
+        layers = {}
+        for name, facts in self.layers.items():
+            given = {
+                kind: {bits: 0.0} for kind, bits in zip("wa", fixed.get(name, ()), strict=False)
+            }
+            free = {
+                kind: {bits: cost.get((name, kind, bits), 0.0) for bits in widths[kind]}
+                for kind in "wa"
+            }
+            candidates = {**free, **given}
+            counted = any(fnmatchcase(name, pattern) for pattern in count)
+            layers[name] = LayerCosts(
+                candidates["w"], candidates["a"], facts.parameters, facts.macs, counted
+            )
+        return layers
+
+    def _mixed(self, probes: Sequence[Probe], weight: float) -> dict[Probe, float]:
+        for name, kind, bits in self.missing(probes):
+            what = "weight" if kind == "w" else "activation"
+            raise QuantFaceError(f"layer {name}: {what} width {bits} was not measured")
+        means = {probe: np.mean(self.measured[probe], axis=0) for probe in probes}
+        return combine_costs(
+            {probe: float(mean[0]) for probe, mean in means.items()},
+            {probe: float(mean[1]) for probe, mean in means.items()},
+            weight,
+        )
+
+
+def _check_patterns(what: str, patterns: Iterable[str], names: Iterable[str]) -> None:
+    names = list(names)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise QuantFaceError(f"{what}: pattern {pattern!r} matches no layer")

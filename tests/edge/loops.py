@@ -1,0 +1,79 @@
+"""BasicSR's training loop in this process, on random pictures."""
+
+from __future__ import annotations
+
+import sys
+
+import cv2
+import numpy as np
+import torch
+import yaml
+from tiny import TINY
+
+# Two levels instead of three: half as many layers, and pictures of 32 pixels are enough.
+SMALL = {
+    **TINY,
+    "vae": {
+        "block_out_channels": [16, 16],
+        "down_block_types": ["DownEncoderBlock2D"] * 2,
+        "up_block_types": ["UpDecoderBlock2D"] * 2,
+        "latent_channels": 4,
+    },
+    "unet": {
+        **TINY["unet"],
+        "block_out_channels": [32, 32],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+        "attention_head_dim": [1, 1],
+    },
+}
+
+
+def load_options(path):
+    """An options file as BasicSR reads it, as plain dictionaries."""
+    return yaml.safe_load(path.read_text().replace("!!float ", ""))
+
+
+def write_pictures(folder, count=5, side=80):
+    """Smooth random pictures 0.png, 1.png, ... of one size."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for index in range(count):
+        small = rng.integers(0, 255, (6, 6, 3), np.uint8)
+        image = cv2.resize(small, (side, side), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(folder / f"{index}.png"), image)
+
+
+def shrink(opt, faces, arch=SMALL, steps=2):
+    """Make options a run of seconds: another network, small pictures, few steps, no workers."""
+    opt["num_gpu"] = 0
+    opt["network_g"] = {"type": "QuantFaceArch", "arch": arch, "weights": None}
+    opt["datasets"]["train"].update(
+        dataroot_gt=str(faces), gt_size=32, batch_size_per_gpu=2, num_worker_per_gpu=0
+    )
+    opt["datasets"]["train"].update(dataset_enlarge_ratio=2, persistent_workers=False)
+    opt["quant"]["calibration"] = {"num_images": 2, "batch_size": 2}
+    # Of networks as narrow as these even small ranks are a large share.
+    opt["quant"]["branch"] = {"svd": 1, "distill": 2, "budget": 1.0}
+    opt["quant"]["balance"] = {"kind": "scale"}
+    opt["train"].update(total_iter=steps, warmup_iter=-1)
+    opt["train"]["scheduler"].update(periods=[steps], eta_min=0)
+    opt["logger"].update(print_freq=1, save_checkpoint_freq=2)
+    return opt
+
+
+def train(monkeypatch, root, opt, *extra):
+    """Run the loop with its experiments below ``root``; returns the folder of its models."""
+    from basicsr.train import train_pipeline
+
+    root.mkdir(exist_ok=True)
+    path = root / "options.yml"
+    path.write_text(yaml.safe_dump(opt))
+    monkeypatch.setattr(sys, "argv", ["train.py", "-opt", str(path), *extra])
+    train_pipeline(str(root))
+    return root / "experiments" / opt["name"] / "models"
+
+
+def saved(models, step="latest"):
+    """What is in a network's file, by BasicSR's parameter keys."""
+    return torch.load(models / f"net_g_{step}.pth", weights_only=True)

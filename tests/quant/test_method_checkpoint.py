@@ -1,0 +1,365 @@
+"""Balanced, branched models of mixed widths: equal after loading, and damage is named."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+
+import pytest
+import torch
+from quant_helpers import TinyNet, pictures
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant import (
+    CalibrationStore,
+    LayerBalance,
+    Recipe,
+    convert,
+    load_checkpoint,
+    prepare,
+    quant_layers,
+    quantize,
+    read_metadata,
+    round_float_parts,
+    save_checkpoint,
+    settle,
+    trainable,
+)
+from quantface_arch.quant.api import apply_plan
+
+ARCH = {"type": "TinyNet"}
+BITS = {"conv_in": (8, 8), "body": (3, 6), "linear": (4, 3), "line": (5, 5), "conv_out": (6, 4)}
+BRANCH = {"svd": 1, "distill": 1, "ranks": {"linear": [2, 2]}, "budget": 1}
+
+
+class Wide(TinyNet):
+    """TinyNet whose second convolution is wide enough for two groups to be rotated."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv_in = torch.nn.Conv2d(3, 64, 3, padding=1)
+        self.norm = torch.nn.GroupNorm(4, 64)
+        self.body = torch.nn.Conv2d(64, 64, 3, padding=1, groups=2, padding_mode="reflect")
+        self.linear = torch.nn.Linear(64, 64)
+        self.line = torch.nn.Conv1d(64, 64, 1)
+        self.conv_out = torch.nn.Conv2d(64, 3, 3, padding="same", bias=False)
+
+
+def build(options):
+    return {"TinyNet": TinyNet, "Wide": Wide}[options["type"]]()
+
+
+def recipe_of(kind, **balance):
+    options = {"name": "w4a4", "balance": {"kind": kind, **balance}, "branch": BRANCH}
+    return Recipe.from_dict(options)
+
+
+def method_model(kind="both", net=TinyNet, **balance):
+    model = net().eval()
+    quantize(model, recipe_of(kind, **balance), pictures(), progress=False, bits=BITS)
+    return model
+
+
+def assert_equal_states(first, second):
+    before, after = first.state_dict(), second.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def contents(path):
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, json.loads(file.metadata()["quantface"])
+
+
+def rewrite(path, tensors, metadata):
+    save_file(tensors, path, metadata={"quantface": json.dumps(metadata)})
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(method_model(), path, ARCH)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["none", "scale", "rotate", "both", "auto"])
+@pytest.mark.parametrize("net", [TinyNet, Wide])
+def test_a_loaded_model_equals_the_saved_one_bit_by_bit(tmp_path, kind, net):
+    model, x, path = method_model(kind, net), pictures(), tmp_path / "model.safetensors"
+    found = {layer.name: layer.balance.kind for layer in quant_layers(model)}
+    if kind != "auto":
+        assert found["linear"] == kind
+        assert found["conv_in"] == "none"
+        if net is Wide:
+            assert found["body"] == kind
+    save_checkpoint(model, path, {"type": net.__name__})
+    loaded = load_checkpoint(path, build)
+    assert torch.equal(loaded(x), model(x))
+    assert_equal_states(model, loaded)
+    for one, other in zip(quant_layers(model), quant_layers(loaded), strict=True):
+        assert one.balance.to_dict() == other.balance.to_dict()
+        assert one.rank == other.rank
+        assert BITS[one.name] == (other.weight_spec.bits, other.activation_spec.bits)
+    again = tmp_path / "again.safetensors"
+    save_checkpoint(loaded, again, {"type": net.__name__})
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_blocks_survive(tmp_path):
+    model, x = method_model("rotate", Wide, block=16), pictures()
+    assert model.linear.balance.segments == ((4, 16),)
+    save_checkpoint(model, tmp_path / "m.safetensors", {"type": "Wide"})
+    loaded = load_checkpoint(tmp_path / "m.safetensors", build)
+    assert loaded.linear.balance.segments == ((4, 16),)
+    assert torch.equal(loaded(x), model(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_trained_model_equals_the_saved_one_once_rounded(tmp_path, dtype):
+    model, x, path = method_model(), pictures(), tmp_path / "model.safetensors"
+    optimizer = torch.optim.Adam(trainable(model, bounds=True), lr=1e-2)
+    for _ in range(2):
+        model(x).square().mean().backward()
+        optimizer.step()
+    settle(model)
+    round_float_parts(model, dtype)
+    save_checkpoint(model, path, ARCH, dtype=dtype)
+    loaded = load_checkpoint(path, build)
+    assert torch.equal(loaded(x), model(x))
+    assert_equal_states(model, loaded)
+    assert contents(path)[0]["linear.branch_down"].dtype == dtype
+
+
+def test_metadata_tells_balance_and_ranks(saved):
+    metadata = read_metadata(saved)
+    assert metadata["bits"]["body"] == {"w": 3, "a": 6}
+    assert (
+        metadata["ranks"] == {"linear": 4, "line": 2, "conv_out": 0}
+        or metadata["ranks"]["linear"] == 4
+    )
+    assert "conv_in" not in metadata["ranks"]
+    assert metadata["balance"]["linear"]["segments"] == [[1, 16]]
+    assert metadata["balance"]["linear"]["scaled"] is True
+    assert "conv_in" not in metadata["balance"]
+
+
+@pytest.mark.parametrize("kind", ["none", "scale", "rotate", "both"])
+@pytest.mark.parametrize("net", [TinyNet, Wide])
+def test_a_state_dict_loads_into_a_freshly_converted_model(tmp_path, kind, net):
+    model, x, fresh = method_model(kind, net), pictures(), net().eval()
+    convert(fresh, recipe_of("none"), BITS)
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(fresh(x), model(x))
+    assert_equal_states(model, fresh)
+    # What it then saves is what the first would have saved, as a model.
+    save_checkpoint(fresh, tmp_path / "m.safetensors", {"type": net.__name__})
+    assert torch.equal(load_checkpoint(tmp_path / "m.safetensors", build)(x), model(x))
+    # Over a balanced, branched and trained model a plain state loads as well.
+    plain = net().eval()
+    quantize(plain, "w4a4", x, progress=False, bits=BITS, balance=nothing(plain))
+    trainable(fresh, bounds=True)
+    fresh.load_state_dict(plain.state_dict())
+    assert torch.equal(fresh(x), plain(x))
+
+
+def nothing(model):
+    converted = copy.deepcopy(model)
+    convert(converted, recipe_of("none"))
+    return {layer.name: LayerBalance() for layer in quant_layers(converted)}
+
+
+@pytest.mark.parametrize(
+    ("part", "layer", "value", "message"),
+    [
+        ("balance", "linear", {"segments": [[1, 8]], "seed": 0}, "linear: found balancing for"),
+        ("balance", "linear", {"segments": [[1, 17]], "seed": 0}, "linear: found balancing for"),
+        ("balance", "linear", {"segments": [[1]], "seed": 0}, "balance of layer 'linear'"),
+        ("balance", "linear", {"segments": [[1, -16]], "seed": 0}, "balance of layer 'linear'"),
+        ("balance", "linear", {"segments": [[1, 16]], "seed": None}, "balance of layer 'linear'"),
+        ("balance", "linear", {"segments": [[1, 16]]}, "balance of layer 'linear'"),
+        ("balance", "linear", 7, "balance of layer 'linear'"),
+        ("balance", "body", {"segments": [[1, 16]], "seed": 0}, "body: found blocks"),
+        ("balance", "head", {"segments": [], "seed": 0}, "balance: found layers that are not"),
+        ("ranks", "linear", 17, "ranks of layer 'linear': found 17, allowed are at most 16"),
+        ("ranks", "body", 1, "ranks of layer 'body': found 1, allowed are at most 0"),
+        ("ranks", "linear", 3, r"linear\.branch_down: found .*\(4, 16\), wanted .*\(3, 16\)"),
+        ("ranks", "linear", 0, "ranks of layer 'linear': found 0"),
+        ("ranks", "linear", 1.5, "ranks of layer 'linear': found 1.5"),
+        ("ranks", "head", 1, "ranks: found layers that are not"),
+    ],
+)
+def test_wrong_metadata_is_named(saved, part, layer, value, message):
+    tensors, metadata = contents(saved)
+    metadata[part] = {**metadata[part], layer: value}
+    rewrite(saved, tensors, metadata)
+    with pytest.raises(QuantFaceError, match=message) as caught:
+        load_checkpoint(saved, build)
+    assert str(saved) in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["balance", "ranks"])
+def test_tensors_that_the_metadata_does_not_tell_are_named(saved, part):
+    tensors, metadata = contents(saved)
+    del metadata[part]["linear"]
+    rewrite(saved, tensors, metadata)
+    with pytest.raises(QuantFaceError, match=r"key linear\.(balance_scale|branch_)"):
+        load_checkpoint(saved, build)
+
+
+def test_an_order_that_does_not_exist_is_named(tmp_path):
+    class Odd(TinyNet):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Sequential(torch.nn.Linear(16, 36), torch.nn.Linear(36, 16))
+
+    model, path = Odd().eval(), tmp_path / "model.safetensors"
+    quantize(model, "w4a4", pictures(), progress=False)
+    save_checkpoint(model, path, ARCH)
+    tensors, metadata = contents(path)
+    scaled = "linear.1.balance_scale" in tensors
+    metadata["balance"]["linear.1"] = {"segments": [[1, 36]], "seed": 0, "scaled": scaled}
+    rewrite(path, tensors, metadata)
+    with pytest.raises(
+        QuantFaceError, match=r"layer linear\.1: there is no Hadamard order 36"
+    ) as e:
+        load_checkpoint(path, lambda _: Odd())
+    assert str(path) in str(e.value)
+
+
+CHANGES = {
+    "linear.balance_scale": [
+        (None, "a scale missing"),
+        (torch.ones(17), r"found torch.float32 \(17,\)"),
+        (torch.ones(16).half(), "found torch.float16"),
+        (torch.zeros(16), "not positive and finite"),
+        (-torch.ones(16), "not positive and finite"),
+        (torch.full((16,), torch.inf), "not positive and finite"),
+    ],
+    "conv_in.balance_scale": [(torch.ones(3), "the layer is not balanced")],
+    "linear.branch_up": [
+        (None, "not found"),
+        (torch.zeros(16, 5).half(), r"found torch.float16 \(16, 5\)"),
+        (torch.zeros(16, 4, dtype=torch.int8), "found torch.int8"),
+    ],
+    "body.branch_up": [(torch.zeros(16, 1).half(), "no such tensor")],
+    "linear.act_bounds": [(torch.zeros(2), "no such tensor")],
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"), [(key, *change) for key in CHANGES for change in CHANGES[key]]
+)
+def test_wrong_tensors_are_named(saved, key, value, message):
+    tensors, metadata = contents(saved)
+    tensors = {**tensors, key: value} if value is not None else tensors
+    if value is None:
+        del tensors[key]
+    rewrite(saved, tensors, metadata)
+    with pytest.raises(QuantFaceError, match=message) as caught:
+        load_checkpoint(saved, build)
+    assert str(saved) in str(caught.value)
+    assert re.escape(key.partition(".")[0]) in str(caught.value)
+
+
+class Killed(Exception):
+    pass
+
+
+class Dying(list):
+    """Pictures in the middle of whose n-th reading the process dies."""
+
+    def __init__(self, images, reading, count):
+        super().__init__(images)
+        self.reading, self.count, self.readings = reading, count, 0
+
+    def __iter__(self):
+        self.readings += 1
+        for number, image in enumerate(super().__iter__()):
+            if self.readings == self.reading and number == self.count:
+                raise Killed
+            yield image
+
+
+@pytest.mark.parametrize("reading", [1, 2])
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_killed_preparation_goes_on_and_ends_the_same(tmp_path, monkeypatch, reading, every):
+    images, start, seen = list(pictures(9)), TinyNet().eval(), []
+    forward = TinyNet.forward
+    monkeypatch.setattr(TinyNet, "forward", lambda net, x: (seen.append(1), forward(net, x))[1])
+
+    def prepared(pictures, store=None):
+        seen.clear()
+        model = copy.deepcopy(start)
+        prepare(model, recipe_of("auto"), pictures, 2, progress=False, store=store)
+        return model
+
+    whole = prepared(images)
+    assert len(seen) == 10
+
+    def store():
+        return CalibrationStore(tmp_path / "calibration.safetensors", "key", every=every)
+
+    with pytest.raises(Killed):
+        prepared(Dying(images, reading, 7), store())
+    resumed = prepared(images, store())
+    saved = 3 // every * every
+    # The first pass's last save stands when the second is killed.
+    assert len(seen) == 10 - saved - (5 // every * every if reading == 2 else 0)
+    assert_equal_states(whole, resumed)
+    store().remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("bits", "message"),
+    [
+        ({**BITS, "head": (4, 4)}, "bit map: layer 'head' is none that the recipe quantizes"),
+        ({**BITS, "norm": (4, 4)}, "bit map: layer 'norm' is none"),
+        ({k: v for k, v in BITS.items() if k != "line"}, "bit map: layer 'line' is missing"),
+        ({**BITS, "line": (1, 4)}, "bit map: layer 'line': bits: found 1"),
+        ({**BITS, "line": (4, 9)}, "bit map: layer 'line': bits: found 9"),
+        ({}, "bit map: layer 'conv_in' is missing"),
+    ],
+)
+def test_a_bit_map_that_does_not_fit_is_refused_and_nothing_is_changed(bits, message):
+    model = TinyNet()
+    with pytest.raises(QuantFaceError, match=message):
+        prepare(model, "w4a4", pictures(), progress=False, bits=bits)
+    assert not list(quant_layers(model))
+
+
+def test_a_bit_map_says_every_width():
+    model = TinyNet()
+    report = convert(model, Recipe.from_name("w4a4"), BITS)
+    assert report.bits == BITS
+    apply_plan(model, {name: LayerBalance() for name in BITS})
+
+
+@pytest.mark.parametrize("kind", ["none", "auto"])
+def test_pictures_that_say_nothing_are_refused(kind):
+    options = {"name": "w4a4", "balance": {"kind": kind}}
+    flat = pictures()
+    flat[:, 1] = 0.25
+    with pytest.raises(QuantFaceError, match=r"channel 1 is constant \(0\.25\)"):
+        prepare(TinyNet(), options, flat, progress=False)
+    for bad in (torch.nan, torch.inf):
+        broken = pictures()
+        broken[3, 2, 0, 0] = bad
+        with pytest.raises(QuantFaceError, match="layer conv_in: its input holds NaN or infinity"):
+            prepare(TinyNet(), options, broken, progress=False)
+
+
+@pytest.mark.parametrize("kind", ["scale", "rotate", "both", "auto"])
+def test_a_dead_channel_inside_the_network_is_no_obstacle(kind):
+    model, x = TinyNet().eval(), pictures()
+    # Affine parameters of the norm: channel 5 is 0 after the activation, at every position.
+    model.norm.weight.data[5] = model.norm.bias.data[5] = 0
+    model.line.weight.data[:, 3] = 0
+    prepare(model, {"name": "w8a8", "balance": {"kind": kind}}, x, progress=False)
+    for layer in quant_layers(model):
+        assert layer.balance.scale is None or bool(layer.balance.scale.isfinite().all())
+    assert bool(model(x).isfinite().all())
