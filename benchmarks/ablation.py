@@ -5,10 +5,10 @@
     python benchmarks/ablation.py --balance scale auto --branch both   # some of the cells
 
 {none, scale, rotate, both, auto} × {none, svd, distill, both}: how channels are balanced, and which
-low-rank branches a layer has; a branch that stands alone has the rank of both, so that the files are
-of one size. Branches with a distillation part are trained, in BasicSR's own loop
-on the given options, all of them for equally many steps: as many as fit into --minutes on this
-machine (a short pilot run measures it), or --steps. The others are not trained.
+low-rank branches a layer has. A branch that stands alone has the rank of both, so that files are of
+one size. Branches with a distillation part are trained, in BasicSR's own loop on the given options,
+all of them for equally many steps: as many as fit into --minutes on this machine (a short pilot run
+measures it), or --steps. The others are not trained.
 
 Faces are degraded as make_lq.py does (seed 0); psnr_vs_fp is the mean PSNR between a cell's
 pictures and those of the full-precision network. Finished cells are kept in --cache and not

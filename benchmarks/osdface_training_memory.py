@@ -6,7 +6,7 @@
 Teacher and student in float32 at W4A4 with the ranks of options/osdface, forward passes in
 bfloat16, gradient checkpointing. "memory GB" is what the stage leaves, "peak GB" the most that was
 held until its end, in 10⁹ bytes: resident memory of the process on a CPU, allocated memory on a
-GPU. The first stage is the cheapest one: a single picture, scaling only, ranges from extremes.
+GPU. The first stage is the cheapest one: a single picture, no balancing, ranges from extremes.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def make_options(folder: Path, size: int, overrides: dict[str, Any]) -> dict[str
     opt["network_g"] = {"type": "QuantFaceArch", "arch": arch, "weights": None}
     opt["datasets"]["train"].update(dataroot_gt=str(faces), gt_size=size, phase="train", scale=1)
     opt["quant"].update(
-        balance={"kind": "scale"},
+        balance={"kind": "none"},
         weights={"range": "minmax"},
         activations={"range": "minmax"},
         calibration={"num_images": 1, "batch_size": 1},

@@ -42,7 +42,7 @@ def draw_allocation(
         widths = [bits[name][place] for name in names]
         top.step(range(len(names)), widths, where="mid", linewidth=1, label=TITLES[kind])
     top.set(ylabel="bits", yticks=range(2, 9), ylim=(1.7, 8.3), title=title)
-    top.legend(loc="upper right")
+    top.legend(loc="upper center", ncols=2)
     for axes, kind in zip(below, free, strict=True):
         _draw_costs(axes, layers, bits, kind)
     for axes in (top, *below):

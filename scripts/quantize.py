@@ -19,6 +19,7 @@ from quantface_arch.fsutil import atomic_path
 from quantface_arch.images import SUFFIXES, load_rgb, resize
 from quantface_arch.quant import CalibrationStore, Recipe, quantize, read_metadata, save_checkpoint
 from quantface_arch.quant.bitmap import load_bit_map
+from quantface_arch.quant.resume import digest
 from quantface_arch.quant.specs import KINDS, RANGES
 from quantface_arch.zoo import load_model, resolve_model
 
@@ -155,13 +156,10 @@ class Faces(Sequence[Tensor]):
 
 def fingerprint(model: nn.Module, settings: object, faces: list[Path]) -> str:
     """Hash of everything that calibration statistics depend on; ``settings`` is plain data."""
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    state = hashlib.sha256((digest(model) + json.dumps(settings)).encode())
     for face in faces:
-        digest.update(hashlib.sha256(face.read_bytes()).digest())
-    return digest.hexdigest()
+        state.update(hashlib.sha256(face.read_bytes()).digest())
+    return state.hexdigest()
 
 
 def _check_output(path: Path) -> None:

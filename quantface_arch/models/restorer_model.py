@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
+from basicsr.models import lr_scheduler
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
 from quantface_arch.archs.statefile import fill, read_state
@@ -24,6 +25,13 @@ from quantface_arch.quant.checkpoint import save_checkpoint
 from quantface_arch.zoo import load_into
 
 __all__ = ["RestorerModel"]
+
+# Those that BasicSR's loop knows.
+SCHEDULERS = {
+    "MultiStepLR": lr_scheduler.MultiStepRestartLR,
+    "MultiStepRestartLR": lr_scheduler.MultiStepRestartLR,
+    "CosineAnnealingRestartLR": lr_scheduler.CosineAnnealingRestartLR,
+}
 
 
 class RestorerModel(SRModel):
@@ -42,14 +50,16 @@ class RestorerModel(SRModel):
         """Refuse options under ``train`` that would fail later.
 
         Raises:
-            QuantFaceError: an unknown key, a schedule that ends before the training does, or a type
-                for autocast other than bfloat16.
+            QuantFaceError: an unknown key, an optimizer or a schedule that cannot be made, a
+                schedule that ends before the training does, or a type for autocast other than
+                bfloat16.
         """
         options = self.opt["train"]
         check_keys("train options", options, self.train_options)
         for name in ("optim_g", "scheduler"):
             if "type" not in (options.get(name) or ()):
                 raise QuantFaceError(f"train option {name}: no type is given")
+        self._rehearse(options["optim_g"], options["scheduler"])
         periods = options["scheduler"].get("periods")
         if periods and sum(periods) < options["total_iter"]:
             raise QuantFaceError(
@@ -60,6 +70,22 @@ class RestorerModel(SRModel):
             raise QuantFaceError(
                 f"train option autocast: found {options['autocast']!r}, allowed are bfloat16 and ~"
             )
+
+    def _rehearse(self, optimizer: Mapping[str, Any], scheduler: Mapping[str, Any]) -> None:
+        """Make both for a parameter of no use."""
+        rest = dict(optimizer)
+        made = self.get_optimizer(rest.pop("type"), [nn.Parameter(torch.zeros(1))], **rest)
+        rest = dict(scheduler)
+        kind = SCHEDULERS.get(rest.pop("type"))
+        if kind is None:
+            raise QuantFaceError(
+                f"train option scheduler type: found {scheduler['type']!r}, "
+                f"allowed are {', '.join(SCHEDULERS)}"
+            )
+        try:
+            kind(made, **rest)
+        except (TypeError, ValueError, AssertionError) as error:
+            raise QuantFaceError(f"train option scheduler: {error}") from error
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Context of a training step's forward passes."""
@@ -219,7 +245,7 @@ class RestorerModel(SRModel):
 
 def _run_padded(net: nn.Module, lq: Tensor) -> Tensor:
     """Run a network that works on windows, such as SwinIR, on pictures of any size."""
-    window = getattr(net, "window_size", 1)
+    window = getattr(net, "arch_options", {}).get("window_size", 1)
     height, width = lq.shape[-2:]
     output = net(F.pad(lq, (0, -width % window, 0, -height % window), mode="reflect"))
     scale = output.shape[-1] // (width + -width % window)

@@ -15,7 +15,7 @@ BINS = 8192
 # Values of one call that enter the histogram; the extremes are taken over all of them.
 SAMPLES = 2**20
 # Crops that are kept, how many of one call, and how many values all of them may have.
-CROPS, PER_CALL, KEEP = 16, 2, 2**19
+CROPS, PER_CALL, KEEP = 8, 2, 2**18
 
 
 class ActivationObserver:

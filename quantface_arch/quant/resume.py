@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from quantface_arch.fsutil import atomic_path
 from quantface_arch.quant.calibrate import Calibration
 
-__all__ = ["CalibrationStore"]
+__all__ = ["CalibrationStore", "digest"]
+
+
+def digest(net: nn.Module) -> str:
+    """Hash of a network's weights, by which a file knows what it was made from."""
+    state = hashlib.sha256()
+    for name, value in net.state_dict().items():
+        state.update(name.encode())
+        state.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return state.hexdigest()
 
 
 class CalibrationStore:

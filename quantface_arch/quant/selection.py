@@ -27,7 +27,7 @@ __all__ = ["balance_layers", "branch_ranks", "output_error"]
 # Exponents that a search tries.
 ALPHAS = (0.2, 0.35, 0.5, 0.65, 0.8)
 # Fractions of its range that an activation grid is tried at while candidates are compared.
-CLIPS = (1.0, 0.85, 0.7, 0.55, 0.4)
+CLIPS = (1.0, 0.7, 0.45)
 
 
 def balance_layers(

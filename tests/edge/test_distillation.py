@@ -20,6 +20,8 @@ from quantface_arch.quant import quant_layers, read_metadata
 from quantface_arch.quant.bitmap import save_bit_map
 from quantface_arch.zoo import load_model
 
+BLOCK = "unet.mid_block.resnets.0"
+
 
 @pytest.fixture
 def options(repo, tmp_path):
@@ -145,7 +147,7 @@ def test_a_batch_in_pieces_gives_the_step_of_the_whole_batch(tmp_path, options):
         results.append((log, model.trained_parameters()))
     (log, whole), (log_pieces, in_pieces) = results
     for name, value in log.items():
-        assert torch.allclose(value, log_pieces[name], rtol=1e-4), name
+        assert log_pieces[name] == pytest.approx(float(value), rel=1e-3), name
     for name, value in whole.items():
         assert torch.allclose(value, in_pieces[name], atol=1e-5), name
 
@@ -172,19 +174,18 @@ def test_moving_averages_are_tested_and_written(tmp_path, options):
         n for n, v in states["params"].items() if not torch.equal(v, states["params_ema"][n])
     ]
     assert set(changed) == set(model.trained_parameters())
-    final = load_model(tmp_path / "models/net_g_latest.safetensors")
-    assert not any(layer.act_bounds is not None for layer in quant_layers(final))
+    final, _ = model.final_network()
+    written = load_model(tmp_path / "models/net_g_latest.safetensors").state_dict()
+    for name, value in final.state_dict().items():
+        assert torch.allclose(value, written[name], rtol=1e-3, atol=1e-4), name
     picture = torch.rand(1, 3, 32, 32)
     model.feed_data({"lq": picture})
     with model.averaged():
         model.test()
-    found = model.output
     with torch.no_grad():
-        wanted = final(picture * 2 - 1)
-    # The file holds branches at 16 bits, and a value on the boundary of two levels may fall anew.
-    assert (found - wanted).abs().mean() < 0.02
+        assert torch.equal(model.output, final(picture * 2 - 1))
     model.test()
-    assert not torch.equal(model.output, found)
+    assert not torch.equal(model.output, final(picture * 2 - 1))
     # Writing the checkpoint does not end the training.
     assert step(model, batch(), 4)
 
@@ -228,6 +229,9 @@ def test_losses_name_outputs_and_targets(tmp_path, options):
         ),
         (lambda opt: opt["train"].update(total_iter=9), ["periods", "total_iter"]),
         (lambda opt: opt["train"]["optim_g"].update(type="Adamm"), ["Adamm"]),
+        (lambda opt: opt["train"]["optim_g"].update(momentun=1), ["optim_g", "momentun"]),
+        (lambda opt: opt["train"]["scheduler"].update(type="Cosine"), ["scheduler", "Cosine"]),
+        (lambda opt: opt["train"]["scheduler"].update(period=1), ["scheduler", "period"]),
         (lambda opt: opt["train"].update(autocast="float61"), ["float61", "bfloat16"]),
         (
             lambda opt: opt["train"].update(
@@ -260,8 +264,10 @@ def test_mistakes_are_found_before_calibration(tmp_path, options, monkeypatch, c
     ("change", "words"),
     [
         (
-            lambda opt: opt["quant"]["branch"].update(ranks={"unet.conv_in": [999, 0]}),
-            ["unet.conv_in", "999"],
+            lambda opt: opt["quant"]["branch"].update(
+                ranks={"unet.mid_block.resnets.0.conv1": [999, 0]}
+            ),
+            [f"{BLOCK}.conv1", "999"],
         ),
         (lambda opt: opt["quant"]["branch"].update(svd=0, distill=0), ["branch"]),
     ],

@@ -149,3 +149,26 @@ def test_description_names_widths_and_state():
     assert "w8a8, quantized" in repr(model.conv_in)
     assert "w4a8, quantized" in repr(model.linear)
     assert set(TABLE.values()) >= {type(model.conv_in), type(model.linear), type(model.line)}
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("kind", ["none", "scale", "rotate", "both"])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_quantized_layers_use_no_more_values_than_their_widths_allow(bits, kind, symmetric):
+    model, x = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 24, 3)), pictures()
+    options = {"name": f"w{bits}a{bits}", "activations": {"symmetric": symmetric}}
+    options |= {"balance": {"kind": kind}, "branch": {"svd": 2, "budget": 1}}
+    quantize(model, options, x, progress=False)
+    layer = model[1]
+    assert layer.balance.kind == kind
+    assert layer.rank == (2 if bits < 8 else 0)
+    balanced = layer.balance_input(model[0](x))
+    rounded = layer.quantize_input(balanced)
+    assert 2 < len(rounded.unique()) <= 2**bits
+    steps = layer.weight / layer.per_weight(layer.weight_scale)
+    torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-4)
+    assert steps.abs().max().round() <= 2 ** (bits - 1) - 1
+    # The branch is all that is added to torch's product of rounded values.
+    expected = nn.functional.conv2d(rounded, layer.weight, layer.bias)
+    expected = expected + layer.branch(balanced) if layer.rank else expected
+    assert torch.equal(model(x), expected)

@@ -91,3 +91,54 @@ def test_sqnr_rises_with_bits(symmetric):
         ratios.append(sqnr(x, fake_quantize(x, scale, zero, *grid(bits, symmetric))))
     assert ratios == sorted(ratios)
     assert ratios[-1] > ratios[0] + 30
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_gradients_of_step_and_zero_point_are_those_of_the_formula(symmetric):
+    qmin, qmax = grid(4, symmetric)
+    x = (torch.rand(400, dtype=torch.float64) * 4 - 2).float().requires_grad_(True)
+    scale = torch.tensor(0.13, requires_grad=True)
+    zero = torch.tensor(0.0 if symmetric else 6.0, requires_grad=True)
+    weights = torch.randn(400)
+    (fake_quantize(x, scale, zero, qmin, qmax) * weights).sum().backward()
+    place = x.detach() / 0.13 + zero.detach()
+    inside = (place.round() >= qmin) & (place.round() <= qmax)
+    assert 0 < inside.sum() < 400
+    # LSQ+: the rounding error in steps on the grid, the outermost level's place where clamped.
+    step = torch.where(inside, place.round() - place, place.clamp(qmin, qmax) - zero.detach())
+    torch.testing.assert_close(scale.grad, (weights * step).sum())
+    torch.testing.assert_close(zero.grad, (weights * ~inside * -0.13).sum())
+    # The input's gradient is the same as without training the grid.
+    alone = x.detach().requires_grad_(True)
+    (fake_quantize(alone, scale.detach(), zero.detach(), qmin, qmax) * weights).sum().backward()
+    assert torch.equal(x.grad, alone.grad)
+    assert torch.equal(x.grad, weights * inside)
+
+
+@pytest.mark.parametrize("end", [-5.0, 5.0])
+def test_where_everything_is_clamped_gradients_are_finite_differences(end):
+    x, qmin, qmax, delta = torch.full((7,), end), 0, 15, 1e-3
+    scale, zero = torch.tensor(0.2, requires_grad=True), torch.tensor(4.0, requires_grad=True)
+    fake_quantize(x, scale, zero, qmin, qmax).sum().backward()
+    s, z = scale.detach(), zero.detach()
+
+    def value(scale, zero):
+        return fake_quantize(x, scale, zero, qmin, qmax).sum()
+
+    moved = (value(s + delta, z) - value(s - delta, z)) / (2 * delta)
+    torch.testing.assert_close(scale.grad, moved, rtol=2e-3, atol=1e-2)
+    moved = (value(s, z + delta) - value(s, z - delta)) / (2 * delta)
+    torch.testing.assert_close(zero.grad, moved, rtol=2e-3, atol=1e-2)
+
+
+def test_gradients_of_steps_have_the_shape_of_the_steps():
+    x, scale = torch.randn(5, 7), torch.full((5, 1), 0.1, requires_grad=True)
+    zero = torch.zeros(5, 1, requires_grad=True)
+    fake_quantize(x, scale, zero, -7, 7).sum().backward()
+    assert scale.grad.shape == zero.grad.shape == (5, 1)
+    rows = []
+    for row in x:
+        one = torch.tensor(0.1, requires_grad=True)
+        fake_quantize(row, one, torch.tensor(0.0), -7, 7).sum().backward()
+        rows.append(one.grad)
+    torch.testing.assert_close(scale.grad[:, 0], torch.stack(rows))

@@ -157,3 +157,52 @@ def test_statistics_have_a_fixed_size_and_come_back():
 def test_values_that_are_not_finite_name_the_layer(bad):
     with pytest.raises(QuantFaceError, match=r"layer unet\.mid: its input holds NaN or infinity"):
         ActivationObserver("unet.mid", -1)(torch.tensor([[1.0, bad]]))
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+@pytest.mark.parametrize("shape", [(12, 24), (12, 24, 3, 3)])
+def test_a_search_by_importance_has_the_least_error_of_the_output(granularity, shape):
+    weight, spec = heavy_tailed(*shape), QuantSpec(3, True, granularity)
+    importance = torch.exp(2 * torch.randn(24))
+    cost = importance.view(-1, *[1] * (len(shape) - 2))
+
+    def errors(importance, every=1):
+        low, high = weight_range(weight, spec, importance, every)
+        scale, zero = scale_and_zero_point(low, high, spec.bits, spec.symmetric)
+        steps = [end.view(-1, *[1] * (len(shape) - 1)) for end in (scale, zero)]
+        rounded = fake_quantize(weight, *steps, *grid(spec.bits, spec.symmetric))
+        squares = ((rounded - weight).square() * cost).flatten(1).sum(1)
+        return squares if granularity == "channel" else squares.sum()
+
+    weighed, plain = errors(importance), errors(None)
+    assert bool((weighed <= plain * 1.0001).all())
+    assert weighed.sum() < 0.99 * plain.sum()
+    # Alike everywhere, it is no other search; a coarser one is no better.
+    assert torch.equal(errors(torch.ones(24)), plain)
+    assert bool((weighed <= errors(importance, every=6) * 1.0001).all())
+
+
+def test_inputs_that_were_never_seen_leave_a_finite_range():
+    low, high = weight_range(torch.randn(4, 8), QuantSpec(4, True, "channel"), torch.zeros(8))
+    assert bool((low.isfinite() & high.isfinite() & (low < high)).all())
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((2, 6, 9, 9), -3), ((2, 6, 9), -2), ((3, 5, 6), -1), ((6, 9, 9), -3), ((6,), -1)],
+)
+def test_samples_are_crops_of_what_was_seen(shape, axis):
+    observer = ActivationObserver("x", axis, keep_samples=True)
+    inputs = [torch.randn(shape) for _ in range(20)]
+    for x in inputs:
+        observer(x)
+    samples = observer.samples
+    assert samples.shape[axis] == 6
+    assert samples.ndim == max(len(shape), 1 - axis)
+    assert 2 <= len(samples) <= 16
+    seen = torch.cat([x.flatten() for x in inputs])
+    assert bool(torch.isin(samples.flatten(), seen).all())
+    assert observer.mean_square.shape == observer.absmax.shape == (6,)
+    everything = torch.stack(inputs).movedim(axis, 0).flatten(1)
+    torch.testing.assert_close(observer.mean_square, everything.square().mean(1))
+    assert torch.equal(observer.absmax, everything.abs().amax(1))

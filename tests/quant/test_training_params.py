@@ -63,9 +63,7 @@ def test_only_branches_and_bounds_get_gradients(bounds):
         assert (value.grad is not None) == value.requires_grad, name
     # Where up is zero its gradient is not: training can begin.
     for layer in branched:
-        svd = layer.rank - 2 if layer.rank > 2 else 1
-        assert layer.branch_up.grad.abs().sum() > 0
-        assert svd >= 1
+        assert bool(layer.branch_up.grad.abs().sum(0).all())
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
