@@ -37,6 +37,7 @@ from quantface_arch.quant.allocation import (
 from quantface_arch.quant.api import apply_plan
 from quantface_arch.quant.bitmap import SUFFIXES, save_bit_map
 from quantface_arch.quant.macs import count_macs
+from quantface_arch.quant.resume import digest
 from quantface_arch.quant.sensitivity import measure
 from quantface_arch.quant.sensitivity_file import LayerFacts, Sensitivities
 from quantface_arch.quant.similarity import ssim_distance
@@ -229,8 +230,6 @@ def prepared(
 
 def fingerprint(net: nn.Module, pictures: list[Tensor], options: Any) -> str:
     """Hash of what sensitivities depend on."""
-    from quantface_arch.models.first_stage import digest
-
     state = hashlib.sha256((digest(net) + json.dumps(options, default=str)).encode())
     for picture in pictures:
         state.update(picture.contiguous().numpy().tobytes())

@@ -26,8 +26,9 @@ from quantface_arch.quant.balance import load_balance
 from quantface_arch.quant.bitmap import load_bit_map
 from quantface_arch.quant.convert import BitMap
 from quantface_arch.quant.reconstruct import reconstruct
+from quantface_arch.quant.resume import digest
 
-__all__ = ["FirstStage", "calibration_pictures", "digest", "read_quant_options"]
+__all__ = ["FirstStage", "calibration_pictures", "read_quant_options"]
 
 CALIBRATION_OPTIONS = {"num_images", "batch_size", "size", "dataroot_lq"}
 RECONSTRUCTION_OPTIONS = {"blocks", "steps", "lr", "num_images"}
@@ -270,12 +271,3 @@ class FirstStage:
         )
         lines = (f"{name}: {before:.3e} -> {after:.3e}" for name, (before, after) in errors.items())
         get_root_logger().info("Reconstruction, error of each block:\n" + "\n".join(lines))
-
-
-def digest(net: nn.Module) -> str:
-    """Hash of a network's weights."""
-    state = hashlib.sha256()
-    for name, value in net.state_dict().items():
-        state.update(name.encode())
-        state.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return state.hexdigest()

@@ -114,9 +114,9 @@ class LayerBalance:
         Raises:
             QuantFaceError: malformed.
         """
-        if isinstance(options, dict) and {"segments", "seed"} <= options.keys():
+        if isinstance(options, dict) and options.keys() == {"segments", "seed", "scaled"}:
             segments, seed = options["segments"], options["seed"]
-            if options.get("scaled", scale is not None) is not (scale is not None):
+            if options["scaled"] is not (scale is not None):
                 raise QuantFaceError(f"balance of layer {name!r}: a scale missing or too many")
             pairs = isinstance(segments, list) and all(
                 isinstance(pair, list) and len(pair) == 2 and all(_is_count(n) for n in pair)

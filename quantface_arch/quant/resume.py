@@ -69,7 +69,11 @@ class CalibrationStore:
         if batches % self.every:
             return
         # Layers that nothing has reached yet hold empty tensors, which may share their (no) memory.
-        state = {name: value.clone() for name, value in calibration.state_dict().items()}
+        # Files hold contiguous ones alone.
+        state = {
+            name: value.clone(memory_format=torch.contiguous_format)
+            for name, value in calibration.state_dict().items()
+        }
         with atomic_path(self.path) as temporary:
             save_file(state, temporary, metadata={"key": self.key, "batches": str(batches)})
 

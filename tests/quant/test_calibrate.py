@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from quant_helpers import TinyNet, pictures
+from torch import nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import (
@@ -139,3 +140,14 @@ def test_statistics_that_do_not_fit_are_not_used(tmp_path, damage):
     with calibrating(net) as calibration:
         assert store.load(calibration) == 0
         assert not any(observer.calls for observer in calibration.observers.values())
+
+
+def test_samples_of_any_layout_are_kept(tmp_path):
+    """Attention hands its layers transposed views, and files hold contiguous tensors alone."""
+    net = nn.Sequential(nn.Linear(4, 4))
+    convert(net, Recipe.from_name("w4a8"))
+    store = CalibrationStore(tmp_path / "calib.safetensors", "key", every=1)
+    with calibrating(net, keep_samples=True) as calibration:
+        net(torch.rand(1, 4, 5).transpose(1, 2))
+    store.save(calibration, 1)
+    assert store.load(calibration) == 1
