@@ -95,9 +95,11 @@ class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grad = grad_outputs[0]
-        if len(ctx.saved_tensors) == 1:
-            return grad * ctx.saved_tensors[0], None, None, None, None
-        x, scale, zero_point = ctx.saved_tensors
+        # Read once: gradient checkpointing makes them again for one reading only.
+        saved = ctx.saved_tensors
+        if len(saved) == 1:
+            return grad * saved[0], None, None, None, None
+        x, scale, zero_point = saved
         qmin, qmax = ctx.grid
         steps = _steps(x, scale, zero_point)
         inside = (steps >= qmin) & (steps <= qmax)
