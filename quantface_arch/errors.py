@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
-__all__ = ["QuantFaceError", "UsageError", "check_keys"]
+__all__ = ["QuantFaceError", "UsageError", "check_keys", "check_patterns"]
 
 
 class QuantFaceError(ValueError):
@@ -34,3 +35,17 @@ def check_keys(what: str, options: Mapping[str, Any], allowed: Iterable[str]) ->
         raise QuantFaceError(
             f"{what}: unknown key {', '.join(unknown)}; allowed are {', '.join(known)}"
         )
+
+
+def check_patterns(
+    what: str, patterns: Iterable[str], names: Collection[str], of: str = "layer"
+) -> None:
+    """Raise QuantFaceError if a shell glob matches none of the names.
+
+    Args:
+        what: names the option in the message, such as ``recipe include``.
+        of: what the names are of, as ends a sentence.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise QuantFaceError(f"{what}: pattern {pattern!r} matches no {of}")

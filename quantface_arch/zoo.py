@@ -70,11 +70,8 @@ def load_model(
         return model.eval().to(device)
     from quantface_arch import runtime as runtimes
     from quantface_arch.archs import build_arch
-    from quantface_arch.quant.checkpoint import read_metadata
 
-    model = runtimes.load(path, build_arch, runtime).eval().to(device)
-    model.arch_options = read_metadata(path)["arch"]
-    return model
+    return runtimes.load(path, build_arch, runtime).eval().to(device)
 
 
 def load_into(net: nn.Module, name_or_path: str | Path) -> None:

@@ -41,7 +41,7 @@ from quantface_arch.quant.resume import digest
 from quantface_arch.quant.sensitivity import measure
 from quantface_arch.quant.sensitivity_file import LayerFacts, Sensitivities
 from quantface_arch.quant.similarity import ssim_distance
-from quantface_arch.quant.specs import MAX_BITS, MIN_BITS
+from quantface_arch.quant.specs import MAX_BITS, MIN_BITS, is_width
 from quantface_arch.quant.storage import fixed_bytes
 
 DESCRIPTION = """\
@@ -160,17 +160,13 @@ class Settings:
 
 
 def _widths(what: str, value: Any) -> tuple[int, ...]:
-    fits = isinstance(value, list) and value and all(_is_width(bits) for bits in value)
+    fits = isinstance(value, list) and value and all(is_width(bits) for bits in value)
     if not fits:
         raise QuantFaceError(
             f"allocate option {what}: found {value!r}, "
             f"allowed are whole numbers {MIN_BITS} to {MAX_BITS}"
         )
     return tuple(sorted(set(value)))
-
-
-def _is_width(bits: Any) -> bool:
-    return type(bits) is int and MIN_BITS <= bits <= MAX_BITS
 
 
 def measured(opt: Mapping[str, Any], settings: Settings, args: argparse.Namespace) -> Sensitivities:
@@ -199,7 +195,7 @@ def measured(opt: Mapping[str, Any], settings: Settings, args: argparse.Namespac
         convert(net, recipe)
     if plan is not None:
         apply_plan(net, plan)
-    elif recipe.balance.kind != "none" or recipe.balance.layers:
+    elif recipe.balance.wanted:
         balance_stage(net, recipe, pictures, batch_size)
     calibration = calibration_stage(net, pictures, batch_size)
     batches = [picture[None] for picture in pictures]

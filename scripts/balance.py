@@ -81,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
         opt["quant"]["calibration"] = {**calibration, "dataroot_lq": str(args.input)}
     net = build_arch(opt["network_g"]).eval().to(args.device)
     recipe, bits, _ = read_quant_options(opt["quant"], net)
-    if recipe.balance.kind == "none" and not recipe.balance.layers:
+    if not recipe.balance.wanted:
         raise QuantFaceError(
             f"options file {args.opt}: quant balance kind is none, so there is nothing to choose; "
             "allowed are auto, scale, rotate, both"

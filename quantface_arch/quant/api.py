@@ -83,7 +83,7 @@ def prepare(
     report = convert(model, recipe, bits)
     # Asked now: ranks that do not fit are better found before minutes of calibration.
     branch_ranks(model, recipe.branch)
-    if balance is not None or recipe.balance.kind != "none" or recipe.balance.layers:
+    if balance is not None or recipe.balance.wanted:
         if isinstance(calibration_images, Iterator):
             calibration_images = list(calibration_images)
         first = store.stage("balance") if store else None

@@ -22,7 +22,7 @@ from typing import Any
 
 from quantface_arch.errors import QuantFaceError, check_keys
 from quantface_arch.fsutil import atomic_path
-from quantface_arch.quant.specs import MAX_BITS, MIN_BITS
+from quantface_arch.quant.specs import MAX_BITS, MIN_BITS, is_width
 
 __all__ = ["SUFFIXES", "load_bit_map", "save_bit_map"]
 
@@ -129,8 +129,7 @@ def _widths(path: Path, name: Any, entry: Any) -> tuple[int, int]:
     if not isinstance(entry, Mapping) or set(entry) != {"w", "a"}:
         raise QuantFaceError(f"{what}: found {entry!r}, {{w: 4, a: 4}} is wanted")
     for key, width in (("w", entry["w"]), ("a", entry["a"])):
-        is_int = isinstance(width, int) and not isinstance(width, bool)
-        if not is_int or not MIN_BITS <= width <= MAX_BITS:
+        if not is_width(width):
             raise QuantFaceError(
                 f"{what}: {key}: found {width!r}, "
                 f"allowed are whole numbers {MIN_BITS} to {MAX_BITS}"

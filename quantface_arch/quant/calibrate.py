@@ -92,7 +92,7 @@ class Calibration:
 def _apply_to(layer: QuantLayer, observer: ActivationObserver) -> None:
     layer.set_activation_range(*observer.range(layer.activation_spec))
     if layer.state is not State.QUANTIZED:
-        layer.quantize_weight(observer.mean_square if layer.groups == 1 else None)
+        layer.quantize_weight(observer.mean_square)
     layer.state = State.QUANTIZED
 
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, check_patterns
 from quantface_arch.quant.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
 from quantface_arch.quant.recipe import Recipe
 from quantface_arch.quant.specs import MAX_BITS
@@ -120,9 +120,7 @@ def convert(model: nn.Module, recipe: Recipe, bits: BitMap | None = None) -> Con
     """
     layers = {name: module for name, module in model.named_modules() if _has_matrix(module)}
     for what in ("include", "exclude", "eight_bit"):
-        for pattern in getattr(recipe, what):
-            if not any(fnmatchcase(name, pattern) for name in layers):
-                raise QuantFaceError(f"recipe {what}: pattern {pattern!r} matches no layer")
+        check_patterns(f"recipe {what}", getattr(recipe, what), layers)
     chosen: dict[str, tuple[int, int]] = {}
     skipped = []
     for name, module in layers.items():

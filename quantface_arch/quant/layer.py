@@ -220,16 +220,19 @@ class QuantLayer(LayerState):
         return values.view(-1, *[1] * (self.weight.ndim - 1))
 
     @torch.no_grad()
-    def quantize_weight(self, importance: Tensor | None = None) -> None:
+    def quantize_weight(self, mean_square: Tensor | None = None, every: int = 1) -> None:
         """Find the weight's range and replace the weight by its values on the grid.
 
         The float parameter that was taken over stays as it was; the new one needs no gradient.
 
         Args:
-            importance: see ``weight_range``.
+            mean_square: float (channels,), of the balanced input; the ``importance`` of
+                ``weight_range``, which knows none for grouped channels.
+            every: see ``weight_range``.
         """
         spec = self.weight_spec
-        low, high = weight_range(self.weight, spec, importance)
+        importance = mean_square if self.groups == 1 else None
+        low, high = weight_range(self.weight, spec, importance, every)
         scale, zero_point = scale_and_zero_point(low, high, spec.bits, spec.symmetric)
         self.weight_scale.copy_(scale)
         self.weight_zero_point.copy_(zero_point)

@@ -77,10 +77,8 @@ class LayerState(nn.Module):
             QuantFaceError: it was saved from a layer of other widths.
         """
         place, weight_bits, activation_bits, seed, *numbers = state.tolist()
-        found, wanted = (
-            [weight_bits, activation_bits],
-            [self.weight_spec.bits, self.activation_spec.bits],
-        )
+        found = [weight_bits, activation_bits]
+        wanted = [self.weight_spec.bits, self.activation_spec.bits]
         if found != wanted:
             raise QuantFaceError(
                 f"layer {self.name}: found weights and inputs of {found} bits, wanted are {wanted}"

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, check_patterns
 from quantface_arch.quant.specs import BranchSpec
 
 __all__ = ["branch_parameters", "choose_ranks", "full_rank", "svd_factors", "zero_factors"]
@@ -84,12 +84,8 @@ def choose_ranks(
         QuantFaceError: a pattern that matches no layer, a rank that does not fit a layer, branches
             that pass the budget.
     """
-    for pattern in spec.ranks:
-        if not any(fnmatchcase(name, pattern) for name in weights):
-            raise QuantFaceError(
-                f"branch ranks: pattern {pattern!r} matches no layer that may have a branch "
-                "(grouped ones and those at 8 bits have none)"
-            )
+    able = "layer that may have a branch (grouped ones and those at 8 bits have none)"
+    check_patterns("branch ranks", spec.ranks, weights, able)
     largest = max((full_rank(weight) for weight in weights.values()), default=0)
     if weights and spec.distill + (0 if isinstance(spec.svd, str) else spec.svd) > largest:
         raise QuantFaceError(

@@ -15,7 +15,7 @@ from quantface_arch import __version__
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.layers import State
 from quantface_arch.quant.recipe import Recipe
-from quantface_arch.quant.specs import MAX_BITS, MIN_BITS
+from quantface_arch.quant.specs import MAX_BITS, MIN_BITS, is_width
 
 __all__ = ["FORMAT_VERSION", "Metadata", "opened", "parse_metadata"]
 
@@ -154,7 +154,7 @@ def _recipe(path: Path, options: object) -> Recipe:
 def _widths(path: Path, name: str, widths: object) -> tuple[int, int]:
     if isinstance(widths, dict) and widths.keys() == {"w", "a"}:
         found = (widths["w"], widths["a"])
-        if all(type(bits) is int and MIN_BITS <= bits <= MAX_BITS for bits in found):
+        if all(is_width(bits) for bits in found):
             return found
     raise QuantFaceError(
         f"{path}: metadata bits of layer {name!r}: found {widths!r}, "

@@ -69,10 +69,10 @@ class Recipe:
 
     @classmethod
     def from_name(cls, name: str) -> Recipe:
-        """The plain recipe of a setting's name, such as ``w4a8``.
+        """The recipe of a setting's name, such as ``w4a8``.
 
         Weights are symmetric per output channel, activations asymmetric per tensor; both ranges
-        are those of least squared error.
+        are those of least squared error. Balancing and branches are the specs' own defaults.
 
         Raises:
             QuantFaceError: not of the form wXaY with X and Y from 2 to 8.

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import check_patterns
 from quantface_arch.quant.balance import LayerBalance, channel_scale
 from quantface_arch.quant.calibrate import Calibration
 from quantface_arch.quant.hadamard import MIN_WIDTH, segments_of
 from quantface_arch.quant.layers import QuantLayer, quant_layers
-from quantface_arch.quant.lowrank import choose_ranks, svd_factors
+from quantface_arch.quant.lowrank import choose_ranks
 from quantface_arch.quant.observer import ActivationObserver
-from quantface_arch.quant.quantizer import fake_quantize, grid, scale_and_zero_point
-from quantface_arch.quant.ranges import weight_range
 from quantface_arch.quant.recipe import Recipe
 from quantface_arch.quant.specs import MAX_BITS, BalanceSpec, BranchSpec
 
@@ -28,6 +26,8 @@ __all__ = ["balance_layers", "branch_ranks", "output_error"]
 ALPHAS = (0.2, 0.35, 0.5, 0.65, 0.8)
 # Fractions of its range that an activation grid is tried at while candidates are compared.
 CLIPS = (1.0, 0.7, 0.45)
+# Of the weight range's hundredths, one in so many is tried meanwhile.
+COARSE = 6
 
 
 def balance_layers(
@@ -54,9 +54,7 @@ def balance_layers(
     calibration.check()
     layers = {layer.name: layer for layer in quant_layers(model)}
     spec = recipe.balance
-    for pattern in spec.layers:
-        if not any(fnmatchcase(name, pattern) for name in layers):
-            raise QuantFaceError(f"balance layers: pattern {pattern!r} matches no layer")
+    check_patterns("balance layers", spec.layers, layers)
     ranks = branch_ranks(model, recipe.branch)
     plan = {}
     bar = tqdm(layers.items(), desc="choosing", unit="layer", disable=not progress)
@@ -153,23 +151,16 @@ def output_error(layer: QuantLayer, samples: Tensor, balance: LayerBalance, rank
     trial = type(layer).from_float(layer, layer.weight_spec, layer.activation_spec, layer.name)
     trial.apply_balance(balance)
     x = trial.balance_input(samples)
-    weight = trial.weight.detach()
-    if rank and layer.groups == 1:
-        down, up = svd_factors(weight, rank)
-        branch = (up @ down.flatten(1)).view_as(weight)
-        wanted = wanted - layer.product(x, branch, None)
-        weight = weight - branch
-    spec = layer.weight_spec
-    importance = x.movedim(layer.channel_axis, 0).flatten(1).square().mean(1)
-    ends = weight_range(weight, spec, importance if layer.groups == 1 else None, every=6)
-    scale, zero = scale_and_zero_point(*ends, spec.bits, spec.symmetric)
-    limits = grid(spec.bits, spec.symmetric)
-    rounded = fake_quantize(weight, layer.per_weight(scale), layer.per_weight(zero), *limits)
-    return min(_error_at(layer, x, rounded, wanted, clip) for clip in CLIPS)
-
-
-def _error_at(layer: QuantLayer, x: Tensor, weight: Tensor, wanted: Tensor, clip: float) -> float:
-    spec = layer.activation_spec
-    scale, zero = scale_and_zero_point(x.min() * clip, x.max() * clip, spec.bits, spec.symmetric)
-    rounded = fake_quantize(x, scale, zero, *grid(spec.bits, spec.symmetric))
-    return float((layer.product(rounded, weight, None) - wanted).square().mean())
+    if layer.groups == 1:
+        trial.add_branch(rank, 0)
+    if trial.rank:
+        wanted = wanted - trial.branch(x)
+    mean_square = x.movedim(layer.channel_axis, 0).flatten(1).square().mean(1)
+    trial.quantize_weight(mean_square, COARSE)
+    low, high = float(x.min()), float(x.max())
+    errors = []
+    for clip in CLIPS:
+        trial.set_activation_range(low * clip, high * clip)
+        found = trial.product(trial.quantize_input(x), trial.weight, None)
+        errors.append(float((found - wanted).square().mean()))
+    return min(errors)

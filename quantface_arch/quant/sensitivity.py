@@ -135,7 +135,7 @@ class _Trials:
         trial, observer = copy.deepcopy(self.layers[name]), self.observers[name]
         if kind == "w":
             trial.weight_spec = trial.weight_spec.with_bits(bits)
-            trial.quantize_weight(observer.mean_square if trial.groups == 1 else None)
+            trial.quantize_weight(observer.mean_square)
             return trial
         trial.activation_spec = trial.activation_spec.with_bits(bits)
         if probe not in self.ranges:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, check_patterns
 from quantface_arch.fsutil import atomic_path
 from quantface_arch.quant.allocation import LayerCosts, combine_costs
 from quantface_arch.quant.sensitivity import Measured, Probe
@@ -128,7 +128,7 @@ class Sensitivities:
 
     def fixed_widths(self, protect: Mapping[str, int]) -> dict[str, tuple[int, int]]:
         """Widths of layers that are not free: what ``protect`` says, else the network."""
-        _check_patterns("protect", protect, self.layers)
+        check_patterns("protect", protect, self.layers)
         fixed = {name: facts.fixed for name, facts in self.layers.items() if facts.fixed}
         for pattern, bits in protect.items():
             fixed.update({name: (bits, bits) for name in self.layers if fnmatchcase(name, pattern)})
@@ -154,7 +154,7 @@ class Sensitivities:
             QuantFaceError: a pattern that matches no layer, a width that was not measured, λ
                 outside [0, 1].
         """
-        _check_patterns("count", count, self.layers)
+        check_patterns("count", count, self.layers)
         cost = {} if weight is None else self._mixed(self.probes(widths, protect), weight)
         fixed = self.fixed_widths(protect)
         layers = {}
@@ -183,10 +183,3 @@ class Sensitivities:
             {probe: float(mean[1]) for probe, mean in means.items()},
             weight,
         )
-
-
-def _check_patterns(what: str, patterns: Iterable[str], names: Iterable[str]) -> None:
-    names = list(names)
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise QuantFaceError(f"{what}: pattern {pattern!r} matches no layer")

@@ -17,6 +17,7 @@ __all__ = [
     "BranchSpec",
     "QuantSpec",
     "checked",
+    "is_width",
     "names_of",
 ]
 
@@ -25,6 +26,11 @@ GRANULARITIES = ("channel", "tensor")
 RANGES = ("minmax", "percentile", "mse")
 KINDS = ("none", "scale", "rotate", "both", "auto")
 BLOCKS = (16, 32, 64, 128)
+
+
+def is_width(value: object) -> bool:
+    """Whether a value is a width that quantizers know: a whole number from 2 to 8."""
+    return type(value) is int and MIN_BITS <= value <= MAX_BITS
 
 
 def _check_choice(what: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -71,8 +77,7 @@ class QuantSpec:
     percentile: float = 99.9
 
     def __post_init__(self) -> None:
-        is_int = isinstance(self.bits, int) and not isinstance(self.bits, bool)
-        if not is_int or not MIN_BITS <= self.bits <= MAX_BITS:
+        if not is_width(self.bits):
             raise QuantFaceError(
                 f"bits: found {self.bits!r}, allowed are whole numbers {MIN_BITS} to {MAX_BITS}"
             )
@@ -121,6 +126,11 @@ class BalanceSpec:
     sources: str = "whole"
     seed: int = 0
     layers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether any layer is to be balanced."""
+        return self.kind != "none" or bool(self.layers)
 
     def __post_init__(self) -> None:
         _check_choice("balance kind", self.kind, KINDS)

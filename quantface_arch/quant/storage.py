@@ -31,6 +31,6 @@ def fixed_bytes(model: nn.Module, recipe: Recipe) -> int:
     floats = sum(value.numel() for value in model.parameters())
     floats -= sum(weight.numel() for weight in weights.values())
     scales = sum(layer.weight_scale.numel() for layer in layers)
-    if recipe.balance.kind != "none" or recipe.balance.layers:
+    if recipe.balance.wanted:
         scales += sum(layer.channels for layer in layers)
     return 2 * (floats + branches) + 4 * scales + LAYER_BYTES * len(layers)

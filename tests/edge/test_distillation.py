@@ -385,7 +385,7 @@ def train_one_of_two(rank, opt, folder):
     try:
         torch.manual_seed(0)
         model = build_model({**opt, "rank": rank, "world_size": 2, "dist": True})
-        data = torch.load(folder / "data.pt")
+        data = torch.load(folder / "data.pt", weights_only=True)
         step(model, {name: value[rank::2] for name, value in data.items()})
         model.save(-1, -1)
     finally:
@@ -405,7 +405,7 @@ def test_two_processes_train_as_one_with_both_batches(tmp_path, options):
     other.start()
     first = train_one_of_two(0, opt, tmp_path)
     other.join()
-    second = torch.load(tmp_path / "1.pt")
+    second = torch.load(tmp_path / "1.pt", weights_only=True)
     single = build(options, tmp_path / "single")
     before = values(single)
     step(single, data)
