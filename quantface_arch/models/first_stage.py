@@ -27,11 +27,13 @@ from quantface_arch.quant.bitmap import load_bit_map
 from quantface_arch.quant.convert import BitMap
 from quantface_arch.quant.reconstruct import reconstruct
 from quantface_arch.quant.resume import digest
+from quantface_arch.quant.training import BOUNDS
+from quantface_arch.quant.tuners import TUNERS
 
 __all__ = ["FirstStage", "calibration_pictures", "read_quant_options"]
 
 CALIBRATION_OPTIONS = {"num_images", "batch_size", "size", "dataroot_lq"}
-RECONSTRUCTION_OPTIONS = {"blocks", "steps", "lr", "num_images"}
+RECONSTRUCTION_OPTIONS = {"blocks", "steps", "lr", "num_images", "bounds", "weights"}
 # Other processes wait for the first so long; calibration of a large network takes its time.
 PATIENCE = timedelta(days=2)
 
@@ -167,6 +169,12 @@ class FirstStage:
         missing = {"blocks", "steps", "lr"} - self.reconstruction.keys()
         if missing:
             raise QuantFaceError(f"train option reconstruction: {min(missing)} is missing")
+        for name, allowed in (("bounds", BOUNDS), ("weights", (None, *TUNERS))):
+            found = self.reconstruction.get(name, allowed[0])
+            if found not in allowed:
+                raise QuantFaceError(
+                    f"train option reconstruction: {name}: found {found!r}, allowed are {allowed}"
+                )
         names = [name for name, _ in self.teacher.named_modules()]
         for pattern in self.reconstruction["blocks"]:
             if not any(fnmatchcase(name, pattern) for name in names):
@@ -259,14 +267,13 @@ class FirstStage:
         save_checkpoint(student, self.path, self.arch, self._key(), dtype=torch.float32)
 
     def _reconstruct(self, student: nn.Module, batch_size: int) -> None:
-        options = dict(self.reconstruction)
+        options = {"bounds": self.opt["train"].get("bounds", False), **self.reconstruction}
         pictures = calibration_pictures(self.opt, self.teacher, options.pop("num_images", None))
         errors = reconstruct(
             student,
             self.teacher,
             pictures,
             batch_size=batch_size,
-            bounds=bool(self.opt["train"].get("bounds", False)),
             **options,
         )
         lines = (f"{name}: {before:.3e} -> {after:.3e}" for name, (before, after) in errors.items())

@@ -21,7 +21,7 @@ from quantface_arch.models.first_stage import FirstStage
 from quantface_arch.models.restorer_model import RestorerModel
 from quantface_arch.models.terms import build_terms
 from quantface_arch.quant import quant_layers
-from quantface_arch.quant.training import settle, trainable
+from quantface_arch.quant.training import BOUNDS, settle, trainable
 
 __all__ = ["QuantFaceModel"]
 
@@ -41,7 +41,11 @@ class QuantFaceModel(RestorerModel):
         losses (list): terms of the loss. Each is a registered loss with its options, and ``of``,
             the output that it compares: ``image`` (default, in [-1, 1]), and where the architecture
             returns them ``latent``, ``eps``, ``x0``; ``target``: ``teacher`` (default) or ``gt``.
-        bounds (bool): train the activation ranges' ends too. Default false.
+        bounds (bool | str): train the activation ranges' ends too; ``step``: only the distance of
+            their levels. Default false.
+        weights (str | null): train the rounded weights too: ``merged``, by a low-rank change that
+            is rounded with them (EfficientDM), or ``scale``, by scales and offsets of the input's
+            channels (PassionSR). Default null.
         autocast (str | null): ``bfloat16`` runs forward passes in that type.
         accumulate (int): a batch goes through in so many pieces whose gradients add up: the memory
             of one piece, the same step. Default 1.
@@ -50,7 +54,10 @@ class QuantFaceModel(RestorerModel):
             written in the end. Default 0: none.
         checkpointing (bool): keep fewer activations and compute them again in the backward pass.
         reconstruction (dict): tune block by block before, see ``quant.reconstruct``: ``blocks``
-            (globs), ``steps``, ``lr``, and ``num_images`` (default: those of the calibration).
+            (globs), ``steps``, ``lr``, ``num_images`` (default: those of the calibration),
+            ``bounds`` (default: as above) and ``weights``, also ``rounding`` (AdaRound).
+
+    With ``total_iter: 0`` the network is quantized and saved, not trained.
 
     For testing, ``path: pretrain_network_g`` or ``network_g: weights`` names a checkpoint.
     """
@@ -69,6 +76,7 @@ class QuantFaceModel(RestorerModel):
             "scheduler",
             "total_iter",
             "warmup_iter",
+            "weights",
         }
     )
 
@@ -93,11 +101,25 @@ class QuantFaceModel(RestorerModel):
         if options.get("checkpointing"):
             _enable_checkpointing(student)
         student = FirstStage(self.opt, self.teacher).run(student)
-        trainable(student, bounds=bool(options.get("bounds", False)))
-        self.net_g = self.model_to_device(student.eval())
+        self.net_g = student.eval().requires_grad_(False)
+        if options["total_iter"]:
+            bounds, weights = options.get("bounds", False), options.get("weights")
+            trainable(student, bounds, weights, self.teacher)
+            self.net_g = self.model_to_device(student)
+            self.setup_optimizers()
+            self.setup_schedulers()
         self.averages = MovingAverages(self.trained_parameters(), options.get("ema_decay", 0))
-        self.setup_optimizers()
-        self.setup_schedulers()
+
+    def check_train_options(self) -> None:
+        """Also what is trained beside the branches, before the first stage takes its time."""
+        super().check_train_options()
+        options = self.opt["train"]
+        for name, allowed in (("bounds", BOUNDS), ("weights", (None, "merged", "scale"))):
+            if options.get(name, allowed[0]) not in allowed:
+                known = ", ".join("null" if value is None else str(value) for value in allowed)
+                raise QuantFaceError(
+                    f"train option {name}: found {options[name]!r}, allowed are {known}"
+                )
 
     def outputs(self, net: nn.Module, lq: Tensor) -> dict[str, Tensor]:
         """Everything that a term may look at, in float32; the picture in [-1, 1]."""

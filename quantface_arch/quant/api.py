@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from quantface_arch.quant.convert import BitMap, ConversionReport, convert
 from quantface_arch.quant.layers import quant_layers
 from quantface_arch.quant.recipe import Recipe
 from quantface_arch.quant.resume import CalibrationStore
-from quantface_arch.quant.selection import balance_layers, branch_ranks
+from quantface_arch.quant.selection import balance_layers, best_factors, branch_ranks
 
 __all__ = ["balance_stage", "batches", "branch_stage", "calibration_stage", "prepare", "quantize"]
 
@@ -88,7 +89,10 @@ def prepare(
             calibration_images = list(calibration_images)
         first = store.stage("balance") if store else None
         balance_stage(model, recipe, calibration_images, batch_size, progress, first, balance)
-    calibration = calibration_stage(model, calibration_images, batch_size, progress, store)
+    keep_samples = recipe.branch.iterations > 1
+    calibration = calibration_stage(
+        model, calibration_images, batch_size, progress, store, keep_samples
+    )
     branch_stage(model, recipe, calibration)
     return report
 
@@ -141,7 +145,8 @@ def balance_stage(
     """
     if plan is not None:
         check_plan(model, plan)
-    watched = _watch(model, images, batch_size, progress, store, "balancing", plan is None)
+    watched = calibrating(model, keep_samples=plan is None)
+    watched = _watch(model, watched, images, batch_size, progress, store, "balancing")
     _keep_input_ranges(model, watched)
     if plan is not None:
         apply_plan(model, plan)
@@ -157,9 +162,15 @@ def calibration_stage(
     batch_size: int = 4,
     progress: bool = True,
     store: CalibrationStore | None = None,
+    keep_samples: bool = False,
 ) -> Calibration:
-    """Watch the inputs, balanced if they are, of a converted model's layers."""
-    return _watch(model, images, batch_size, progress, store, "calibrating")
+    """Watch the inputs, balanced if they are, of a converted model's layers.
+
+    Args:
+        keep_samples: keep crops of the inputs, which an SVD branch in several rounds needs.
+    """
+    watched = calibrating(model, keep_samples, keep_hessians=True)
+    return _watch(model, watched, images, batch_size, progress, store, "calibrating")
 
 
 def branch_stage(model: nn.Module, recipe: Recipe, calibration: Calibration) -> None:
@@ -171,7 +182,10 @@ def branch_stage(model: nn.Module, recipe: Recipe, calibration: Calibration) -> 
     calibration.check()
     ranks = branch_ranks(model, recipe.branch)
     for layer in quant_layers(model):
-        layer.add_branch(*ranks.get(layer.name, (0, 0)))
+        svd, distill = ranks.get(layer.name, (0, 0))
+        samples = calibration.observers[layer.name].samples
+        factors = best_factors(layer, svd, recipe.branch.iterations, samples)
+        layer.add_branch(svd, distill, factors=factors)
     calibration.apply()
 
 
@@ -185,19 +199,19 @@ def _keep_input_ranges(model: nn.Module, calibration: Calibration) -> None:
 
 def _watch(
     model: nn.Module,
+    watched: AbstractContextManager[Calibration],
     images: Images,
     batch_size: int,
     progress: bool,
     store: CalibrationStore | None,
     what: str,
-    keep_samples: bool = False,
 ) -> Calibration:
     if batch_size < 1:
         raise QuantFaceError(f"batch_size: found {batch_size}, allowed are numbers from 1")
     was_training = model.training
     model.eval()
     try:
-        with calibrating(model, keep_samples) as calibration:
+        with watched as calibration:
             bar = tqdm(images, desc=what, unit="picture", disable=not progress)
             _run(model, calibration, bar, batch_size, store)
     finally:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.gptq import MAX_COLUMNS
 from quantface_arch.quant.layers import QuantLayer, State, quant_layers
 from quantface_arch.quant.observer import ActivationObserver
 
@@ -21,12 +22,19 @@ class Calibration:
         observers: by layer name; what was seen so far.
     """
 
-    def __init__(self, model: nn.Module, keep_samples: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, keep_samples: bool = False, keep_hessians: bool = False
+    ) -> None:
         self._layers = {layer.name: layer for layer in quant_layers(model)}
         if not self._layers:
             raise QuantFaceError("calibration: the model has no quantized layer; convert it first")
         self.observers = {
-            name: ActivationObserver(name, layer.channel_axis, keep_samples)
+            name: ActivationObserver(
+                name,
+                layer.channel_axis,
+                keep_samples,
+                layer.columns if keep_hessians and _wants_hessian(layer) else None,
+            )
             for name, layer in self._layers.items()
         }
 
@@ -92,12 +100,21 @@ class Calibration:
 def _apply_to(layer: QuantLayer, observer: ActivationObserver) -> None:
     layer.set_activation_range(*observer.range(layer.activation_spec))
     if layer.state is not State.QUANTIZED:
-        layer.quantize_weight(observer.mean_square)
+        hessian = observer.hessian if observer.hessian.numel() else None
+        layer.quantize_weight(observer.mean_square, hessian=hessian)
     layer.state = State.QUANTIZED
 
 
+def _wants_hessian(layer: QuantLayer) -> bool:
+    """Whether GPTQ rounds the layer's weight."""
+    fits = layer.groups == 1 and layer.weight[0].numel() <= MAX_COLUMNS
+    return layer.weight_spec.rounding == "gptq" and fits
+
+
 @contextmanager
-def calibrating(model: nn.Module, keep_samples: bool = False) -> Iterator[Calibration]:
+def calibrating(
+    model: nn.Module, keep_samples: bool = False, keep_hessians: bool = False
+) -> Iterator[Calibration]:
     """Watch a converted model while it runs; nothing about it changes until ``apply()``.
 
     Inside the block the model computes in floating point. Afterwards, also after an exception, no
@@ -110,11 +127,12 @@ def calibrating(model: nn.Module, keep_samples: bool = False) -> Iterator[Calibr
 
     Args:
         keep_samples: keep crops of every layer's input, for ``balance_layers``.
+        keep_hessians: keep the Hessians of layers whose weights GPTQ is to round.
 
     Raises:
         QuantFaceError: the model has no quantized layer; an input of one holds NaN or infinity.
     """
-    calibration = Calibration(model, keep_samples)
+    calibration = Calibration(model, keep_samples, keep_hessians)
     calibration.attach()
     try:
         yield calibration

@@ -9,6 +9,7 @@ Tensors of a quantized model, for a layer called NAME:
   in the metadata.
 - ``NAME.branch_down``, ``NAME.branch_up``: 16-bit (r, Cin, ...) and (Cout, r), only where the layer
   has a branch.
+- ``NAME.act_offset``: 16-bit (Cin,), only where the layer's input has one.
 - ``activations``: float32 (layers, 4), a row per layer in the order of the metadata's ``bits``:
   step and zero point of the balanced input, and the input's range (low, high) before balancing.
 - everything else (biases, norms, codebooks) under its own name, at 16 bits where that holds it.
@@ -129,6 +130,7 @@ def load_checkpoint(
             if metadata.recipe is not None:
                 convert_layers(model, metadata.recipe, metadata.bits)
             _add_branches(model, metadata.ranks)
+            _add_offsets(model, set(file.keys()))
         except (QuantFaceError, KeyError, TypeError) as error:
             detail = error if isinstance(error, QuantFaceError) else f"arch: {error!r}"
             raise QuantFaceError(f"{path}: {detail}") from error
@@ -166,8 +168,10 @@ def _layers(model: nn.Module) -> dict[str, QuantLayer]:
             raise QuantFaceError(
                 f"layer {name}: found state {layer.state.value}, only quantized can be saved"
             )
-        if layer.act_bounds is not None:
-            raise QuantFaceError(f"layer {name}: its range is in training; call settle(model)")
+        if layer.act_bounds is not None or layer.tuner is not None:
+            raise QuantFaceError(
+                f"layer {name}: its range or its weight is in training; call settle(model)"
+            )
     if layers and not isinstance(getattr(model, "quant_recipe", None), Recipe):
         raise QuantFaceError("checkpoint: give the very model that convert was called on")
     return layers
@@ -201,6 +205,13 @@ def _add_branches(model: nn.Module, ranks: Mapping[str, int]) -> None:
             )
         weight = layer.weight
         layer.set_branch(torch.zeros(rank, *weight.shape[1:]), torch.zeros(weight.shape[0], rank))
+
+
+def _add_offsets(model: nn.Module, keys: set[str]) -> None:
+    """Give the layers that a file has offsets for offsets, to be filled."""
+    for layer in quant_layers(model):
+        if f"{layer.name}.act_offset" in keys:
+            layer.act_offset = nn.Parameter(torch.zeros(layer.channels), requires_grad=False)
 
 
 def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:

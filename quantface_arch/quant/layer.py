@@ -10,11 +10,17 @@ from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.balance import LayerBalance
+from quantface_arch.quant.gptq import gptq
 from quantface_arch.quant.hadamard import has_order, rotate
 from quantface_arch.quant.layer_state import LayerState, State
 from quantface_arch.quant.lowrank import svd_factors, zero_factors
-from quantface_arch.quant.quantizer import fake_quantize, grid, scale_and_zero_point
-from quantface_arch.quant.ranges import weight_range
+from quantface_arch.quant.quantizer import (
+    dynamic_grid,
+    fake_quantize,
+    grid,
+    scale_and_zero_point,
+)
+from quantface_arch.quant.ranges import per_weight, steps_shape, weight_range
 from quantface_arch.quant.specs import QuantSpec
 
 __all__ = ["QuantLayer"]
@@ -33,15 +39,21 @@ class QuantLayer(LayerState):
     torch's own product (simulated: low-bit values in floating point, no speed-up). The buffers are
     float32:
 
-    - ``weight_scale``, ``weight_zero_point``: (Cout,) or (1,), of the weight's grid.
-    - ``act_scale``, ``act_zero_point``: scalars, of the grid of the balanced input.
+    - ``weight_scale``, ``weight_zero_point``: of the weight's grid, see ``ranges.steps_shape``.
+    - ``act_scale``, ``act_zero_point``: scalars, of the grid of the balanced input; of no meaning
+      where ranges are dynamic.
     - ``act_low``, ``act_high``: scalars, range of the layer's input as it arrives.
     - ``balance_multiplier``: (Cin,), diagonal part of the input's balancing; None without one.
 
     Parameters beside torch's, None where absent:
 
     - ``branch_down`` (r, Cin, ...) and ``branch_up`` (Cout, r): factors of L.
-    - ``act_bounds`` (2,): logarithms of the factors by which training moved the grid's two ends.
+    - ``act_bounds`` (2,): logarithms of the factors by which training moved the grid's two ends;
+      (1,): of both alike.
+    - ``act_offset`` (Cin,): what is taken from the balanced input's channels before it is rounded,
+      and added again after (learned, see ``tuners``).
+
+    ``tuner``, while weights are trained, gives the weight in place of ``weight``.
 
     ``observer``, when set, is shown every balanced input and the layer computes in floating point.
     """
@@ -56,6 +68,10 @@ class QuantLayer(LayerState):
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """torch's own product of this layer, with another weight of the same geometry."""
+        raise NotImplementedError
+
+    def columns(self, x: Tensor) -> Tensor:
+        """What the weight is multiplied by within an input, (positions, Cin·taps); no padding."""
         raise NotImplementedError
 
     @classmethod
@@ -77,12 +93,13 @@ class QuantLayer(LayerState):
         layer.weight, layer.bias = module.weight, module.bias  # type: ignore[assignment]
         layer.name, layer.weight_spec, layer.activation_spec = name, weights, activations
         layer.state, layer.observer = State.CALIBRATING, None
-        channels = layer.weight.shape[0] if weights.granularity == "channel" else 1
-        for buffer, shape in (("weight_scale", (channels,)), ("act_scale", ())):
+        steps = steps_shape(layer.weight, weights)
+        for buffer, shape in (("weight_scale", steps), ("act_scale", ())):
             layer.register_buffer(buffer, torch.ones(shape, device=layer.weight.device))
         layer.register_buffer("weight_zero_point", torch.zeros_like(layer.weight_scale))
         for buffer in ("act_zero_point", "act_low", "act_high"):
             layer.register_buffer(buffer, torch.zeros_like(layer.act_scale))
+        layer.tuner = None
         layer.forget_method()
         return layer.train(module.training)
 
@@ -107,19 +124,23 @@ class QuantLayer(LayerState):
                 "then apply(), before using it"
             )
         if self.state is State.QUANTIZED:
-            y = self.product(self.quantize_input(x), self.weight, self.bias)
+            weight = self.weight if self.tuner is None else self.tuner.weight(self)
+            y = self.product(self.quantize_input(x), weight, self.bias)
         else:
             y = self.product(x, self.weight, self.bias)
         return y if self.branch_down is None else y + self.branch(x)
 
     def balance_input(self, x: Tensor) -> Tensor:
         """x̂ = x S⁻¹ H, of x's shape."""
-        if self.balance_multiplier is None:
-            return x
-        shape = (-1, *[1] * (-1 - self.channel_axis))
-        x = x * self.balance_multiplier.view(shape).to(x.dtype)
-        segments = self.balance.segments
-        return rotate(x, segments, self.channel_axis) if segments else x
+        if self.balance_multiplier is not None:
+            x = x * self.per_channel(self.balance_multiplier).to(x.dtype)
+            segments = self.balance.segments
+            x = rotate(x, segments, self.channel_axis) if segments else x
+        return x if self.tuner is None else self.tuner.input(x)
+
+    def per_channel(self, values: Tensor) -> Tensor:
+        """Numbers (Cin,), shaped to broadcast against the input."""
+        return values.view(-1, *[1] * (-1 - self.channel_axis))
 
     def branch(self, x: Tensor) -> Tensor:
         """x̂ Lᵀ: the layer's product to ``rank`` channels, then a pointwise one to Cout."""
@@ -147,8 +168,17 @@ class QuantLayer(LayerState):
 
     def quantize_input(self, x: Tensor) -> Tensor:
         """``x`` on the grid of the layer's input, with straight-through gradients."""
-        qmin, qmax = grid(self.activation_spec.bits, self.activation_spec.symmetric)
-        return fake_quantize(x, *self.input_grid(), qmin, qmax)
+        spec = self.activation_spec
+        offset = None if self.act_offset is None else self.per_channel(self.act_offset).to(x.dtype)
+        x = x if offset is None else x - offset
+        if spec.dynamic:
+            group = spec.group if spec.granularity == "group" else None
+            steps = dynamic_grid(x, spec.bits, spec.symmetric, group, self.channel_axis)
+        else:
+            steps = self.input_grid()
+        x = fake_quantize(x, *steps, *grid(spec.bits, spec.symmetric))
+        # Before the product, so that zero padding stays zero.
+        return x if offset is None else x + offset
 
     def apply_balance(self, balance: LayerBalance) -> None:
         """Balance the input from now on, and the weight with it: the output stays the same.
@@ -197,14 +227,24 @@ class QuantLayer(LayerState):
             multiplier = balance.multiplier(self.channels)
             self.register_buffer("balance_multiplier", multiplier.to(self.weight.device))
 
-    def add_branch(self, svd: int, distill: int, seed: int = 0) -> None:
+    def add_branch(
+        self,
+        svd: int,
+        distill: int,
+        seed: int = 0,
+        factors: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         """Split the weight: its ``svd`` leading singular vectors go to branch 1, the rest stays.
 
         Branch 2, of rank ``distill``, adds nothing until it is trained.
+
+        Args:
+            seed: of branch 2's random factor.
+            factors: of branch 1, down and up, instead of the singular vectors.
         """
         if not svd + distill:
             return
-        down, up = svd_factors(self.weight, svd)
+        down, up = factors or svd_factors(self.weight, svd)
         extra_down, extra_up = zero_factors(self.weight, distill, seed)
         residual = self.weight.detach() - (up @ down.flatten(1)).view_as(self.weight)
         self.weight = nn.Parameter(residual, requires_grad=False)
@@ -217,10 +257,12 @@ class QuantLayer(LayerState):
 
     def per_weight(self, values: Tensor) -> Tensor:
         """``weight_scale`` or ``weight_zero_point``, shaped to broadcast against the weight."""
-        return values.view(-1, *[1] * (self.weight.ndim - 1))
+        return per_weight(values, self.weight, self.weight_spec)
 
     @torch.no_grad()
-    def quantize_weight(self, mean_square: Tensor | None = None, every: int = 1) -> None:
+    def quantize_weight(
+        self, mean_square: Tensor | None = None, every: int = 1, hessian: Tensor | None = None
+    ) -> None:
         """Find the weight's range and replace the weight by its values on the grid.
 
         The float parameter that was taken over stays as it was; the new one needs no gradient.
@@ -229,6 +271,7 @@ class QuantLayer(LayerState):
             mean_square: float (channels,), of the balanced input; the ``importance`` of
                 ``weight_range``, which knows none for grouped channels.
             every: see ``weight_range``.
+            hessian: float (Cin·taps, Cin·taps), see ``gptq``; None: round to nearest.
         """
         spec = self.weight_spec
         importance = mean_square if self.groups == 1 else None
@@ -236,12 +279,14 @@ class QuantLayer(LayerState):
         scale, zero_point = scale_and_zero_point(low, high, spec.bits, spec.symmetric)
         self.weight_scale.copy_(scale)
         self.weight_zero_point.copy_(zero_point)
-        rounded = fake_quantize(
-            self.weight,
-            self.per_weight(self.weight_scale),
-            self.per_weight(self.weight_zero_point),
-            *grid(spec.bits, spec.symmetric),
-        )
+        steps = self.per_weight(self.weight_scale), self.per_weight(self.weight_zero_point)
+        limits = grid(spec.bits, spec.symmetric)
+        if hessian is None:
+            rounded = fake_quantize(self.weight, *steps, *limits)
+        else:
+            scale, zero = (step.expand_as(self.weight).flatten(1) for step in steps)
+            rounded = gptq(self.weight.flatten(1), hessian, scale, zero, *limits)
+        rounded = rounded.view_as(self.weight)
         self.weight = nn.Parameter(rounded, requires_grad=False)
 
     @torch.no_grad()

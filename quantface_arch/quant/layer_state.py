@@ -12,8 +12,13 @@ from torch import Tensor, nn
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.balance import LayerBalance
 from quantface_arch.quant.specs import QuantSpec
+from quantface_arch.quant.tuners import Tuner
 
 __all__ = ["LayerState", "State"]
+
+
+# Tensors that a layer may have or not: a buffer, then parameters.
+OPTIONAL = ("balance_multiplier", "branch_down", "branch_up", "act_bounds", "act_offset")
 
 
 class State(Enum):
@@ -45,13 +50,15 @@ class LayerState(nn.Module):
     branch_down: Tensor | None
     branch_up: Tensor | None
     act_bounds: Tensor | None
+    act_offset: Tensor | None
+    tuner: Tuner | None
     groups: int = 1
 
     def forget_method(self) -> None:
         """Neither balancing nor branches nor trained bounds; the weight stays as it is."""
         self.balance = LayerBalance()
-        self.register_buffer("balance_multiplier", None)
-        for parameter in ("branch_down", "branch_up", "act_bounds"):
+        self.register_buffer(OPTIONAL[0], None)
+        for parameter in OPTIONAL[1:]:
             self.register_parameter(parameter, None)
 
     @property
@@ -109,7 +116,7 @@ class LayerState(nn.Module):
 
     def _take_shapes(self, state_dict: Mapping[str, Any], prefix: str) -> None:
         """Have exactly those optional tensors, of those shapes, that a state holds."""
-        for key in ("balance_multiplier", "branch_down", "branch_up", "act_bounds"):
+        for key in OPTIONAL:
             value = state_dict.get(prefix + key)
             own = getattr(self, key)
             if value is None:

@@ -28,6 +28,9 @@ class QuantLinear(QuantLayer, nn.Linear):
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
 
+    def columns(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, x.shape[-1])
+
 
 def _conv_geometry(module: nn.Conv1d | nn.Conv2d) -> dict[str, Any]:
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
@@ -47,6 +50,9 @@ class QuantConv1d(QuantLayer, nn.Conv1d):
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return self._conv_forward(x, weight, bias)
 
+    def columns(self, x: Tensor) -> Tensor:
+        return _windows(x.unsqueeze(-2), (1, *self.kernel_size), (1, *self.dilation))
+
 
 class QuantConv2d(QuantLayer, nn.Conv2d):
     """Quantized ``nn.Conv2d``: x (N, Cin, H, W) or (Cin, H, W), any padding, stride, ..."""
@@ -59,6 +65,18 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return self._conv_forward(x, weight, bias)
+
+    def columns(self, x: Tensor) -> Tensor:
+        return _windows(x, self.kernel_size, self.dilation)
+
+
+def _windows(x: Tensor, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> Tensor:
+    """What a kernel sees at each of its places within x; a smaller x is filled with zeros."""
+    x = x.unsqueeze(0) if x.ndim == 3 else x
+    spans = [step * (size - 1) + 1 for size, step in zip(kernel, dilation, strict=True)]
+    height, width = (max(0, span - side) for span, side in zip(spans, x.shape[-2:], strict=True))
+    x = F.pad(x, (0, width, 0, height))
+    return F.unfold(x, kernel, dilation).movedim(1, -1).flatten(0, 1)
 
 
 def quant_layers(model: nn.Module) -> Iterator[QuantLayer]:

@@ -1,6 +1,8 @@
-"""Running statistics of one layer's input, and a few small crops of it."""
+"""Running statistics of one layer's input, a few small crops of it, and its Hessian."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -16,6 +18,10 @@ BINS = 8192
 SAMPLES = 2**20
 # Crops that are kept, how many of one call, and how many values all of them may have.
 CROPS, PER_CALL, KEEP = 8, 2, 2**18
+# Side of the crop of each input that the Hessian sees.
+HESSIAN_SIDE = 48
+# What a moving average of extremes keeps at each input (Q-Diffusion, MixDQ, PassionSR).
+MOMENTUM = 0.95
 
 
 class ActivationObserver:
@@ -26,9 +32,12 @@ class ActivationObserver:
 
     Attributes:
         minimum, maximum: float32 (channels,), over everything seen.
+        average: float64 (2,), moving average of the smallest and largest value of each input.
         squares: float64 (channels,), sums of the squares of ``positions`` values each.
         samples: crops of some inputs, float32 (crops, ...), channels where the input has them; at
             most ``KEEP`` values, and none unless the observer is told to keep them.
+        hessian: float64 (columns, columns), sum of x xᵀ over what the weight is multiplied by in
+            a crop of every input; empty unless ``columns`` is given.
         counts: int64 (BINS,).
         reach: outer edge of the histogram; 0 while nothing but zeros has been seen.
         calls: how many inputs were seen.
@@ -37,17 +46,27 @@ class ActivationObserver:
         name: of the layer, for messages.
         channel_axis: negative index of the input's channel axis.
         keep_samples: keep crops of the input, for measuring a layer's output error.
+        columns: of the layer, see ``QuantLayer.columns``; the Hessian is kept.
     """
 
-    def __init__(self, name: str, channel_axis: int, keep_samples: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        channel_axis: int,
+        keep_samples: bool = False,
+        columns: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         self.name = name
         self.channel_axis = channel_axis
         self.keep_samples = keep_samples
+        self.columns = columns
+        self.hessian = torch.empty(0, dtype=torch.float64)
         self.samples = torch.empty(0)
         self.squares = torch.empty(0, dtype=torch.float64)
         self.positions = 0
         self.minimum = torch.empty(0)
         self.maximum = torch.empty(0)
+        self.average = torch.zeros(2, dtype=torch.float64)
         self.counts = torch.zeros(BINS, dtype=torch.int64)
         self.reach = 0.0
         self.calls = 0
@@ -66,6 +85,8 @@ class ActivationObserver:
         if not bool((minimum.isfinite() & maximum.isfinite()).all()):
             raise QuantFaceError(f"layer {self.name}: its input holds NaN or infinity")
         squares = channels.float().square().sum(1, dtype=torch.float64).cpu()
+        ends = torch.stack((minimum.min(), maximum.max())).double()
+        self.average = self.average.lerp(ends, 1 - MOMENTUM) if self.calls else ends
         if self.calls:
             minimum = torch.minimum(self.minimum, minimum)
             maximum = torch.maximum(self.maximum, maximum)
@@ -74,6 +95,8 @@ class ActivationObserver:
         self.positions += channels.shape[1]
         if self.keep_samples and len(self.samples) < CROPS:
             self._keep(x.detach())
+        if self.columns is not None:
+            self._add_outer_products(x.detach())
         self.calls += 1
         self._widen(max(-float(minimum.min()), float(maximum.max())))
         self._count(x)
@@ -95,6 +118,18 @@ class ActivationObserver:
                 self.samples = crop.clone()
             elif crop.shape[1:] == self.samples.shape[1:]:
                 self.samples = torch.cat((self.samples, crop))
+
+    def _add_outer_products(self, x: Tensor) -> None:
+        """Take a crop of every picture into the Hessian."""
+        assert self.columns is not None
+        generator = torch.Generator().manual_seed(self.calls)
+        for axis in range(1, x.ndim):
+            if axis != x.ndim + self.channel_axis:
+                length = min(HESSIAN_SIDE, x.shape[axis])
+                x = x.narrow(axis, _random(x.shape[axis] - length + 1, generator), length)
+        columns = self.columns(x.float())
+        outer = (columns.T @ columns).double().cpu()
+        self.hessian = outer if self.hessian.numel() == 0 else self.hessian + outer
 
     def _widen(self, absmax: float) -> None:
         if self.reach == 0:
@@ -129,6 +164,8 @@ class ActivationObserver:
     def range(self, spec: QuantSpec) -> tuple[float, float]:
         """Low and high that a quantizer of this input should cover."""
         low, high = float(self.minimum.min()), float(self.maximum.max())
+        if spec.range == "ema":
+            low, high = self.average.tolist()
         return histogram_range(self.counts, self.reach, low, high, spec)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -136,21 +173,24 @@ class ActivationObserver:
         return {
             "minimum": self.minimum,
             "maximum": self.maximum,
+            "average": self.average,
             "counts": self.counts,
             "reach": torch.tensor(self.reach, dtype=torch.float64),
             "calls": torch.tensor(self.calls),
             "squares": self.squares,
             "positions": torch.tensor(self.positions),
             "samples": self.samples,
+            "hessian": self.hessian,
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from statistics that ``state_dict`` returned."""
         self.minimum, self.maximum = state["minimum"], state["maximum"]
+        self.average = state["average"]
         self.counts = state["counts"].clone()
         self.reach, self.calls = float(state["reach"]), int(state["calls"])
         self.squares, self.positions = state["squares"], int(state["positions"])
-        self.samples = state["samples"]
+        self.samples, self.hessian = state["samples"], state["hessian"]
 
 
 def _random(end: int, generator: torch.Generator) -> int:

@@ -12,7 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["dequantize", "fake_quantize", "grid", "quantize", "scale_and_zero_point"]
+__all__ = [
+    "dequantize",
+    "dynamic_grid",
+    "fake_quantize",
+    "grid",
+    "quantize",
+    "scale_and_zero_point",
+]
 
 
 def grid(bits: int, symmetric: bool) -> tuple[int, int]:
@@ -55,6 +62,31 @@ def scale_and_zero_point(
     if symmetric:
         return scale, torch.zeros_like(scale)
     return scale, (qmin - low / scale).round().clamp(qmin, qmax)
+
+
+@torch.no_grad()
+def dynamic_grid(
+    x: Tensor, bits: int, symmetric: bool, group: int | None, axis: int
+) -> tuple[Tensor, Tensor]:
+    """Step and zero point of every position of ``x`` from its own values there.
+
+    Args:
+        x: float, channels along ``axis``.
+        group: neighbouring channels that share a step; None: all channels of a position.
+        axis: of the channels, counted from the end.
+
+    Returns:
+        scale and zero point, float32, which broadcast against x.
+    """
+    channels = x.shape[axis]
+    size = channels if group is None else min(group, channels)
+    filled = torch.nn.functional.pad(x.movedim(axis, -1), (0, -channels % size))
+    low, high = filled.unflatten(-1, (-1, size)).aminmax(dim=-1)
+    ends = scale_and_zero_point(low, high, bits, symmetric)
+    if size < channels:
+        ends = tuple(end.repeat_interleave(size, -1)[..., :channels] for end in ends)
+    scale, zero_point = (end.movedim(-1, axis) for end in ends)
+    return scale, zero_point
 
 
 def _steps(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:

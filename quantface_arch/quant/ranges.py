@@ -1,14 +1,18 @@
-"""Ranges that a grid has to cover: of weights from the values, of activations from a histogram."""
+"""Ranges that a grid has to cover: of weights from the values, of activations from a histogram.
+
+Weights are searched as rows of values that share a step: see ``QuantSpec.granularity``.
+"""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from quantface_arch.quant.quantizer import fake_quantize, grid, scale_and_zero_point
 from quantface_arch.quant.specs import QuantSpec
 
-__all__ = ["histogram_range", "weight_range"]
+__all__ = ["histogram_range", "per_weight", "steps_shape", "weight_range"]
 
 # Fractions of the full range that a search tries: 1.00, 0.99, ..., 0.21.
 SHRINKS = tuple(1 - 0.01 * step for step in range(80))
@@ -16,38 +20,62 @@ SHRINKS = tuple(1 - 0.01 * step for step in range(80))
 CHUNK = 2**18
 
 
+def steps_shape(weight: Tensor, spec: QuantSpec) -> tuple[int, ...]:
+    """Shape of a weight's steps: (1,), (Cout,), or (Cout, groups of input channels, *taps)."""
+    rows, channels, *taps = weight.shape
+    groups = -(-channels // spec.group)
+    return {"tensor": (1,), "channel": (rows,), "group": (rows, groups, *taps)}[spec.granularity]
+
+
+def per_weight(steps: Tensor, weight: Tensor, spec: QuantSpec) -> Tensor:
+    """Steps of ``steps_shape``, shaped to broadcast against the weight."""
+    if spec.granularity == "group":
+        return steps.repeat_interleave(spec.group, 1)[:, : weight.shape[1]]
+    return steps.view(-1, *[1] * (weight.ndim - 1))
+
+
+def _rows(weight: Tensor, spec: QuantSpec) -> Tensor:
+    """What shares a step as one row each, in the order of the steps; groups are filled with 0."""
+    if spec.granularity != "group":
+        return weight.reshape(weight.shape[0] if spec.granularity == "channel" else 1, -1)
+    fill = -weight.shape[1] % spec.group
+    filled = F.pad(weight, (*[0, 0] * (weight.ndim - 2), 0, fill))
+    return filled.unflatten(1, (-1, spec.group)).movedim(2, -1).reshape(-1, spec.group)
+
+
 def weight_range(
     weight: Tensor, spec: QuantSpec, importance: Tensor | None = None, every: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Range of a weight, per output channel or of the whole tensor.
+    """Range of everything in a weight that shares a step.
 
     Args:
         weight: float (Cout, Cin, ...), finite.
         spec: of the quantizer; ``mse`` is searched at its width.
-        importance: float (Cin,), mean square of each input channel: ``mse`` then weighs a weight's
-            error by it, which is the error of the layer's output. None: all alike.
+        importance: float (Cin,), mean square of each input channel: where the spec is ``weighted``,
+            ``mse`` weighs a weight's error by it, which is the error of the layer's output. None:
+            all alike.
         every: ``mse`` tries every so many of its hundredths, for a quicker and coarser search.
 
     Returns:
-        low and high, float32, (Cout,) for granularity ``channel`` and (1,) for ``tensor``.
+        low and high, float32, of ``steps_shape``.
     """
-    rows = weight.detach().float()
-    rows = rows.reshape(weight.shape[0] if spec.granularity == "channel" else 1, -1)
+    rows = _rows(weight.detach().float(), spec)
     if spec.range == "percentile":
-        return _row_percentiles(rows, spec)
-    low, high = rows.amin(1), rows.amax(1)
+        low, high = _row_percentiles(rows, spec)
+    else:
+        low, high = rows.amin(1), rows.amax(1)
     if spec.range == "mse":
         cost = None
-        if importance is not None:
+        if importance is not None and spec.weighted:
             columns = importance.to(rows).view(-1, *[1] * (weight.ndim - 2))
-            cost = (
-                columns.expand(weight.shape[1:])
-                .flatten()
-                .repeat(rows.shape[1] // weight[0].numel())
-            )
+            cost = _rows(columns.expand(1, *weight.shape[1:]), spec)
+            copies = weight.numel() // weight[0].numel()
+            grouped = spec.granularity == "group"
+            cost = cost.repeat(copies, 1) if grouped else cost[0].repeat(copies // len(rows))
         fraction = _search_rows(rows, low, high, spec, cost, SHRINKS[::every])
         low, high = low * fraction, high * fraction
-    return low, high
+    shape = steps_shape(weight, spec)
+    return low.view(shape), high.view(shape)
 
 
 def _row_percentiles(rows: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
@@ -68,7 +96,10 @@ def _search_rows(
     cost: Tensor | None,
     fractions: tuple[float, ...],
 ) -> Tensor:
-    """Per row, the fraction of its range with the least squared error, each weight at its cost."""
+    """Per row, the fraction of its range with the least error, each weight at its cost.
+
+    Costs are of one row, for all of them (columns,), or of each (rows, columns).
+    """
     qmin, qmax = grid(spec.bits, spec.symmetric)
     best_fraction = torch.ones_like(low)
     step = max(1, CHUNK // rows.shape[1])
@@ -80,8 +111,11 @@ def _search_rows(
                 low[part] * fraction, high[part] * fraction, spec.bits, spec.symmetric
             )
             rounded = fake_quantize(chunk, scale[:, None], zero[:, None], qmin, qmax)
-            squares = rounded.sub_(chunk).square_()
-            error = squares.sum(1) if cost is None else squares @ cost
+            errors = _powered(rounded.sub_(chunk), spec.power)
+            if cost is None:
+                error = errors.sum(1)
+            else:
+                error = errors @ cost if cost.ndim == 1 else (errors * cost[part]).sum(1)
             better = error < least
             least = torch.where(better, error, least)
             best_fraction[part] = torch.where(better, fraction, best_fraction[part])
@@ -96,13 +130,13 @@ def histogram_range(
     Args:
         counts: int64 (bins,), an even number of equal bins over [-reach, reach].
         reach: outer edge of the histogram, > 0.
-        low, high: the smallest and the largest value that were seen.
+        low, high: the smallest and the largest value that were seen, or their moving averages.
         spec: of the quantizer; ``mse`` is searched at its width.
 
     Returns:
         low and high, of granularity ``tensor``.
     """
-    if spec.range == "minmax" or not bool(counts.any()):
+    if spec.range in ("minmax", "ema") or not bool(counts.any()):
         return low, high
     width = 2 * reach / counts.numel()
     filled = counts.nonzero().squeeze(1)
@@ -146,5 +180,10 @@ def _least_error(
     rounded = fake_quantize(
         values.expand(len(candidates), -1), scale[:, None], zero[:, None], qmin, qmax
     )
-    errors = (rounded - values).double().square() @ weights
+    errors = _powered((rounded - values).double(), spec.power) @ weights
     return candidates[int(errors.argmin())]
+
+
+def _powered(error: Tensor, power: float) -> Tensor:
+    """|error|^power, in place."""
+    return error.square_() if power == 2 else error.abs_().pow_(power)

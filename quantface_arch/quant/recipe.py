@@ -37,7 +37,7 @@ class Recipe:
 
     Attributes:
         weights: quantizer of every layer's weight.
-        activations: quantizer of every layer's input; granularity ``tensor``.
+        activations: quantizer of every layer's input.
         include: layers to convert.
         exclude: layers to leave in floating point, of those included.
         eight_bit: layers that stand at 8 bits (weights and activations) whatever the widths above:
@@ -59,11 +59,22 @@ class Recipe:
     def __post_init__(self) -> None:
         for what in ("include", "exclude", "eight_bit"):
             object.__setattr__(self, what, _patterns(what, getattr(self, what)))
-        if self.activations.granularity != "tensor":
+        for what, allowed in (
+            ("weights", ("channel", "tensor", "group")),
+            ("activations", ("tensor", "token", "group")),
+        ):
+            found = getattr(self, what).granularity
+            if found not in allowed:
+                raise QuantFaceError(
+                    f"recipe {what}: granularity: found {found!r}, allowed are {', '.join(allowed)}"
+                )
+        if self.activations.rounding != "nearest":
             raise QuantFaceError(
-                f"recipe activations: granularity {self.activations.granularity!r}, "
-                "activations allow tensor only"
+                f"recipe activations: rounding: found {self.activations.rounding!r}, "
+                "inputs allow nearest only"
             )
+        if self.weights.range == "ema":
+            raise QuantFaceError("recipe weights: range: found 'ema', which only inputs allow")
         if not isinstance(self.name, str):
             raise QuantFaceError(f"recipe name: found {self.name!r}, a string is wanted")
 
@@ -125,6 +136,11 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that ``from_dict`` turns into an equal recipe."""
-        options = asdict(self)
-        options["branch"]["ranks"] = {k: list(v) for k, v in self.branch.ranks.items()}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
+        return _plain(asdict(self))
+
+
+def _plain(value: Any) -> Any:
+    """Tuples in nested mappings as lists."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value

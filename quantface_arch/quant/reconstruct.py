@@ -1,9 +1,10 @@
 """Block-wise reconstruction: each block of a network is tuned alone to give the teacher's output.
 
-As BRECQ (Li et al., 2021), with the low-rank branches in place of the rounding: what a block of the
-student receives (from blocks already tuned) and what the teacher's gives are stored, then the
-block's branch factors are trained on the squared error between the two. Gradients and optimizer
-hold one block at a time, so that a network too large to be distilled whole can be improved.
+As BRECQ (Li et al., 2021): what a block of the student receives (from blocks already tuned) and
+what the teacher's gives are stored, then the block's branch factors, or what ``trainable`` offers
+beside them (AdaRound among it), are trained on the squared error between the two. Gradients and
+optimizer hold one block at a time, so that a network too large to be distilled whole can be
+improved.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def reconstruct(
     steps: int,
     lr: float,
     batch_size: int = 4,
-    bounds: bool = False,
+    bounds: bool | str = False,
+    weights: str | None = None,
     progress: bool = True,
 ) -> dict[str, tuple[float, float]]:
     """Tune a quantized network's branches block by block, in place, in the order of execution.
@@ -56,7 +58,7 @@ def reconstruct(
         steps: of Adam, per block; the learning rate falls to 0 by a cosine.
         lr: learning rate at the start.
         batch_size: pictures at a time.
-        bounds: also train the ends of the activation ranges.
+        bounds, weights: what else is trained, see ``trainable``.
         progress: show a bar on stderr.
 
     Returns:
@@ -81,9 +83,9 @@ def reconstruct(
             for name in bar:
                 bar.set_description(f"reconstructing {name}")
                 block = student.get_submodule(name)
-                if not any(bounds or layer.rank for layer in quant_layers(block)):
+                if not any(bounds or weights or layer.rank for layer in quant_layers(block)):
                     continue
-                parameters = trainable(block, bounds)
+                parameters = trainable(block, bounds, weights, teacher)
                 calls = _record(student, teacher, name, pictures)
                 errors[name] = _Tuning(name, block, parameters, calls).run(steps, lr)
                 settle(block)
@@ -194,7 +196,7 @@ class _Tuning:
         try:
             for step, index in enumerate(self._order(steps), start=1):
                 optimizer.zero_grad(set_to_none=True)
-                self._loss(self.calls[index]).backward()
+                (self._loss(self.calls[index]) + self._penalty(step / steps)).backward()
                 optimizer.step()
                 scheduler.step()
                 if step % max(1, steps // LOOKS) == 0 or step == steps:
@@ -230,6 +232,10 @@ class _Tuning:
                 f"block {self.name}: its error became {float(loss)}; take a smaller learning rate"
             )
         return loss
+
+    def _penalty(self, progress: float) -> Tensor | float:
+        tuners = [layer.tuner for layer in quant_layers(self.block) if layer.tuner is not None]
+        return sum(tuner.penalty(progress) for tuner in tuners)
 
     def _kwargs(self, call: _Call) -> dict[str, Any]:
         return _mapped(call.kwargs, self.restore)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +13,15 @@ from tqdm import tqdm
 from quantface_arch.errors import check_patterns
 from quantface_arch.quant.balance import LayerBalance, channel_scale
 from quantface_arch.quant.calibrate import Calibration
-from quantface_arch.quant.hadamard import MIN_WIDTH, segments_of
+from quantface_arch.quant.hadamard import MIN_WIDTH, Segments, segments_of
 from quantface_arch.quant.layers import QuantLayer, quant_layers
-from quantface_arch.quant.lowrank import choose_ranks
+from quantface_arch.quant.lowrank import choose_ranks, svd_factors
 from quantface_arch.quant.observer import ActivationObserver
 from quantface_arch.quant.recipe import Recipe
 from quantface_arch.quant.specs import MAX_BITS, BalanceSpec, BranchSpec
 
-__all__ = ["balance_layers", "branch_ranks", "output_error"]
+__all__ = ["balance_layers", "best_factors", "branch_ranks", "kinds_for", "output_error"]
 
-# Exponents that a search tries.
-ALPHAS = (0.2, 0.35, 0.5, 0.65, 0.8)
 # Fractions of its range that an activation grid is tried at while candidates are compared.
 CLIPS = (1.0, 0.7, 0.45)
 # Of the weight range's hundredths, one in so many is tried meanwhile.
@@ -100,41 +98,46 @@ def choose(
     return candidates[errors.index(min(errors))]
 
 
+def kinds_for(
+    layer: QuantLayer, spec: BalanceSpec, sources: tuple[int, ...]
+) -> tuple[tuple[str, ...], Segments]:
+    """The kinds of balancing that one layer may choose from, and the blocks of its rotation.
+
+    Both follow from the layer's shape alone; () where no rotation fits, and then none is among the
+    kinds.
+    """
+    kinds = spec.kinds(layer.name) if layer.channels >= MIN_WIDTH else ("none",)
+    parts = sources if spec.sources == "split" else (layer.channels,)
+    per_group = layer.channels // layer.groups
+    segments = segments_of(parts if layer.groups == 1 else (per_group,), spec.block)
+    if not segments:
+        return tuple({"rotate": "none", "both": "scale"}.get(kind, kind) for kind in kinds), ()
+    return kinds, tuple((count * layer.groups, size) for count, size in segments)
+
+
 def candidates_for(
     layer: QuantLayer, observer: ActivationObserver, spec: BalanceSpec, sources: tuple[int, ...]
 ) -> Iterator[LayerBalance]:
     """All balancings of one layer that a spec allows, the plainest first."""
-    wanted = (kind for pattern, kind in spec.layers.items() if fnmatchcase(layer.name, pattern))
-    kind = next(wanted, spec.kind)
-    if layer.channels < MIN_WIDTH or kind == "none":
-        yield LayerBalance()
-        return
-    parts = sources if spec.sources == "split" else (layer.channels,)
-    per_group = layer.channels // layer.groups
-    segments = segments_of(parts if layer.groups == 1 else (per_group,), spec.block)
-    segments = tuple((count * layer.groups, size) for count, size in segments)
+    kinds, segments = kinds_for(layer, spec, sources)
     seed = (spec.seed + zlib.crc32(layer.name.encode())) % 2**31
-    rotations = [segments] if segments else []
-    scales = list(_scales(layer, observer, spec))
-    if kind == "auto":
+    scales = list(_scales(layer, observer, spec)) if {"scale", "both"} & {*kinds} else []
+    if "none" in kinds:
         yield LayerBalance()
-    if kind in ("scale", "auto") or (kind == "both" and not rotations):
+    if "scale" in kinds:
         yield from (LayerBalance(scale) for scale in scales)
-    if kind in ("rotate", "auto"):
-        yield from (LayerBalance(None, item, seed) for item in rotations)
-    if kind in ("both", "auto"):
-        yield from (LayerBalance(scale, item, seed) for item in rotations for scale in scales)
-    if kind == "rotate" and not rotations:
-        yield LayerBalance()
+    if "rotate" in kinds:
+        yield LayerBalance(None, segments, seed)
+    if "both" in kinds:
+        yield from (LayerBalance(scale, segments, seed) for scale in scales)
 
 
 def _scales(layer: QuantLayer, observer: ActivationObserver, spec: BalanceSpec) -> Iterator[Tensor]:
     rows, columns = layer.weight.shape[0], layer.weight.shape[1]
     grouped = layer.weight.detach().abs().view(layer.groups, rows // layer.groups, columns, -1)
     weight_absmax = grouped.amax(dim=(1, 3)).flatten().cpu()
-    alphas = ALPHAS if isinstance(spec.alpha, str) else (spec.alpha,)
-    for alpha in alphas:
-        yield channel_scale(observer.absmax, weight_absmax, alpha, spec.beta)
+    for alpha, beta in itertools.product(spec.alphas, spec.betas):
+        yield channel_scale(observer.absmax, weight_absmax, alpha, beta)
 
 
 @torch.no_grad()
@@ -147,19 +150,65 @@ def output_error(layer: QuantLayer, samples: Tensor, balance: LayerBalance, rank
         rank: of the SVD branch that the layer will have.
     """
     samples = samples.to(layer.weight.device)
-    wanted = layer.product(samples, layer.weight, None)
-    trial = type(layer).from_float(layer, layer.weight_spec, layer.activation_spec, layer.name)
+    trial = _copy(layer)
     trial.apply_balance(balance)
-    x = trial.balance_input(samples)
     if layer.groups == 1:
         trial.add_branch(rank, 0)
+    return _trial_error(
+        trial, trial.balance_input(samples), layer.product(samples, layer.weight, None)
+    )
+
+
+@torch.no_grad()
+def best_factors(
+    layer: QuantLayer, rank: int, iterations: int, samples: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """Factors of the SVD branch in several rounds: L_k = SVD(W − Q(W − L_{k−1})).
+
+    Rounds end at the first that does not lower the output's error (SVDQuant, Li et al., 2025).
+
+    Args:
+        layer: balanced, not quantized yet; it stays as it is.
+        samples: float (crops, ...), balanced inputs; not read where there is one round.
+
+    Returns:
+        down and up, or None where one round is all: the weight's own singular vectors.
+    """
+    if iterations == 1 or not rank:
+        return None
+    samples = samples.to(layer.weight.device)
+    wanted = layer.product(samples, layer.weight, None)
+    factors, least = svd_factors(layer.weight, rank), float("inf")
+    best = factors
+    for _ in range(iterations):
+        trial = _copy(layer)
+        trial.add_branch(rank, 0, factors=factors)
+        error = _trial_error(trial, samples, wanted)
+        if error >= least:
+            break
+        best, least = factors, error
+        factors = svd_factors(layer.weight - trial.weight, rank)
+    return best
+
+
+def _copy(layer: QuantLayer) -> QuantLayer:
+    """A layer of the same weight and widths, not balanced."""
+    return type(layer).from_float(layer, layer.weight_spec, layer.activation_spec, layer.name)
+
+
+def _trial_error(trial: QuantLayer, x: Tensor, wanted: Tensor) -> float:
+    """Mean squared error of the output on balanced inputs, once the weight is rounded here.
+
+    Args:
+        wanted: the output without quantization and bias.
+    """
     if trial.rank:
         wanted = wanted - trial.branch(x)
-    mean_square = x.movedim(layer.channel_axis, 0).flatten(1).square().mean(1)
+    mean_square = x.movedim(trial.channel_axis, 0).flatten(1).square().mean(1)
     trial.quantize_weight(mean_square, COARSE)
     low, high = float(x.min()), float(x.max())
     errors = []
-    for clip in CLIPS:
+    for clip in CLIPS[:1] if trial.activation_spec.dynamic else CLIPS:
         trial.set_activation_range(low * clip, high * clip)
         found = trial.product(trial.quantize_input(x), trial.weight, None)
         errors.append(float((found - wanted).square().mean()))

@@ -19,7 +19,15 @@ from quantface_arch.quant import (
     prepare,
     quant_layers,
 )
-from quantface_arch.quant.selection import balance_layers, candidates_for, choose, output_error
+from quantface_arch.quant.balance import channel_scale
+from quantface_arch.quant.selection import (
+    COARSE,
+    balance_layers,
+    best_factors,
+    candidates_for,
+    choose,
+    output_error,
+)
 from quantface_arch.quant.specs import BalanceSpec
 
 MODULES = {
@@ -252,3 +260,60 @@ def test_the_method_is_better_than_plain_quantization_where_outliers_are():
         prepare(model, {"name": "w4a4", **options}, x, progress=False)
         ratios[name] = sqnr(expected, model(x))
     assert ratios["method"] > ratios["plain"] + 1
+
+
+def test_a_list_of_kinds_and_exponents_is_what_a_layer_chooses_from():
+    model, x = TinyNet().eval(), pictures()
+    options = {"kind": ["none", "scale"], "alpha": [0.25, 0.75], "beta": [0, None]}
+    recipe = Recipe.from_dict({"name": "w4a4", "balance": options})
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    convert(model, recipe)
+    with calibrating(model, keep_samples=True) as calibration:
+        model(x)
+    layer = model.linear
+    observer = calibration.observers["linear"]
+    found = list(candidates_for(layer, observer, recipe.balance, (16,)))
+    assert [item.kind for item in found] == ["none"] + 4 * ["scale"]
+    absmax = layer.weight.detach().abs().amax(0)
+    pairs = ((0.25, 0.0), (0.25, 0.75), (0.75, 0.0), (0.75, 0.25))
+    for item, (alpha, beta) in zip(found[1:], pairs, strict=True):
+        torch.testing.assert_close(item.scale, channel_scale(observer.absmax, absmax, alpha, beta))
+    errors = [output_error(layer, observer.samples, item, 1) for item in found]
+    chosen = choose(layer, observer, recipe.balance, (16,), 1)
+    assert output_error(layer, observer.samples, chosen, 1) == min(errors)
+
+
+def test_rounds_of_the_branch_lower_the_outputs_error_and_the_layer_stays():
+    layer = nn.Linear(48, 48)
+    layer.weight.data.copy_(torch.randn(48, 8) @ torch.randn(8, 48) + 0.3 * torch.randn(48, 48))
+    model = nn.Sequential(layer)
+    convert(model, Recipe.from_dict({"name": "w3a8", "balance": {"kind": "none"}}))
+    x, weight = torch.randn(64, 48), model[0].weight.detach().clone()
+    wanted = x @ weight.T
+    assert best_factors(model[0], 4, 1, x) is None
+    errors = []
+    for iterations in (2, 12):
+        trial = copy.deepcopy(model[0])
+        trial.add_branch(4, 0, factors=best_factors(model[0], 4, iterations, x))
+        trial.quantize_weight(x.square().mean(0), COARSE)
+        found = x @ (trial.weight + trial.branch_up @ trial.branch_down).T
+        errors.append(float((found - wanted).detach().square().mean()))
+    once = copy.deepcopy(model[0])
+    once.add_branch(4, 0)
+    once.quantize_weight(x.square().mean(0), COARSE)
+    found = x @ (once.weight + once.branch_up @ once.branch_down).T
+    assert errors[1] <= errors[0] <= float((found - wanted).detach().square().mean())
+    assert errors[1] < 0.98 * float((found - wanted).detach().square().mean())
+    assert torch.equal(model[0].weight, weight) and model[0].rank == 0
+
+
+def test_a_network_prepared_in_rounds_is_not_worse():
+    start, x = TinyNet().eval(), pictures(12)
+    errors = []
+    for iterations in (1, 8):
+        model = copy.deepcopy(start)
+        branch = {"svd": 3, "budget": 1, "iterations": iterations}
+        options = {"name": "w3a8", "balance": {"kind": "none"}, "branch": branch}
+        prepare(model, options, x, progress=False)
+        errors.append(sqnr(start(x), model(x)))
+    assert errors[1] > errors[0] - 0.2 and errors[0] != errors[1]
