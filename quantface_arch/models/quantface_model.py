@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import MODEL_REGISTRY
 from quantface_arch.archs.statefile import fill, read_state
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, check_keys
 from quantface_arch.models.averages import MovingAverages
 from quantface_arch.models.first_stage import FirstStage
 from quantface_arch.models.restorer_model import RestorerModel
@@ -57,7 +57,8 @@ class QuantFaceModel(RestorerModel):
             (globs), ``steps``, ``lr``, ``num_images`` (default: those of the calibration),
             ``bounds`` (default: as above) and ``weights``, also ``rounding`` (AdaRound).
 
-    With ``total_iter: 0`` the network is quantized and saved, not trained.
+    With ``total_iter: 0`` the network is quantized, reconstructed if that is wanted, and saved; of
+    the options above only ``reconstruction`` is read then.
 
     For testing, ``path: pretrain_network_g`` or ``network_g: weights`` names a checkpoint.
     """
@@ -95,8 +96,9 @@ class QuantFaceModel(RestorerModel):
                 "network_g weights: found a quantized model, a float one is wanted"
             )
         self.returns_all = "return_all" in inspect.signature(self.teacher.forward).parameters
-        outputs = OUTPUTS if self.returns_all else OUTPUTS[:1]
-        self.terms = build_terms(options.get("losses"), outputs, ("teacher", "gt"), self.device)
+        if options["total_iter"]:
+            outputs = OUTPUTS if self.returns_all else OUTPUTS[:1]
+            self.terms = build_terms(options.get("losses"), outputs, ("teacher", "gt"), self.device)
         student = _sharing_copy(self.teacher)
         if options.get("checkpointing"):
             _enable_checkpointing(student)
@@ -112,8 +114,11 @@ class QuantFaceModel(RestorerModel):
 
     def check_train_options(self) -> None:
         """Also what is trained beside the branches, before the first stage takes its time."""
-        super().check_train_options()
         options = self.opt["train"]
+        if options["total_iter"]:
+            super().check_train_options()
+        else:
+            check_keys("train options", options, self.train_options)
         for name, allowed in (("bounds", BOUNDS), ("weights", (None, "merged", "scale"))):
             if options.get(name, allowed[0]) not in allowed:
                 known = ", ".join("null" if value is None else str(value) for value in allowed)

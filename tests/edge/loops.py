@@ -44,8 +44,8 @@ def write_pictures(folder, count=5, side=80):
         cv2.imwrite(str(folder / f"{index}.png"), image)
 
 
-def shrink(opt, faces, arch=SMALL, steps=2):
-    """Make options a run of seconds: another network, small pictures, few steps, no workers."""
+def shrink_data(opt, faces, arch=SMALL):
+    """Make options those of another network on small pictures, without workers."""
     opt["num_gpu"] = 0
     opt["network_g"] = {"type": "QuantFaceArch", "arch": arch, "weights": None}
     opt["datasets"]["train"].update(
@@ -53,12 +53,22 @@ def shrink(opt, faces, arch=SMALL, steps=2):
     )
     opt["datasets"]["train"].update(dataset_enlarge_ratio=2, persistent_workers=False)
     opt["quant"]["calibration"] = {"num_images": 2, "batch_size": 2}
+    opt["logger"].update(print_freq=1, save_checkpoint_freq=2)
+    return opt
+
+
+def shrink_training(opt, steps=2):
+    """Make options a training of few steps."""
+    opt["train"].update(total_iter=steps, warmup_iter=-1)
+    opt["train"]["scheduler"].update(periods=[steps], eta_min=0)
+
+
+def shrink(opt, faces, arch=SMALL, steps=2):
+    """Make options a run of seconds: another network, small pictures, few steps, a plain method."""
+    shrink_training(shrink_data(opt, faces, arch), steps)
     # Of networks as narrow as these even small ranks are a large share.
     opt["quant"]["branch"] = {"svd": 1, "distill": 2, "budget": 1.0}
     opt["quant"]["balance"] = {"kind": "scale"}
-    opt["train"].update(total_iter=steps, warmup_iter=-1)
-    opt["train"]["scheduler"].update(periods=[steps], eta_min=0)
-    opt["logger"].update(print_freq=1, save_checkpoint_freq=2)
     return opt
 
 
