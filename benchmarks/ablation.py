@@ -18,45 +18,32 @@ repeated; a killed run goes on where it was, in the middle of a training too.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import json
 import math
 import os
 import re
-import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 import yaml
-from make_lq import degrade_file
-from mini_quality import restore
+from cells import REPO, Cells, faces_of, identified, save, set_steps
 from report import data_root, parser, report
 from score import NAMES, psnr, score
 from tqdm import tqdm
 
-from quantface_arch import load_model
-from quantface_arch.fsutil import atomic_path
 from quantface_arch.zoo import resolve_model
 
-REPO = Path(__file__).resolve().parents[1]
 BALANCES = ("none", "scale", "rotate", "both", "auto")
 BRANCHES = ("none", "svd", "distill", "both")
 PILOT_STEPS = 8
-# basicsr/train.py, with its experiments below the folder that is given first.
-LAUNCH = """\
-import pathlib, sys, quantface_arch.launch
-quantface_arch.launch.launch("train", pathlib.Path(sys.argv.pop(1)))
-"""
 
 
 @dataclass(frozen=True)
@@ -87,11 +74,9 @@ class Bench:
     """Everything that cells have in common."""
 
     options: dict[str, Any]
-    faces: Sequence[Path]
-    cache: Path
+    cells: Cells
     ranks: tuple[int, int]
     bit_map: Path | None
-    threads: int
 
     def derive(self, cell: Cell, steps: int) -> dict[str, Any]:
         """The options of a cell's run; its name holds a hash of all that its figures depend on."""
@@ -100,40 +85,9 @@ class Bench:
         quant["balance"] = {**(quant.get("balance") or {}), "kind": cell.balance}
         quant["branch"] = {**(quant.get("branch") or {}), **cell.ranks(*self.ranks)}
         quant["bit_map"] = str(self.bit_map) if cell.bits == "MP" else None
-        train = opt["train"]
-        # Without steps the loop calibrates, quantizes and saves.
-        train["total_iter"] = steps
-        train["warmup_iter"] = min(train.get("warmup_iter", -1), steps // 10) or -1
-        train["scheduler"].update(periods=[max(1, steps)], restart_weights=[1])
-        opt["logger"].update(print_freq=max(1, min(20, steps // 4)), use_tb_logger=False)
-        opt["logger"]["save_checkpoint_freq"] = max(1, min(50, steps // 4))
-        opt.pop("val", None)
-        opt["datasets"].pop("val", None)
-        key = json.dumps([opt, steps, [path.name for path in self.faces]], sort_keys=True)
-        digest = hashlib.sha256(key.encode()).hexdigest()[:8]
-        opt["name"] = f"{cell.balance}-{cell.branch}-{cell.bits.lower()}-{digest}"
-        return opt
-
-    def train(self, opt: Mapping[str, Any]) -> Path:
-        """Run BasicSR's training loop below the cache; returns the folder of the experiment."""
-        name = opt["name"]
-        self.cache.mkdir(parents=True, exist_ok=True)
-        path = self.cache / f"{name}.yml"
-        path.write_text(yaml.safe_dump(dict(opt), sort_keys=False))
-        command = [sys.executable, "-c", LAUNCH, str(self.cache), "-opt", str(path)]
-        log = self.cache / f"{name}.log"
-        with log.open("w") as output:
-            status = subprocess.run(
-                [*command, "--auto_resume"],
-                cwd=REPO,
-                env={**os.environ, "OMP_NUM_THREADS": str(self.threads)},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            ).returncode
-        if status:
-            last = log.read_text().strip().splitlines()[-1:]
-            sys.exit(f"error: training of cell {name} failed, see {log}: {''.join(last)}")
-        return self.cache / "experiments" / name
+        set_steps(opt, steps)
+        name = f"{cell.balance}-{cell.branch}-{cell.bits.lower()}"
+        return identified(name, opt, self.cells.faces)
 
     def seconds_per_step(self) -> float:
         """Measured by a few steps of the largest kind of cell, once."""
@@ -141,64 +95,44 @@ class Bench:
         opt["name"] = opt["name"].replace("auto-both", "pilot")
         opt["logger"]["print_freq"] = 1
         opt["quant"]["calibration"]["num_images"] = 2
-        kept = self.cache / f"{opt['name']}.json"
+        kept = self.cells.cache / f"{opt['name']}.json"
         if not kept.exists():
-            self.train(opt)
+            self.cells.train(opt)
             times = re.findall(r"time \(data\): ([\d.]+)", kept.with_suffix(".log").read_text())
             save(kept, {"seconds": float(np.median([float(t) for t in times]))})
         return json.loads(kept.read_text())["seconds"]
 
-    def score(self, model: torch.nn.Module | None) -> dict[str, float]:
-        """Mean figures over the faces; None: of the full-precision network itself."""
-        rows = []
-        for path in tqdm(self.faces, desc="scoring", unit="face", leave=False):
-            clean, low, _ = degrade_file(path)
-            first = self._full_precision(path, low)
-            picture = first if model is None else restore(model, low)
-            against = psnr(picture.astype(np.float32), first.astype(np.float32))
-            rows.append({**score(picture, clean), "psnr_vs_fp": against})
-        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    def row(self, cell: Cell, steps: int) -> dict[str, Any]:
+        """A row of the table; taken from the cache where it is there."""
+        steps = steps if cell.trains else 0
+        found = self.cells.run(self.derive(cell, steps))
+        return row(cell, steps, found["faces"], found["bytes"])
 
-    @cached_property
-    def _teacher(self) -> torch.nn.Module:
-        return load_model(self.options["network_g"]["weights"], runtime="reference")
-
-    def _full_precision(self, face: Path, low: np.ndarray) -> np.ndarray:
-        kept = self.cache / "full-precision" / f"{face.stem}.png"
-        if not kept.exists():
-            picture = restore(self._teacher, low)
-            with atomic_path(kept) as temporary:
-                cv2.imwrite(str(temporary), picture)
-        return cv2.imread(str(kept))
+    def first_row(self) -> dict[str, Any]:
+        """The row of the full-precision network."""
+        size = resolve_model(self.cells.teacher).stat().st_size
+        return row(None, 0, self.cells.score(None, "full precision"), size)
 
 
-def save(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
+def figures(picture: np.ndarray, clean: np.ndarray, first: np.ndarray) -> dict[str, float]:
+    """Of one picture, against the clean one and against full precision's."""
+    against = psnr(picture.astype(np.float32), first.astype(np.float32))
+    return {**score(picture, clean), "psnr_vs_fp": against}
 
 
-def run_cell(bench: Bench, cell: Cell, steps: int) -> dict[str, Any]:
-    """A row of the table; taken from the cache where it is there."""
-    steps = steps if cell.trains else 0
-    opt = bench.derive(cell, steps)
-    kept = bench.cache / f"{opt['name']}.json"
-    if not kept.exists():
-        path = bench.train(opt) / "models/net_g_latest.safetensors"
-        model = load_model(path, runtime="reference")
-        figures = bench.score(model)
-        tqdm.write(f"{opt['name']}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
-        save(kept, {**figures, "bytes": path.stat().st_size})
-    figures = json.loads(kept.read_text())
-    return row(cell, steps, figures)
-
-
-def row(cell: Cell | None, steps: int, figures: Mapping[str, float]) -> dict[str, Any]:
-    """Names of the cell (None: full precision), then its figures."""
+def row(
+    cell: Cell | None, steps: int, faces: Mapping[str, Mapping[str, float]], size: int
+) -> dict[str, Any]:
+    """Names of the cell (None: full precision), then its mean figures."""
     names = (cell.bits, cell.balance, cell.branch) if cell else ("full precision", "", "")
     labels = dict(zip(("bits", "balance", "branch"), names, strict=True))
-    numbers = {name: figures[name] for name in (*NAMES, "psnr_vs_fp")}
-    return {**labels, "steps": steps, **numbers, "MB": figures["bytes"] / 1e6}
+    means = {
+        name: float(np.mean([figures[name] for figures in faces.values()]))
+        for name in (*NAMES, "psnr_vs_fp")
+    }
+    if cell is None:
+        means["psnr_vs_fp"] = math.inf
+    return {**labels, "steps": steps, **means, "MB": size / 1e6}
 
 
 def cells_of(args: argparse.Namespace) -> list[Cell]:
@@ -218,9 +152,7 @@ def bench_of(args: argparse.Namespace) -> Bench:
         options["datasets"]["train"]["dataroot_gt"] = str(args.train_faces)
     if args.calibration:
         options["quant"]["calibration"]["num_images"] = args.calibration
-    faces = sorted((data_root() / "faces" / args.faces).glob("*.jpg"))[: args.limit]
-    if not faces:
-        sys.exit(f"error: no faces in {data_root() / 'faces' / args.faces}; set QUANTFACE_DATA")
+    faces = faces_of(args.faces, args.limit)
     if args.smoke:
         faces = faces[:1]
         options["quant"]["branch"] = {"svd": 4, "distill": 4, "budget": 1.0}
@@ -232,7 +164,9 @@ def bench_of(args: argparse.Namespace) -> Bench:
     ranks = args.ranks or (branch.get("svd"), branch.get("distill", 0))
     if not all(isinstance(rank, int) for rank in ranks):
         sys.exit(f"error: {args.options}: branch ranks {ranks} are no numbers; give --ranks")
-    return Bench(options, faces, args.cache, tuple(ranks), args.bit_map, args.threads)
+    teacher = options["network_g"]["weights"]
+    cells = Cells(faces, args.cache, teacher, args.threads, figures)
+    return Bench(options, cells, tuple(ranks), args.bit_map)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -270,9 +204,8 @@ def main() -> None:
         steps = args.steps
         if steps is None and any(cell.trains for cell in cells):
             steps = max(1, round(args.minutes * 60 / bench.seconds_per_step()))
-        size = resolve_model(bench.options["network_g"]["weights"]).stat().st_size
-        rows = [row(None, 0, {**bench.score(None), "psnr_vs_fp": math.inf, "bytes": size})]
-        rows += [run_cell(bench, cell, steps) for cell in tqdm(cells, desc="cells", unit="cell")]
+        rows = [bench.first_row()]
+        rows += [bench.row(cell, steps) for cell in tqdm(cells, desc="cells", unit="cell")]
     report(rows, args.json)
 
 

@@ -36,13 +36,13 @@ from quantface_arch.quant.allocation import (
 )
 from quantface_arch.quant.api import apply_plan
 from quantface_arch.quant.bitmap import SUFFIXES, save_bit_map
+from quantface_arch.quant.cost_plan import fixed_bytes
 from quantface_arch.quant.macs import count_macs
 from quantface_arch.quant.resume import digest
 from quantface_arch.quant.sensitivity import measure
 from quantface_arch.quant.sensitivity_file import LayerFacts, Sensitivities
 from quantface_arch.quant.similarity import ssim_distance
 from quantface_arch.quant.specs import MAX_BITS, MIN_BITS, is_width
-from quantface_arch.quant.storage import fixed_bytes
 
 DESCRIPTION = """\
 Choose the width of every layer: measure how much the network's pictures suffer from each layer and

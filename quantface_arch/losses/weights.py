@@ -1,4 +1,4 @@
-"""Weights of the networks that losses look through: found before training begins, or an error."""
+"""Weights that losses and metrics look through: found before work begins, or an error."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from quantface_arch.fsutil import atomic_path
 __all__ = ["ALTERNATIVE", "find_weights"]
 
 ALTERNATIVE = "QuantFaceFeatureLoss needs no downloaded weights"
+HINT = f"name it with weights: FILE; {ALTERNATIVE}"
 
 
 def find_weights(
@@ -22,27 +23,29 @@ def find_weights(
     cache: Path,
     weights: str | os.PathLike[str] | None = None,
     download: bool = False,
+    hint: str = HINT,
 ) -> Path:
-    """The published file of weights that a loss needs.
+    """The published file of weights that a loss or a metric needs.
 
     Args:
-        loss: names the loss in messages.
+        loss: names it in messages.
         url: where the file is published; its last part is the file's name, which ends in the first
             digits of its SHA-256, or not.
         cache: the folder in which its own library looks for it.
         weights: a file, or a folder that holds it under its published name; None: ``cache``.
         download: get the file into ``cache`` if it is not there.
+        hint: what to do with the file once it is there; ends messages.
 
     Raises:
         QuantFaceError: there is no such file, or it could not be downloaded; the message says how
-            to get it and which loss does without.
+            to get it, and ends with the hint.
     """
     name = url.rsplit("/", 1)[-1]
     path = cache / name if weights is None else Path(weights)
     path = path / name if path.is_dir() else path
     if path.is_file():
         return path
-    way_out = f"get {url} and name it with weights: FILE; {ALTERNATIVE}"
+    way_out = f"get {url} and {hint}"
     if weights is not None:
         raise QuantFaceError(f"{loss}: no file {path}: {way_out}")
     if not download:

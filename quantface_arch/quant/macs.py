@@ -1,37 +1,56 @@
-"""Multiply-accumulates of a network's layers."""
+"""Multiply-accumulates of a network: those of its layers, and the products beside them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["count_macs"]
+__all__ = ["LAYERS", "LayerWork", "count_macs", "count_products", "count_work"]
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
-def count_macs(model: nn.Module, x: Tensor) -> dict[str, int]:
-    """Multiply-accumulates of every linear layer and convolution, quantized or not, in one pass.
+@dataclass(frozen=True)
+class LayerWork:
+    """What a layer does in one pass of the network; a layer that ran several times does it all.
 
-    Biases, norms and the products inside attention are left out: no layer's widths change those.
+    Attributes:
+        macs: multiply-accumulates.
+        inputs: values of its input.
+    """
+
+    macs: int = 0
+    inputs: int = 0
+
+
+def count_work(model: nn.Module, x: Tensor) -> dict[str, LayerWork]:
+    """Work of every linear layer and convolution, quantized or not, in one pass.
+
+    On the meta device nothing is computed and networks of any size take a second. Biases, norms
+    and the products inside attention are left out: no layer's widths change those.
 
     Args:
         x: float (N, 3, H, W), the network's input; counts are of the whole batch.
 
     Returns:
-        layer → multiply-accumulates, in the order in which the layers first ran; a layer that ran
-        several times counts all of them, one that never ran is left out.
+        layer → its work, in the order in which the layers first ran; one that never ran is left
+        out.
     """
-    counts: dict[str, int] = {}
+    found: dict[str, LayerWork] = {}
 
-    def count(name: str, layer: Any, output: Any) -> None:
+    def count(name: str, layer: Any, x: Tensor, output: Any) -> None:
         per_value = layer.weight.numel() // layer.weight.shape[0]
-        counts[name] = counts.get(name, 0) + output.numel() * per_value
+        before = found.get(name, LayerWork())
+        macs = before.macs + output.numel() * per_value
+        found[name] = LayerWork(macs, before.inputs + x.numel())
 
     handles = [
-        module.register_forward_hook(lambda m, _, out, name=name: count(name, m, out))
+        module.register_forward_hook(lambda m, xs, out, name=name: count(name, m, xs[0], out))
         for name, module in model.named_modules()
         if isinstance(module, LAYERS)
     ]
@@ -41,4 +60,37 @@ def count_macs(model: nn.Module, x: Tensor) -> dict[str, int]:
     finally:
         for handle in handles:
             handle.remove()
-    return counts
+    return found
+
+
+def count_macs(model: nn.Module, x: Tensor) -> dict[str, int]:
+    """The multiply-accumulates alone of ``count_work``, by layer."""
+    return {name: work.macs for name, work in count_work(model, x).items()}
+
+
+def count_products(model: nn.Module, x: Tensor) -> dict[str, int]:
+    """Multiply-accumulates outside of layers: of attention (QKᵀ and softmax·V), distances, ...
+
+    Args:
+        x: see ``count_work``.
+
+    Returns:
+        module whose own code multiplies → multiply-accumulates; those without any are left out.
+    """
+    # Other kernels of attention are not counted, or not on every device.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        model(x)
+    root = type(model).__name__
+    flops = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
+    paths = {name: f"{root}.{name}" if name else root for name, _ in model.named_modules()}
+    # Of modules that ran; those that only hold others, such as lists, did not.
+    own = {name: flops[path] for name, path in paths.items() if path in flops}
+    for name, path in paths.items():
+        outer = name
+        while outer and path in flops:
+            outer = outer.rpartition(".")[0]
+            if outer in own:
+                own[outer] -= flops[path]
+                break
+    layers = {name for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    return {name: macs for name, macs in own.items() if macs and name not in layers}

@@ -1,0 +1,156 @@
+"""Cells of a table: networks trained in BasicSR's loop and scored face by face; all is kept.
+
+A cell's experiment, figures and some pictures lie in a folder, so that a killed run goes on where
+it was, in the middle of a training too, and a finished cell is not repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import yaml
+from make_lq import degrade_file
+from mini_quality import restore
+from report import data_root
+from tqdm import tqdm
+
+from quantface_arch import load_model
+from quantface_arch.fsutil import atomic_path
+
+__all__ = ["REPO", "Cells", "faces_of", "identified", "save", "set_steps"]
+
+REPO = Path(__file__).resolve().parents[1]
+# basicsr/train.py, with its experiments below the folder that is given first.
+LAUNCH = """\
+import pathlib, sys, quantface_arch.launch
+quantface_arch.launch.launch("train", pathlib.Path(sys.argv.pop(1)))
+"""
+
+Picture = np.ndarray
+# (restored, clean, full precision's), BGR uint8 → figures by name.
+Scorer = Callable[[Picture, Picture, Picture], dict[str, float]]
+
+
+def save(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def faces_of(folder: str, limit: int | None) -> list[Path]:
+    """The first faces of a subfolder of ``faces/``; ends the program if there are none."""
+    faces = sorted((data_root() / "faces" / folder).glob("*.jpg"))[:limit]
+    if not faces:
+        sys.exit(f"error: no faces in {data_root() / 'faces' / folder}; set QUANTFACE_DATA")
+    return faces
+
+
+def set_steps(opt: dict[str, Any], steps: int) -> None:
+    """Make options a training of so many steps; without any the loop quantizes and saves."""
+    train = opt["train"]
+    train["total_iter"] = steps
+    if steps:
+        train["warmup_iter"] = min(train.get("warmup_iter", -1), steps // 10) or -1
+        train["scheduler"].update(periods=[steps], restart_weights=[1])
+    opt["logger"].update(print_freq=max(1, min(20, steps // 4)), use_tb_logger=False)
+    opt["logger"]["save_checkpoint_freq"] = max(1, min(50, steps // 4))
+    opt.pop("val", None)
+    opt["datasets"].pop("val", None)
+
+
+def identified(name: str, opt: dict[str, Any], faces: Sequence[Path], *more: Any) -> dict[str, Any]:
+    """The options under a name that ends in a hash of all that a cell's figures depend on."""
+    key = json.dumps([opt, [path.name for path in faces], *more], sort_keys=True)
+    return {**opt, "name": f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"}
+
+
+@dataclass
+class Cells:
+    """What the cells of a table have in common.
+
+    Attributes:
+        faces: clean faces, degraded as make_lq.py does (seed 0).
+        cache: folder of everything that is kept.
+        teacher: name or path of the full-precision network.
+        threads: of torch.
+        scorer: figures of one picture.
+        shown: pictures of the first so many faces are kept.
+    """
+
+    faces: Sequence[Path]
+    cache: Path
+    teacher: str
+    threads: int
+    scorer: Scorer
+    shown: int = 0
+
+    def train(self, opt: Mapping[str, Any]) -> Path:
+        """Run BasicSR's training loop below the cache; returns the folder of the experiment."""
+        name = opt["name"]
+        self.cache.mkdir(parents=True, exist_ok=True)
+        path = self.cache / f"{name}.yml"
+        path.write_text(yaml.safe_dump(dict(opt), sort_keys=False))
+        command = [sys.executable, "-c", LAUNCH, str(self.cache), "-opt", str(path)]
+        log = self.cache / f"{name}.log"
+        with log.open("w") as output:
+            status = subprocess.run(
+                [*command, "--auto_resume"],
+                cwd=REPO,
+                env={**os.environ, "OMP_NUM_THREADS": str(self.threads)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            ).returncode
+        if status:
+            last = log.read_text().strip().splitlines()[-1:]
+            sys.exit(f"error: training of cell {name} failed, see {log}: {''.join(last)}")
+        return self.cache / "experiments" / name
+
+    def run(self, opt: Mapping[str, Any]) -> dict[str, Any]:
+        """Figures of a cell: ``faces``, name → figures, and ``bytes`` of the checkpoint."""
+        kept = self.cache / f"{opt['name']}.json"
+        if not kept.exists():
+            path = self.train(opt) / "models/net_g_latest.safetensors"
+            model = load_model(path, runtime="reference")
+            figures = self.score(model, opt["name"])
+            save(kept, {"faces": figures, "bytes": path.stat().st_size})
+        return json.loads(kept.read_text())
+
+    def score(self, model: torch.nn.Module | None, name: str) -> dict[str, dict[str, float]]:
+        """Figures by face; None: of the full-precision network itself."""
+        rows = {}
+        for place, path in enumerate(tqdm(self.faces, desc=name, unit="face", leave=False)):
+            clean, low, _ = degrade_file(path)
+            first = self.full_precision(path, low)
+            picture = first if model is None else restore(model, low)
+            rows[path.stem] = self.scorer(picture, clean, first)
+            if place < self.shown:
+                _write(self.cache / "pictures" / name / f"{path.stem}.png", picture)
+        return rows
+
+    @cached_property
+    def _teacher(self) -> torch.nn.Module:
+        return load_model(self.teacher, runtime="reference")
+
+    def full_precision(self, face: Path, low: Picture) -> Picture:
+        """The full-precision network's picture of a degraded face, BGR uint8."""
+        kept = self.cache / "full-precision" / f"{face.stem}.png"
+        if not kept.exists():
+            _write(kept, restore(self._teacher, low))
+        return cv2.imread(str(kept))
+
+
+def _write(path: Path, picture: Picture) -> None:
+    with atomic_path(path) as temporary:
+        cv2.imwrite(str(temporary), picture)

@@ -1,0 +1,91 @@
+"""The metrics by the names that people type: which registered one each is, and what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
+from basicsr.metrics import calculate_metric
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.metrics.deep import build_lpips, build_pyiqa
+from quantface_arch.metrics.face import build_alignment, build_arcface, build_detector
+from quantface_arch.metrics.networks import Builder
+
+__all__ = ["METRICS", "Metric"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of METRIC_REGISTRY as a command offers it.
+
+    Attributes:
+        type: its registered name.
+        better: which values are: ``higher``, ``lower`` or ``1``.
+        options: what it takes beside its type in an options file.
+        reference: whether it compares with clean pictures.
+        build: makes its network from the files of weights in ``networks.FILES``, if it has any.
+        least: side in pixels that it needs, where it does not say so itself.
+        by_default: whether it is computed where nobody names it.
+    """
+
+    type: str
+    better: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    reference: bool = True
+    build: Builder | None = None
+    least: int = 1
+    by_default: bool = True
+
+    def __call__(self, img: Any, img2: Any, **options: Any) -> float:
+        """The figure of a picture, BGR (H, W, 3), 0…255; FID's is of a folder.
+
+        Args:
+            img: the restored one.
+            img2: the clean one; not looked at by metrics without reference.
+            options: ``weights``, ``download`` and ``device`` of a metric that has ``build``.
+
+        Raises:
+            QuantFaceError: a picture is too small, what the metric itself raises, or its figure is
+                not a number.
+        """
+        if isinstance(img, np.ndarray) and min(img.shape[:2]) < self.least:
+            size = f"{img.shape[1]}x{img.shape[0]}"
+            raise QuantFaceError(f"found {size} pixels, at least {self.least} a side are needed")
+        data = {"img": img, "img2": img2} if self.reference else {"img": img}
+        value = float(calculate_metric(data, {"type": self.type, **self.options, **options}))
+        if np.isnan(value):
+            raise QuantFaceError("the figure is not a number")
+        return value
+
+
+WHOLE = {"crop_border": 0}
+METRICS = {
+    "psnr": Metric("calculate_psnr", "higher", WHOLE),
+    "ssim": Metric("calculate_ssim", "higher", WHOLE),
+    "ms_ssim": Metric("calculate_quantface_ms_ssim", "higher"),
+    "haarpsi": Metric("calculate_quantface_haarpsi", "higher"),
+    "edge_psnr": Metric("calculate_quantface_edge_psnr", "higher"),
+    "sharpness": Metric("calculate_quantface_sharpness", "1"),
+    # BasicSR's NIQE fits a Gaussian to blocks of 96×96, of which it needs some.
+    "niqe": Metric("calculate_niqe", "lower", WHOLE, reference=False, least=192),
+    "vre": Metric("calculate_quantface_vre", "lower"),
+    "lpips": Metric("calculate_quantface_lpips", "lower", build=build_lpips),
+    "dists": Metric("calculate_quantface_dists", "lower", build=build_pyiqa),
+    "musiq": Metric("calculate_quantface_musiq", "higher", reference=False, build=build_pyiqa),
+    "maniqa": Metric("calculate_quantface_maniqa", "higher", reference=False, build=build_pyiqa),
+    "clipiqa": Metric("calculate_quantface_clipiqa", "higher", reference=False, build=build_pyiqa),
+    "fid": Metric("calculate_quantface_fid", "lower", build=build_pyiqa),
+    "deg": Metric("calculate_quantface_deg", "lower", build=build_arcface),
+    "lmd": Metric("calculate_quantface_lmd", "lower", build=build_alignment),
+    "lmd_detector": Metric(
+        "calculate_quantface_lmd",
+        "lower",
+        {"landmarks": "detector"},
+        build=build_detector,
+        by_default=False,
+    ),
+}

@@ -1,0 +1,196 @@
+"""Metrics through networks that were trained on human judgement, and FID.
+
+LPIPS is the ``lpips`` package's; the others are those of ``pyiqa`` (the extra ``metrics``), with
+its default settings. Nothing is downloaded unless ``download`` says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
+from basicsr.utils.registry import METRIC_REGISTRY
+from quantface_arch.archs.statefile import unpickle
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.losses.network_losses import QuantFaceLPIPSLoss
+from quantface_arch.metrics.networks import FILES, MetricUnavailable, network
+from quantface_arch.metrics.tensors import as_tensors
+
+__all__ = [
+    "calculate_quantface_clipiqa",
+    "calculate_quantface_dists",
+    "calculate_quantface_fid",
+    "calculate_quantface_lpips",
+    "calculate_quantface_maniqa",
+    "calculate_quantface_musiq",
+]
+
+
+def build_lpips(_metric: str, files: tuple[Path, ...], device: str) -> nn.Module:
+    """LPIPS on AlexNet, for pictures (N, 3, H, W) in [-1, 1]."""
+    return QuantFaceLPIPSLoss(weights=files[0]).to(device)
+
+
+def build_pyiqa(metric: str, files: tuple[Path, ...], device: str) -> nn.Module:
+    """A metric of pyiqa, for RGB pictures (N, 3, H, W) in [0, 1]; FID's is for two folders."""
+    # A path in place of a backbone's name keeps pyiqa from checking, and overwriting, the file.
+    options = {"backbone": str(files[0])} if metric == "clipiqa" else {}
+    try:
+        import pyiqa
+
+        with _offline(metric, files), contextlib.redirect_stdout(sys.stderr):
+            return pyiqa.create_metric(metric, device=torch.device(device), **options)
+    except ImportError as error:
+        raise MetricUnavailable(f"{metric}: pyiqa cannot be imported: {error}") from error
+
+
+@contextlib.contextmanager
+def _offline(metric: str, files: tuple[Path, ...]) -> Iterator[None]:
+    """Let pyiqa find these files, and no others, where it looks before it downloads."""
+    import timm
+    from pyiqa.utils import download_util
+
+    create, cache, hub = timm.create_model, download_util.DEFAULT_CACHE_DIR, torch.hub.get_dir()
+    with tempfile.TemporaryDirectory() as folder:
+        for (place, _), file in zip(FILES[metric], files, strict=True):
+            # CLIP's file is TorchScript, no pickle; pyiqa unpickles the others without a check.
+            if place != "clip":
+                unpickle(file)
+            (Path(folder) / place).mkdir(exist_ok=True)
+            (Path(folder) / place / file.name).symlink_to(file.resolve())
+        torch.hub.set_dir(folder)
+        download_util.DEFAULT_CACHE_DIR = f"{folder}/pyiqa"
+        # MANIQA's file holds its backbone as well, which pyiqa would fetch for nothing.
+        timm.create_model = lambda name, **given: create(name, **{**given, "pretrained": False})
+        try:
+            yield
+        finally:
+            timm.create_model, download_util.DEFAULT_CACHE_DIR = create, cache
+            torch.hub.set_dir(hub)
+
+
+def _score(
+    metric: str, images: tuple[np.ndarray, ...], weights: Any, download: bool, device: Any
+) -> float:
+    net = network(metric, build_pyiqa, weights, download, device)
+    with torch.no_grad():
+        return float(net(*as_tensors(*images, device=device)))
+
+
+@METRIC_REGISTRY.register()
+def calculate_quantface_lpips(
+    img: np.ndarray,
+    img2: np.ndarray,
+    weights: str | None = None,
+    download: bool = False,
+    device: str = "cpu",
+    **_: Any,
+) -> float:
+    """LPIPS v0.1 on AlexNet (Zhang et al., 2018), a distance.
+
+    Args:
+        img, img2: BGR (H, W, 3), 0…255.
+        weights, download: see ``networks.find_files``.
+        device: a torch device.
+
+    Raises:
+        QuantFaceError: see ``networks.network``, or pictures of different sizes.
+    """
+    net = network("lpips", build_lpips, weights, download, device)
+    a, b = as_tensors(img, img2, device=device)
+    with torch.no_grad():
+        return float(net(2 * a - 1, 2 * b - 1))
+
+
+@METRIC_REGISTRY.register()
+def calculate_quantface_dists(
+    img: np.ndarray,
+    img2: np.ndarray,
+    weights: str | None = None,
+    download: bool = False,
+    device: str = "cpu",
+    **_: Any,
+) -> float:
+    """DISTS (Ding et al., 2020), a distance. Arguments and errors: as LPIPS."""
+    return _score("dists", (img, img2), weights, download, device)
+
+
+@METRIC_REGISTRY.register()
+def calculate_quantface_musiq(
+    img: np.ndarray,
+    weights: str | None = None,
+    download: bool = False,
+    device: str = "cpu",
+    **_: Any,
+) -> float:
+    """MUSIQ trained on KonIQ-10k (Ke et al., 2021), about 0 to 100, more is better.
+
+    Arguments and errors: as LPIPS, without ``img2``.
+    """
+    return _score("musiq", (img,), weights, download, device)
+
+
+@METRIC_REGISTRY.register()
+def calculate_quantface_maniqa(
+    img: np.ndarray,
+    weights: str | None = None,
+    download: bool = False,
+    device: str = "cpu",
+    **_: Any,
+) -> float:
+    """MANIQA trained on KonIQ-10k (Yang et al., 2022), about 0 to 1, more is better.
+
+    Arguments and errors: as LPIPS, without ``img2``.
+    """
+    return _score("maniqa", (img,), weights, download, device)
+
+
+@METRIC_REGISTRY.register()
+def calculate_quantface_clipiqa(
+    img: np.ndarray,
+    weights: str | None = None,
+    download: bool = False,
+    device: str = "cpu",
+    **_: Any,
+) -> float:
+    """CLIP-IQA with ResNet-50 (Wang et al., 2023), 0 to 1, more is better.
+
+    Arguments and errors: as LPIPS, without ``img2``.
+    """
+    return _score("clipiqa", (img,), weights, download, device)
+
+
+@METRIC_REGISTRY.register()
+def calculate_quantface_fid(
+    img: str | Path,
+    img2: str | Path,
+    weights: str | None = None,
+    download: bool = False,
+    device: str = "cpu",
+    **_: Any,
+) -> float:
+    """Clean-FID (Heusel et al., 2017; Parmar et al., 2022) between two folders of pictures.
+
+    Not for the validation of a training, which compares picture by picture.
+
+    Args:
+        img, img2: folders, each with at least two pictures.
+        weights, download, device: as LPIPS.
+
+    Raises:
+        QuantFaceError: see ``networks.network``, or something else than two folders.
+    """
+    if isinstance(img, np.ndarray) or not (Path(img).is_dir() and Path(img2).is_dir()):
+        raise QuantFaceError("FID compares two folders of pictures: see scripts/evaluate.py")
+    net = network("fid", build_pyiqa, weights, download, device)
+    with contextlib.redirect_stdout(sys.stderr):
+        return float(net(str(img), str(img2), num_workers=0))

@@ -1,0 +1,107 @@
+"""Networks that metrics look through: where their weights are, and one copy of each in memory."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.faces.weights import FILES as DETECTORS
+from quantface_arch.losses.network_losses import ARCFACE
+from quantface_arch.losses.weights import find_weights
+
+__all__ = ["FILES", "MetricUnavailable", "find_files", "network"]
+
+# (metric, its files, device) → the network, or a function that runs it.
+Builder = Callable[[str, tuple[Path, ...], str], Any]
+
+TORCHVISION = "https://download.pytorch.org/models"
+PYIQA = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main"
+CLIP = (
+    "https://openaipublic.azureedge.net/clip/models/"
+    "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"
+)
+FACEXLIB = ARCFACE.rsplit("/", 1)[0]
+# Of each metric: in which cache the file's own library looks for it, and where it is published.
+FILES: dict[str, tuple[tuple[str, str], ...]] = {
+    "lpips": (("checkpoints", f"{TORCHVISION}/alexnet-owt-7be5be79.pth"),),
+    "dists": (
+        ("checkpoints", f"{TORCHVISION}/vgg16-397923af.pth"),
+        ("pyiqa", f"{PYIQA}/DISTS_weights-f5e65c96.pth"),
+    ),
+    "musiq": (("pyiqa", f"{PYIQA}/musiq_koniq_ckpt-e95806b9.pth"),),
+    "maniqa": (("pyiqa", f"{PYIQA}/ckpt_koniq10k.pt"),),
+    "clipiqa": (("clip", f"{CLIP}/RN50.pt"),),
+    "fid": (("pyiqa", f"{PYIQA}/pt_inception-2015-12-05-6726825d.pth"),),
+    "deg": (("facexlib", ARCFACE),),
+    "lmd": (("facexlib", f"{FACEXLIB}/alignment_WFLW_4HG.pth"),),
+    "lmd_detector": (("facexlib", DETECTORS["retinaface_mobile0.25"].url),),
+}
+OF_PYIQA = ("dists", "musiq", "maniqa", "clipiqa", "fid")
+HINT = "name its folder with weights: FOLDER (scripts/evaluate.py: --weights-dir, or --download)"
+
+
+class MetricUnavailable(QuantFaceError):
+    """A package or weights that a metric needs are not here; the message begins with its name."""
+
+
+def find_files(
+    metric: str, weights: str | os.PathLike[str] | None = None, download: bool = False
+) -> tuple[Path, ...]:
+    """The files of weights of a metric, in the order of ``FILES``.
+
+    Args:
+        weights: a folder that is searched first; then comes the cache of the file's own library.
+        download: get missing files, into ``weights`` if given, else into the cache.
+
+    Raises:
+        MetricUnavailable: a file or pyiqa is missing, or the download failed.
+    """
+    if metric in OF_PYIQA and importlib.util.find_spec("pyiqa") is None:
+        raise MetricUnavailable(f"{metric}: pyiqa is not installed: pip install -e '.[metrics]'")
+    found = []
+    for cache, url in FILES[metric]:
+        places = [] if weights is None else [Path(weights)]
+        places.append(_cache(cache))
+        name = url.rsplit("/", 1)[-1]
+        place = next((place for place in places if (place / name).is_file()), places[0])
+        try:
+            found.append(find_weights(metric, url, place, download=download, hint=HINT))
+        except QuantFaceError as error:
+            raise MetricUnavailable(str(error)) from error
+    return tuple(found)
+
+
+def _cache(name: str) -> Path:
+    if name == "facexlib":
+        import facexlib
+
+        return Path(facexlib.__file__).parent / "weights"
+    return Path(torch.hub.get_dir()) / name
+
+
+def network(
+    metric: str,
+    build: Builder,
+    weights: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    device: str | torch.device = "cpu",
+) -> Any:
+    """What ``build`` makes of a metric's files, made once per process, files and device.
+
+    Raises:
+        MetricUnavailable: see ``find_files``.
+        QuantFaceError: a file is damaged or of another network.
+    """
+    return _built(build, metric, find_files(metric, weights, download), str(device))
+
+
+@functools.cache
+def _built(build: Builder, metric: str, files: tuple[Path, ...], device: str) -> Any:
+    return build(metric, files, device)

@@ -1,0 +1,97 @@
+"""Restored pictures and the clean ones that they are compared with, in two folders."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from quantface_arch.errors import QuantFaceError, UsageError
+from quantface_arch.images import SUFFIXES, load_rgb
+
+__all__ = ["Pair", "find_pairs"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A restored picture and, if it is to be compared, the clean one."""
+
+    restored: Path
+    clean: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return self.restored.name
+
+    def digest(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of both files' bytes."""
+        files = [path for path in (self.restored, self.clean) if path is not None]
+        return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+
+    def read(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Both pictures as metrics take them: BGR (H, W, 3) uint8, upright.
+
+        Raises:
+            QuantFaceError: a file is not readable, or the sizes differ; the message names it.
+        """
+        restored = _read_bgr(self.restored)
+        if self.clean is None:
+            return restored, None
+        clean = _read_bgr(self.clean)
+        if restored.shape != clean.shape:
+            sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (restored, clean)]
+            raise QuantFaceError(
+                f"{self.restored}: {sizes[0]} pixels, but {self.clean} has {sizes[1]}"
+            )
+        return restored, clean
+
+
+def _read_bgr(path: Path) -> np.ndarray:
+    return np.ascontiguousarray(load_rgb(path)[..., ::-1])
+
+
+def find_pairs(restored: Path, clean: Path | None) -> tuple[list[Pair], list[str]]:
+    """The pictures of a folder, sorted, each with that of the same stem in another one.
+
+    Hidden files and those whose suffix is not a picture's are left out; so are subfolders.
+
+    Returns:
+        the pairs, and for every picture without its counterpart a message that names it.
+
+    Raises:
+        UsageError: no such folder, one without pictures or with two of one stem, or no pair at all.
+    """
+    if clean is None:
+        return [Pair(path) for path in _pictures(restored)], []
+    by_stem, wanted = (_by_stem(folder) for folder in (restored, clean))
+    pairs = [Pair(path, wanted[stem]) for stem, path in by_stem.items() if stem in wanted]
+    if not pairs:
+        raise UsageError(f"{restored} and {clean} have no pictures of the same names")
+    missing = [
+        f"{path}: no picture of that name in {other}"
+        for folder, other, found in ((by_stem, clean, wanted), (wanted, restored, by_stem))
+        for stem, path in folder.items()
+        if stem not in found
+    ]
+    return pairs, missing
+
+
+def _pictures(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder of pictures")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    pictures = [path for path in files if not path.name.startswith(".")]
+    if not pictures:
+        raise UsageError(f"{folder}: no picture in this folder ({', '.join(sorted(SUFFIXES))})")
+    return pictures
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in _pictures(folder):
+        if path.stem in found:
+            raise UsageError(f"{path} and {found[path.stem].name}: which one is to be compared?")
+        found[path.stem] = path
+    return found

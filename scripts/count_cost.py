@@ -1,0 +1,217 @@
+"""What a network costs: parameters, bytes, multiply-accumulates and bit-operations per layer."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+
+import quantface_arch.register  # noqa: F401
+from quantface_arch.archs import build_arch
+from quantface_arch.cli import Parser, run
+from quantface_arch.cost_plot import draw_cost
+from quantface_arch.cost_report import layer_table, part_costs, part_table, write_csv, write_json
+from quantface_arch.errors import QuantFaceError, UsageError
+from quantface_arch.models.first_stage import read_quant_options
+from quantface_arch.options import read_options
+from quantface_arch.quant import convert, read_metadata
+from quantface_arch.quant.api import check_plan
+from quantface_arch.quant.cost import Entry, network_cost, total_cost
+from quantface_arch.quant.cost_plan import (
+    checkpoint_cost,
+    recipe_cost,
+    undecided,
+)
+from quantface_arch.quant.macs import LayerWork, count_products, count_work
+from quantface_arch.zoo import resolve_model
+
+DESCRIPTION = """\
+Count what the network of an options file costs once it is quantized: bytes of its checkpoint, and
+work for one picture. Nothing is run, no weights are needed, and a network of a thousand million
+weights takes some seconds. Counted are, per part of the network and in total:
+
+  operations       multiply-accumulates, one at 32 bits being 1, one at w and a bits max(w, a)/32;
+                   those of branches, scales and rotations at 16 bits
+  bit-operations   multiply-accumulates times both widths, w*a
+  products         multiply-accumulates outside of layers, as inside attention: in floating point
+                   in every setting, and in none of the sums
+
+Both are compared with the network at 32 bits. The layers with the most operations follow.
+
+examples:
+  the setting of an options file, with a picture of where the bytes and the operations are:
+    python scripts/count_cost.py -opt options/osdface/quantface_w4.yml --picture cost.png
+  a checkpoint, whose bytes are compared with the file's:
+    python scripts/count_cost.py --checkpoint mini-w4a4
+  every layer, for a spreadsheet:
+    python scripts/count_cost.py -opt options/quantface_w4.yml --top 0 --csv layers.csv
+
+A bit map that the options name is counted with its widths. Which layers are rotated is chosen by
+calibration where balance: kind: auto; before it the most expensive choice is counted, and said so.
+"""
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("-opt", type=Path, help="options file, see options/")
+    add("--checkpoint", help="count this quantized .safetensors file or shipped model instead")
+    add("--size", type=int, default=512, help="side of the network's input (default: %(default)s)")
+    add("--top", type=int, default=10, help="layers to print (default: %(default)s)")
+    add("--picture", type=Path, help="picture to write, .png")
+    add("--csv", type=Path, help="table of all layers to write")
+    add("--json", type=Path, help="all figures to write")
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Count, print, write."""
+    _check(args)
+    opt = None if args.opt is None else read_options(args.opt, ("network_g",))
+    checkpoint = find_checkpoint(opt, args.checkpoint)
+    arch = find_arch(opt, checkpoint)
+    net = empty_network(arch)
+    work, products = run_empty(net, args.size)
+    if checkpoint is not None:
+        entries = checkpoint_cost(checkpoint, net, work, products)
+        note = f"{checkpoint.name} has {checkpoint.stat().st_size:,} with its header"
+    elif opt is not None and "quant" in opt:
+        entries, note = counted(net, opt, work, products)
+    else:
+        entries, note = network_cost(net, work, products), "not quantized: counted at 16 bits"
+    cost = total_cost(entries)
+    saved = (f"{name.replace('_', '-')} -{100 * v:.2f} %" for name, v in cost.reductions.items())
+    print(part_table(entries))
+    print(f"\n{args.size}x{args.size} pixels; against 32 bits: {', '.join(saved)}")
+    print(f"{cost.bytes:,} bytes in tensors; {note}")
+    if args.top:
+        print(f"\n{layer_table(entries, args.top)}")
+    write(args, entries, {"arch": arch, "size": args.size, "note": note})
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.opt is None and args.checkpoint is None:
+        raise UsageError("nothing to count: give -opt OPTIONS.yml or --checkpoint FILE")
+    if args.size < 1 or args.top < 0:
+        raise UsageError("--size: allowed are whole numbers from 1; --top: from 0")
+    for name, suffix in (("picture", ".png"), ("csv", ".csv"), ("json", ".json")):
+        path = getattr(args, name)
+        if path is not None and path.suffix != suffix:
+            raise UsageError(f"--{name} {path}: the file is written as {suffix}")
+
+
+def find_checkpoint(opt: Mapping[str, Any] | None, given: str | None) -> Path | None:
+    """The quantized checkpoint to count: the one given, else one that the options load."""
+    if given is not None:
+        path = resolve_model(given)
+        if path.is_dir():
+            raise QuantFaceError(f"--checkpoint {given}: a folder; a .safetensors file is wanted")
+        return path
+    named = [opt["network_g"].get("weights"), (opt.get("path") or {}).get("pretrain_network_g")]
+    for name in named:
+        path = _existing(name)
+        if path is not None and read_metadata(path)["state"] == "quantized":
+            return path
+    return None
+
+
+def _existing(name: str | None) -> Path | None:
+    """A checkpoint of this project, if a name means one; other weights need not be there."""
+    if name is None:
+        return None
+    try:
+        path = resolve_model(name)
+    except QuantFaceError:
+        return None
+    return path if path.suffix == ".safetensors" else None
+
+
+def find_arch(opt: Mapping[str, Any] | None, checkpoint: Path | None) -> dict[str, Any]:
+    """Type and options of the float network.
+
+    Raises:
+        QuantFaceError: the options do not say it, or say another than the checkpoint.
+    """
+    network = {} if opt is None else dict(opt["network_g"])
+    wrapped = network.get("type") == "QuantFaceArch"
+    arch = dict(network.get("arch") or {}) if wrapped else network
+    source = checkpoint or _existing(network.get("weights"))
+    if source is not None:
+        found = read_metadata(source)["arch"]
+        for key, wanted in arch.items():
+            if key in found and found[key] != wanted:
+                raise QuantFaceError(
+                    f"{source}: of another arch: {key}: found {found[key]!r}, expected {wanted!r}"
+                )
+        return {**found, **arch}
+    if not arch and Path(network.get("weights") or "-").is_dir():
+        return {"type": "OSDFace"}
+    if not arch:
+        raise QuantFaceError("network_g option arch: missing, and the weights are not there to ask")
+    return arch
+
+
+def empty_network(arch: Mapping[str, Any]) -> nn.Module:
+    """The float network on the meta device: shapes without memory."""
+    with init_empty_weights():
+        net = build_arch(arch)
+    return net.to("meta").eval()
+
+
+def run_empty(net: nn.Module, size: int) -> tuple[dict[str, LayerWork], dict[str, int]]:
+    """Work of the layers and products beside them, for one picture.
+
+    Raises:
+        QuantFaceError: the network does not take pictures of this size.
+    """
+    picture = torch.zeros(1, 3, size, size, device="meta")
+    try:
+        return count_work(net, picture), count_products(net, picture)
+    except (RuntimeError, AssertionError) as error:
+        what = f"{type(net).__name__} cannot be counted on a 3x{size}x{size} picture"
+        raise QuantFaceError(f"{what}: {' '.join(str(error).split())}") from error
+
+
+def counted(
+    net: nn.Module,
+    opt: Mapping[str, Any],
+    work: Mapping[str, LayerWork],
+    products: Mapping[str, int],
+) -> tuple[list[Entry], str]:
+    """The account of a network that the options will quantize, and what was assumed."""
+    recipe, bits, plan = read_quant_options(opt["quant"], net)
+    convert(net, recipe, bits)
+    note = f"recipe {recipe.name}"
+    learned = (opt.get("train") or {}).get("weights") == "scale"
+    if plan is not None:
+        check_plan(net, plan)
+    elif not learned and (open_layers := undecided(net, recipe.balance)):
+        note += (
+            f"; calibration chooses how {len(open_layers)} layers are balanced: counted is the "
+            "most that it can cost, --checkpoint FILE counts what was chosen"
+        )
+    return recipe_cost(net, recipe, work, products, plan, learned), note
+
+
+def write(args: argparse.Namespace, entries: list[Entry], about: Mapping[str, Any]) -> None:
+    """The files that were asked for."""
+    if args.csv is not None:
+        write_csv(args.csv, entries)
+    if args.json is not None:
+        write_json(args.json, entries, about)
+    if args.picture is not None:
+        cost = total_cost(entries)
+        title = f"{args.checkpoint or args.opt}, {args.size}×{args.size}: "
+        title += f"{cost.bytes / 1e6:,.1f} MB, {cost.operations / 1e9:,.1f} G operations"
+        draw_cost(args.picture, part_costs(entries), title)
+
+
+if __name__ == "__main__":
+    run(main, make_parser())

@@ -1,0 +1,232 @@
+"""Metrics of restored pictures: a mean of each, and every picture's figures in a CSV file."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import quantface_arch.register  # noqa: F401
+from quantface_arch.cli import EXIT_FAILED, Parser, describe, run
+from quantface_arch.errors import QuantFaceError, UsageError
+from quantface_arch.metrics.catalogue import METRICS
+from quantface_arch.metrics.networks import FILES, MetricUnavailable, network
+from quantface_arch.metrics.pairs import Pair, find_pairs
+from quantface_arch.metrics.scores import ScoreFile
+
+DESCRIPTION = """\
+Compute metrics of restored pictures and print their means as a markdown table. Pictures of the two
+folders belong together when their names are equal up to the suffix; their sizes have to be equal.
+
+examples:
+  everything that can be computed here:
+    python scripts/evaluate.py -r results/restored_faces -g datasets/faces_val/gt
+  some metrics, every picture's figures in a file; the same command goes on where it was:
+    python scripts/evaluate.py -r results/restored_faces -g datasets/faces_val/gt \\
+        --metrics psnr ssim haarpsi vre --csv scores.csv
+  without clean pictures:
+    python scripts/evaluate.py -r results/restored_faces --metrics niqe
+  metrics whose weights lie in a folder:
+    python scripts/evaluate.py -r results/restored_faces -g datasets/faces_val/gt \\
+        --metrics lpips deg lmd --weights-dir weights
+  fid against faces of other names, such as FFHQ or what BasicSR's test loop renamed:
+    python scripts/evaluate.py -r results/restored_faces --metrics fid --fid-gt datasets/ffhq512
+"""
+EPILOG = """\
+psnr and ssim are BasicSR's (RGB; ssim has a Gaussian window, that of benchmarks/score.py a square
+one). sharpness is the gradients' mean over the clean picture's: 1 is right. vre compares features
+of the shipped mini's encoder. deg is the angle between ArcFace embeddings, lmd the distance of
+landmarks in pixels (lmd_detector: of a detector's five); vre, deg and lmd want aligned faces. fid
+compares the two folders as wholes and has no column in the CSV file.
+
+A metric that cannot be computed here is skipped, by name and with the reason. Weights are looked
+for in --weights-dir, then where their own libraries keep them. Wanted are:
+{files}
+dists, musiq, maniqa, clipiqa and fid also need pyiqa: pip install -e ".[metrics]"
+
+Exit status: 0 all done, 1 some picture failed (the others are in the table), 2 wrong usage.
+"""
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    names = {name: [url.rsplit("/", 1)[-1] for _, url in files] for name, files in FILES.items()}
+    files = "\n".join(f"  {name:13}{' and '.join(wanted)}" for name, wanted in names.items())
+    parser = Parser(
+        description=DESCRIPTION,
+        epilog=EPILOG.format(files=files),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("-r", "--restored", required=True, type=Path, help="folder of restored pictures")
+    add("-g", "--gt", type=Path, help="of clean ones; not for niqe, musiq, maniqa, clipiqa")
+    add("--fid-gt", type=Path, metavar="DIR", help="what fid compares with instead, of any names")
+    add(
+        "--metrics",
+        nargs="+",
+        choices=METRICS,
+        metavar="NAME",
+        help=f"{', '.join(METRICS)} (default: all that can be computed here, but lmd_detector)",
+    )
+    add("--csv", type=Path, metavar="FILE", help="write a row per picture there, as they come")
+    add("--weights-dir", type=Path, metavar="DIR", help="holds the published weights of metrics")
+    add("--download", action="store_true", help="get weights that are missing, see below for which")
+    add("--device", default="cpu", help="torch device of the networks (default: %(default)s)")
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Compute, print the table."""
+    _check(args)
+    pairs, missing = find_pairs(args.restored, args.gt)
+    metrics = _prepare(args)
+    columns = [name for name in metrics if name != "fid"]
+    scores = ScoreFile(args.csv, columns, [pair.name for pair in pairs])
+    evaluation = Evaluation(args, scores)
+    for message in missing:
+        evaluation.fail(message)
+    with contextlib.closing(scores), tqdm(pairs, desc="evaluate", unit="image") as bar:
+        done = [pair for pair in bar if evaluation.measure(pair, columns)]
+    figures = {name: scores.column(name) for name in columns}
+    if "fid" in metrics:
+        figures["fid"] = evaluation.compare_folders(done)
+    _print_table({name: figures[name] for name in metrics})
+    if evaluation.reused:
+        print(f"\n{evaluation.reused} of {len(pairs)} pictures were in {args.csv} already")
+    return EXIT_FAILED if evaluation.failed else 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what can be seen to be wrong before anything is loaded."""
+    if args.weights_dir is not None and not args.weights_dir.is_dir():
+        raise UsageError(f"--weights-dir {args.weights_dir}: no such folder")
+    if args.fid_gt is not None and not args.fid_gt.is_dir():
+        raise UsageError(f"--fid-gt {args.fid_gt}: no such folder")
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {args.device}: {str(error).splitlines()[0]}") from error
+    for name in args.metrics or ():
+        if METRICS[name].reference and _clean(args, name) is None:
+            raise UsageError(f"--metrics {name}: it wants clean pictures: give -g FOLDER")
+
+
+def _clean(args: argparse.Namespace, name: str) -> Path | None:
+    """The folder that a metric compares with."""
+    return (name == "fid" and args.fid_gt) or args.gt
+
+
+def _options(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    weights = {"weights": args.weights_dir, "download": args.download}
+    return {"device": args.device, **(weights if METRICS[name].build else {})}
+
+
+def _prepare(args: argparse.Namespace) -> list[str]:
+    """The metrics to compute, with their networks loaded; prints which are skipped, and why."""
+    defaults = [name for name, metric in METRICS.items() if metric.by_default]
+    ready = []
+    for name in dict.fromkeys(args.metrics or defaults):
+        metric = METRICS[name]
+        try:
+            if metric.reference and _clean(args, name) is None:
+                raise MetricUnavailable(f"{name}: it wants clean pictures (-g)")
+            if metric.build:
+                network(name, metric.build, **_options(args, name))
+            ready.append(name)
+        except MetricUnavailable as error:
+            print(f"skipped {error}", flush=True)
+        except QuantFaceError as error:
+            raise UsageError(f"{name}: {error}") from error
+    if not ready:
+        raise UsageError("none of these metrics can be computed here")
+    return ready
+
+
+@dataclass
+class Evaluation:
+    """Measures pictures one after the other; one that fails is reported and the others go on."""
+
+    args: argparse.Namespace
+    scores: ScoreFile
+    failed: bool = False
+    reused: int = 0
+
+    def measure(self, pair: Pair, metrics: Sequence[str]) -> bool:
+        """Compute and store the figures that are not known yet; False if there is no picture."""
+        try:
+            digest = pair.digest()
+            values = self.scores.known(pair.name, digest)
+            wanted = [name for name in metrics if name not in values]
+            if metrics and not wanted:
+                self.reused += 1
+                return True
+            img, img2 = pair.read()
+        except Exception as error:
+            self.fail(_named(pair, error), error)
+            return False
+        for name in wanted:
+            try:
+                values[name] = METRICS[name](img, img2, **_options(self.args, name))
+            except Exception as error:
+                self.fail(f"{pair.restored}: {name}: {describe(error)}", error)
+        self.scores.add(pair.name, digest, values)
+        return True
+
+    def compare_folders(self, pairs: Sequence[Pair]) -> list[float]:
+        """FID of the pictures that could be read; empty if it failed."""
+        try:
+            with _linked(pairs) as (restored, clean):
+                clean = self.args.fid_gt or clean
+                return [METRICS["fid"](restored, clean, **_options(self.args, "fid"))]
+        except Exception as error:
+            self.fail(f"fid: {describe(error)}", error)
+            return []
+
+    def fail(self, message: str, error: Exception | None = None) -> None:
+        """Report in one line, with ``--debug`` the traceback as well."""
+        if self.args.debug and error is not None:
+            tqdm.write("".join(traceback.format_exception(error)), file=sys.stderr)
+        tqdm.write(f"error: {message}", file=sys.stderr)
+        self.failed = True
+
+
+def _named(pair: Pair, error: Exception) -> str:
+    text = describe(error)
+    return text if isinstance(error, QuantFaceError | OSError) else f"{pair.restored}: {text}"
+
+
+@contextlib.contextmanager
+def _linked(pairs: Sequence[Pair]) -> Iterator[tuple[Path, Path]]:
+    """Two folders with links to these pictures and nothing else."""
+    with tempfile.TemporaryDirectory() as root:
+        folders = Path(root, "restored"), Path(root, "clean")
+        for folder in folders:
+            folder.mkdir()
+        for pair in pairs:
+            for folder, path in zip(folders, (pair.restored, pair.clean), strict=True):
+                if path is not None:
+                    (folder / path.name).symlink_to(path.resolve())
+        yield folders
+
+
+def _print_table(figures: Mapping[str, Sequence[float]]) -> None:
+    print("| metric | mean | better | pictures |")
+    print("|---|---|---|---|")
+    for name, values in figures.items():
+        mean = f"{np.mean(values):.4f}" if values else "none"
+        count = "" if name == "fid" else len(values)
+        print(f"| {name} | {mean} | {METRICS[name].better} | {count} |")
+
+
+if __name__ == "__main__":
+    run(main, make_parser())

@@ -1,0 +1,377 @@
+"""The account of a network: work against brute force, bytes against files, sums against parts."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from quant_helpers import TinyNet, pictures
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant import (
+    LayerBalance,
+    Recipe,
+    convert,
+    load_checkpoint,
+    quant_layers,
+    quantize,
+    save_checkpoint,
+    settle,
+    trainable,
+)
+from quantface_arch.quant.cost import Cost, network_cost, total_cost
+from quantface_arch.quant.cost_plan import (
+    checkpoint_cost,
+    costliest_balances,
+    recipe_cost,
+    undecided,
+)
+from quantface_arch.quant.macs import LayerWork, count_products, count_work
+from quantface_arch.quant.packing import pack
+
+WIDTHS = st.integers(2, 8)
+
+
+class Attention(nn.Module):
+    """Self-attention in two heads over the positions of a picture, below a list of modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Conv2d(3, 8, 1)])
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = self.blocks[0](x).flatten(2).transpose(1, 2).unflatten(2, (2, 4)).transpose(1, 2)
+        h = nn.functional.scaled_dot_product_attention(h, h, h)
+        return self.last(h.transpose(1, 2).flatten(2))
+
+
+class Wide(TinyNet):
+    """TinyNet at 48 channels: a Paley order, blocks of 24 in groups, and a norm between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(3, 48, 3, padding=1)
+        self.norm = nn.GroupNorm(4, 48)
+        self.body = nn.Conv2d(48, 48, 3, padding=1, groups=2, padding_mode="reflect")
+        self.linear = nn.Linear(48, 48)
+        self.line = nn.Conv1d(48, 48, 1)
+        self.conv_out = nn.Conv2d(48, 3, 3, padding="same", bias=False)
+
+
+def build(_):
+    return Wide()
+
+
+def converted(recipe, bits=None, net=Wide):
+    """A model on the meta device, its work before it was converted, and its recipe."""
+    model = net().to("meta")
+    work = count_work(model, torch.zeros(1, 3, 16, 16, device="meta"))
+    recipe = Recipe.of(recipe)
+    convert(model, recipe, bits)
+    return model, work, recipe
+
+
+def recipe_of(kind="both", weights=4, activations=4, rank=(3, 1), **weight_options):
+    return {
+        "name": f"w{weights}a{activations}",
+        "weights": weight_options,
+        "balance": {"kind": kind},
+        "branch": {"svd": rank[0], "distill": rank[1], "budget": 1},
+    }
+
+
+def by_name(entries):
+    return {entry.name: entry for entry in entries}
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A quantized model, balanced and branched."""
+    torch.manual_seed(0)
+    net = Wide().eval()
+    quantize(net, recipe_of("auto"), pictures(2), progress=False)
+    return net
+
+
+def stored_bytes(path):
+    with safe_open(path, framework="pt") as file:
+        tensors = [file.get_tensor(key) for key in set(file.keys())]
+    return sum(value.numel() * value.element_size() for value in tensors)
+
+
+@settings(max_examples=40)
+@given(
+    groups=st.sampled_from((1, 2, 3)),
+    inputs=st.integers(1, 4),
+    outputs=st.integers(1, 4),
+    kernel=st.integers(1, 3),
+    stride=st.integers(1, 3),
+    dilation=st.integers(1, 2),
+    padding=st.integers(0, 2),
+    batch=st.integers(1, 2),
+)
+def test_macs_of_convolutions_are_what_ones_add_up_to(
+    groups, inputs, outputs, kernel, stride, dilation, padding, batch
+):
+    layer = nn.Conv2d(
+        inputs * groups,
+        outputs * groups,
+        (kernel, 2),
+        stride=stride,
+        dilation=dilation,
+        padding=padding,
+        groups=groups,
+        bias=False,
+        padding_mode="replicate",
+    )
+    nn.init.ones_(layer.weight)
+    x = torch.ones(batch, inputs * groups, 7, 6)
+    work = count_work(nn.Sequential(layer), x)["0"]
+    assert work == LayerWork(round(float(layer(x).detach().sum())), x.numel())
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [(nn.Linear(5, 3, bias=False), (2, 7, 5)), (nn.Conv1d(4, 6, 3, 2, bias=False), (2, 4, 9))],
+)
+def test_macs_of_other_layers_too_and_layers_that_run_twice_count_twice(layer, shape):
+    nn.init.ones_(layer.weight)
+    x = torch.ones(shape)
+    found = count_work(nn.Sequential(layer), x)["0"]
+    assert found == LayerWork(int(layer(x).detach().sum()), x.numel())
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return self.layer(x), self.layer(x)
+
+    twice = count_work(Twice(), x)["layer"]
+    assert twice == LayerWork(2 * found.macs, 2 * found.inputs)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_products_are_those_of_attention_and_not_of_layers(device):
+    x = torch.rand(2, 3, 4, 5, device=device)
+    model = nn.Sequential(Attention().to(device), nn.Identity())
+    # QKᵀ and softmax·V: two heads, 20 positions by 20, 4 channels each, 2 pictures.
+    assert count_products(model, x) == {"0": 2 * 2 * 2 * 20 * 20 * 4}
+    assert count_products(TinyNet().to(device), x) == {}
+
+
+def test_branch_and_balancing_are_the_products_that_the_layers_do(model):
+    x = pictures(1)
+    ran = {}
+    handles = [
+        layer.register_forward_pre_hook(lambda m, xs: ran.update({m.name: xs[0]}))
+        for layer in quant_layers(model)
+    ]
+    work = count_work(model, x)
+    for handle in handles:
+        handle.remove()
+    found = by_name(network_cost(model, work))
+    kinds = set()
+    for layer in quant_layers(model):
+        cost, seen = found[layer.name].cost, ran[layer.name]
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            balanced = layer.balance_input(seen)
+        assert cost.additions == counter.get_total_flops() // 2
+        assert cost.scalings == (0 if layer.balance.scale is None else seen.numel())
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            if layer.rank:
+                layer.branch(balanced)
+        assert cost.branch_macs == counter.get_total_flops() // 2
+        kinds |= {(layer.balance.kind, layer.rank > 0)}
+        entry = found[layer.name]
+        assert (entry.balance, entry.rank) == (layer.balance.kind, layer.rank)
+    assert {rank for _, rank in kinds} == {True, False} and len({kind for kind, _ in kinds}) > 1
+
+
+@pytest.mark.parametrize("segments", [((1, 48),), ((2, 24),), ((1, 32), (1, 16)), ()])
+def test_a_rotation_costs_the_sum_of_its_factors_at_every_input(segments):
+    model, work, _ = converted("w4a4")
+    balances = {"linear": LayerBalance(None, segments)}
+    cost = by_name(network_cost(model, work, balances=balances))["linear"].cost
+    per_position = {((1, 48),): 48 * (12 + 4), ((2, 24),): 48 * (12 + 2), (): 0}
+    expected = per_position.get(segments, 32 * (16 + 2) + 16 * 16)
+    assert cost.additions == 256 * expected
+    assert cost.balance_operations == cost.additions / 2
+    assert cost.bit_operations == 256 * 48 * 48 * 16 + cost.additions * 16
+    assert cost.balance_bytes == 0
+
+
+@given(weights=WIDTHS, activations=WIDTHS)
+@settings(max_examples=15)
+def test_bit_operations_follow_both_widths_and_operations_the_larger(weights, activations):
+    bits = dict.fromkeys(("conv_in", "body", "linear", "line", "conv_out"), (weights, activations))
+    model, work, _ = converted("w4a4", bits)
+    cost = total_cost(network_cost(model, work))
+    assert cost.macs == sum(done.macs for done in work.values()) > 0
+    assert cost.bit_operations == cost.macs * weights * activations
+    assert cost.operations == cost.macs * max(weights, activations) / 32
+    reductions = cost.reductions
+    assert reductions["bit_operations"] == pytest.approx(1 - weights * activations / 1024)
+    assert reductions["operations"] == pytest.approx(1 - max(weights, activations) / 32)
+    small = nn.Sequential(nn.Linear(3, 5))
+    convert(small, Recipe.from_name(f"w{weights}a{activations}"))
+    packed = pack(torch.zeros(15, dtype=torch.uint8), weights).numel()
+    assert total_cost(network_cost(small, {})).weight_bytes == packed
+
+
+def test_a_branch_counts_at_16_bits_and_a_scale_too():
+    model, work, _ = converted("w4a4")
+    scale = torch.empty(48, device="meta")
+    plain = by_name(network_cost(model, work))["linear"].cost
+    found = network_cost(model, work, None, {"linear": 5}, {"linear": LayerBalance(scale)})
+    cost = by_name(found)["linear"].cost
+    numbers = 5 * (48 + 48)
+    assert cost.branch_bytes == 2 * numbers and cost.balance_bytes == 4 * 48
+    assert (cost.branch_macs, cost.scalings) == (256 * numbers, 256 * 48)
+    more = cost.branch_macs + cost.scalings
+    assert cost.operations - plain.operations == more / 2
+    assert cost.bit_operations - plain.bit_operations == more * 256
+
+
+def test_totals_are_sums_and_every_parameter_counts_once(model):
+    work, products = count_work(model, pictures(1)), {"attention": 7}
+    entries = network_cost(model, work, products)
+    cost = total_cost(entries)
+    for key, value in asdict(cost).items():
+        assert value == sum(getattr(entry.cost, key) for entry in entries)
+    assert len({entry.name for entry in entries}) == len(entries)
+    assert cost.parameters == sum(value.numel() for value in Wide().parameters())
+    assert cost.product_macs == 7
+    without = total_cost(network_cost(model, work))
+    assert without.operations == cost.operations and without.reductions == cost.reductions
+    shares = (cost.main_operations, cost.branch_operations, cost.balance_operations)
+    assert cost.operations == sum(shares) and min(shares) > 0
+    kinds = (cost.weight_bytes, cost.step_bytes, cost.branch_bytes, cost.balance_bytes)
+    assert cost.bytes == sum(kinds) + cost.float_bytes and min(kinds) > 0
+    assert {entry.name for entry in entries if entry.is_layer} == work.keys()
+
+
+def test_shared_tensors_and_float_layers():
+    model = TinyNet()
+    model.conv_in.register_buffer("table", torch.zeros(10, dtype=torch.int64))
+    model.linear.bias = model.line.bias
+    model.copy = model.norm
+    work = count_work(model, pictures(1))
+    cost = total_cost(network_cost(model, work))
+    assert cost.parameters == sum(value.numel() for value in model.parameters())
+    assert cost.bytes == cost.float_bytes == 2 * cost.parameters + 80
+    assert cost.operations == cost.macs / 2 and cost.bit_operations == cost.macs * 256
+    assert total_cost([]) == Cost() and set(Cost().reductions.values()) == {0.0}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        recipe_of("none", rank=(0, 0)),
+        recipe_of("scale", 3, 6),
+        recipe_of("rotate", 5, 4, rank=(2, 0)),
+        recipe_of("both", granularity="tensor"),
+        recipe_of("both", 6, 8, symmetric=False),
+        recipe_of("both", granularity="group", group=16),
+        {**recipe_of("both"), "exclude": ["body"]},
+    ],
+    ids=["none", "scale", "rotate", "tensor", "asymmetric", "group", "float layer"],
+)
+def test_bytes_are_those_of_the_saved_file_before_and_after_calibration(options, tmp_path):
+    meta, work, recipe = converted(options)
+    assert undecided(meta, recipe.balance) == []
+    foreseen = recipe_cost(meta, recipe, work)
+    net = Wide().eval()
+    quantize(net, options, pictures(2), progress=False)
+    path = tmp_path / "q.safetensors"
+    save_checkpoint(net, path, {})
+    assert total_cost(foreseen).bytes == stored_bytes(path)
+    counted = checkpoint_cost(path, Wide().to("meta"), work)
+    assert counted == foreseen == network_cost(net, work)
+
+
+def test_before_calibration_a_choice_counts_as_the_most_it_can_cost(model, tmp_path):
+    meta, work, recipe = converted(recipe_of("auto"))
+    foreseen = total_cost(recipe_cost(meta, recipe, work))
+    assert set(undecided(meta, recipe.balance)) == {"body", "linear", "line", "conv_out"}
+    path = tmp_path / "q.safetensors"
+    save_checkpoint(model, path, {})
+    actual = total_cost(checkpoint_cost(path, Wide().to("meta"), work))
+    assert actual.bytes == stored_bytes(path) < foreseen.bytes
+    assert actual.operations < foreseen.operations
+    assert {**asdict(actual), "balance_bytes": 0, "scalings": 0, "additions": 0} == {
+        **asdict(foreseen),
+        "balance_bytes": 0,
+        "scalings": 0,
+        "additions": 0,
+    }
+    plan = {layer.name: layer.balance for layer in quant_layers(model)}
+    assert total_cost(recipe_cost(meta, recipe, work, balances=plan)) == actual
+    kinds = {name: item.kind for name, item in costliest_balances(meta, recipe.balance).items()}
+    assert kinds.pop("conv_in") == "none" and set(kinds.values()) == {"both"}
+
+
+def test_learned_scales_and_offsets_are_counted(tmp_path):
+    options = recipe_of("scale", symmetric=False)
+    meta, work, recipe = converted(options)
+    foreseen = recipe_cost(meta, recipe, work, learned_scales=True)
+    net, teacher = Wide().eval(), Wide().eval()
+    quantize(net, options, pictures(2), progress=False)
+    plain = by_name(network_cost(net, work))["linear"].cost
+    trainable(net, weights="scale", teacher=teacher)
+    settle(net)
+    path = tmp_path / "q.safetensors"
+    save_checkpoint(net, path, {})
+    assert checkpoint_cost(path, Wide().to("meta"), work) == foreseen
+    assert total_cost(foreseen).bytes == stored_bytes(path)
+    cost = by_name(foreseen)["linear"].cost
+    assert cost.balance_bytes == plain.balance_bytes + 2 * 48
+    assert cost.additions == 256 * 48 and plain.additions == 0
+
+
+def test_float_tensors_count_at_the_width_that_the_file_has(model, tmp_path):
+    work = count_work(model, pictures(1))
+    wide, large = tmp_path / "wide.safetensors", tmp_path / "large.safetensors"
+    save_checkpoint(model, wide, {}, dtype=torch.float32)
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        changed.norm.weight[0] = 1e6
+    save_checkpoint(changed, large, {})
+    for path, more in ((wide, None), (large, 2 * 48)):
+        cost = total_cost(checkpoint_cost(path, Wide().to("meta"), work))
+        plain = total_cost(network_cost(model, work))
+        floats = cost.branch_bytes + cost.float_bytes
+        assert cost.bytes == stored_bytes(path)
+        assert floats - plain.branch_bytes - plain.float_bytes == (more or floats // 2)
+    load_checkpoint(large, build)
+
+
+def test_a_file_that_does_not_fit_is_refused(model, tmp_path):
+    path = tmp_path / "q.safetensors"
+    save_checkpoint(model, path, {})
+    with pytest.raises(QuantFaceError, match=r"q\.safetensors: bit map: .*no layer"):
+        checkpoint_cost(path, nn.Sequential(nn.Conv2d(3, 3, 3)), {})
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in set(file.keys())}
+        metadata = file.metadata()
+    save_file({**tensors, "more": torch.zeros(3)}, path, metadata=metadata)
+    with pytest.raises(QuantFaceError, match=r"q\.safetensors: its tensors take .* bytes, but"):
+        checkpoint_cost(path, Wide(), {})
+
+
+def test_patterns_of_balancing_that_match_nothing_are_named():
+    options = recipe_of("none")
+    options["balance"]["layers"] = {"nothing.*": "both"}
+    meta, work, recipe = converted(options)
+    with pytest.raises(QuantFaceError, match=r"balance layers: pattern 'nothing\.\*' matches no"):
+        recipe_cost(meta, recipe, work)
