@@ -14,7 +14,9 @@ BENCHMARKS = ("mini_quality", "osdface_memory", "osdface_training_memory", "rest
 
 def test_every_benchmark_is_listed(repo):
     found = {path.stem for path in (repo / "benchmarks").glob("*.py")}
-    assert found - {"make_lq", "score", "report", "cells", "sheet", "ablation", "quality"} == set(BENCHMARKS)
+    assert found - {"make_lq", "score", "report", "cells", "sheet", "ablation", "quality"} == set(
+        BENCHMARKS
+    )
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
