@@ -94,11 +94,11 @@ def main(args: argparse.Namespace) -> int:
     count = len(sources["lq"].pictures)
     if count != testset.count:
         print(
-            f"warning: {count} pictures, but the published set has {testset.count}: "
-            "its figures are not those of papers",
+            f"warning: pictures found: {count}, published: {testset.count}; "
+            "figures of this set do not compare with papers",
             file=sys.stderr,
         )
-    print(f"{target}: {count} pictures in each of {', '.join(sources)}")
+    print(f"{target}: pictures in {' and '.join(sources)}: {count}")
     print(f"next: python basicsr/test.py -opt options/testsets/{args.set}.yml")
     return 0
 

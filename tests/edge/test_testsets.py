@@ -84,7 +84,7 @@ def test_a_set_is_laid_out_as_it_was_packed(script, tmp_path, capsys, name, pack
         assert len(wanted) == 2
     assert [path.name for path in (tmp_path / "datasets").iterdir()] == [f"{name}_test"]
     assert len(list((tmp_path / f"datasets/{name}_test").iterdir())) == len(sources)
-    assert "warning: 2 pictures, but" in capsys.readouterr().err
+    assert "warning: pictures found: 2, published: " in capsys.readouterr().err
 
 
 def test_the_published_number_of_pictures_gets_no_warning(script, tmp_path, capsys, monkeypatch):

@@ -243,6 +243,16 @@ def test_a_branch_counts_at_16_bits_and_a_scale_too():
     assert cost.bit_operations - plain.bit_operations == more * 256
 
 
+def test_with_strides_balancing_goes_by_inputs_and_branches_by_outputs():
+    model = nn.Sequential(nn.Conv2d(16, 4, 3, stride=2))
+    work = count_work(model, torch.rand(1, 16, 9, 9))
+    convert(model, Recipe.from_name("w4a4"))
+    balance = LayerBalance(torch.ones(16), ((1, 16),))
+    cost = total_cost(network_cost(model, work, None, {"0": 2}, {"0": balance}))
+    assert (cost.scalings, cost.additions) == (81 * 16, 81 * 16 * 16)
+    assert (cost.macs, cost.branch_macs) == (16 * 4 * 16 * 9, 16 * 2 * (16 * 9 + 4))
+
+
 def test_totals_are_sums_and_every_parameter_counts_once(model):
     work, products = count_work(model, pictures(1)), {"attention": 7}
     entries = network_cost(model, work, products)
