@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import quantface_arch.register  # noqa: F401
 from quantface_arch.cli import EXIT_FAILED, Parser, describe, run
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.metrics.catalogue import METRICS

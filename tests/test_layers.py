@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "quantface_arch"
-FOREIGN = ("basicsr", "diffusers", "facexlib", "openvino", "transformers", "peft", "cv2", "lpips")
+FOREIGN = (
+    "basicsr",
+    "cv2",
+    "diffusers",
+    "facexlib",
+    "lpips",
+    "openvino",
+    "peft",
+    "piq",
+    "pyiqa",
+    "transformers",
+)
 # What each layer may import of this package: itself, the layers below, and the two tools.
 TOOLS = ("quantface_arch.errors", "quantface_arch.fsutil", "quantface_arch.__version__")
 ALLOWED = {

@@ -51,6 +51,13 @@ def build_pyiqa(metric: str, files: tuple[Path, ...], device: str) -> nn.Module:
             return pyiqa.create_metric(metric, device=torch.device(device), **options)
     except ImportError as error:
         raise MetricUnavailable(f"{metric}: pyiqa cannot be imported: {error}") from error
+    except QuantFaceError:
+        raise
+    except Exception as error:
+        # torch answers damaged and foreign files with many exception types.
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        names = " and ".join(map(str, files))
+        raise QuantFaceError(f"pyiqa makes no {metric} of {names}: {first_line}") from error
 
 
 @contextlib.contextmanager

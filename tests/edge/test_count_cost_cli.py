@@ -200,10 +200,18 @@ def test_bit_maps_ranks_and_balancing_of_the_options_are_counted(command, tmp_pa
 )
 def test_options_of_the_project_are_counted(command, repo, monkeypatch, options, note):
     monkeypatch.chdir(repo)
-    status, out, err = command("-opt", f"options/{options}", "--size", "64", "--top", "3")
+    status, out, err = command("-opt", f"options/{options}", "--size", "64")
     assert status == 0, err
     assert "| total |" in out and f" bytes in tensors; {note}" in out
-    assert ("| scale |" in out) == ("passionsr" in options)
+
+
+def test_training_that_learns_offsets_is_counted_with_them(command):
+    options = {"network_g": RRDB, "quant": {"name": "w4a4", "balance": {"kind": "none"}}}
+    plain = command.figures("--size", "16", options=options)["total"]
+    options["train"] = {"weights": "scale"}
+    found = command.figures("--size", "16", options=options)["total"]
+    assert plain["balance_bytes"] == plain["additions"] == 0
+    assert found["additions"] == found["scalings"] > 0
 
 
 @pytest.mark.parametrize(
@@ -221,7 +229,8 @@ def test_options_of_the_project_are_counted(command, repo, monkeypatch, options,
         ((), {"network_g": {"type": "QuantFaceArch"}}, 1, "network_g option arch: missing"),
         ((), {"network_g": RRDB, "quant": {"name": "w9a9"}}, 1, "recipe weights: no bits"),
         (("--size", "60"), {"network_g": TINY}, 1, "both sides must be multiples of"),
-        (("--size", "1"), {"network_g": {**RRDB, "num_in_ch": 4}}, 1, "cannot be counted on a 3x1"),
+        (("--size", "1"), {"network_g": RRDB}, 1, "RRDBNet cannot be counted on a 3x1x1 picture"),
+        (("--size", "8"), {"network_g": {**RRDB, "num_in_ch": 4}}, 1, "cannot be counted on a 3x8"),
         (
             (),
             {"network_g": RRDB, "quant": {"name": "w4a4", "bit_map": "gone.yml"}},

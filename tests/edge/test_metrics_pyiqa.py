@@ -45,7 +45,11 @@ def clipiqa():
     pytest.importorskip("pkg_resources", reason="pyiqa's CLIP-IQA needs setuptools before 81")
     from pyiqa.archs.clip_model import CLIP
 
-    return [CLIP(1024, 224, (3, 4, 6, 3), 64, None, 77, 49408, 512, 8, 12).state_dict()]
+    net = CLIP(1024, 224, (3, 4, 6, 3), 64, None, 77, 49408, 512, 8, 12).eval()
+    for parameter in net.parameters():
+        parameter.data.nan_to_num_().clamp_(-1, 1)
+    example = (torch.rand(1, 3, 224, 224), torch.zeros(1, 77, dtype=torch.long))
+    return [torch.jit.trace(net, example, check_trace=False)]
 
 
 def fid():
@@ -76,7 +80,8 @@ def weights(tmp_path):
 
     def write(states, metric):
         for state, (_, url) in zip(states, FILES[metric], strict=True):
-            torch.save(state, tmp_path / url.rsplit("/", 1)[-1])
+            save = torch.jit.save if isinstance(state, torch.jit.ScriptModule) else torch.save
+            save(state, str(tmp_path / url.rsplit("/", 1)[-1]))
         return tmp_path
 
     return write
@@ -105,10 +110,18 @@ def test_networks_hold_the_weights_of_the_files_alone(states, weights, hub):
     metric = states.__name__
     (state,) = states()
     net = network(metric, METRICS[metric].build, weights([state], metric)).net
-    held = {id: value for id, value in net.state_dict().items()}
     name = "vit.blocks.3.attn.qkv.weight" if metric == "maniqa" else "model.fc.weight"
-    assert torch.equal(held[name], state[name.removeprefix("model.")])
+    assert torch.equal(net.state_dict()[name], state[name.removeprefix("model.")])
     assert not hub.exists()
+
+
+@pytest.mark.parametrize("metric", ["musiq", "clipiqa"])
+def test_foreign_and_damaged_files_are_named(metric, tmp_path):
+    file = tmp_path / FILES[metric][0][1].rsplit("/", 1)[-1]
+    torch.save({"a": torch.zeros(1)}, file)
+    with pytest.raises(QuantFaceError, match=f"{metric} of {file}") as caught:
+        network(metric, METRICS[metric].build, tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_pickle_that_holds_more_than_tensors_is_refused(tmp_path):
