@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-__all__ = ["QuantFaceError", "UsageError", "check_keys", "check_patterns"]
+__all__ = ["QuantFaceError", "UsageError", "check_choice", "check_keys", "check_patterns"]
 
 
 class QuantFaceError(ValueError):
@@ -35,6 +35,14 @@ def check_keys(what: str, options: Mapping[str, Any], allowed: Iterable[str]) ->
         raise QuantFaceError(
             f"{what}: unknown key {', '.join(unknown)}; allowed are {', '.join(known)}"
         )
+
+
+def check_choice(what: str, found: Any, allowed: Iterable[Any]) -> None:
+    """Raise QuantFaceError if a value is none of those allowed; ``what`` names it."""
+    choices = list(allowed)
+    if found not in choices:
+        known = ", ".join("null" if choice is None else str(choice) for choice in choices)
+        raise QuantFaceError(f"{what}: found {found!r}, allowed are {known}")
 
 
 def check_patterns(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import LOSS_REGISTRY
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, check_choice
 from quantface_arch.losses.features import EdgePyramid, FrozenLoss, VREFeatures, relative
 
 __all__ = ["QuantFaceFeatureLoss", "QuantFaceStructureLoss"]
@@ -44,10 +44,7 @@ class QuantFaceFeatureLoss(FrozenLoss):
         size: int | None = None,
     ) -> None:
         super().__init__(loss_weight)
-        if distance not in DISTANCES:
-            raise QuantFaceError(
-                f"distance: found {distance!r}, allowed are {', '.join(DISTANCES)}"
-            )
+        check_choice("distance", distance, DISTANCES)
         self.distance = F.l1_loss if distance == "l1" else F.mse_loss
         self.features = VREFeatures(weights, size)
 

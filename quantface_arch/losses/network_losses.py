@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import LOSS_REGISTRY
 from quantface_arch.archs.statefile import fill, read_state
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, check_choice
 from quantface_arch.losses.features import FrozenLoss
 from quantface_arch.losses.weights import ALTERNATIVE, find_weights
 
@@ -48,8 +48,7 @@ class QuantFaceLPIPSLoss(FrozenLoss):
         download: bool = False,
     ) -> None:
         super().__init__(loss_weight)
-        if net not in BACKBONES:
-            raise QuantFaceError(f"net: found {net!r}, allowed are {', '.join(BACKBONES)}")
+        check_choice("net", net, BACKBONES)
         try:
             import lpips
         except ImportError as error:

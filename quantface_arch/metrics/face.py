@@ -20,7 +20,7 @@ from torch import nn
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import METRIC_REGISTRY
 from quantface_arch.archs.statefile import fill, read_state
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, check_choice
 from quantface_arch.losses.feature_losses import QuantFaceFeatureLoss
 from quantface_arch.losses.network_losses import QuantFaceIdentityLoss
 from quantface_arch.metrics.networks import network
@@ -147,8 +147,7 @@ def calculate_quantface_lmd(
         QuantFaceError: see ``networks.network``, other landmarks, pictures of different sizes, or
             the detector found no face.
     """
-    if landmarks not in LANDMARKS:
-        raise QuantFaceError(f"landmarks: found {landmarks!r}, allowed are {', '.join(LANDMARKS)}")
+    check_choice("landmarks", landmarks, LANDMARKS)
     check_sizes(img, img2)
     find = network(*LANDMARKS[landmarks], weights, download, device)
     return float(np.linalg.norm(find(img) - find(img2), axis=1).mean())

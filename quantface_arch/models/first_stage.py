@@ -19,7 +19,7 @@ import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.data import build_dataset
 from basicsr.utils import get_root_logger
 from quantface_arch.data.degradation import seeded
-from quantface_arch.errors import QuantFaceError, check_keys
+from quantface_arch.errors import QuantFaceError, check_choice, check_keys
 from quantface_arch.images import SUFFIXES, load_rgb, resize
 from quantface_arch.quant import Recipe, load_checkpoint, prepare, read_metadata, save_checkpoint
 from quantface_arch.quant.balance import load_balance
@@ -171,10 +171,7 @@ class FirstStage:
             raise QuantFaceError(f"train option reconstruction: {min(missing)} is missing")
         for name, allowed in (("bounds", BOUNDS), ("weights", (None, *TUNERS))):
             found = self.reconstruction.get(name, allowed[0])
-            if found not in allowed:
-                raise QuantFaceError(
-                    f"train option reconstruction: {name}: found {found!r}, allowed are {allowed}"
-                )
+            check_choice(f"train option reconstruction: {name}", found, allowed)
         names = [name for name, _ in self.teacher.named_modules()]
         for pattern in self.reconstruction["blocks"]:
             if not any(fnmatchcase(name, pattern) for name in names):

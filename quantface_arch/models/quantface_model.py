@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import MODEL_REGISTRY
 from quantface_arch.archs.statefile import fill, read_state
-from quantface_arch.errors import QuantFaceError, check_keys
+from quantface_arch.errors import QuantFaceError, check_choice, check_keys
 from quantface_arch.models.averages import MovingAverages
 from quantface_arch.models.first_stage import FirstStage
 from quantface_arch.models.restorer_model import RestorerModel
@@ -120,11 +120,7 @@ class QuantFaceModel(RestorerModel):
         else:
             check_keys("train options", options, self.train_options)
         for name, allowed in (("bounds", BOUNDS), ("weights", (None, "merged", "scale"))):
-            if options.get(name, allowed[0]) not in allowed:
-                known = ", ".join("null" if value is None else str(value) for value in allowed)
-                raise QuantFaceError(
-                    f"train option {name}: found {options[name]!r}, allowed are {known}"
-                )
+            check_choice(f"train option {name}", options.get(name, allowed[0]), allowed)
 
     def outputs(self, net: nn.Module, lq: Tensor) -> dict[str, Tensor]:
         """Everything that a term may look at, in float32; the picture in [-1, 1]."""

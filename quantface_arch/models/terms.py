@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.losses import build_loss
 from basicsr.utils.registry import LOSS_REGISTRY
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, check_choice
 
 __all__ = ["Term", "build_terms"]
 
@@ -65,8 +65,8 @@ def build_terms(
         place = f"train option losses, entry {index + 1}"
         rest = dict(given)
         of, target = rest.pop("of", "image"), rest.pop("target", targets[0])
-        _check(f"{place}: of", of, outputs)
-        _check(f"{place}: target", target, targets)
+        check_choice(f"{place}: of", of, outputs)
+        check_choice(f"{place}: target", target, targets)
         if target == "gt" and of != "image":
             raise QuantFaceError(f"{place}: target gt is a picture, found of: {of}")
         loss = _build(place, rest).to(device).requires_grad_(False)
@@ -74,11 +74,6 @@ def build_terms(
         same = sum(term.name.startswith(f"l_{kind}") for term in terms)
         terms.append(Term(f"l_{kind}_{same + 1}" if same else f"l_{kind}", of, target, loss))
     return terms
-
-
-def _check(what: str, found: str, allowed: Iterable[str]) -> None:
-    if found not in allowed:
-        raise QuantFaceError(f"{what}: found {found!r}, allowed are {', '.join(allowed)}")
 
 
 def _build(place: str, options: dict[str, Any]) -> nn.Module:

@@ -13,7 +13,7 @@ from quantface_arch.quant.balance import LayerBalance
 from quantface_arch.quant.gptq import gptq
 from quantface_arch.quant.hadamard import has_order, rotate
 from quantface_arch.quant.layer_state import LayerState, State
-from quantface_arch.quant.lowrank import svd_factors, zero_factors
+from quantface_arch.quant.lowrank import low_rank_weight, svd_factors, zero_factors
 from quantface_arch.quant.quantizer import (
     dynamic_grid,
     fake_quantize,
@@ -136,7 +136,7 @@ class QuantLayer(LayerState):
             x = x * self.per_channel(self.balance_multiplier).to(x.dtype)
             segments = self.balance.segments
             x = rotate(x, segments, self.channel_axis) if segments else x
-        return x if self.tuner is None else self.tuner.input(x)
+        return x if self.tuner is None else self.tuner.input(self, x)
 
     def per_channel(self, values: Tensor) -> Tensor:
         """Numbers (Cin,), shaped to broadcast against the input."""
@@ -246,7 +246,7 @@ class QuantLayer(LayerState):
             return
         down, up = factors or svd_factors(self.weight, svd)
         extra_down, extra_up = zero_factors(self.weight, distill, seed)
-        residual = self.weight.detach() - (up @ down.flatten(1)).view_as(self.weight)
+        residual = self.weight.detach() - low_rank_weight(down, up)
         self.weight = nn.Parameter(residual, requires_grad=False)
         self.set_branch(torch.cat((down, extra_down)), torch.cat((up, extra_up), dim=1))
 
@@ -258,6 +258,12 @@ class QuantLayer(LayerState):
     def per_weight(self, values: Tensor) -> Tensor:
         """``weight_scale`` or ``weight_zero_point``, shaped to broadcast against the weight."""
         return per_weight(values, self.weight, self.weight_spec)
+
+    def on_weight_grid(self, weight: Tensor) -> Tensor:
+        """A weight of this layer's shape on the grid of ``weight_scale``, straight-through."""
+        spec = self.weight_spec
+        steps = self.per_weight(self.weight_scale), self.per_weight(self.weight_zero_point)
+        return fake_quantize(weight, *steps, *grid(spec.bits, spec.symmetric))
 
     @torch.no_grad()
     def quantize_weight(
@@ -279,14 +285,14 @@ class QuantLayer(LayerState):
         scale, zero_point = scale_and_zero_point(low, high, spec.bits, spec.symmetric)
         self.weight_scale.copy_(scale)
         self.weight_zero_point.copy_(zero_point)
-        steps = self.per_weight(self.weight_scale), self.per_weight(self.weight_zero_point)
-        limits = grid(spec.bits, spec.symmetric)
         if hessian is None:
-            rounded = fake_quantize(self.weight, *steps, *limits)
+            rounded = self.on_weight_grid(self.weight)
         else:
+            steps = self.per_weight(self.weight_scale), self.per_weight(self.weight_zero_point)
             scale, zero = (step.expand_as(self.weight).flatten(1) for step in steps)
+            limits = grid(spec.bits, spec.symmetric)
             rounded = gptq(self.weight.flatten(1), hessian, scale, zero, *limits)
-        rounded = rounded.view_as(self.weight)
+            rounded = rounded.view_as(self.weight)
         self.weight = nn.Parameter(rounded, requires_grad=False)
 
     @torch.no_grad()

@@ -17,7 +17,14 @@ from torch import Tensor
 from quantface_arch.errors import QuantFaceError, check_patterns
 from quantface_arch.quant.specs import BranchSpec
 
-__all__ = ["branch_parameters", "choose_ranks", "full_rank", "svd_factors", "zero_factors"]
+__all__ = [
+    "branch_parameters",
+    "choose_ranks",
+    "full_rank",
+    "low_rank_weight",
+    "svd_factors",
+    "zero_factors",
+]
 
 # Beyond this, a randomized SVD is used: exact to far below the residual's rounding, and far faster.
 EXACT = 512
@@ -28,6 +35,11 @@ AUTO = 16
 def full_rank(weight: Tensor) -> int:
     """Largest rank of a weight seen as (Cout, Cin·taps)."""
     return min(weight.shape[0], weight[0].numel())
+
+
+def low_rank_weight(down: Tensor, up: Tensor) -> Tensor:
+    """The weight (Cout, Cin, *taps) that factors (r, Cin, *taps) and (Cout, r) stand for."""
+    return (up @ down.flatten(1)).view(up.shape[0], *down.shape[1:])
 
 
 def svd_factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:

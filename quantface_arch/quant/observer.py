@@ -104,30 +104,28 @@ class ActivationObserver:
     def _keep(self, x: Tensor) -> None:
         """Add crops of random pictures at random places; all have the first one's shape."""
         generator = torch.Generator().manual_seed(self.calls)
-        axes = [axis for axis in range(1, x.ndim) if axis != x.ndim + self.channel_axis]
         channels = x.shape[self.channel_axis]
-        side = max(1, int((KEEP / CROPS / channels) ** (1 / max(1, len(axes)))))
+        side = max(1, int((KEEP / CROPS / channels) ** (1 / max(1, x.ndim - 2))))
         for _ in range(min(PER_CALL, len(x), CROPS - len(self.samples))):
-            crop = x[_random(len(x), generator) :][:1]
-            for axis in axes:
-                length = min(side, x.shape[axis])
-                start = _random(x.shape[axis] - length + 1, generator)
-                crop = crop.narrow(axis, start, length)
-            crop = crop.float().cpu()
+            crop = self._crop(x[_random(len(x), generator) :][:1], side, generator).float().cpu()
             if self.samples.numel() == 0:
                 self.samples = crop.clone()
             elif crop.shape[1:] == self.samples.shape[1:]:
                 self.samples = torch.cat((self.samples, crop))
 
+    def _crop(self, x: Tensor, side: int, generator: torch.Generator) -> Tensor:
+        """A part of all pictures, at most ``side`` long along every axis but the channels'."""
+        for axis in range(1, x.ndim):
+            if axis != x.ndim + self.channel_axis:
+                length = min(side, x.shape[axis])
+                x = x.narrow(axis, _random(x.shape[axis] - length + 1, generator), length)
+        return x
+
     def _add_outer_products(self, x: Tensor) -> None:
         """Take a crop of every picture into the Hessian."""
         assert self.columns is not None
         generator = torch.Generator().manual_seed(self.calls)
-        for axis in range(1, x.ndim):
-            if axis != x.ndim + self.channel_axis:
-                length = min(HESSIAN_SIDE, x.shape[axis])
-                x = x.narrow(axis, _random(x.shape[axis] - length + 1, generator), length)
-        columns = self.columns(x.float())
+        columns = self.columns(self._crop(x, HESSIAN_SIDE, generator).float())
         outer = (columns.T @ columns).double().cpu()
         self.hessian = outer if self.hessian.numel() == 0 else self.hessian + outer
 

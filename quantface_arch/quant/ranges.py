@@ -12,7 +12,7 @@ from torch import Tensor
 from quantface_arch.quant.quantizer import fake_quantize, grid, scale_and_zero_point
 from quantface_arch.quant.specs import QuantSpec
 
-__all__ = ["histogram_range", "per_weight", "steps_shape", "weight_range"]
+__all__ = ["histogram_range", "per_weight", "step_rows", "steps_shape", "weight_range"]
 
 # Fractions of the full range that a search tries: 1.00, 0.99, ..., 0.21.
 SHRINKS = tuple(1 - 0.01 * step for step in range(80))
@@ -34,7 +34,7 @@ def per_weight(steps: Tensor, weight: Tensor, spec: QuantSpec) -> Tensor:
     return steps.view(-1, *[1] * (weight.ndim - 1))
 
 
-def _rows(weight: Tensor, spec: QuantSpec) -> Tensor:
+def step_rows(weight: Tensor, spec: QuantSpec) -> Tensor:
     """What shares a step as one row each, in the order of the steps; groups are filled with 0."""
     if spec.granularity != "group":
         return weight.reshape(weight.shape[0] if spec.granularity == "channel" else 1, -1)
@@ -59,7 +59,7 @@ def weight_range(
     Returns:
         low and high, float32, of ``steps_shape``.
     """
-    rows = _rows(weight.detach().float(), spec)
+    rows = step_rows(weight.detach().float(), spec)
     if spec.range == "percentile":
         low, high = _row_percentiles(rows, spec)
     else:
@@ -68,7 +68,7 @@ def weight_range(
         cost = None
         if importance is not None and spec.weighted:
             columns = importance.to(rows).view(-1, *[1] * (weight.ndim - 2))
-            cost = _rows(columns.expand(1, *weight.shape[1:]), spec)
+            cost = step_rows(columns.expand(1, *weight.shape[1:]), spec)
             copies = weight.numel() // weight[0].numel()
             grouped = spec.granularity == "group"
             cost = cost.repeat(copies, 1) if grouped else cost[0].repeat(copies // len(rows))

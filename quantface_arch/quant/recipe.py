@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, check_choice
 from quantface_arch.quant.specs import (
     MAX_BITS,
     MIN_BITS,
@@ -63,11 +63,7 @@ class Recipe:
             ("weights", ("channel", "tensor", "group")),
             ("activations", ("tensor", "token", "group")),
         ):
-            found = getattr(self, what).granularity
-            if found not in allowed:
-                raise QuantFaceError(
-                    f"recipe {what}: granularity: found {found!r}, allowed are {', '.join(allowed)}"
-                )
+            check_choice(f"recipe {what}: granularity", getattr(self, what).granularity, allowed)
         if self.activations.rounding != "nearest":
             raise QuantFaceError(
                 f"recipe activations: rounding: found {self.activations.rounding!r}, "

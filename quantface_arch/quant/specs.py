@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from quantface_arch.errors import QuantFaceError, check_keys
+from quantface_arch.errors import QuantFaceError, check_choice, check_keys
 
 __all__ = [
     "KINDS",
@@ -36,11 +36,6 @@ ALPHAS = (0.2, 0.35, 0.5, 0.65, 0.8)
 def is_width(value: object) -> bool:
     """Whether a value is a width that quantizers know: a whole number from 2 to 8."""
     return type(value) is int and MIN_BITS <= value <= MAX_BITS
-
-
-def _check_choice(what: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise QuantFaceError(f"{what}: found {value!r}, allowed are {', '.join(allowed)}")
 
 
 def checked(what: str, options: object, allowed: tuple[str, ...]) -> dict[str, Any]:
@@ -106,9 +101,9 @@ class QuantSpec:
                 raise QuantFaceError(
                     f"{what}: found {getattr(self, what)!r}, allowed are true and false"
                 )
-        _check_choice("granularity", self.granularity, GRANULARITIES)
-        _check_choice("range", self.range, RANGES)
-        _check_choice("rounding", self.rounding, ROUNDINGS)
+        check_choice("granularity", self.granularity, GRANULARITIES)
+        check_choice("range", self.range, RANGES)
+        check_choice("rounding", self.rounding, ROUNDINGS)
         if not isinstance(self.power, (int, float)) or not 2 <= self.power <= 8:
             raise QuantFaceError(f"power: found {self.power!r}, allowed is [2, 8]")
         if type(self.group) is not int or self.group < 1:
@@ -136,7 +131,7 @@ def _listed(value: Any) -> tuple[Any, ...]:
 
 def _check_kind(what: str, kind: Any) -> None:
     if not isinstance(kind, tuple):
-        _check_choice(what, kind, KINDS)
+        check_choice(what, kind, KINDS)
     elif not kind or not set(kind) <= set(PLAIN_KINDS):
         allowed = ", ".join(PLAIN_KINDS)
         raise QuantFaceError(f"{what}: found {list(kind)!r}, a list may hold {allowed}")
@@ -209,7 +204,7 @@ class BalanceSpec:
             )
         if self.block is not None and self.block not in BLOCKS:
             raise QuantFaceError(f"balance block: found {self.block!r}, allowed are {BLOCKS}")
-        _check_choice("balance sources", self.sources, ("whole", "split"))
+        check_choice("balance sources", self.sources, ("whole", "split"))
         if type(self.seed) is not int or self.seed < 0:
             raise QuantFaceError(f"balance seed: found {self.seed!r}, a whole number is wanted")
         if not isinstance(self.layers, Mapping):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, check_choice
 from quantface_arch.quant.layers import QuantLayer, State, quant_layers
+from quantface_arch.quant.lowrank import low_rank_weight
 from quantface_arch.quant.tuners import TUNERS
 
 __all__ = ["BOUNDS", "settle", "trainable"]
@@ -41,8 +42,8 @@ def trainable(
     """
     if bounds not in BOUNDS:
         raise QuantFaceError(f"bounds: found {bounds!r}, allowed are false, true and step")
-    if weights is not None and weights not in TUNERS:
-        raise QuantFaceError(f"weights: found {weights!r}, allowed are {', '.join(TUNERS)}")
+    if weights is not None:
+        check_choice("weights", weights, TUNERS)
     model.requires_grad_(False)
     chosen: list[nn.Parameter] = []
     for layer in quant_layers(model):
@@ -77,7 +78,7 @@ def _residual(layer: QuantLayer, original: nn.Module) -> Tensor:
         weight = layer.balance.weight(weight, layer.groups)
     if layer.branch_down is None or layer.branch_up is None:
         return weight.clone()
-    return weight - (layer.branch_up @ layer.branch_down.flatten(1)).view_as(weight)
+    return weight - low_rank_weight(layer.branch_down, layer.branch_up)
 
 
 @torch.no_grad()

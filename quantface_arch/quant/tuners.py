@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.balance import LayerBalance
-from quantface_arch.quant.lowrank import full_rank, zero_factors
+from quantface_arch.quant.lowrank import full_rank, low_rank_weight, zero_factors
 from quantface_arch.quant.quantizer import fake_quantize, grid, scale_and_zero_point
+from quantface_arch.quant.ranges import step_rows
 
 if TYPE_CHECKING:
     from quantface_arch.quant.layer import QuantLayer
@@ -31,7 +32,7 @@ PENALTY, WARM_UP, SHARPNESS = 0.01, 0.2, (20.0, 2.0)
 class Tuner(nn.Module):
     """What trains in place of a layer's rounded weight; begins at the layer as it is."""
 
-    def input(self, x: Tensor) -> Tensor:
+    def input(self, layer: QuantLayer, x: Tensor) -> Tensor:
         """The balanced input as this tuner changes it."""
         return x
 
@@ -105,8 +106,7 @@ class MergedBranch(Tuner):
         self.register_buffer("start", layer.weight.detach(), persistent=False)
 
     def weight(self, layer: QuantLayer) -> Tensor:
-        change = (self.up @ self.down.flatten(1)).view_as(self.start)
-        return _on_grid(layer, self.start + change)
+        return layer.on_weight_grid(self.start + low_rank_weight(self.down, self.up))
 
 
 class LearnedScale(Tuner):
@@ -139,47 +139,39 @@ class LearnedScale(Tuner):
             )
         if layer.act_offset is None:
             layer.act_offset = nn.Parameter(torch.zeros(layer.channels, device=residual.device))
-        self.axis = layer.channel_axis
-        self.groups = layer.groups
         self.log_scale = nn.Parameter(torch.zeros(layer.channels, device=residual.device))
         self.register_buffer("start", residual.detach(), persistent=False)
 
-    def input(self, x: Tensor) -> Tensor:
-        shape = (-1, *[1] * (-1 - self.axis))
-        return x * (-self.log_scale).exp().view(shape).to(x.dtype)
+    def input(self, layer: QuantLayer, x: Tensor) -> Tensor:
+        return x * layer.per_channel((-self.log_scale).exp()).to(x.dtype)
 
-    def _scaled(self) -> Tensor:
+    def _scaled(self, layer: QuantLayer) -> Tensor:
         start = self.start
         rows, columns, *taps = start.shape
-        scale = self.log_scale.exp().view(self.groups, 1, columns, *[1] * len(taps))
-        return (start.view(self.groups, rows // self.groups, columns, *taps) * scale).view_as(start)
+        scale = self.log_scale.exp().view(layer.groups, 1, columns, *[1] * len(taps))
+        grouped = start.view(layer.groups, rows // layer.groups, columns, *taps)
+        return (grouped * scale).view_as(start)
 
     def _steps(self, layer: QuantLayer, weight: Tensor) -> tuple[Tensor, Tensor]:
         spec = layer.weight_spec
-        rows = weight.flatten(1) if spec.granularity == "channel" else weight.reshape(1, -1)
+        rows = step_rows(weight, spec)
         return scale_and_zero_point(rows.amin(1), rows.amax(1), spec.bits, spec.symmetric)
 
     def weight(self, layer: QuantLayer) -> Tensor:
-        scaled = self._scaled()
+        scaled = self._scaled(layer)
         scale, zero = (layer.per_weight(step) for step in self._steps(layer, scaled))
         spec = layer.weight_spec
         return fake_quantize(scaled, scale, zero.detach(), *grid(spec.bits, spec.symmetric))
 
     @torch.no_grad()
     def settle(self, layer: QuantLayer) -> None:
-        scale, zero = self._steps(layer, self._scaled())
+        scale, zero = self._steps(layer, self._scaled(layer))
         super().settle(layer)
         layer.weight_scale.copy_(scale)
         layer.weight_zero_point.copy_(zero)
         learned = self.log_scale.detach().exp().cpu()
         before = layer.balance.scale
         layer.set_balance(LayerBalance(learned if before is None else before * learned))
-
-
-def _on_grid(layer: QuantLayer, weight: Tensor) -> Tensor:
-    spec = layer.weight_spec
-    scale, zero = layer.per_weight(layer.weight_scale), layer.per_weight(layer.weight_zero_point)
-    return fake_quantize(weight, scale, zero, *grid(spec.bits, spec.symmetric))
 
 
 # Train option ``weights`` → (quantized layer, its float residual) → tuner.
