@@ -9,20 +9,20 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import METRIC_REGISTRY
 from quantface_arch.archs.statefile import unpickle
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.losses.network_losses import QuantFaceLPIPSLoss
-from quantface_arch.metrics.networks import FILES, MetricUnavailable, network
+from quantface_arch.metrics.networks import FILES, Builder, MetricUnavailable, network
 from quantface_arch.metrics.tensors import as_tensors
 
 __all__ = [
@@ -35,9 +35,10 @@ __all__ = [
 ]
 
 
-def build_lpips(_metric: str, files: tuple[Path, ...], device: str) -> nn.Module:
-    """LPIPS on AlexNet, for pictures (N, 3, H, W) in [-1, 1]."""
-    return QuantFaceLPIPSLoss(weights=files[0]).to(device)
+def build_lpips(_metric: str, files: tuple[Path, ...], device: str) -> Callable[..., Tensor]:
+    """LPIPS on AlexNet, for pictures (N, 3, H, W) in [0, 1]."""
+    loss = QuantFaceLPIPSLoss(weights=files[0]).to(device)
+    return lambda found, wanted: loss(2 * found - 1, 2 * wanted - 1)
 
 
 def build_pyiqa(metric: str, files: tuple[Path, ...], device: str) -> nn.Module:
@@ -86,94 +87,65 @@ def _offline(metric: str, files: tuple[Path, ...]) -> Iterator[None]:
 
 
 def _score(
-    metric: str, images: tuple[np.ndarray, ...], weights: Any, download: bool, device: Any
+    metric: str,
+    images: tuple[np.ndarray, ...],
+    build: Builder = build_pyiqa,
+    weights: str | None = None,
+    download: bool = False,
+    device: str = "cpu",
+    **_: Any,
 ) -> float:
-    net = network(metric, build_pyiqa, weights, download, device)
+    net = network(metric, build, weights, download, device)
     with torch.no_grad():
         return float(net(*as_tensors(*images, device=device)))
 
 
 @METRIC_REGISTRY.register()
-def calculate_quantface_lpips(
-    img: np.ndarray,
-    img2: np.ndarray,
-    weights: str | None = None,
-    download: bool = False,
-    device: str = "cpu",
-    **_: Any,
-) -> float:
+def calculate_quantface_lpips(img: np.ndarray, img2: np.ndarray, **options: Any) -> float:
     """LPIPS v0.1 on AlexNet (Zhang et al., 2018), a distance.
 
     Args:
         img, img2: BGR (H, W, 3), 0…255.
-        weights, download: see ``networks.find_files``.
-        device: a torch device.
+        options: ``weights`` and ``download``, see ``networks.find_files``; ``device``, a torch
+            device, by default the CPU; others are not read.
 
     Raises:
         QuantFaceError: see ``networks.network``, or pictures of different sizes.
     """
-    net = network("lpips", build_lpips, weights, download, device)
-    a, b = as_tensors(img, img2, device=device)
-    with torch.no_grad():
-        return float(net(2 * a - 1, 2 * b - 1))
+    return _score("lpips", (img, img2), build_lpips, **options)
 
 
 @METRIC_REGISTRY.register()
-def calculate_quantface_dists(
-    img: np.ndarray,
-    img2: np.ndarray,
-    weights: str | None = None,
-    download: bool = False,
-    device: str = "cpu",
-    **_: Any,
-) -> float:
+def calculate_quantface_dists(img: np.ndarray, img2: np.ndarray, **options: Any) -> float:
     """DISTS (Ding et al., 2020), a distance. Arguments and errors: as LPIPS."""
-    return _score("dists", (img, img2), weights, download, device)
+    return _score("dists", (img, img2), **options)
 
 
 @METRIC_REGISTRY.register()
-def calculate_quantface_musiq(
-    img: np.ndarray,
-    weights: str | None = None,
-    download: bool = False,
-    device: str = "cpu",
-    **_: Any,
-) -> float:
+def calculate_quantface_musiq(img: np.ndarray, **options: Any) -> float:
     """MUSIQ trained on KonIQ-10k (Ke et al., 2021), about 0 to 100, more is better.
 
     Arguments and errors: as LPIPS, without ``img2``.
     """
-    return _score("musiq", (img,), weights, download, device)
+    return _score("musiq", (img,), **options)
 
 
 @METRIC_REGISTRY.register()
-def calculate_quantface_maniqa(
-    img: np.ndarray,
-    weights: str | None = None,
-    download: bool = False,
-    device: str = "cpu",
-    **_: Any,
-) -> float:
+def calculate_quantface_maniqa(img: np.ndarray, **options: Any) -> float:
     """MANIQA trained on KonIQ-10k (Yang et al., 2022), about 0 to 1, more is better.
 
     Arguments and errors: as LPIPS, without ``img2``.
     """
-    return _score("maniqa", (img,), weights, download, device)
+    return _score("maniqa", (img,), **options)
 
 
 @METRIC_REGISTRY.register()
-def calculate_quantface_clipiqa(
-    img: np.ndarray,
-    weights: str | None = None,
-    download: bool = False,
-    device: str = "cpu",
-    **_: Any,
-) -> float:
+def calculate_quantface_clipiqa(img: np.ndarray, **options: Any) -> float:
     """CLIP-IQA with ResNet-50 (Wang et al., 2023), 0 to 1, more is better.
 
     Arguments and errors: as LPIPS, without ``img2``.
     """
-    return _score("clipiqa", (img,), weights, download, device)
+    return _score("clipiqa", (img,), **options)
 
 
 @METRIC_REGISTRY.register()

@@ -16,7 +16,7 @@ from quantface_arch.faces.weights import FILES as DETECTORS
 from quantface_arch.losses.network_losses import ARCFACE
 from quantface_arch.losses.weights import find_weights
 
-__all__ = ["FILES", "MetricUnavailable", "find_files", "network"]
+__all__ = ["FILES", "Builder", "MetricUnavailable", "find_files", "network"]
 
 # (metric, its files, device) → the network, or a function that runs it.
 Builder = Callable[[str, tuple[Path, ...], str], Any]
