@@ -21,7 +21,6 @@ import argparse
 import itertools
 import json
 import math
-import os
 import re
 import sys
 import tempfile
@@ -34,12 +33,10 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from cells import REPO, Cells, faces_of, identified, save, set_steps
-from report import data_root, parser, report
+from cells import REPO, Cells, add_arguments, faces_of, identified, save, set_steps, shrink
+from report import parser, report
 from score import NAMES, psnr, score
 from tqdm import tqdm
-
-from quantface_arch.zoo import resolve_model
 
 BALANCES = ("none", "scale", "rotate", "both", "auto")
 BRANCHES = ("none", "svd", "distill", "both")
@@ -110,8 +107,8 @@ class Bench:
 
     def first_row(self) -> dict[str, Any]:
         """The row of the full-precision network."""
-        size = resolve_model(self.cells.teacher).stat().st_size
-        return row(None, 0, self.cells.score(None, "full precision"), size)
+        found = self.cells.run_teacher(*NAMES)
+        return row(None, 0, found["faces"], found["bytes"])
 
 
 def figures(picture: np.ndarray, clean: np.ndarray, first: np.ndarray) -> dict[str, float]:
@@ -156,10 +153,7 @@ def bench_of(args: argparse.Namespace) -> Bench:
     if args.smoke:
         faces = faces[:1]
         options["quant"]["branch"] = {"svd": 4, "distill": 4, "budget": 1.0}
-        options["quant"]["calibration"] = {"num_images": 2, "batch_size": 2, "size": 64}
-        options["datasets"]["train"].update(
-            dataroot_gt=str(data_root() / "faces/tune512"), gt_size=64, batch_size_per_gpu=1
-        )
+        shrink(options)
     branch = options["quant"].get("branch") or {}
     ranks = args.ranks or (branch.get("svd"), branch.get("distill", 0))
     if not all(isinstance(rank, int) for rank in ranks):
@@ -180,12 +174,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, default=3, help="training of a cell, at most 10 (3)")
     add("--steps", type=int, help="training of a cell, instead of --minutes")
     add("--calibration", type=int, metavar="N", help="calibrate on N faces, as the options say")
-    add("--faces", default="val512", help="subfolder of faces/ that is scored (val512)")
     add("--limit", type=int, default=50, help="use the first so many faces (50)")
-    add("--train-faces", type=Path, help="folder of clean faces to train on, as the options say")
     add("--options", type=Path, default=REPO / "options/quantface_w4.yml")
-    add("--cache", type=Path, default=Path("results/ablation"), help="finished cells are kept here")
-    add("--threads", type=int, default=os.cpu_count() or 1, help="of torch (all cores)")
+    add_arguments(made, "ablation")
     return made
 
 

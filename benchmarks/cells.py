@@ -6,6 +6,7 @@ it was, in the middle of a training too, and a finished cell is not repeated.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -28,9 +29,22 @@ from tqdm import tqdm
 
 from quantface_arch import load_model
 from quantface_arch.fsutil import atomic_path
+from quantface_arch.zoo import resolve_model
 
-__all__ = ["REPO", "Cells", "faces_of", "identified", "save", "set_steps"]
+__all__ = [
+    "FULL",
+    "REPO",
+    "Cells",
+    "add_arguments",
+    "faces_of",
+    "identified",
+    "save",
+    "set_steps",
+    "shrink",
+]
 
+# Folder of the full-precision network's pictures, and the name of its figures.
+FULL = "full-precision"
 REPO = Path(__file__).resolve().parents[1]
 # basicsr/train.py, with its experiments below the folder that is given first.
 LAUNCH = """\
@@ -55,6 +69,23 @@ def faces_of(folder: str, limit: int | None) -> list[Path]:
     if not faces:
         sys.exit(f"error: no faces in {data_root() / 'faces' / folder}; set QUANTFACE_DATA")
     return faces
+
+
+def add_arguments(made: argparse.ArgumentParser, cache: str) -> None:
+    """Options of every table of cells; ``cache`` is the folder's name below results/."""
+    add = made.add_argument
+    add("--faces", default="val512", help="subfolder of faces/ that is scored (val512)")
+    add("--train-faces", type=Path, help="folder of clean faces to train on, as the options say")
+    add("--cache", type=Path, default=Path("results") / cache, help="finished cells are kept here")
+    add("--threads", type=int, default=os.cpu_count() or 1, help="of torch (all cores)")
+
+
+def shrink(opt: dict[str, Any]) -> None:
+    """Make options those of a cell of seconds."""
+    opt["quant"]["calibration"] = {"num_images": 2, "batch_size": 2, "size": 64}
+    opt["datasets"]["train"].update(
+        dataroot_gt=str(data_root() / "faces/tune512"), gt_size=64, batch_size_per_gpu=1
+    )
 
 
 def set_steps(opt: dict[str, Any], steps: int) -> None:
@@ -127,6 +158,15 @@ class Cells:
             save(kept, {"faces": figures, "bytes": path.stat().st_size})
         return json.loads(kept.read_text())
 
+    def run_teacher(self, *names: str) -> dict[str, Any]:
+        """The same of the full-precision network; ``names`` are those of the figures."""
+        path = resolve_model(self.teacher)
+        key = {"teacher": self.teacher, "bytes": path.stat().st_size}
+        kept = self.cache / f"{identified(FULL, key, self.faces, names)['name']}.json"
+        if not kept.exists():
+            save(kept, {"faces": self.score(None, FULL), "bytes": key["bytes"]})
+        return json.loads(kept.read_text())
+
     def score(self, model: torch.nn.Module | None, name: str) -> dict[str, dict[str, float]]:
         """Figures by face; None: of the full-precision network itself."""
         rows = {}
@@ -145,7 +185,7 @@ class Cells:
 
     def full_precision(self, face: Path, low: Picture) -> Picture:
         """The full-precision network's picture of a degraded face, BGR uint8."""
-        kept = self.cache / "full-precision" / f"{face.stem}.png"
+        kept = self.cache / FULL / f"{face.stem}.png"
         if not kept.exists():
             _write(kept, restore(self._teacher, low))
         return cv2.imread(str(kept))

@@ -20,10 +20,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -34,13 +30,17 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from cells import REPO, Cells, faces_of, identified, save, set_steps
-from report import data_root, parser, report
+from cells import FULL, REPO, Cells, add_arguments, faces_of, identified, save, set_steps, shrink
+from report import parser, report
 from sheet import write_sheet
 from tqdm import tqdm
 
 import quantface_arch.register  # noqa: F401
+from quantface_arch.archs.empty import empty_network, run_empty
 from quantface_arch.metrics.catalogue import METRICS
+from quantface_arch.quant import read_metadata
+from quantface_arch.quant.cost import total_cost
+from quantface_arch.quant.cost_plan import checkpoint_cost
 
 OURS = "quantface"
 PEERS = (
@@ -107,20 +107,17 @@ def options_of(row: Row, args: argparse.Namespace) -> dict[str, Any]:
     if args.train_faces:
         opt["datasets"]["train"]["dataroot_gt"] = str(args.train_faces)
     if args.smoke:
-        shrink(opt)
+        shrink_search(opt)
     set_steps(opt, args.steps if opt["train"]["total_iter"] else 0)
     return opt
 
 
-def shrink(opt: dict[str, Any]) -> None:
-    """Make a cell one of seconds."""
+def shrink_search(opt: dict[str, Any]) -> None:
+    """Make a cell one of seconds, with little to choose from."""
+    shrink(opt)
     quant = opt["quant"]
-    quant["calibration"] = {"num_images": 2, "batch_size": 2, "size": 64}
     quant["branch"].update({"iterations": 2} if "iterations" in quant["branch"] else {})
     quant["balance"].update({"alpha": 0.5} if "alpha" in quant["balance"] else {})
-    opt["datasets"]["train"].update(
-        dataroot_gt=str(data_root() / "faces/tune512"), gt_size=64, batch_size_per_gpu=1
-    )
 
 
 def rows_of(args: argparse.Namespace) -> list[Row]:
@@ -147,12 +144,9 @@ def run_cell(cells: Cells, row: Row, args: argparse.Namespace) -> dict[str, Any]
 def cost(experiment: Path) -> dict[str, float]:
     """Bytes in tensors and operations, as scripts/count_cost.py counts them."""
     path = experiment / "models/net_g_latest.safetensors"
-    with tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch) / "cost.json"
-        command = [sys.executable, "scripts/count_cost.py", "--checkpoint", path, "--json", out]
-        subprocess.run(command, cwd=REPO, check=True, stdout=subprocess.DEVNULL)
-        total = json.loads(out.read_text())["total"]
-    return {"tensor_bytes": total["bytes"], "operations": total["operations"]}
+    net = empty_network(read_metadata(path)["arch"])
+    total = total_cost(checkpoint_cost(path, net, *run_empty(net, 512)))
+    return {"tensor_bytes": total.bytes, "operations": total.operations}
 
 
 def interval(differences: np.ndarray) -> tuple[float, float, float]:
@@ -229,13 +223,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--bit-map", type=Path, default=REPO / "options/maps/mini_mp.yml", help="QuantFace's widths"
     )
     add("--mixdq-map", type=Path, default=REPO / "options/maps/mini_mixdq.yml", help="MixDQ's")
-    add("--faces", default="val512", help="subfolder of faces/ that is scored (val512)")
     add("--limit", type=int, help="use the first so many faces (all)")
-    add("--train-faces", type=Path, help="folder of clean faces to train on, as the options say")
     add("--csv", type=Path, help="write the first table there")
     add("--sheet", type=Path, help="write crops of pictures there, .png")
-    add("--cache", type=Path, default=Path("results/quality"), help="finished cells are kept here")
-    add("--threads", type=int, default=os.cpu_count() or 1, help="of torch (all cores)")
+    add_arguments(made, "quality")
     return made
 
 
@@ -249,7 +240,7 @@ def main() -> None:
         cells = Cells(
             faces_of(args.faces, args.limit), args.cache.resolve(), "mini", args.threads, figures, 4
         )
-        full = {"faces": cells.score(None, "full precision")}
+        full = cells.run_teacher(*FIGURES)
         rows = rows_of(args)
         results = {row: run_cell(cells, row, args) for row in tqdm(rows, desc="cells", unit="cell")}
         write(args, cells, results, full)
@@ -278,7 +269,7 @@ def write(
             writer.writerows(means)
     if args.sheet:
         names = {f"{row.method} {row.setting}": found["name"] for row, found in results.items()}
-        write_sheet(args.sheet, cells, {"full precision": "full precision", **names})
+        write_sheet(args.sheet, cells, {"full precision": FULL, **names})
 
 
 if __name__ == "__main__":

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import init_empty_weights
 from torch import nn
 
 import quantface_arch.register  # noqa: F401
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.empty import empty_network, run_empty
+from quantface_arch.archs.quantface_arch import checkpoint_arch
 from quantface_arch.cli import Parser, run
 from quantface_arch.cost_plot import draw_cost
 from quantface_arch.cost_report import layer_table, part_costs, part_table, write_csv, write_json
@@ -27,7 +26,7 @@ from quantface_arch.quant.cost_plan import (
     recipe_cost,
     undecided,
 )
-from quantface_arch.quant.macs import LayerWork, count_products, count_work
+from quantface_arch.quant.macs import LayerWork
 from quantface_arch.zoo import resolve_model
 
 DESCRIPTION = """\
@@ -144,39 +143,12 @@ def find_arch(opt: Mapping[str, Any] | None, checkpoint: Path | None) -> dict[st
     arch = dict(network.get("arch") or {}) if wrapped else network
     source = checkpoint or _existing(network.get("weights"))
     if source is not None:
-        found = read_metadata(source)["arch"]
-        for key, wanted in arch.items():
-            if key in found and found[key] != wanted:
-                raise QuantFaceError(
-                    f"{source}: of another arch: {key}: found {found[key]!r}, expected {wanted!r}"
-                )
-        return {**found, **arch}
+        return checkpoint_arch(source, arch)
     if not arch and Path(network.get("weights") or "-").is_dir():
         return {"type": "OSDFace"}
     if not arch:
         raise QuantFaceError("network_g option arch: missing, and the weights are not there to ask")
     return arch
-
-
-def empty_network(arch: Mapping[str, Any]) -> nn.Module:
-    """The float network on the meta device: shapes without memory."""
-    with init_empty_weights():
-        net = build_arch(arch)
-    return net.to("meta").eval()
-
-
-def run_empty(net: nn.Module, size: int) -> tuple[dict[str, LayerWork], dict[str, int]]:
-    """Work of the layers and products beside them, for one picture.
-
-    Raises:
-        QuantFaceError: the network does not take pictures of this size.
-    """
-    picture = torch.zeros(1, 3, size, size, device="meta")
-    try:
-        return count_work(net, picture), count_products(net, picture)
-    except (RuntimeError, AssertionError) as error:
-        what = f"{type(net).__name__} cannot be counted on a 3x{size}x{size} picture"
-        raise QuantFaceError(f"{what}: {' '.join(str(error).split())}") from error
 
 
 def counted(

@@ -15,7 +15,7 @@ from quantface_arch.archs.statefile import fill, read_state
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.zoo import resolve_model
 
-__all__ = ["QuantFaceArch"]
+__all__ = ["QuantFaceArch", "checkpoint_arch"]
 
 NAME = "QuantFaceArch"
 PICKLED = (".pth", ".pt", ".ckpt")
@@ -81,17 +81,27 @@ def _params(path: Path, param_key: str | None) -> dict[str, Any]:
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def _from_checkpoint(path: Path, arch: Mapping[str, Any] | None) -> nn.Module:
-    from quantface_arch.quant.checkpoint import load_checkpoint, read_metadata
+def checkpoint_arch(path: Path, arch: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A checkpoint's architecture, with what ``arch`` says beside it.
+
+    Raises:
+        QuantFaceError: the file is no checkpoint, or of another architecture.
+    """
+    from quantface_arch.quant.checkpoint import read_metadata
 
     options = read_metadata(path)["arch"]
     for key, wanted in (arch or {}).items():
         if key in options and options[key] != _plain(wanted):
             raise QuantFaceError(
-                f"{path}: weights of another arch: {key}: found {options[key]!r}, "
-                f"expected {wanted!r}"
+                f"{path}: of another arch: {key}: found {options[key]!r}, expected {wanted!r}"
             )
-    options = {**options, **(arch or {})}
+    return {**options, **(arch or {})}
+
+
+def _from_checkpoint(path: Path, arch: Mapping[str, Any] | None) -> nn.Module:
+    from quantface_arch.quant.checkpoint import load_checkpoint
+
+    options = checkpoint_arch(path, arch)
     net = load_checkpoint(path, lambda _: build_arch(options))
     net.arch_options = options
     return net
