@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,3 +36,33 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no test data at {root}: set QUANTFACE_DATA to the folder that holds faces/")
     return root.resolve()
+
+
+@pytest.fixture
+def load_script(repo, monkeypatch):
+    """Load scripts/NAME.py as a module of its own."""
+
+    def load(name):
+        monkeypatch.syspath_prepend(str(repo / "scripts"))
+        spec = importlib.util.spec_from_file_location(name, repo / f"scripts/{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        # Dataclasses look their module up.
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture
+def run_script(monkeypatch, capsys):
+    """Run a loaded script in this process: (exit status, stdout, stderr)."""
+
+    def run(script, *words):
+        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            script.run(script.main, script.make_parser())
+        captured = capsys.readouterr()
+        return stopped.value.code, captured.out, captured.err
+
+    return run

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-import sys
 
 import cv2
 import numpy as np
@@ -30,13 +28,9 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def script(repo):
-    path = repo / "scripts/allocate_bits.py"
-    spec = importlib.util.spec_from_file_location("allocate_script", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def script(load_script):
+    return load_script("allocate_bits")
 
 
 @pytest.fixture
@@ -51,16 +45,12 @@ def work(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def command(script, work, monkeypatch, capsys):
+def command(script, work, run_script):
     """Run the command in this process, options as in OPTIONS: (exit status, stdout, stderr)."""
 
     def run(*words, options=OPTIONS, out="map.yml"):
         (work / "options.yml").write_text(yaml.safe_dump(options))
-        monkeypatch.setattr(sys, "argv", ["x", "-opt", "options.yml", "--out", out, *words])
-        with pytest.raises(SystemExit) as stopped:
-            script.run(script.main, script.make_parser())
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
+        return run_script(script, "-opt", "options.yml", "--out", out, *words)
 
     return run
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
-import sys
 
 import cv2
 import numpy as np
@@ -20,11 +18,8 @@ from quantface_arch.quant import load_balance, prepare, save_checkpoint
 
 
 @pytest.fixture
-def script(repo):
-    spec = importlib.util.spec_from_file_location("balance_script", repo / "scripts/balance.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("balance")
 
 
 @pytest.fixture
@@ -38,7 +33,7 @@ def work(tmp_path):
 
 
 @pytest.fixture
-def command(script, work, monkeypatch, capsys):
+def command(script, work, run_script):
     """Run the command in this process on options with some entries of ``quant`` replaced."""
 
     def run(*words, out="balance.safetensors", **quant):
@@ -60,12 +55,7 @@ def command(script, work, monkeypatch, capsys):
             },
         }
         (work / "options.yml").write_text(yaml.safe_dump(opt))
-        command = ["balance.py", "-opt", str(work / "options.yml"), "--out", str(work / out)]
-        monkeypatch.setattr(sys, "argv", [*command, *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            script.run(script.main, script.make_parser())
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
+        return run_script(script, "-opt", work / "options.yml", "--out", work / out, *words)
 
     return run
 

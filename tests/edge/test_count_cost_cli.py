@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import subprocess
 import sys
@@ -28,17 +27,13 @@ DOCUMENTED = {"parameters": 84.91, "operations": 79.65, "bit_operations": 95.01}
 OSDFACE = "options/osdface/quantface_w4.yml"
 
 
-@pytest.fixture(scope="module")
-def script(repo):
-    path = repo / "scripts/count_cost.py"
-    spec = importlib.util.spec_from_file_location("count_cost_script", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def script(load_script):
+    return load_script("count_cost")
 
 
 @pytest.fixture
-def command(script, tmp_path, monkeypatch, capsys):
+def command(script, tmp_path, monkeypatch, run_script):
     """Run the command in this process, in an empty folder: (exit status, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
 
@@ -46,11 +41,7 @@ def command(script, tmp_path, monkeypatch, capsys):
         if options is not None:
             (tmp_path / "options.yml").write_text(yaml.safe_dump(options))
             words = ("-opt", "options.yml", *words)
-        monkeypatch.setattr(sys, "argv", ["count_cost.py", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            script.run(script.main, script.make_parser())
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
+        return run_script(script, *words)
 
     def figures(*words, options=None):
         status, _, err = run(*words, "--json", "found.json", options=options)

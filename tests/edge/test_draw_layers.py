@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
-import sys
 
 import cv2
 import numpy as np
@@ -42,12 +40,8 @@ def student(teacher):
 
 
 @pytest.fixture
-def script(repo, monkeypatch):
-    monkeypatch.syspath_prepend(str(repo / "scripts"))
-    spec = importlib.util.spec_from_file_location("draw_script", repo / "scripts/draw_layers.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("draw_layers")
 
 
 @pytest.fixture
@@ -65,18 +59,14 @@ def work(tmp_path, teacher, student):
 
 
 @pytest.fixture
-def command(script, work, monkeypatch, capsys):
+def command(script, work, run_script):
     """Run the command in this process: (exit status, stdout, stderr)."""
 
     def run(*words, quantized=("w4",), model="float"):
-        paths = [str(work / f"{name}.safetensors") for name in quantized]
-        command = ["draw_layers.py", "--model", str(work / f"{model}.safetensors"), "--quantized"]
-        command += [*paths, "-i", str(work / "faces"), "-o", str(work / "out"), "--size", "32"]
-        monkeypatch.setattr(sys, "argv", [*command, *words])
-        with pytest.raises(SystemExit) as stopped:
-            script.run(script.main, script.make_parser())
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
+        paths = [work / f"{name}.safetensors" for name in quantized]
+        command = ["--model", work / f"{model}.safetensors", "--quantized", *paths]
+        command += ["-i", work / "faces", "-o", work / "out", "--size", 32]
+        return run_script(script, *command, *words)
 
     return run
 

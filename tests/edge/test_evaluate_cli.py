@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import math
 import re
@@ -63,13 +62,10 @@ def evaluate(repo, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def quickly(repo, capsys, monkeypatch):
+def quickly(repo, capsys, monkeypatch, load_script):
     """Run the command in this process; returns its status and what it printed."""
     monkeypatch.setattr("torch.hub.get_dir", lambda: "/nowhere")
-    spec = importlib.util.spec_from_file_location("evaluate", repo / "scripts/evaluate.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "evaluate", module)
-    spec.loader.exec_module(module)
+    module = load_script("evaluate")
 
     def run(*args):
         args = module.make_parser().parse_args(command(repo, *args)[2:])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-
 import cv2
 import numpy as np
 import pytest
@@ -17,11 +14,8 @@ from quantface_arch.zoo import load_model
 
 
 @pytest.fixture
-def script(repo):
-    spec = importlib.util.spec_from_file_location("quantize_script", repo / "scripts/quantize.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("quantize")
 
 
 @pytest.fixture
@@ -37,7 +31,7 @@ def work(tmp_path):
 
 
 @pytest.fixture
-def command(script, work, monkeypatch, capsys):
+def command(script, work, run_script):
     """Run the command in this process: (exit status, stdout, stderr)."""
 
     def run(**options):
@@ -50,15 +44,11 @@ def command(script, work, monkeypatch, capsys):
             "batch-size": 1,
             **options,
         }
-        words = ["quantize.py"]
+        words = []
         for name, value in options.items():
             values = value if isinstance(value, list) else [value]
-            words += [f"--{name}", *map(str, values)]
-        monkeypatch.setattr(sys, "argv", words)
-        with pytest.raises(SystemExit) as stopped:
-            script.run(script.main, script.make_parser())
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
+            words += [f"--{name}", *values]
+        return run_script(script, *words)
 
     return run
 

@@ -1,0 +1,21 @@
+"""Test sets as their authors pack them, and the command that lays them out."""
+
+from __future__ import annotations
+
+from loops import write_pictures
+
+SETS = ("celeba", "lfw", "webphoto", "wider")
+
+
+def prepare(script, *words):
+    return script.main(script.make_parser().parse_args([str(word) for word in words]))
+
+
+def make(folder, side=512, count=2):
+    """Pictures as authors pack them: deep, and with what does not belong to the set."""
+    write_pictures(folder / "faces", count, side)
+    (folder / "readme.txt").write_text("faces")
+    (folder / "faces/.DS_Store").write_bytes(b"")
+    (folder / "__MACOSX/faces").mkdir(parents=True)
+    (folder / "__MACOSX/faces/._0.png").write_bytes(b"no picture")
+    return folder
