@@ -103,8 +103,13 @@ def set_steps(opt: dict[str, Any], steps: int) -> None:
 
 def identified(name: str, opt: dict[str, Any], faces: Sequence[Path], *more: Any) -> dict[str, Any]:
     """The options under a name that ends in a hash of all that a cell's figures depend on."""
-    key = json.dumps([opt, [path.name for path in faces], *more], sort_keys=True)
+    key = json.dumps([opt, [_named(path) for path in faces], *more], sort_keys=True)
     return {**opt, "name": f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"}
+
+
+def _named(face: Path) -> str:
+    """Folder and stem: other folders hold other faces of the same name."""
+    return f"{face.parent.name}/{face.stem}"
 
 
 @dataclass
@@ -176,8 +181,12 @@ class Cells:
             picture = first if model is None else restore(model, low)
             rows[path.stem] = self.scorer(picture, clean, first)
             if place < self.shown:
-                _write(self.cache / "pictures" / name / f"{path.stem}.png", picture)
+                _write(self.picture(name, path), picture)
         return rows
+
+    def picture(self, name: str, face: Path) -> Path:
+        """Where a cell's picture of a face is kept."""
+        return self.cache / "pictures" / name / f"{_named(face)}.png"
 
     @cached_property
     def _teacher(self) -> torch.nn.Module:
@@ -185,7 +194,7 @@ class Cells:
 
     def full_precision(self, face: Path, low: Picture) -> Picture:
         """The full-precision network's picture of a degraded face, BGR uint8."""
-        kept = self.cache / FULL / f"{face.stem}.png"
+        kept = self.picture(FULL, face)
         if not kept.exists():
             _write(kept, restore(self._teacher, low))
         return cv2.imread(str(kept))

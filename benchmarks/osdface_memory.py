@@ -8,13 +8,11 @@ the largest resident memory of the process, interpreter and libraries included, 
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from typing import Any
 
 import torch
-from report import parser, report
+from report import parser, peak_gb, report
 
 from quantface_arch.archs import build_arch
 
@@ -37,12 +35,6 @@ SMOKE: dict[str, Any] = {
         "norm_num_groups": 8,
     },
 }
-
-
-def peak_gb() -> float:
-    """Largest resident memory of this process so far."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 @torch.inference_mode()

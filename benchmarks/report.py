@@ -6,11 +6,13 @@ import argparse
 import json
 import os
 import platform
+import resource
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["data_root", "parser", "report"]
+__all__ = ["data_root", "parser", "peak_gb", "report"]
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -26,6 +28,12 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 def data_root() -> Path:
     """Folder of faces and weights: QUANTFACE_DATA, else ``../shared`` beside the checkout."""
     return Path(os.environ.get("QUANTFACE_DATA", Path(__file__).resolve().parents[2] / "shared"))
+
+
+def peak_gb() -> float:
+    """Largest resident memory of this process so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def _cell(value: Any) -> str:

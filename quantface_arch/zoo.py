@@ -40,7 +40,7 @@ def resolve_model(name_or_path: str | Path) -> Path:
 
 def load_model(
     name_or_path: str | Path,
-    runtime: str = "auto",
+    runtime: str = "reference",
     device: str = "cpu",
     base: str | None = None,
     offline: bool = False,
@@ -49,7 +49,7 @@ def load_model(
 
     Args:
         name_or_path: see ``resolve_model``.
-        runtime: how a quantized model is executed, see ``quantface_arch.runtime``.
+        runtime: how a checkpoint is executed, see ``quantface_arch.runtime``.
         device: a torch device.
         base: for a folder of OSDFace's files, where Stable Diffusion 2.1-base is.
         offline: take a base named by its hub id from the local cache alone.
@@ -71,7 +71,7 @@ def load_model(
     from quantface_arch import runtime as runtimes
     from quantface_arch.archs import build_arch
 
-    return runtimes.load(path, build_arch, runtime).eval().to(device)
+    return runtimes.load(path, build_arch, runtime, device)
 
 
 def load_into(net: nn.Module, name_or_path: str | Path) -> None:

@@ -57,6 +57,13 @@ def test_the_second_table_has_each_methods_own_granularity(quality):
     assert "granularity" not in options(quality, "W4A4", "svdquant")["quant"]["weights"]
 
 
+def test_faces_of_one_name_in_two_folders_are_two_faces(quality, tmp_path):
+    cells, faces = importlib.import_module("cells"), [tmp_path / "a/1.jpg", tmp_path / "b/1.jpg"]
+    table = cells.Cells(faces, tmp_path, "mini", 1, quality.figures)
+    assert len({table.picture(cells.FULL, face) for face in faces}) == 2
+    assert len({cells.identified("x", {}, [face])["name"] for face in faces}) == 2
+
+
 def test_intervals_hold_the_mean_and_shrink_with_faces(quality):
     mean, low, high = quality.interval(np.full(20, 0.5))
     assert mean == low == high == 0.5

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -67,6 +69,8 @@ class OSDFace(nn.Module):
     )
     # Of the pictures that ``forward`` takes.
     input_range = (-1.0, 1.0)
+    # Functions of tensors alone, one after the other; a runtime compiles each by itself.
+    parts = ("encode_prompt", "encode_moments", "predict_noise", "decode")
 
     def __init__(
         self,
@@ -136,6 +140,10 @@ class OSDFace(nn.Module):
         codes, vre_loss = self.vre(lq)
         return self.embedding_change(codes), vre_loss
 
+    def encode_moments(self, image: Tensor) -> Tensor:
+        """Mean and log-variance of a picture's latent, not scaled, one after the other."""
+        return self.vae.encode(F.pixel_unshuffle(image, self.patch_size)).latent_dist.parameters
+
     def encode_latent(self, image: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Scaled latent of a picture in [-1, 1] and the posterior's mean KL divergence.
 
@@ -143,14 +151,29 @@ class OSDFace(nn.Module):
             image: float (N, 3, H, W).
             noise: standard normal, of ``latent_shape``, for a posterior sample; None: the mean.
         """
-        posterior = self.vae.encode(F.pixel_unshuffle(image, self.patch_size)).latent_dist
+        posterior = DiagonalGaussianDistribution(self.encode_moments(image))
         z = posterior.mean if noise is None else posterior.mean + posterior.std * noise
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
         return z * self.vae.config.scaling_factor, kl
 
+    def predict_noise(self, z: Tensor, prompt: Tensor) -> Tensor:
+        """ε of the UNet at the timestep, of z's shape."""
+        return self.unet(z, self.timestep, encoder_hidden_states=prompt).sample
+
+    def constant_layers(self) -> dict[str, Tensor]:
+        """Submodules that the timestep alone goes through, and what they give."""
+        unet = self.unet
+        time = unet.time_proj(torch.tensor([self.timestep])).to(unet.dtype)
+        constants = {"unet.time_embedding": unet.time_embedding(time)}
+        for name, module in self.named_modules():
+            if isinstance(module, ResnetBlock2D) and module.time_emb_proj is not None:
+                embedding = module.nonlinearity(constants["unet.time_embedding"])
+                constants[f"{name}.time_emb_proj"] = module.time_emb_proj(embedding)
+        return constants
+
     def predict_x0(self, z: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
-        """ε of the UNet at the timestep, and x₀ = (z − √(1−ᾱ)·ε)/√ᾱ, computed in float64."""
-        eps = self.unet(z, self.timestep, encoder_hidden_states=prompt).sample
+        """``predict_noise``, and x₀ = (z − √(1−ᾱ)·ε)/√ᾱ, computed in float64."""
+        eps = self.predict_noise(z, prompt)
         x0 = (z.double() - self.sqrt_one_minus_alpha * eps.double()) / self.sqrt_alpha
         return eps, x0.to(z.dtype)
 

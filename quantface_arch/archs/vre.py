@@ -212,7 +212,8 @@ class VRE(nn.Module):
             encoder by the straight-through estimator; and the scalar codebook-and-commitment loss
             of VQ-VAE (van den Oord et al., 2017, eq. 3), of use in training only.
         """
-        z = self.features(lq).flatten(2).transpose(1, 2).float()
+        features = self.features(lq)
+        z = features.flatten(2).transpose(1, 2).float()
         codebook = self.quantize.embedding.weight.float()
         codes, positions, valid = select_codes(z.detach(), codebook.detach(), self.num_tokens)
         rows = codebook[codes]
@@ -222,7 +223,8 @@ class VRE(nn.Module):
         codebook_loss = ((rows - found.detach()) * keep).square().mean()
         prompt = (rows + found - found.detach()) * keep
         missing = self.num_tokens - prompt.shape[1]
-        return F.pad(prompt, (0, 0, 0, missing)), codebook_loss + 0.25 * commitment
+        prompt = F.pad(prompt, (0, 0, 0, missing)).to(features.dtype)
+        return prompt, codebook_loss + 0.25 * commitment
 
 
 class EmbeddingChange(nn.Module):

@@ -31,7 +31,7 @@ from torch.overrides import TorchFunctionMode
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.fsutil import atomic_path
-from quantface_arch.quant.checkpoint_reader import ACTIVATIONS, Reader
+from quantface_arch.quant.checkpoint_reader import ACTIVATIONS, Lower, Reader
 from quantface_arch.quant.convert import convert_layers
 from quantface_arch.quant.layers import QuantLayer, State, quant_layers
 from quantface_arch.quant.lowrank import full_rank
@@ -40,7 +40,13 @@ from quantface_arch.quant.packing import pack
 from quantface_arch.quant.quantizer import dequantize, grid, quantize
 from quantface_arch.quant.recipe import Recipe
 
-__all__ = ["load_checkpoint", "read_metadata", "round_float_parts", "save_checkpoint"]
+__all__ = [
+    "build_skeleton",
+    "load_checkpoint",
+    "read_metadata",
+    "round_float_parts",
+    "save_checkpoint",
+]
 
 
 def save_checkpoint(
@@ -106,13 +112,16 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def load_checkpoint(
-    path: str | os.PathLike[str], build: Callable[[dict[str, Any]], nn.Module]
+    path: str | os.PathLike[str],
+    build: Callable[[dict[str, Any]], nn.Module],
+    lower: Lower | None = None,
 ) -> nn.Module:
     """Build a model and fill it from a checkpoint; the original weights are not needed.
 
     Args:
         build: makes the float architecture from the metadata's ``arch``. Its random initialization
             is skipped.
+        lower: see ``Reader.fill``; so one layer at a time is unpacked to floating point.
 
     Returns:
         the model on the CPU, in evaluation mode, its floating-point parts in float32. Its attribute
@@ -124,19 +133,42 @@ def load_checkpoint(
     """
     path = Path(path)
     with opened(path) as (file, metadata):
+        model = _skeleton(path, metadata, build)
         try:
-            with _SkipInit():
-                model = build(metadata.arch)
             if metadata.recipe is not None:
                 convert_layers(model, metadata.recipe, metadata.bits)
             _add_branches(model, metadata.ranks)
             _add_offsets(model, set(file.keys()))
-        except (QuantFaceError, KeyError, TypeError) as error:
-            detail = error if isinstance(error, QuantFaceError) else f"arch: {error!r}"
-            raise QuantFaceError(f"{path}: {detail}") from error
-        Reader(path, file).fill(model, metadata, _float_parts(model))
+        except QuantFaceError as error:
+            raise QuantFaceError(f"{path}: {error}") from error
+        Reader(path, file).fill(model, metadata, _float_parts(model), lower)
     model.arch_options = metadata.arch  # type: ignore[assignment]
     return model.eval()
+
+
+def build_skeleton(
+    path: str | os.PathLike[str], build: Callable[[dict[str, Any]], nn.Module]
+) -> nn.Module:
+    """The float architecture of a checkpoint, in evaluation mode, its weights undefined.
+
+    Raises:
+        QuantFaceError: see ``read_metadata``; the architecture cannot be built.
+    """
+    with opened(Path(path)) as (_, metadata):
+        model = _skeleton(Path(path), metadata, build)
+    model.arch_options = metadata.arch  # type: ignore[assignment]
+    return model.eval()
+
+
+def _skeleton(
+    path: Path, metadata: Metadata, build: Callable[[dict[str, Any]], nn.Module]
+) -> nn.Module:
+    try:
+        with _SkipInit():
+            return build(metadata.arch)
+    except (QuantFaceError, KeyError, TypeError) as error:
+        detail = error if isinstance(error, QuantFaceError) else f"arch: {error!r}"
+        raise QuantFaceError(f"{path}: {detail}") from error
 
 
 @torch.no_grad()

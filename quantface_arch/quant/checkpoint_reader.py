@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,15 @@ from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.balance import LayerBalance
+from quantface_arch.quant.convert import replace_module
 from quantface_arch.quant.layers import QuantLayer, State
 from quantface_arch.quant.metadata import Metadata
 from quantface_arch.quant.packing import packed_size, unpack
 from quantface_arch.quant.quantizer import dequantize, grid
 
-__all__ = ["ACTIVATIONS", "Reader"]
+__all__ = ["ACTIVATIONS", "Lower", "Reader"]
+
+Lower = Callable[[QuantLayer], nn.Module]
 
 # Key of the tensor that holds every layer's activation range.
 ACTIVATIONS = "activations"
@@ -38,11 +41,18 @@ class Reader:
         self.used: set[str] = set()
 
     @torch.no_grad()
-    def fill(self, model: nn.Module, metadata: Metadata, float_parts: Mapping[str, Tensor]) -> None:
+    def fill(
+        self,
+        model: nn.Module,
+        metadata: Metadata,
+        float_parts: Mapping[str, Tensor],
+        lower: Lower | None = None,
+    ) -> None:
         """Give a converted model everything that the file holds, and nothing else.
 
         Args:
             float_parts: tensors of the model's that are stored as they are, by key.
+            lower: given each layer as soon as it is whole; what it returns takes the layer's place.
 
         Raises:
             QuantFaceError: a tensor is missing, too many, or not what the model needs.
@@ -59,6 +69,8 @@ class Reader:
                 self.fill_balance(name, layer, metadata.balance.get(name))
                 self.fill_weight(name, layer)
                 self.fill_activation(name, layer, row)
+                if lower is not None:
+                    replace_module(model, layer, lower(layer))
         extra = sorted(self.keys - self.used)
         if extra:
             raise self.error(extra[0], "found in the file, but the architecture has no such tensor")

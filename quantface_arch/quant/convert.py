@@ -21,6 +21,7 @@ __all__ = [
     "convert",
     "convert_layers",
     "register",
+    "replace_module",
 ]
 
 # Exact float type → quantized type. Subclasses are left alone: they may compute something else.
@@ -153,7 +154,6 @@ def convert_layers(model: nn.Module, recipe: Recipe, bits: BitMap) -> None:
         QuantFaceError: a name that is no layer of the model, or one that cannot be quantized.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    replacements: dict[int, QuantLayer] = {}
     for name, (weight_bits, activation_bits) in bits.items():
         module = modules.get(name)
         if module is None:
@@ -166,14 +166,17 @@ def convert_layers(model: nn.Module, recipe: Recipe, bits: BitMap) -> None:
             activations = recipe.activations.with_bits(activation_bits)
         except QuantFaceError as error:
             raise QuantFaceError(f"bit map: layer {name!r}: {error}") from None
-        replacements[id(module)] = TABLE[type(module)].from_float(
-            module, weights, activations, name
-        )
-    for name, module in modules.items():
-        if id(module) in replacements:
-            parent, _, child = name.rpartition(".")
-            setattr(modules[parent], child, replacements[id(module)])
+        layer = TABLE[type(module)].from_float(module, weights, activations, name)
+        replace_module(model, module, layer)
     model.quant_recipe = recipe  # type: ignore[assignment]
+
+
+def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put a module in the place of another, under all the names that it has in a model."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                setattr(parent, name, new)
 
 
 def _checked_map(bits: BitMap, wanted: BitMap) -> dict[str, tuple[int, int]]:

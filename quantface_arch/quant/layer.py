@@ -146,7 +146,7 @@ class QuantLayer(LayerState):
         """x̂ Lᵀ: the layer's product to ``rank`` channels, then a pointwise one to Cout."""
         assert self.branch_down is not None and self.branch_up is not None
         inner = self.product(x, self.branch_down, None)
-        taps = self.weight.ndim - 2
+        taps = self.branch_down.ndim - 2
         up = self.branch_up.view(*self.branch_up.shape, *[1] * taps)
         return (F.linear, F.conv1d, F.conv2d)[taps](inner, up)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import osdface_files as files
 import pytest
@@ -164,3 +166,11 @@ def test_other_shapes_are_refused(model, lq):
     wanted = model.latent_shape(1, 64, 64)
     with pytest.raises(QuantFaceError, match="noise of shape"):
         model(lq, torch.zeros(2, *wanted[1:]))
+
+
+def test_half_precision_runs_throughout(model, lq):
+    with torch.no_grad():
+        wanted = model(lq)
+        half = copy.deepcopy(model).bfloat16()(lq.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - wanted).abs().mean() < 0.1 * wanted.abs().mean()

@@ -27,7 +27,8 @@ def test_an_unknown_runtime_is_named_with_those_that_exist():
 
 
 def test_a_runtime_that_is_not_installed_says_how_to_get_it(monkeypatch):
-    absent = runtime.Runtime(load=build, missing=lambda: "install it with pip install nothing")
+    hint = "install it with pip install nothing"
+    absent = runtime.Runtime(load=build, missing=lambda: hint, devices=("cpu",))
     monkeypatch.setattr(runtime, "RUNTIMES", {"absent": absent, **runtime.RUNTIMES})
     assert "absent" not in runtime.available()
     assert runtime.resolve("auto") in runtime.available()

@@ -1,0 +1,161 @@
+"""Seconds per face of every way to run a restorer, side by side in one run.
+
+    python benchmarks/latency.py                                   # the mini, and mini-w4a8
+    python benchmarks/latency.py --float FILE --quantized FILE --chart latency.png
+    python benchmarks/latency.py --preset osdface --quantized FILE # random weights, full size
+
+Rows are PyTorch in float32 and bfloat16, OpenVINO in both, OpenVINO with NNCF's 8-bit quantization
+of the same network (where nncf is installed), and the quantized checkpoints as the runtime openvino
+executes them. Every row runs in a process of its own, with the compiled files of an earlier one;
+rows take turns in --rounds, and the least time counts. "x" is how many times as fast as PyTorch in
+float32 a row is, all parts together. "peak GB" is the largest resident memory in 10⁹ bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from latency_rows import KINDS, measure
+from report import parser, report
+from tqdm import tqdm
+
+from quantface_arch.archs import build_arch
+from quantface_arch.quant import save_checkpoint
+from quantface_arch.zoo import resolve_model
+
+# Measured in this process's child, and printed as the last line.
+ROW = "--row"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = parser(__doc__)
+    add = made.add_argument
+    add("--float", default="mini", dest="full", help="full-precision checkpoint (mini)")
+    add("--preset", help="a preset with random weights instead of --float: osdface, mini")
+    add("--quantized", nargs="*", default=["mini-w4a8"], help="checkpoints (mini-w4a8)")
+    add("--kinds", nargs="+", choices=KINDS, default=KINDS, help="rows (all)")
+    add("--ways", nargs="+", default=["auto"], help="of quantized layers: auto faithful folded")
+    add("--size", type=int, default=512, help="side of the picture (512)")
+    add("--batch", type=int, default=1, help="pictures at once (1)")
+    add("--repeats", type=int, default=5, help="timed runs of a row and round (5)")
+    add("--rounds", type=int, default=2, help="turns of all rows (2)")
+    add("--threads", type=int, default=os.cpu_count() or 1, help="(all cores)")
+    add("--chart", type=Path, help="draw the times by part there, .png")
+    add(ROW, help=argparse.SUPPRESS)
+    return made
+
+
+def rows_of(args: argparse.Namespace, full: Path) -> list[dict[str, Any]]:
+    """What each row's process is told."""
+    shared = {key: getattr(args, key) for key in ("size", "batch", "repeats", "threads")}
+    rows = [{"kind": kind, "path": str(full)} for kind in args.kinds if kind != "quantized"]
+    if "quantized" in args.kinds:
+        paths = [resolve_model(name) for name in args.quantized]
+        rows += [
+            {"kind": "quantized", "path": str(path), "way": way}
+            for path in paths
+            for way in args.ways
+        ]
+    return [{**row, **shared} for row in rows]
+
+
+def run_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Measure in a process of its own; ends the program where that fails."""
+    result = subprocess.run(
+        [sys.executable, __file__, ROW, json.dumps(row)], stdout=subprocess.PIPE, text=True
+    )
+    if result.returncode:
+        sys.exit(f"error: row {row['kind']} of {row['path']} failed")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def best(turns: list[dict[str, Any]]) -> dict[str, Any]:
+    """The least times and the largest memory of a row's turns; what compiled first is the first."""
+    found = dict(turns[-1])
+    for key in turns[0]["parts"]:
+        found["parts"][key] = min(turn["parts"][key] for turn in turns)
+    return {**found, "peak GB": max(turn["peak GB"] for turn in turns[1:] or turns)}
+
+
+def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One line per row; "x" where PyTorch in float32 was measured."""
+    sums = [sum(found["parts"].values()) for found in results]
+    base = next(
+        (total for total, found in zip(sums, results, strict=True) if found["kind"] == KINDS[0]),
+        None,
+    )
+    return [
+        {
+            "row": found["name"],
+            **{f"{part} s": seconds for part, seconds in found["parts"].items()},
+            "sum s": total,
+            "x": "" if base is None else base / total,
+            "load s": found["load s"],
+            "peak GB": found["peak GB"],
+            "file MB": found["file MB"],
+        }
+        for found, total in zip(results, sums, strict=True)
+    ]
+
+
+def draw(results: list[dict[str, Any]], path: Path) -> None:
+    """A stacked bar per row, a colour per part."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 1 + 0.45 * len(results)))
+    left = [0.0] * len(results)
+    names = [found["name"] for found in results]
+    for part in results[0]["parts"]:
+        seconds = [found["parts"][part] for found in results]
+        axes.barh(names, seconds, left=left, label=part)
+        left = [a + b for a, b in zip(left, seconds, strict=True)]
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds per batch")
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    made = make_parser()
+    args = made.parse_args()
+    if args.row:
+        print(json.dumps(measure(json.loads(args.row))))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        if args.smoke:
+            args.size, args.repeats, args.rounds = 64, 1, 1
+            args.kinds = ["torch fp32", "quantized"]
+        os.environ.setdefault("QUANTFACE_CACHE", str(Path(scratch) / "cache"))
+        full = resolve_model(args.full)
+        if args.preset:
+            torch.manual_seed(0)
+            arch = {"type": "OSDFace", "preset": args.preset}
+            full = Path(scratch) / f"{args.preset}.safetensors"
+            save_checkpoint(build_arch(arch), full, arch)
+        rows = rows_of(args, full)
+        turns: list[list[dict[str, Any]]] = [[] for _ in rows]
+        for _ in tqdm(range(args.rounds), desc="rounds"):
+            for row, found in zip(tqdm(rows, desc="rows", leave=False), turns, strict=True):
+                found.append(run_row(row))
+    results = [best(found) for found in turns]
+    report(table(results), args.json)
+    if args.chart:
+        draw(results, args.chart)
+
+
+if __name__ == "__main__":
+    main()

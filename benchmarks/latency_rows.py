@@ -1,0 +1,122 @@
+"""What latency.py times: one way to run a restorer, in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from report import peak_gb
+from torch import Tensor, nn
+
+from quantface_arch.archs import build_arch
+from quantface_arch.zoo import load_model
+
+__all__ = ["KINDS", "measure"]
+
+KINDS = (
+    "torch fp32",
+    "torch bf16",
+    "openvino fp32",
+    "openvino bf16",
+    "openvino nncf w8a8",
+    "quantized",
+)
+
+
+@torch.inference_mode()
+def measure(row: dict[str, Any]) -> dict[str, Any]:
+    """Load, run, time: seconds of every part, of loading, memory and size of the file."""
+    torch.set_num_threads(row["threads"])
+    torch.manual_seed(0)
+    x = torch.rand(row["batch"], 3, row["size"], row["size"]) * 2 - 1
+    start = time.perf_counter()
+    network, dtype = _network(row, x)
+    network(x.to(dtype))
+    loaded = time.perf_counter() - start
+    names = getattr(network, "parts", ("forward",))
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for name in names:
+        vars(network)[name] = _timed(getattr(network, name), seconds[name])
+    for _ in range(row["repeats"]):
+        network(x.to(dtype))
+    path = Path(row["path"])
+    quantized = row["kind"] == "quantized"
+    return {
+        "kind": row["kind"],
+        "name": f"{path.stem} {row['way']}" if quantized else row["kind"],
+        "parts": {name: min(found) for name, found in seconds.items()},
+        "load s": loaded,
+        "peak GB": peak_gb(),
+        "file MB": path.stat().st_size / 1e6,
+    }
+
+
+def _timed(method: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+    def run(*inputs: Tensor) -> Any:
+        start = time.perf_counter()
+        outputs = method(*inputs)
+        seconds.append(time.perf_counter() - start)
+        return outputs
+
+    return run
+
+
+def _network(row: dict[str, Any], x: Tensor) -> tuple[nn.Module, torch.dtype]:
+    """The network as a row runs it, and the type of its input."""
+    kind, path = row["kind"], Path(row["path"])
+    if kind.startswith("torch"):
+        dtype = torch.float32 if kind == KINDS[0] else torch.bfloat16
+        network = load_model(path)
+        if dtype == torch.bfloat16:
+            network = network.to(dtype, memory_format=torch.channels_last)
+        return network, dtype
+    from quantface_arch.runtime import openvino
+
+    if kind == "quantized":
+        return openvino.load(path, build_arch, row["way"]), torch.float32
+    network = openvino.load(path, build_arch)
+    inputs = _inputs(network, x) if kind == "openvino nncf w8a8" else {}
+    for name in network.parts:
+        part = vars(network)[name]
+        if kind == "openvino bf16":
+            part.options["INFERENCE_PRECISION_HINT"] = "bf16"
+        elif kind == "openvino nncf w8a8":
+            _quantize(part, *inputs[name])
+    return network, torch.float32
+
+
+def _inputs(network: nn.Module, x: Tensor) -> dict[str, tuple[Tensor, ...]]:
+    """What each part is given."""
+    found: dict[str, tuple[Tensor, ...]] = {}
+
+    def recording(name: str, part: Callable[..., Any]) -> Callable[..., Any]:
+        def record(*inputs: Tensor) -> Any:
+            found[name] = inputs
+            return part(*inputs)
+
+        return record
+
+    parts = {name: vars(network)[name] for name in network.parts}
+    vars(network).update({name: recording(name, part) for name, part in parts.items()})
+    network(x)
+    vars(network).update(parts)
+    return found
+
+
+def _quantize(part: Any, *inputs: Tensor) -> None:
+    """Put NNCF's 8-bit quantization of a part in its place, calibrated on one batch."""
+    import nncf
+    import openvino
+
+    model = openvino.Core().read_model(part.path)
+    model.reshape({place: list(x.shape) for place, x in enumerate(inputs)})
+    data = nncf.Dataset([[x.numpy() for x in inputs]])
+    model = nncf.quantize(model, data, subset_size=1)
+    part.compiled.clear()
+    compiled = openvino.Core().compile_model(
+        model, "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    )
+    part.compiled[tuple(tuple(x.shape) for x in inputs)] = compiled

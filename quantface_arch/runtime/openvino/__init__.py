@@ -1,0 +1,36 @@
+"""Checkpoints on a CPU through OpenVINO: int8 products, compiled once for a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+__all__ = ["load", "missing"]
+
+
+def missing() -> str | None:
+    """None where OpenVINO is installed."""
+    return None if find_spec("openvino") else "pip install openvino"
+
+
+def load(path: Path, build: Callable[[dict[str, Any]], nn.Module], way: str = "auto") -> nn.Module:
+    """Load a float or quantized checkpoint for execution by OpenVINO.
+
+    What is slow is done once and kept in the cache folder, see ``cache``. A network that names
+    methods in an attribute ``parts`` has each of them compiled by itself, others their ``forward``;
+    pictures may have any size and number, each combination costs a compilation.
+
+    Args:
+        build: see ``load_checkpoint``.
+        way: of the layers, see ``lowering.WAYS``.
+
+    Raises:
+        QuantFaceError: see ``load_checkpoint`` and ``Lowering``; OpenVINO cannot compile it.
+    """
+    from quantface_arch.runtime.openvino.network import load_network
+
+    return load_network(path, build, way)

@@ -1,0 +1,99 @@
+"""A part of a network, compiled for the shapes that it meets."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import openvino
+import torch
+from torch import Tensor
+
+from quantface_arch.errors import QuantFaceError
+
+__all__ = ["CompiledPart", "integer_products"]
+
+# Shapes that stay compiled; each holds a copy of the weights.
+SHAPES = 2
+# What the weight and the product of a lowered layer are called in the compiled graph.
+WEIGHT = re.compile(r"self\.network\.(.+)\.integer\.weight")
+PRODUCT = re.compile(r"__module\.network\.([^,]+?)\.integer/aten::(?:_convolution|linear)")
+
+
+class CompiledPart:
+    """Callable like the method that it replaces.
+
+    Args:
+        path: of the ``.xml`` file.
+        exact: compute everything but integer products in float32; else in what the processor is
+            fastest with.
+    """
+
+    def __init__(self, path: Path, exact: bool) -> None:
+        self.path = path
+        self.options: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        if exact:
+            self.options["INFERENCE_PRECISION_HINT"] = "f32"
+        self.compiled: OrderedDict[tuple[Any, ...], openvino.CompiledModel] = OrderedDict()
+
+    def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Run on CPU tensors; the results are float32.
+
+        Raises:
+            QuantFaceError: the shapes cannot be compiled, for want of memory say.
+        """
+        shapes = tuple(tuple(x.shape) for x in inputs)
+        if shapes not in self.compiled:
+            while len(self.compiled) >= SHAPES:
+                self.compiled.popitem(last=False)
+            self.compiled[shapes] = self._compile(shapes)
+        self.compiled.move_to_end(shapes)
+        arrays = [x.detach().float().contiguous().numpy() for x in inputs]
+        results = self.compiled[shapes](arrays, share_inputs=True)
+        tensors = [torch.from_numpy(results[place].copy()) for place in range(len(results))]
+        return tuple(tensors) if len(tensors) > 1 else tensors[0]
+
+    def _compile(self, shapes: tuple[tuple[int, ...], ...]) -> openvino.CompiledModel:
+        core = openvino.Core()
+        try:
+            model = core.read_model(self.path)
+            model.reshape({place: list(shape) for place, shape in enumerate(shapes)})
+            return core.compile_model(model, "CPU", self.options)
+        except (RuntimeError, MemoryError) as error:
+            size = self.path.with_suffix(".bin").stat().st_size / 1e9
+            detail = str(error).strip().splitlines()[-1:]
+            raise QuantFaceError(
+                f"{self.path.stem} for inputs {shapes}: OpenVINO could not compile it "
+                f"({''.join(detail)}); it takes about {3 * size + 0.5:.1f} GB of memory"
+            ) from error
+
+
+def integer_products(compiled: openvino.CompiledModel) -> dict[str, str]:
+    """Layer → precision in which its weight is multiplied, as the compiled graph says.
+
+    ``u8`` and ``i8`` are integer arithmetic; anything else is not.
+    """
+    found: dict[str, set[str]] = {}
+    for node in compiled.get_runtime_model().get_ops():
+        # Fusing and reshaping leave at least one of the two names.
+        weight = WEIGHT.fullmatch(node.get_friendly_name())
+        if weight:
+            found.setdefault(weight[1], set()).update(_precisions(node))
+        elif _fact(node, "layerType") in ("Convolution", "FullyConnected", "MatMul"):
+            for layer in PRODUCT.findall(_fact(node, "originalLayersNames")):
+                found.setdefault(layer, set()).add(_fact(node, "runtimePrecision"))
+    return {layer: ", ".join(sorted(precisions)) for layer, precisions in found.items()}
+
+
+def _precisions(node: Any) -> set[str]:
+    """Of those that use a node's output, however it is reordered for them."""
+    users = [target.get_node() for out in node.outputs() for target in out.get_target_inputs()]
+    reorders = [user for user in users if _fact(user, "layerType") == "Reorder"]
+    found = {_fact(user, "runtimePrecision") for user in users if user not in reorders}
+    return found.union(*(_precisions(user) for user in reorders))
+
+
+def _fact(node: Any, key: str) -> str:
+    return node.get_rt_info()[key].astype(str)

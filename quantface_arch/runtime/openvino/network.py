@@ -1,0 +1,62 @@
+"""A network whose parts OpenVINO executes."""
+
+from __future__ import annotations
+
+import platform
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import openvino
+from torch import nn
+
+from quantface_arch import __version__
+from quantface_arch.quant.checkpoint import build_skeleton
+from quantface_arch.runtime.lowering import FULL, SPARE, Lowering
+from quantface_arch.runtime.openvino.cache import cached, digest
+from quantface_arch.runtime.openvino.compiled import CompiledPart
+from quantface_arch.runtime.openvino.trace import parts_of, trace_checkpoint
+
+__all__ = ["has_vnni", "load_network"]
+
+# Raised when what is traced changes, so that older files are not used.
+VERSION = 1
+
+
+def has_vnni() -> bool:
+    """Whether int8 products are summed in 32 bits; yes where it cannot be known."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return True
+    try:
+        return "vnni" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return True
+
+
+def load_network(path: Path, build: Callable[[dict[str, Any]], nn.Module], way: str) -> nn.Module:
+    """See ``quantface_arch.runtime.openvino.load``."""
+    network = build_skeleton(path, build)
+    lowering = Lowering(way, FULL if has_vnni() else SPARE)
+    if lowering.largest == SPARE:
+        warnings.warn(
+            "this processor has no VNNI: weights are rounded to 7 bits, and the gain is smaller",
+            stacklevel=2,
+        )
+    key = {
+        "checkpoint": digest(path),
+        "way": way,
+        "largest": lowering.largest,
+        "versions": [VERSION, __version__, openvino.__version__],
+    }
+    folder, kept = cached(
+        "openvino", key, lambda scratch: trace_checkpoint(path, build, lowering, scratch)
+    )
+    # The parts hold the weights.
+    for module in network.modules():
+        module._parameters.clear()
+        module._buffers.clear()
+    for name in parts_of(network):
+        # Before the method of this name, which is the class's.
+        vars(network)[name] = CompiledPart(folder / f"{name}.xml", kept["exact"])
+    return network

@@ -1,0 +1,140 @@
+"""Lowered layers compute what quantized layers compute, in operators that compilers know."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from quant_helpers import TinyNet, pictures, sqnr
+from torch import nn
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant import Recipe, quant_layers, quantize
+from quantface_arch.quant.hadamard import rotate
+from quantface_arch.runtime.lowering import SPARE, Lowering, Rotation, folded_weight
+
+BRANCH = {"svd": 1, "distill": 1, "budget": 1}
+KINDS = ("none", "scale", "rotate", "both")
+
+
+class Net(nn.Module):
+    """A layer of every type, each wide enough to be rotated."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(16, 32, 3, padding=1)
+        self.grouped = nn.Conv2d(32, 32, 3, padding=1, groups=2, padding_mode="reflect")
+        self.linear = nn.Linear(32, 32)
+        self.line = nn.Conv1d(32, 16, 3, padding=1, bias=False)
+
+    def forward(self, x):
+        h = self.linear(self.grouped(self.conv(x)).movedim(1, -1)).movedim(-1, 1)
+        return self.line(h.flatten(2))
+
+
+def layers_of(kind, name="w4a4", **options):
+    recipe = {"name": name, "balance": {"kind": kind}, "branch": BRANCH, **options}
+    net = Net().eval()
+    seen = {}
+    quantize(net, Recipe.from_dict(recipe), torch.randn(4, 16, 8, 8), progress=False)
+    for layer in quant_layers(net):
+        layer.register_forward_pre_hook(lambda layer, x: seen.__setitem__(layer.name, x[0]))
+    with torch.no_grad():
+        net(torch.randn(2, 16, 8, 8))
+    return [(layer, seen[layer.name]) for layer in quant_layers(net)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["w4a4", "w4a6", "w3a5", "w4a8", "w8a8"])
+def test_faithful_layers_equal_the_reference(kind, name):
+    for layer, x in layers_of(kind, name):
+        with torch.no_grad():
+            assert sqnr(layer(x), Lowering("faithful")(layer)(x)) > 60, layer.name
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_grids_of_both_kinds_are_kept(symmetric):
+    both = {"symmetric": symmetric}
+    for layer, x in layers_of("none", "w4a4", activations=both, weights=both):
+        with torch.no_grad():
+            # Far beyond the range, where the grid must clip.
+            assert sqnr(layer(3 * x), Lowering("faithful")(layer)(3 * x)) > 60, layer.name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folding_multiplies_branch_and_balancing_out(kind):
+    for layer, x in layers_of(kind, "w4a8"):
+        with torch.no_grad():
+            balanced = layer.balance_input(x)
+            apart = layer.product(balanced, layer.weight, layer.bias) + (
+                0 if layer.branch_down is None else layer.branch(balanced)
+            )
+            assert sqnr(apart, layer.product(x, folded_weight(layer), layer.bias)) > 100
+            lowered = Lowering("folded")(layer)
+            assert sqnr(apart, lowered(x)) > 30
+        assert lowered.multiplier is lowered.rotation is lowered.shell.branch_down is None
+
+
+def test_auto_folds_where_inputs_have_eight_bits():
+    for name, folded in (("w4a8", True), ("w4a6", False)):
+        for layer, _ in layers_of("scale", name):
+            assert Lowering()(layer).integer.folded is folded
+
+
+def test_weights_are_the_very_integers_and_no_float_copy_is_kept():
+    for layer, _ in layers_of("scale"):
+        lowered = Lowering("faithful")(layer)
+        integer = lowered.integer
+        assert integer.weight.dtype == torch.int8 and integer.weight.abs().max() <= 8
+        assert torch.equal(integer.weight * integer.weight_scale, layer.weight)
+        floats = [value for value in lowered.parameters() if value.shape == layer.weight.shape]
+        assert not floats
+
+
+def test_a_bit_is_spared_where_pairs_of_products_would_overflow():
+    for name in ("w4a8", "w8a8"):
+        for layer, x in layers_of("scale", name):
+            for way in ("faithful", "folded"):
+                lowered = Lowering(way, SPARE)(layer)
+                assert lowered.integer.weight.abs().max() <= SPARE
+                with torch.no_grad():
+                    assert sqnr(layer(x), lowered(x)) > 25
+
+
+def test_groups_of_weights_are_rounded_again():
+    grouped = {"granularity": "group", "group": 8}
+    for layer, x in layers_of("none", "w4a8", weights=grouped):
+        with torch.no_grad():
+            assert sqnr(layer(x), Lowering("faithful")(layer)(x)) > 30
+
+
+@pytest.mark.parametrize("segments", [((1, 32),), ((2, 16),), ((1, 12), (1, 20))])
+@pytest.mark.parametrize("axis", [-1, -2, -3])
+def test_rotation_is_that_of_the_method(segments, axis):
+    x = torch.randn(2, 32, *[5] * (-1 - axis))
+    torch.testing.assert_close(Rotation(segments, axis)(x), rotate(x, segments, axis))
+
+
+def test_what_only_the_reference_can_do_is_named():
+    for layer, _ in layers_of("none", "w4a8", activations={"granularity": "token"}):
+        with pytest.raises(QuantFaceError, match=f"layer {layer.name}: input ranges .* reference"):
+            Lowering()(layer)
+    layer, _ = layers_of("none", "w4a8")[0]
+    layer.act_offset = nn.Parameter(torch.zeros(16), requires_grad=False)
+    with pytest.raises(QuantFaceError, match=r"layer conv: learned input offsets .* reference"):
+        Lowering()(layer)
+
+
+def test_an_unknown_way_is_named_with_those_that_exist():
+    with pytest.raises(QuantFaceError, match="way: found 'fast', allowed are auto, faithful"):
+        Lowering("fast")
+
+
+def test_a_whole_network_follows():
+    net, x = TinyNet().eval(), pictures(2)
+    quantize(net, "w4a8", pictures(), progress=False)
+    with torch.no_grad():
+        wanted = net(x)
+        for name, layer in list(net.named_modules()):
+            if any(layer is found for found in quant_layers(net)):
+                setattr(net, name, Lowering("faithful")(layer))
+        assert sqnr(wanted, net(x)) > 40
