@@ -139,7 +139,7 @@ def select_codes(z: Tensor, codebook: Tensor, num_tokens: int) -> tuple[Tensor, 
     code_in_order = code.gather(1, order)
     batch, positions = code.shape
     rank = torch.arange(positions, device=z.device).expand(batch, -1)
-    first = torch.full((batch, codebook.shape[0]), positions, device=z.device)
+    first = rank.new_full((batch, codebook.shape[0]), positions)
     first = first.scatter_reduce(1, code_in_order, rank, reduce="amin")
     first, codes = first.sort(dim=-1, stable=True)
     first, codes = first[:, :num_tokens], codes[:, :num_tokens]

@@ -143,12 +143,15 @@ class QuantLayer(LayerState):
         return values.view(-1, *[1] * (-1 - self.channel_axis))
 
     def branch(self, x: Tensor) -> Tensor:
-        """x̂ Lᵀ: the layer's product to ``rank`` channels, then a pointwise one to Cout."""
+        """x̂ Lᵀ."""
         assert self.branch_down is not None and self.branch_up is not None
-        inner = self.product(x, self.branch_down, None)
-        taps = self.branch_down.ndim - 2
-        up = self.branch_up.view(*self.branch_up.shape, *[1] * taps)
-        return (F.linear, F.conv1d, F.conv2d)[taps](inner, up)
+        return self.low_rank_product(x, self.branch_down, self.branch_up)
+
+    def low_rank_product(self, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+        """The layer's product to ``rank`` channels, then a pointwise one to Cout."""
+        taps = down.ndim - 2
+        inner = self.product(x, down, None)
+        return (F.linear, F.conv1d, F.conv2d)[taps](inner, up.view(*up.shape, *[1] * taps))
 
     def input_grid(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point of the balanced input's grid, bounds as trained so far."""

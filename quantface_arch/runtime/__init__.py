@@ -6,17 +6,15 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.runtime import openvino, reference
+from quantface_arch.runtime.parts import Build
 
 __all__ = ["RUNTIMES", "Runtime", "available", "load", "resolve"]
-
-Build = Callable[[dict[str, Any]], nn.Module]
 
 
 @dataclass(frozen=True)

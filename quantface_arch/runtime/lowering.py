@@ -12,6 +12,7 @@ int8 weights that are scaled per output channel. There are two ways:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,8 @@ from quantface_arch.quant.specs import MAX_BITS
 __all__ = ["FULL", "SPARE", "WAYS", "LoweredLayer", "Lowering", "folded_weight"]
 
 WAYS = ("auto", "faithful", "folded")
+# (input, weight, bias) → a layer's output.
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 # Largest integer of a weight; and the same with a bit to spare, for processors that sum pairs of
 # products in 16 bits, which 8-bit weights overflow.
 FULL, SPARE = 127, 63
@@ -74,25 +77,33 @@ class LoweredLayer(nn.Module):
     """An integer product and, where faithful, balancing before it and a branch beside it."""
 
     multiplier: Tensor | None
+    branch_down: Tensor | None
+    branch_up: Tensor | None
 
     def __init__(self, layer: QuantLayer, folded: bool, lowering: Lowering) -> None:
         super().__init__()
-        self.shell = _shell(layer, folded)
         balanced = not folded and layer.balance.kind != "none"
         multiplier = layer.balance_multiplier if balanced else None
-        self.register_buffer("multiplier", multiplier)
+        shape = (-1, *[1] * (-1 - layer.channel_axis))
+        self.register_buffer("multiplier", None if multiplier is None else multiplier.view(shape))
         segments = layer.balance.segments if balanced else ()
         self.rotation = Rotation(segments, layer.channel_axis) if segments else None
-        self.integer = IntegerProduct(self.shell, layer, folded, lowering.largest)
+        geometry = _geometry(layer)
+        self.integer = IntegerProduct(geometry.product, layer, folded, lowering.largest)
+        self.low_rank_product = geometry.low_rank_product
+        for name in ("branch_down", "branch_up"):
+            self.register_parameter(name, None if folded else getattr(layer, name))
 
     def forward(self, x: Tensor) -> Tensor:
         """As the quantized layer."""
         if self.multiplier is not None:
-            x = x * self.shell.per_channel(self.multiplier)
+            x = x * self.multiplier
         if self.rotation is not None:
             x = self.rotation(x)
         y = self.integer(x)
-        return y if self.shell.branch_down is None else y + self.shell.branch(x)
+        if self.branch_down is None or self.branch_up is None:
+            return y
+        return y + self.low_rank_product(x, self.branch_down, self.branch_up)
 
 
 class IntegerProduct(nn.Module):
@@ -104,9 +115,9 @@ class IntegerProduct(nn.Module):
     weight: Tensor
     weight_scale: Tensor
 
-    def __init__(self, shell: QuantLayer, layer: QuantLayer, folded: bool, largest: int) -> None:
+    def __init__(self, product: Product, layer: QuantLayer, folded: bool, largest: int) -> None:
         super().__init__()
-        self.product = shell.product
+        self.product = product
         self.bias = layer.bias
         self.folded = folded
         self.step, self.zero_point, self.limits, self.ends = _input_grid(layer, folded)
@@ -150,15 +161,11 @@ class Rotation(nn.Module):
         return (x.unflatten(-1, (count, -1)) @ matrix).flatten(-2)
 
 
-def _shell(layer: QuantLayer, folded: bool) -> QuantLayer:
-    """The layer's geometry and, where faithful, its branch; without its weight's memory."""
-    shell = type(layer).empty_like(layer)
-    shell.forget_method()
-    shell.register_parameter("weight", None)
-    shell.register_parameter("bias", None)
-    if layer.branch_down is not None and layer.branch_up is not None and not folded:
-        shell.set_branch(layer.branch_down.detach(), layer.branch_up.detach())
-    return shell
+def _geometry(layer: QuantLayer) -> QuantLayer:
+    """A layer that multiplies like this one and has no tensors, which would be kept alive."""
+    geometry = type(layer).empty_like(layer)
+    geometry._parameters.clear()
+    return geometry
 
 
 def _input_grid(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from quantface_arch.quant.checkpoint import load_checkpoint
+from quantface_arch.runtime.parts import Build
 
 __all__ = ["load", "missing"]
 
@@ -18,6 +17,6 @@ def missing() -> str | None:
     return None
 
 
-def load(path: Path, build: Callable[[dict[str, Any]], nn.Module]) -> nn.Module:
+def load(path: Path, build: Build) -> nn.Module:
     """Load a float or quantized checkpoint; no faster than floating point, see the checkpoint."""
     return load_checkpoint(path, build)

@@ -71,7 +71,7 @@ def test_folding_multiplies_branch_and_balancing_out(kind):
             assert sqnr(apart, layer.product(x, folded_weight(layer), layer.bias)) > 100
             lowered = Lowering("folded")(layer)
             assert sqnr(apart, lowered(x)) > 30
-        assert lowered.multiplier is lowered.rotation is lowered.shell.branch_down is None
+        assert lowered.multiplier is lowered.rotation is lowered.branch_down is None
 
 
 def test_auto_folds_where_inputs_have_eight_bits():

@@ -17,6 +17,7 @@ from quantface_arch.quant import Recipe, load_checkpoint, quant_layers, quantize
 from quantface_arch.runtime import lowering
 from quantface_arch.runtime.openvino import load, network, trace
 from quantface_arch.runtime.openvino.compiled import integer_products
+from quantface_arch.runtime.parts import parts_of
 from quantface_arch.zoo import load_model, resolve_model
 
 BRANCH = {"svd": 1, "budget": 1}
@@ -52,7 +53,7 @@ def cache(tmp_path, monkeypatch):
 def products(model):
     """Layer → precision, of all parts that have run."""
     found = {}
-    for name in trace.parts_of(model):
+    for name in parts_of(model):
         for compiled in vars(model)[name].compiled.values():
             found |= integer_products(compiled)
     return found
@@ -159,7 +160,7 @@ def test_an_interrupted_compilation_leaves_nothing(net, cache, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trace, "_converted", stop)
+    monkeypatch.setattr(trace, "converted", stop)
     with pytest.raises(KeyboardInterrupt):
         load(*net)
     assert list(cache.iterdir()) == []

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from torch import nn
+
+from quantface_arch.runtime.parts import Build
 
 __all__ = ["load", "missing"]
 
@@ -17,7 +17,7 @@ def missing() -> str | None:
     return None if find_spec("openvino") else "pip install openvino"
 
 
-def load(path: Path, build: Callable[[dict[str, Any]], nn.Module], way: str = "auto") -> nn.Module:
+def load(path: Path, build: Build, way: str = "auto") -> nn.Module:
     """Load a float or quantized checkpoint for execution by OpenVINO.
 
     What is slow is done once and kept in the cache folder, see ``cache``. A network that names

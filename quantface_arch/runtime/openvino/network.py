@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import platform
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import openvino
 from torch import nn
@@ -16,7 +14,8 @@ from quantface_arch.quant.checkpoint import build_skeleton
 from quantface_arch.runtime.lowering import FULL, SPARE, Lowering
 from quantface_arch.runtime.openvino.cache import cached, digest
 from quantface_arch.runtime.openvino.compiled import CompiledPart
-from quantface_arch.runtime.openvino.trace import parts_of, trace_checkpoint
+from quantface_arch.runtime.openvino.trace import trace_checkpoint
+from quantface_arch.runtime.parts import Build, parts_of
 
 __all__ = ["has_vnni", "load_network"]
 
@@ -34,7 +33,7 @@ def has_vnni() -> bool:
         return True
 
 
-def load_network(path: Path, build: Callable[[dict[str, Any]], nn.Module], way: str) -> nn.Module:
+def load_network(path: Path, build: Build, way: str) -> nn.Module:
     """See ``quantface_arch.runtime.openvino.load``."""
     network = build_skeleton(path, build)
     lowering = Lowering(way, FULL if has_vnni() else SPARE)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +12,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant.checkpoint import load_checkpoint
-from quantface_arch.quant.convert import replace_module
+from quantface_arch.fsutil import atomic_path
 from quantface_arch.runtime.lowering import IntegerProduct, Lowering
+from quantface_arch.runtime.parts import SIZE, Build, Part, lowered_network, only, parts_of, record
 
-__all__ = ["parts_of", "trace_checkpoint"]
-
-Build = Callable[[dict[str, Any]], nn.Module]
-# Side of the square that networks are traced on; the trace holds for others.
-SIZE = 128
-
-
-class Constant(nn.Module):
-    """Gives the same tensor, whatever it is given."""
-
-    value: Tensor
-
-    def __init__(self, value: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("value", value)
-
-    def forward(self, *_: Any) -> Tensor:
-        return self.value
-
-
-class Part(nn.Module):
-    """A method of a network as a module, which is what can be traced."""
-
-    def __init__(self, network: nn.Module, name: str) -> None:
-        super().__init__()
-        self.network, self.name = network, name
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return getattr(self.network, self.name)(*inputs)
-
-
-def parts_of(network: nn.Module) -> Sequence[str]:
-    """Names of the methods that are compiled, in the order in which they run."""
-    return getattr(network, "parts", ("forward",))
+__all__ = ["converted", "trace_checkpoint", "write_openvino"]
 
 
 @torch.no_grad()
@@ -65,75 +30,45 @@ def trace_checkpoint(path: Path, build: Build, lowering: Lowering, folder: Path)
     Raises:
         QuantFaceError: see ``load_checkpoint`` and ``Lowering``; OpenVINO lacks an operator.
     """
-    network = load_checkpoint(path, build, lowering)
-    constants = getattr(network, "constant_layers", dict)()
-    for name, value in constants.items():
-        replace_module(network, network.get_submodule(name), Constant(value))
-    recorded = _record(network)
+    network = lowered_network(path, build, lowering)
+    recorded = record(network)
     for name in tqdm(parts_of(network), desc=f"compiling {path.stem}, once", unit="part"):
         inputs, called = recorded[name]
-        with _only(network, called):
-            model = _converted(network, name, inputs, path)
+        with only(network, called):
+            model = converted(network, name, inputs, path)
         openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=False)
     products = [module for module in network.modules() if isinstance(module, IntegerProduct)]
     return {"exact": not products or not all(product.folded for product in products)}
 
 
-def _record(network: nn.Module) -> dict[str, tuple[tuple[Tensor, ...], set[nn.Module]]]:
-    """What every part is given when the network sees a picture, and which modules it calls."""
-    found: dict[str, tuple[tuple[Tensor, ...], set[nn.Module]]] = {}
-    calls: list[nn.Module] = []
+@torch.no_grad()
+def write_openvino(path: Path, build: Build, lowering: Lowering, target: Path) -> None:
+    """Write a checkpoint's whole network as ``target``, .xml, with its weights beside it, .bin.
 
-    def recording(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        def record(*inputs: Tensor) -> Any:
-            before = len(calls)
-            outputs = method(*inputs)
-            found[name] = inputs, set(calls[before:])
-            return outputs
-
-        return record
-
-    hooks = [
-        module.register_forward_pre_hook(lambda module, _: calls.append(module))
-        for module in network.modules()
-    ]
-    for name in parts_of(network):
-        vars(network)[name] = recording(name, getattr(network, name))
-    try:
-        network(torch.zeros(1, 3, SIZE, SIZE))
-    finally:
-        for name in parts_of(network):
-            del vars(network)[name]
-        for hook in hooks:
-            hook.remove()
-    return found
-
-
-@contextmanager
-def _only(network: nn.Module, called: set[nn.Module]) -> Iterator[None]:
-    """Hide the branches of a network that a part does not reach: tracing is slow in modules.
-
-    A module that is not called may still lend its tensors to the one that holds it, if that is.
+    Raises:
+        QuantFaceError: see ``trace_checkpoint``; the files cannot be written.
     """
-    hidden = [
-        (parent, name, child)
-        for parent in network.modules()
-        if parent not in called
-        for name, child in parent._modules.items()
-        if child is not None and child._modules and called.isdisjoint(child.modules())
-    ]
-    for parent, name, _ in hidden:
-        parent._modules[name] = None
-    try:
-        yield
-    finally:
-        for parent, name, child in hidden:
-            parent._modules[name] = child
+    network = lowered_network(path, build, lowering)
+    model = converted(network, "forward", (torch.zeros(1, 3, SIZE, SIZE),), path)
+    with atomic_path(target) as temporary:
+        try:
+            openvino.save_model(model, temporary, compress_to_fp16=False)
+            # First, so that the file that is opened is never without the other.
+            temporary.with_suffix(".bin").replace(target.with_suffix(".bin"))
+        except (OSError, RuntimeError) as error:
+            raise QuantFaceError(f"cannot write {target}: {error}") from error
+        finally:
+            temporary.with_suffix(".bin").unlink(missing_ok=True)
 
 
-def _converted(
+def converted(
     network: nn.Module, name: str, inputs: tuple[Tensor, ...], path: Path
 ) -> openvino.Model:
+    """OpenVINO's representation of a part, for inputs of any size.
+
+    Raises:
+        QuantFaceError: OpenVINO lacks an operator; ``path`` is the checkpoint's, for the message.
+    """
     with warnings.catch_warnings():
         # Of branches on sizes; that they hold for other sizes is tested.
         warnings.simplefilter("ignore")

@@ -1,0 +1,132 @@
+"""Checkpoints as one ONNX file, integers and all, for ONNX Runtime and what is built on it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.onnx import (
+    register_custom_op_symbolic,  # pyright: ignore[reportPrivateImportUsage]
+    symbolic_helper,
+    unregister_custom_op_symbolic,  # pyright: ignore[reportPrivateImportUsage]
+)
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.fsutil import atomic_path
+from quantface_arch.runtime.lowering import Lowering
+from quantface_arch.runtime.parts import SIZE, Build, Part, lowered_network
+
+__all__ = ["missing", "write_onnx"]
+
+# Of ONNX's operators: the first with minima in ScatterElements, which choosing codes needs.
+OPSET = 18
+INPUT, OUTPUT = "degraded", "restored"
+DYNAMIC = {0: "batch", 2: "height", 3: "width"}
+
+
+def missing() -> str | None:
+    """None where the onnx package is installed, else how to get it."""
+    return None if find_spec("onnx") else "pip install onnx onnxruntime"
+
+
+@torch.no_grad()
+def write_onnx(path: Path, build: Build, lowering: Lowering, target: Path) -> None:
+    """Write a checkpoint's network: pictures (N, 3, H, W) ``degraded`` to ``restored``.
+
+    Weights stand as int8 before DequantizeLinear, inputs of products between QuantizeLinear and
+    DequantizeLinear.
+
+    Args:
+        build: see ``load_checkpoint``.
+
+    Raises:
+        QuantFaceError: see ``lowered_network``; ONNX has no such operator.
+    """
+    import onnx
+
+    network = lowered_network(path, build, lowering)
+    with atomic_path(target) as temporary, warnings.catch_warnings(), _stable_sorting():
+        # Of branches on sizes; that they hold for other sizes is tested.
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(
+                Part(network, "forward"),
+                (torch.zeros(1, 3, SIZE, SIZE),),
+                str(temporary),
+                dynamo=False,
+                opset_version=OPSET,
+                # Folding would make floating point of the integers.
+                do_constant_folding=False,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_axes={INPUT: DYNAMIC, OUTPUT: DYNAMIC},
+            )
+        except torch.onnx.OnnxExporterError as error:
+            detail = str(error).strip().splitlines()[0]
+            raise QuantFaceError(f"{path}: cannot be written as ONNX ({detail})") from error
+        model = onnx.load(temporary)
+        _dequantize_weights(model.graph)
+        onnx.save(model, temporary)
+
+
+def _dequantize_weights(graph: Any) -> None:
+    """Say of every int8 weight that is cast and scaled that it is dequantized by rows."""
+    from onnx import helper, numpy_helper
+
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    for node in list(graph.node):
+        if node.op_type != "Mul":
+            continue
+        cast = makers.get(node.input[0])
+        scale = stored.get(node.input[1])
+        if cast is None or cast.op_type != "Cast" or scale is None:
+            continue
+        weight = stored.get(cast.input[0])
+        if weight is None or weight.data_type != weight.INT8:
+            continue
+        rows = numpy_helper.to_array(scale).reshape(-1)
+        name = f"{scale.name}_rows"
+        graph.initializer.append(numpy_helper.from_array(rows, name))
+        place = list(graph.node).index(node)
+        graph.node.insert(
+            place,
+            helper.make_node(
+                "DequantizeLinear", [weight.name, name], list(node.output), axis=0, name=node.name
+            ),
+        )
+        graph.node.remove(node)
+        graph.node.remove(cast)
+        graph.initializer.remove(scale)
+
+
+@contextmanager
+def _stable_sorting() -> Iterator[None]:
+    """Teach the exporter stable sorts: TopK, which gives the first of equal values first."""
+
+    def ascending(graph: Any, x: Any, dim: int) -> Any:
+        axis = graph.op("Constant", value_t=torch.tensor([dim]))
+        count = graph.op("Gather", graph.op("Shape", x), axis, axis_i=0)
+        return graph.op("TopK", x, count, axis_i=dim, largest_i=0, sorted_i=1, outputs=2)
+
+    @symbolic_helper.parse_args("v", "b", "i", "b")
+    def sort(graph: Any, x: Any, stable: bool, dim: int, descending: bool) -> Any:
+        return ascending(graph, x, dim)
+
+    @symbolic_helper.parse_args("v", "b", "i", "b")
+    def argsort(graph: Any, x: Any, stable: bool, dim: int, descending: bool) -> Any:
+        return ascending(graph, x, dim)[1]
+
+    symbols = {"aten::sort": sort, "aten::argsort": argsort}
+    for name, symbol in symbols.items():
+        register_custom_op_symbolic(name, symbol, OPSET)
+    try:
+        yield
+    finally:
+        for name in symbols:
+            unregister_custom_op_symbolic(name, OPSET)

@@ -1,0 +1,119 @@
+"""A checkpoint's network, lowered and cut into parts: what compilers and exporters begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantface_arch.quant.checkpoint import load_checkpoint
+from quantface_arch.quant.convert import replace_module
+from quantface_arch.runtime.lowering import Lowering
+
+__all__ = ["SIZE", "Build", "Part", "lowered_network", "only", "parts_of", "record"]
+
+Build = Callable[[dict[str, Any]], nn.Module]
+# Side of the square that networks are traced on; the trace holds for others.
+SIZE = 128
+
+
+class Constant(nn.Module):
+    """Gives the same tensor, whatever it is given."""
+
+    value: Tensor
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value)
+
+    def forward(self, *_: Any) -> Tensor:
+        return self.value
+
+
+class Part(nn.Module):
+    """A method of a network as a module, which is what can be traced."""
+
+    def __init__(self, network: nn.Module, name: str) -> None:
+        super().__init__()
+        self.network, self.name = network, name
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return getattr(self.network, self.name)(*inputs)
+
+
+def parts_of(network: nn.Module) -> Sequence[str]:
+    """Names of the methods that are compiled, in the order in which they run."""
+    return getattr(network, "parts", ("forward",))
+
+
+@torch.no_grad()
+def lowered_network(path: Path, build: Build, lowering: Lowering) -> nn.Module:
+    """The network of a checkpoint, its layers lowered, those that see no picture constant.
+
+    A network may have a method ``constant_layers``: submodules' names → what they always give.
+
+    Raises:
+        QuantFaceError: see ``load_checkpoint`` and ``Lowering``.
+    """
+    network = load_checkpoint(path, build, lowering)
+    constants = getattr(network, "constant_layers", dict)()
+    for name, value in constants.items():
+        replace_module(network, network.get_submodule(name), Constant(value))
+    return network
+
+
+@torch.no_grad()
+def record(network: nn.Module) -> dict[str, tuple[tuple[Tensor, ...], set[nn.Module]]]:
+    """What every part is given when the network sees a picture, and which modules it calls."""
+    found: dict[str, tuple[tuple[Tensor, ...], set[nn.Module]]] = {}
+    calls: list[nn.Module] = []
+
+    def recording(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def record(*inputs: Tensor) -> Any:
+            before = len(calls)
+            outputs = method(*inputs)
+            found[name] = inputs, set(calls[before:])
+            return outputs
+
+        return record
+
+    hooks = [
+        module.register_forward_pre_hook(lambda module, _: calls.append(module))
+        for module in network.modules()
+    ]
+    for name in parts_of(network):
+        vars(network)[name] = recording(name, getattr(network, name))
+    try:
+        network(torch.zeros(1, 3, SIZE, SIZE))
+    finally:
+        for name in parts_of(network):
+            del vars(network)[name]
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+@contextmanager
+def only(network: nn.Module, called: set[nn.Module]) -> Iterator[None]:
+    """Hide the branches of a network that a part does not reach: tracing is slow in modules.
+
+    A module that is not called may still lend its tensors to the one that holds it, if that is.
+    """
+    hidden = [
+        (parent, name, child)
+        for parent in network.modules()
+        if parent not in called
+        for name, child in parent._modules.items()
+        if child is not None and child._modules and called.isdisjoint(child.modules())
+    ]
+    for parent, name, _ in hidden:
+        parent._modules[name] = None
+    try:
+        yield
+    finally:
+        for parent, name, child in hidden:
+            parent._modules[name] = child

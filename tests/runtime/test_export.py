@@ -1,0 +1,124 @@
+"""Files for other programs: the reference's pictures, integers inside, and whole or absent."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+from quant_helpers import sqnr
+from tiny import RRDB
+
+from quantface_arch.archs import build_arch
+from quantface_arch.images import load_rgb
+from quantface_arch.quant import Recipe, load_checkpoint, quant_layers, quantize, save_checkpoint
+from quantface_arch.zoo import load_model
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A plain network, W4A8 with branches."""
+    torch.manual_seed(1)
+    net, path = build_arch(RRDB).eval(), tmp_path_factory.mktemp("plain") / "net.safetensors"
+    recipe = {"name": "w4a8", "balance": {"kind": "scale"}, "branch": {"svd": 1, "budget": 1}}
+    quantize(net, Recipe.from_dict(recipe), torch.rand(2, 3, 64, 64), progress=False)
+    save_checkpoint(net, path, RRDB)
+    return path
+
+
+def export(repo, *words):
+    command = [sys.executable, str(repo / "scripts/export.py"), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def exported(repo, path, target, *words):
+    kind = {".onnx": "onnx", ".xml": "openvino"}[target.suffix]
+    done = export(repo, "--model", path, "--format", kind, "-o", target, *words)
+    assert done.returncode == 0, done.stderr
+    assert str(target) in done.stdout
+    return target
+
+
+def run_onnx(path):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(["restored"], {"degraded": x.numpy()})[0])
+
+
+def run_openvino(path):
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(path, "CPU", options)
+    return lambda x: torch.from_numpy(compiled([x.numpy()])[0])
+
+
+def assert_integers(target, layers):
+    """Every layer's weight is int8, its input is rounded, and no float weight is left."""
+    graph = onnx.load(target).graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    weights = [
+        stored[node.input[0]]
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored
+    ]
+    assert len(weights) == layers and all(tensor.data_type == tensor.INT8 for tensor in weights)
+    assert sum(node.op_type == "QuantizeLinear" for node in graph.node) == layers
+    floats = [tensor for tensor in stored.values() if tensor.data_type == tensor.FLOAT]
+    assert max(np.prod(x.dims) for x in floats) < max(np.prod(x.dims) for x in weights)
+
+
+def test_onnx_runtime_computes_what_the_reference_does(repo, plain, tmp_path):
+    target = exported(repo, plain, tmp_path / "net.onnx", "--way", "faithful")
+    reference, found = load_checkpoint(plain, build_arch), run_onnx(target)
+    for shape in ((1, 3, 32, 32), (2, 3, 32, 48)):
+        x = torch.rand(shape)
+        with torch.no_grad():
+            assert sqnr(reference(x), found(x)) > 60
+    assert_integers(target, len(list(quant_layers(reference))))
+
+
+def test_onnx_runtime_restores_faces(repo, data_root, tmp_path):
+    target = exported(repo, "mini-w4a8", tmp_path / "mini.onnx")
+    reference = load_model("mini-w4a8")
+    face = load_rgb(sorted((data_root / "faces/tune512").glob("*.jpg"))[0])
+    x = torch.from_numpy(face).permute(2, 0, 1)[None, :, 128:384, 96:416].float() / 127.5 - 1
+    with torch.no_grad():
+        error = (run_onnx(target)(x) - reference(x)).square().mean()
+    assert 10 * torch.log10(4 / error) > 38
+    layers = [layer for layer in quant_layers(reference) if "time_emb" not in layer.name]
+    assert_integers(target, len(layers))
+
+
+def test_folded_files_have_no_branches(repo, plain, tmp_path):
+    target, x = exported(repo, plain, tmp_path / "net.onnx"), torch.rand(1, 3, 32, 32)
+    reference = load_checkpoint(plain, build_arch)
+    with torch.no_grad():
+        assert sqnr(reference(x), run_onnx(target)(x)) > 25
+    products = [node for node in onnx.load(target).graph.node if node.op_type == "Conv"]
+    assert len(products) == len(list(quant_layers(reference)))
+
+
+def test_openvino_reads_the_file_of_a_whole_network(repo, plain, tmp_path):
+    target = exported(repo, plain, tmp_path / "net.xml", "--way", "faithful")
+    reference, found = load_checkpoint(plain, build_arch), run_openvino(target)
+    for shape in ((1, 3, 32, 32), (2, 3, 32, 48)):
+        x = torch.rand(shape)
+        with torch.no_grad():
+            assert sqnr(reference(x), found(x)) > 60
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.bin", "net.xml"]
+
+
+def test_what_is_wrong_is_named_and_nothing_is_written(repo, tmp_path):
+    model = ["--model", "mini-w4a8", "--format"]
+    for words, message in (
+        ([*model, "onnx", "-o", tmp_path / "a.xml"], "ends in .onnx is wanted"),
+        ([*model, "tflite", "-o", tmp_path / "a.onnx"], "invalid choice: 'tflite'"),
+        (["--model", tmp_path, "--format", "onnx", "-o", tmp_path / "a.onnx"], "a checkpoint is"),
+        (["--model", "none", "--format", "onnx", "-o", tmp_path / "a.onnx"], "model 'none'"),
+    ):
+        done = export(repo, *words)
+        assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
