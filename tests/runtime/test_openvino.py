@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -224,3 +226,13 @@ def test_the_manifest_is_of_plain_data(net, cache):
     manifest = json.loads(next(cache.glob("*/manifest.json")).read_text())
     assert manifest["kept"] == {"exact": False}
     assert manifest["files"].keys() == {"forward.xml", "forward.bin"}
+
+
+def test_nothing_is_reported_over_the_network():
+    code = (
+        "import quantface_arch.runtime.openvino.network\n"
+        "from openvino.tools.ovc import telemetry_utils\n"
+        "assert telemetry_utils.tm.__name__ == 'openvino.tools.ovc.telemetry_stub'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

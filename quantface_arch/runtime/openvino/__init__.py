@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from torch import nn
 from quantface_arch.runtime.parts import Build
 
 __all__ = ["load", "missing"]
+
+# When it is imported, OpenVINO reports that over the network, unless it finds no such package.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 def missing() -> str | None:
