@@ -35,9 +35,9 @@ from quantface_arch.zoo import resolve_model
 ROW = "--row"
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(description: str | None) -> argparse.ArgumentParser:
     """The command line."""
-    made = parser(__doc__)
+    made = parser(description)
     add = made.add_argument
     add("--float", default="mini", dest="full", help="full-precision checkpoint (mini)")
     add("--preset", help="a preset with random weights instead of --float: osdface, mini")
@@ -71,7 +71,9 @@ def rows_of(args: argparse.Namespace, full: Path) -> list[dict[str, Any]]:
 def run_row(row: dict[str, Any]) -> dict[str, Any]:
     """Measure in a process of its own; ends the program where that fails."""
     result = subprocess.run(
-        [sys.executable, __file__, ROW, json.dumps(row)], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(Path(__file__).resolve()), ROW, json.dumps(row)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     if result.returncode:
         sys.exit(f"error: row {row['kind']} of {row['path']} failed")
@@ -129,16 +131,9 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
-def main() -> None:
-    made = make_parser()
-    args = made.parse_args()
-    if args.row:
-        print(json.dumps(measure(json.loads(args.row))))
-        return
+def run_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure all rows, in turns."""
     with tempfile.TemporaryDirectory() as scratch:
-        if args.smoke:
-            args.size, args.repeats, args.rounds = 64, 1, 1
-            args.kinds = ["torch fp32", "quantized"]
         os.environ.setdefault("QUANTFACE_CACHE", str(Path(scratch) / "cache"))
         full = resolve_model(args.full)
         if args.preset:
@@ -151,7 +146,18 @@ def main() -> None:
         for _ in tqdm(range(args.rounds), desc="rounds"):
             for row, found in zip(tqdm(rows, desc="rows", leave=False), turns, strict=True):
                 found.append(run_row(row))
-    results = [best(found) for found in turns]
+    return [best(found) for found in turns]
+
+
+def main() -> None:
+    args = make_parser(__doc__).parse_args()
+    if args.row:
+        print(json.dumps(measure(json.loads(args.row))))
+        return
+    if args.smoke:
+        args.size, args.repeats, args.rounds = 64, 1, 1
+        args.kinds = [KINDS[0], "quantized"]
+    results = run_rows(args)
     report(table(results), args.json)
     if args.chart:
         draw(results, args.chart)

@@ -12,6 +12,8 @@ from report import peak_gb
 from torch import Tensor, nn
 
 from quantface_arch.archs import build_arch
+from quantface_arch.quant import read_metadata
+from quantface_arch.runtime.parts import parts_of, record
 from quantface_arch.zoo import load_model
 
 __all__ = ["KINDS", "measure"]
@@ -36,7 +38,7 @@ def measure(row: dict[str, Any]) -> dict[str, Any]:
     network, dtype = _network(row, x)
     network(x.to(dtype))
     loaded = time.perf_counter() - start
-    names = getattr(network, "parts", ("forward",))
+    names = parts_of(network)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for name in names:
         vars(network)[name] = _timed(getattr(network, name), seconds[name])
@@ -46,6 +48,7 @@ def measure(row: dict[str, Any]) -> dict[str, Any]:
     quantized = row["kind"] == "quantized"
     return {
         "kind": row["kind"],
+        "arch": read_metadata(path)["arch"],
         "name": f"{path.stem} {row['way']}" if quantized else row["kind"],
         "parts": {name: min(found) for name, found in seconds.items()},
         "load s": loaded,
@@ -78,35 +81,17 @@ def _network(row: dict[str, Any], x: Tensor) -> tuple[nn.Module, torch.dtype]:
     if kind == "quantized":
         return openvino.load(path, build_arch, row["way"]), torch.float32
     network = openvino.load(path, build_arch)
-    inputs = _inputs(network, x) if kind == "openvino nncf w8a8" else {}
+    inputs = record(network, x) if kind == "openvino nncf w8a8" else {}
     for name in network.parts:
         part = vars(network)[name]
         if kind == "openvino bf16":
             part.options["INFERENCE_PRECISION_HINT"] = "bf16"
         elif kind == "openvino nncf w8a8":
-            _quantize(part, *inputs[name])
+            _quantize(part, inputs[name][0])
     return network, torch.float32
 
 
-def _inputs(network: nn.Module, x: Tensor) -> dict[str, tuple[Tensor, ...]]:
-    """What each part is given."""
-    found: dict[str, tuple[Tensor, ...]] = {}
-
-    def recording(name: str, part: Callable[..., Any]) -> Callable[..., Any]:
-        def record(*inputs: Tensor) -> Any:
-            found[name] = inputs
-            return part(*inputs)
-
-        return record
-
-    parts = {name: vars(network)[name] for name in network.parts}
-    vars(network).update({name: recording(name, part) for name, part in parts.items()})
-    network(x)
-    vars(network).update(parts)
-    return found
-
-
-def _quantize(part: Any, *inputs: Tensor) -> None:
+def _quantize(part: Any, inputs: tuple[Tensor, ...]) -> None:
     """Put NNCF's 8-bit quantization of a part in its place, calibrated on one batch."""
     import nncf
     import openvino

@@ -15,6 +15,7 @@ BENCHMARKS = (
     "osdface_memory",
     "osdface_training_memory",
     "restore_memory",
+    "roofline",
 )
 # What they are made of, and those with tests of their own.
 OTHERS = {"make_lq", "score", "report", "cells", "sheet", "latency_rows", "ablation", "quality"}

@@ -67,8 +67,14 @@ def lowered_network(path: Path, build: Build, lowering: Lowering) -> nn.Module:
 
 
 @torch.no_grad()
-def record(network: nn.Module) -> dict[str, tuple[tuple[Tensor, ...], set[nn.Module]]]:
-    """What every part is given when the network sees a picture, and which modules it calls."""
+def record(
+    network: nn.Module, picture: Tensor | None = None
+) -> dict[str, tuple[tuple[Tensor, ...], set[nn.Module]]]:
+    """What every part is given when the network sees a picture, and which modules it calls.
+
+    Args:
+        picture: float (N, 3, H, W), on the network's device; None: one of ``SIZE``, on the CPU.
+    """
     found: dict[str, tuple[tuple[Tensor, ...], set[nn.Module]]] = {}
     calls: list[nn.Module] = []
 
@@ -85,13 +91,16 @@ def record(network: nn.Module) -> dict[str, tuple[tuple[Tensor, ...], set[nn.Mod
         module.register_forward_pre_hook(lambda module, _: calls.append(module))
         for module in network.modules()
     ]
-    for name in parts_of(network):
+    methods = {name: vars(network).get(name) for name in parts_of(network)}
+    for name in methods:
         vars(network)[name] = recording(name, getattr(network, name))
     try:
-        network(torch.zeros(1, 3, SIZE, SIZE))
+        network(torch.zeros(1, 3, SIZE, SIZE) if picture is None else picture)
     finally:
-        for name in parts_of(network):
+        for name, method in methods.items():
             del vars(network)[name]
+            if method is not None:
+                vars(network)[name] = method
         for hook in hooks:
             hook.remove()
     return found

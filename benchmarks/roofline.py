@@ -1,0 +1,108 @@
+"""How near every part of a restorer comes to what the processor can do at most.
+
+    python benchmarks/roofline.py                          # mini and mini-w4a8
+    python benchmarks/roofline.py --preset osdface --quantized FILE
+
+The peaks are measured: the rate at which OpenVINO multiplies in wide 3×3 convolutions, in float32,
+bfloat16 and int8. A part's rate counts all its multiply-accumulates, those inside attention too,
+over all the time that it takes; "of peak" is its share of the peak of its width. Options are those
+of latency.py, which takes the times.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from latency import make_parser, run_rows
+from report import report
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from quantface_arch.archs.empty import empty_network
+from quantface_arch.quant import quantize, save_checkpoint
+from quantface_arch.runtime import openvino
+from quantface_arch.runtime.parts import parts_of, record
+
+# Kind of latency.py's rows → the width of its products, and OpenVINO's name of it.
+WIDTHS = {"openvino fp32": "fp32", "openvino bf16": "bf16", "quantized": "int8"}
+PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}
+# Of the convolutions whose rate is the peak: channels, side of the picture, how many.
+WIDE, SIDE, DEPTH = 512, 64, 4
+
+
+def macs_of_parts(arch: Mapping[str, Any], size: int, batch: int) -> dict[str, int]:
+    """Multiply-accumulates of every part, of a network without weights."""
+    network = empty_network(arch)
+    inputs = record(network, torch.zeros(batch, 3, size, size, device="meta"))
+    found = {}
+    for name in parts_of(network):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            getattr(network, name)(*inputs[name][0])
+        found[name] = counter.get_total_flops() // 2
+    return found
+
+
+def convolutions() -> nn.Module:
+    """Wide convolutions behind a narrow one that takes a picture."""
+    wide = [nn.Conv2d(WIDE, WIDE, 3, padding=1) for _ in range(DEPTH)]
+    return nn.Sequential(nn.Conv2d(3, WIDE, 1), *wide).eval()
+
+
+@torch.inference_mode()
+def peak(width: str, threads: int, repeats: int) -> float:
+    """Multiply-accumulates a second of wide convolutions."""
+    torch.set_num_threads(threads)
+    net, x = convolutions(), torch.rand(1, 3, SIDE, SIDE)
+    if width == "int8":
+        quantize(net, "w8a8", x, progress=False)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / f"{width}.safetensors"
+        save_checkpoint(net, path, {})
+        model = openvino.load(path, lambda _: convolutions())
+        vars(model)["forward"].options["INFERENCE_PRECISION_HINT"] = PRECISIONS[width]
+        model(x)
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            model(x)
+            seconds.append(time.perf_counter() - start)
+    return DEPTH * WIDE * WIDE * 9 * SIDE * SIDE / min(seconds)
+
+
+def main() -> None:
+    made = make_parser(__doc__)
+    made.set_defaults(kinds=list(WIDTHS))
+    args = made.parse_args()
+    if args.smoke:
+        args.size, args.repeats, args.rounds, args.kinds = 64, 1, 1, ["quantized"]
+    results = [found for found in run_rows(args) if found["kind"] in WIDTHS]
+    widths = {WIDTHS[found["kind"]] for found in results}
+    peaks = {width: peak(width, args.threads, 1 if args.smoke else 20) for width in widths}
+    rows = []
+    for found in results:
+        width = WIDTHS[found["kind"]]
+        macs = macs_of_parts(found["arch"], args.size, args.batch)
+        macs, seconds = {**macs, "all": sum(macs.values())}, dict(found["parts"])
+        seconds["all"] = sum(seconds.values())
+        rows += [
+            {
+                "row": found["name"],
+                "part": part,
+                "GMAC": macs[part] / 1e9,
+                "ms": 1e3 * seconds[part],
+                "GMAC/s": macs[part] / seconds[part] / 1e9,
+                "peak GMAC/s": peaks[width] / 1e9,
+                "of peak": macs[part] / seconds[part] / peaks[width],
+            }
+            for part in macs
+        ]
+    report(rows, args.json)
+
+
+if __name__ == "__main__":
+    main()
