@@ -74,8 +74,12 @@ class Lowering:
 
 
 class LoweredLayer(nn.Module):
-    """An integer product and, where faithful, balancing before it and a branch beside it."""
+    """An integer product and, where faithful, balancing before it and a branch beside it.
 
+    ``geometry`` is a layer of the same kernel, stride and padding, which has no tensors.
+    """
+
+    geometry: QuantLayer
     multiplier: Tensor | None
     branch_down: Tensor | None
     branch_up: Tensor | None
@@ -89,6 +93,8 @@ class LoweredLayer(nn.Module):
         segments = layer.balance.segments if balanced else ()
         self.rotation = Rotation(segments, layer.channel_axis) if segments else None
         geometry = _geometry(layer)
+        # Not as a submodule: it has no state.
+        vars(self)["geometry"] = geometry
         self.integer = IntegerProduct(geometry.product, layer, folded, lowering.largest)
         self.low_rank_product = geometry.low_rank_product
         for name in ("branch_down", "branch_up"):
@@ -109,7 +115,8 @@ class LoweredLayer(nn.Module):
 class IntegerProduct(nn.Module):
     """What must become integer arithmetic; compilers' names of it end in this module's, integer.
 
-    Buffers: ``weight`` int8, ``weight_scale`` float32, (Cout, 1, ...).
+    Buffers: ``weight`` int8, ``weight_scale`` float32, (Cout, 1, ...). The input's ``levels`` are
+    those that are meant of the compiler's 256, ``limits``.
     """
 
     weight: Tensor
@@ -120,15 +127,15 @@ class IntegerProduct(nn.Module):
         self.product = product
         self.bias = layer.bias
         self.folded = folded
-        self.step, self.zero_point, self.limits, self.ends = _input_grid(layer, folded)
+        self.step, self.zero_point, self.limits, self.levels = _input_grid(layer, folded)
         integers, scale = _integers(layer, folded, largest)
         self.register_buffer("weight", integers)
         self.register_buffer("weight_scale", scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Round the input, multiply."""
-        if self.ends is not None:
-            x = x.clamp(*self.ends)
+        if self.levels != self.limits:
+            x = x.clamp(*((level - self.zero_point) * self.step for level in self.levels))
         x = torch.fake_quantize_per_tensor_affine(x, self.step, self.zero_point, *self.limits)
         return self.product(x, self.weight.float() * self.weight_scale, self.bias)
 
@@ -170,18 +177,15 @@ def _geometry(layer: QuantLayer) -> QuantLayer:
 
 def _input_grid(
     layer: QuantLayer, folded: bool
-) -> tuple[float, int, tuple[int, int], tuple[float, float] | None]:
-    """Step, zero point, the compiler's 256 levels, and the range of those that are meant."""
+) -> tuple[float, int, tuple[int, int], tuple[int, int]]:
+    """Step, zero point, the compiler's 256 levels, and those of them that are meant."""
     if folded:
         step, zero = scale_and_zero_point(layer.act_low, layer.act_high, MAX_BITS, False)
-        return float(step), int(zero), (0, 255), None
+        return float(step), int(zero), (0, 255), (0, 255)
     spec = layer.activation_spec
     step, zero = float(layer.act_scale), int(layer.act_zero_point)
     limits = (-128, 127) if spec.symmetric else (0, 255)
-    lowest, highest = grid(spec.bits, spec.symmetric)
-    whole = (lowest, highest) == limits
-    ends = None if whole else ((lowest - zero) * step, (highest - zero) * step)
-    return step, zero, limits, ends
+    return step, zero, limits, grid(spec.bits, spec.symmetric)
 
 
 def folded_weight(layer: QuantLayer) -> Tensor:
