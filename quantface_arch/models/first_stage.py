@@ -33,7 +33,7 @@ from quantface_arch.quant.tuners import TUNERS
 __all__ = ["FirstStage", "calibration_pictures", "read_quant_options"]
 
 CALIBRATION_OPTIONS = {"num_images", "batch_size", "size", "dataroot_lq"}
-RECONSTRUCTION_OPTIONS = {"blocks", "steps", "lr", "num_images", "bounds", "weights"}
+RECONSTRUCTION_OPTIONS = {"blocks", "steps", "lr", "num_images", "size", "bounds", "weights"}
 # Other processes wait for the first so long; calibration of a large network takes its time.
 PATIENCE = timedelta(days=2)
 
@@ -72,7 +72,7 @@ def read_quant_options(
 
 
 def calibration_pictures(
-    opt: Mapping[str, Any], net: nn.Module, count: int | None = None
+    opt: Mapping[str, Any], net: nn.Module, count: int | None = None, size: int | None = None
 ) -> list[Tensor]:
     """Degraded pictures on which the network is calibrated, in the range that it sees.
 
@@ -82,7 +82,7 @@ def calibration_pictures(
             ``dataroot_lq``, a folder of pictures. Without that they are samples of
             ``datasets: train``, spread evenly over it.
         net: the network, for its ``input_range``.
-        count: another number of pictures.
+        count, size: another number of pictures, and another side.
 
     Returns:
         float32 (3, H, W) each, the same in every run.
@@ -95,7 +95,7 @@ def calibration_pictures(
     wanted = int(count or options.get("num_images", 32))
     if wanted < 1:
         raise QuantFaceError(f"quant calibration num_images: found {wanted}, allowed are from 1")
-    folder, size = options.get("dataroot_lq"), options.get("size")
+    folder, size = options.get("dataroot_lq"), size or options.get("size")
     read = _from_folder(folder, size) if folder else _from_dataset(opt, size)
     low, high = getattr(net, "input_range", (0, 1))
     return [picture * (high - low) + low for picture in read(wanted)]
@@ -265,7 +265,8 @@ class FirstStage:
 
     def _reconstruct(self, student: nn.Module, batch_size: int) -> None:
         options = {"bounds": self.opt["train"].get("bounds", False), **self.reconstruction}
-        pictures = calibration_pictures(self.opt, self.teacher, options.pop("num_images", None))
+        wanted = options.pop("num_images", None), options.pop("size", None)
+        pictures = calibration_pictures(self.opt, self.teacher, *wanted)
         errors = reconstruct(
             student,
             self.teacher,

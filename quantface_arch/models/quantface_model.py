@@ -54,8 +54,9 @@ class QuantFaceModel(RestorerModel):
             written in the end. Default 0: none.
         checkpointing (bool): keep fewer activations and compute them again in the backward pass.
         reconstruction (dict): tune block by block before, see ``quant.reconstruct``: ``blocks``
-            (globs), ``steps``, ``lr``, ``num_images`` (default: those of the calibration),
-            ``bounds`` (default: as above) and ``weights``, also ``rounding`` (AdaRound).
+            (globs), ``steps``, ``lr``, ``num_images`` and ``size`` of their side (default: those
+            of the calibration), ``bounds`` (default: as above) and ``weights``, also ``rounding``
+            (AdaRound).
 
     With ``total_iter: 0`` the network is quantized, reconstructed if that is wanted, and saved; of
     the options above only ``reconstruction`` is read then.

@@ -325,6 +325,10 @@ def test_reconstruction_comes_first_and_helps(tmp_path, options):
         "num_images": 4,
     }
     assert error(build(options, tmp_path / "tuned")) != plain
+    options["train"]["reconstruction"]["size"] = 22
+    with pytest.raises(QuantFaceError, match="22x22"):
+        # Of another side, and so one that this network cannot halve.
+        build(options, tmp_path / "sized")
 
 
 def test_an_sr_network_is_distilled_and_tested_without_code(tmp_path, options, monkeypatch):

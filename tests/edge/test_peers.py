@@ -40,7 +40,7 @@ def shrink(opt, faces):
     if opt["train"]["total_iter"]:
         shrink_training(opt)
     if "reconstruction" in opt["train"]:
-        opt["train"]["reconstruction"].update(steps=1, num_images=1)
+        opt["train"]["reconstruction"].update(steps=1, num_images=1, size=64)
     return opt
 
 
