@@ -21,7 +21,10 @@ FOREIGN = (
     "piq",
     "pyiqa",
     "transformers",
+    "triton",
 )
+# Backends of a runtime are imported by the runtime that wraps them, and only there.
+BACKENDS = ("openvino", "triton")
 # What each layer may import of this package: itself, the layers below, and the two tools.
 TOOLS = ("quantface_arch.errors", "quantface_arch.fsutil", "quantface_arch.__version__")
 ALLOWED = {
@@ -47,8 +50,7 @@ def imported(path: Path) -> set[str]:
 def test_files_import_only_what_their_layer_may(layer, path):
     for name in imported(path):
         top = name.partition(".")[0]
-        # Backends of a runtime are imported by the runtime that wraps them, and only there.
-        if layer == "quant" or top != "openvino":
+        if layer == "quant" or top not in BACKENDS:
             assert top not in FOREIGN, f"{path.name} imports {name}"
         if top == "quantface_arch":
             inside = any(name == root or name.startswith(f"{root}.") for root in ALLOWED[layer])

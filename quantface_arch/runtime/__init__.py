@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.runtime import openvino, reference
+from quantface_arch.runtime import cuda, openvino, reference
 from quantface_arch.runtime.parts import Build
 
 __all__ = ["RUNTIMES", "Runtime", "available", "load", "resolve"]
@@ -32,10 +32,12 @@ class Runtime:
     devices: tuple[str, ...]
 
 
-# Best first: ``auto`` takes the first that can be used.
+# Best first: ``auto`` takes the first that can be used. ``cuda`` stands behind the reference, which
+# runs everywhere, so that ``auto`` never takes it: it is experimental and was never timed.
 RUNTIMES: dict[str, Runtime] = {
     "openvino": Runtime(openvino.load, openvino.missing, ("cpu",)),
     "reference": Runtime(reference.load, reference.missing, ("cpu", "cuda")),
+    "cuda": Runtime(cuda.load, cuda.missing, ("cuda",)),
 }
 
 

@@ -1,0 +1,49 @@
+"""Checkpoints on an NVIDIA GPU through Triton: int8 products on tensor cores. Experimental."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from quantface_arch.runtime.parts import Build
+
+__all__ = ["load", "missing"]
+
+# Compute capability (Ampere) from which on Triton multiplies int8, and GPUs have bfloat16.
+CAPABILITY = (8, 0)
+
+
+def missing() -> str | None:
+    """None where the kernels can be compiled and run."""
+    if not find_spec("triton"):
+        return "pip install triton"
+    wanted = ".".join(map(str, CAPABILITY))
+    if not torch.cuda.is_available():
+        return f"it needs an NVIDIA GPU of compute capability {wanted} or more, none was found"
+    found = torch.cuda.get_device_capability()
+    if found < CAPABILITY:
+        return f"it needs compute capability {wanted} or more, found {found[0]}.{found[1]}"
+    return None
+
+
+def load(path: Path, build: Build, way: str = "auto") -> nn.Module:
+    """Load a float or quantized checkpoint for execution by Triton's kernels, on the current GPU.
+
+    Everything but the layers' sums is computed in bfloat16. A network that names methods in an
+    attribute ``parts`` has each of them run as one CUDA graph, others their ``forward``; the graphs
+    of the last two shapes are kept. Layers that the kernels cannot compute (grouped convolutions,
+    padding with other than zeros) are left to torch, and a warning names them.
+
+    Args:
+        build: see ``load_checkpoint``.
+        way: of the layers, see ``lowering.WAYS``.
+
+    Raises:
+        QuantFaceError: see ``load_checkpoint`` and ``Lowering``.
+    """
+    from quantface_arch.runtime.cuda.network import load_network
+
+    return load_network(path, build, way, torch.device("cuda"))

@@ -1,0 +1,137 @@
+"""A lowered layer whose product the kernels compute."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from quantface_arch.quant.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
+from quantface_arch.runtime.cuda import ops
+from quantface_arch.runtime.lowering import LoweredLayer
+
+__all__ = ["LONGEST", "CudaLayer", "SingleLayer", "obstacle"]
+
+# Products of a level and a weight of 8 bits whose sum 32 bits are sure to hold.
+LONGEST = 2**31 // (255 * 128)
+
+
+def obstacle(layer: LoweredLayer) -> str | None:
+    """What of a layer the kernels cannot do; None if they can do it."""
+    geometry = layer.geometry
+    if not isinstance(geometry, QuantLinear | QuantConv1d | QuantConv2d):
+        return f"type {type(geometry).__name__}"
+    if geometry.groups > 1:
+        return f"{geometry.groups} groups"
+    if not isinstance(geometry, QuantLinear) and geometry.padding_mode != "zeros":
+        return f"padding mode {geometry.padding_mode}"
+    if layer.integer.weight[0].numel() > LONGEST:
+        return f"sums of more than {LONGEST} products"
+    return None
+
+
+class SingleLayer(nn.Module):
+    """A lowered layer computed by torch in single precision, for inputs of any dtype."""
+
+    def __init__(self, lowered: LoweredLayer) -> None:
+        super().__init__()
+        self.lowered = lowered
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the lowered layer, in x's dtype."""
+        return self.lowered(x.float()).to(x.dtype)
+
+
+class CudaLayer(nn.Module):
+    """y = step·weight_scale·((q - zero) Wᵀ) + bias, and beside it the branch of a faithful layer.
+
+    Integers are summed exactly in 32 bits; scale and bias are applied in float32, and the result is
+    rounded to the input's dtype. A weight whose integers fit is kept at four bits. Diagonal
+    balancing is part of the rounding and of the branch's first factor; before a rotation it is a
+    product of its own.
+
+    Args:
+        lowered: a layer that ``obstacle`` has nothing against; its rotation is taken over.
+        dtype: of inputs, rotation and branch.
+    """
+
+    geometry: QuantLayer
+    multiplier: Tensor | None
+    before: Tensor | None
+    weight: Tensor
+    scale: Tensor
+    correction: Tensor
+    bias: Tensor | None
+    branch_down: Tensor | None
+    branch_up: Tensor | None
+
+    def __init__(self, lowered: LoweredLayer, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        integer = lowered.integer
+        # Not as a submodule: it has no state.
+        vars(self)["geometry"] = lowered.geometry
+        self.window = _window(lowered.geometry)
+        self.step = integer.step
+        # As int8 stores levels.
+        offset = integer.limits[0] + 128
+        self.zero = integer.zero_point - offset
+        self.low, self.high = (level - offset for level in integer.levels)
+        rotated, multiplier = lowered.rotation is not None, lowered.multiplier
+        self.rotation = None if lowered.rotation is None else lowered.rotation.to(dtype)
+        self._keep("before", multiplier if rotated else None, dtype)
+        fused = None if rotated else multiplier
+        self._keep("multiplier", None if fused is None else fused.flatten(), torch.float32)
+        down = lowered.branch_down
+        self._keep("branch_down", down if down is None or fused is None else down * fused, dtype)
+        self._keep("branch_up", lowered.branch_up, dtype)
+        weight = integer.weight.flatten(1).view(*integer.weight.shape[:2], -1).movedim(1, -1)
+        least, most = ops.NIBBLE
+        self.packed = bool(weight.min() >= least and weight.max() <= most)
+        stored = ops.pack_nibbles(weight) if self.packed else weight.contiguous()
+        self._keep("weight", stored, torch.int8)
+        self._keep("scale", integer.weight_scale.flatten() * self.step, torch.float32)
+        self._keep("correction", weight.sum((1, 2)) * self.zero, torch.int32)
+        self._keep("bias", integer.bias, torch.float32)
+
+    def _keep(self, name: str, value: Tensor | None, dtype: torch.dtype) -> None:
+        self.register_buffer(name, None if value is None else value.detach().to(dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the lowered layer, in x's dtype; images come out with channels last in memory."""
+        if self.before is not None:
+            x = x * self.before
+        if self.rotation is not None:
+            x = self.rotation(x)
+        y = self.product(x)
+        if self.branch_down is None or self.branch_up is None:
+            return y
+        return y + self.geometry.low_rank_product(x, self.branch_down, self.branch_up)
+
+    def product(self, x: Tensor) -> Tensor:
+        """The integer product of x, rounded, and the bias."""
+        integers = ops.Integers(
+            self.weight, self.packed, self.scale, self.correction, self.bias, self.zero
+        )
+        if self.window is None:
+            return ops.matmul(self.levels(x, -1), integers, x.dtype)
+        taps = -1 - self.geometry.channel_axis
+        images = x if x.ndim == taps + 2 else x[None]
+        images = images if taps == 2 else images.unsqueeze(2)
+        y = ops.conv2d(self.levels(images, 1), integers, x.dtype, self.window)
+        y = y if taps == 2 else y.squeeze(2)
+        return y if x.ndim == y.ndim else y[0]
+
+    def levels(self, x: Tensor, channel_axis: int) -> Tensor:
+        """Stored levels of x, channels last; see ``ops.quantize``."""
+        ends = self.low, self.high
+        return ops.quantize(x, channel_axis, self.multiplier, self.step, self.zero, *ends)
+
+
+def _window(layer: QuantLayer) -> ops.Window | None:
+    """The taps of a convolution; None of a linear layer."""
+    if not isinstance(layer, QuantConv1d | QuantConv2d):
+        return None
+    # torch's own, of strings, too: left, right and, if there are two sides, top, bottom.
+    padding = (*layer._reversed_padding_repeated_twice, 0, 0)[:4]
+    sizes = (layer.kernel_size, layer.stride, layer.dilation)
+    kernel, stride, dilation = ((1, *size)[-2:] for size in sizes)
+    return ops.Window(kernel, stride, padding, dilation)

@@ -1,0 +1,67 @@
+"""A network whose quantized layers the kernels execute."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from quantface_arch.quant.convert import replace_module
+from quantface_arch.runtime.cuda.graph import GraphedPart
+from quantface_arch.runtime.cuda.layer import CudaLayer, SingleLayer, obstacle
+from quantface_arch.runtime.lowering import LoweredLayer, Lowering
+from quantface_arch.runtime.parts import Build, lowered_network, parts_of
+
+__all__ = ["load_network"]
+
+
+@torch.no_grad()
+def load_network(
+    path: Path,
+    build: Build,
+    way: str,
+    device: torch.device,
+    dtype: torch.dtype = torch.bfloat16,
+) -> nn.Module:
+    """See ``quantface_arch.runtime.cuda.load``.
+
+    Args:
+        device: on any but a CUDA device no graphs are captured, and the kernels run in Triton's
+            interpreter alone.
+        dtype: of everything but the layers' sums; every GPU that the kernels run on has bfloat16.
+    """
+    # Lowered first and given to the kernels later: constants are computed here, on the CPU.
+    network = lowered_network(path, build, Lowering(way))
+    left = []
+    for name, module in list(network.named_modules()):
+        if isinstance(module, LoweredLayer):
+            reason = obstacle(module)
+            if reason is not None:
+                left.append(f"{name} ({reason})")
+            made = CudaLayer(module, dtype) if reason is None else SingleLayer(module)
+            replace_module(network, module, made)
+    if left:
+        warnings.warn(
+            f"{path}: layers that the kernels cannot compute are left to torch, in float32: "
+            f"{', '.join(left)}",
+            stacklevel=3,
+        )
+    _cast(network, dtype)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for name in parts_of(network):
+        # Before the method of this name, which is the class's.
+        part = GraphedPart(name, getattr(network, name), dtype, device.type == "cuda")
+        vars(network)[name] = part
+    return network
+
+
+def _cast(module: nn.Module, dtype: torch.dtype) -> None:
+    """Give a module's floating-point tensors a dtype, those of quantized layers excepted."""
+    for value in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+        if value.is_floating_point():
+            value.data = value.data.to(dtype)
+    for child in module.children():
+        if not isinstance(child, CudaLayer | SingleLayer):
+            _cast(child, dtype)
