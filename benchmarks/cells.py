@@ -102,9 +102,20 @@ def set_steps(opt: dict[str, Any], steps: int) -> None:
 
 
 def identified(name: str, opt: dict[str, Any], faces: Sequence[Path], *more: Any) -> dict[str, Any]:
-    """The options under a name that ends in a hash of all that a cell's figures depend on."""
-    key = json.dumps([opt, [_named(path) for path in faces], *more], sort_keys=True)
+    """The options under a name that ends in a hash of all that a cell's figures depend on.
+
+    Of absolute paths only the last name counts: data lie elsewhere on another machine.
+    """
+    key = json.dumps([_portable(opt), [_named(path) for path in faces], *more], sort_keys=True)
     return {**opt, "name": f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"}
+
+
+def _portable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _portable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_portable(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _named(face: Path) -> str:

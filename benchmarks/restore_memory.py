@@ -81,6 +81,8 @@ def main() -> None:
     )
     args_parser.add_argument("--faces", type=int, default=100, help="how many (100)")
     args = args_parser.parse_args()
+    if args.smoke:
+        args.runs = args.runs[-1:]
     sources = sorted((data_root() / "faces/val512").glob("*.jpg"))[
         : 2 if args.smoke else args.faces
     ]

@@ -24,7 +24,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from quantface_arch.archs.empty import empty_network
-from quantface_arch.quant import quantize, save_checkpoint
+from quantface_arch.quant import Recipe, quantize, save_checkpoint
 from quantface_arch.runtime import openvino
 from quantface_arch.runtime.parts import parts_of, record
 
@@ -47,23 +47,24 @@ def macs_of_parts(arch: Mapping[str, Any], size: int, batch: int) -> dict[str, i
     return found
 
 
-def convolutions() -> nn.Module:
+def convolutions(channels: int) -> nn.Module:
     """Wide convolutions behind a narrow one that takes a picture."""
-    wide = [nn.Conv2d(WIDE, WIDE, 3, padding=1) for _ in range(DEPTH)]
-    return nn.Sequential(nn.Conv2d(3, WIDE, 1), *wide).eval()
+    wide = [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(DEPTH)]
+    return nn.Sequential(nn.Conv2d(3, channels, 1), *wide).eval()
 
 
 @torch.inference_mode()
-def peak(width: str, threads: int, repeats: int) -> float:
+def peak(width: str, threads: int, repeats: int, channels: int = WIDE) -> float:
     """Multiply-accumulates a second of wide convolutions."""
     torch.set_num_threads(threads)
-    net, x = convolutions(), torch.rand(1, 3, SIDE, SIDE)
+    net, x = convolutions(channels), torch.rand(1, 3, SIDE, SIDE)
     if width == "int8":
-        quantize(net, "w8a8", x, progress=False)
+        plain = {"balance": {"kind": "none"}, "branch": {"svd": 0}}
+        quantize(net, Recipe.from_dict({"name": "w8a8", **plain}), x, progress=False)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / f"{width}.safetensors"
         save_checkpoint(net, path, {})
-        model = openvino.load(path, lambda _: convolutions())
+        model = openvino.load(path, lambda _: convolutions(channels))
         vars(model)["forward"].options["INFERENCE_PRECISION_HINT"] = PRECISIONS[width]
         model(x)
         seconds = []
@@ -71,7 +72,7 @@ def peak(width: str, threads: int, repeats: int) -> float:
             start = time.perf_counter()
             model(x)
             seconds.append(time.perf_counter() - start)
-    return DEPTH * WIDE * WIDE * 9 * SIDE * SIDE / min(seconds)
+    return DEPTH * channels**2 * 9 * SIDE**2 / min(seconds)
 
 
 def main() -> None:
@@ -82,7 +83,8 @@ def main() -> None:
         args.size, args.repeats, args.rounds, args.kinds = 64, 1, 1, ["quantized"]
     results = [found for found in run_rows(args) if found["kind"] in WIDTHS]
     widths = {WIDTHS[found["kind"]] for found in results}
-    peaks = {width: peak(width, args.threads, 1 if args.smoke else 20) for width in widths}
+    tries = (1, 32) if args.smoke else (20, WIDE)
+    peaks = {width: peak(width, args.threads, *tries) for width in widths}
     rows = []
     for found in results:
         width = WIDTHS[found["kind"]]

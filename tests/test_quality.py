@@ -62,6 +62,9 @@ def test_faces_of_one_name_in_two_folders_are_two_faces(quality, tmp_path):
     table = cells.Cells(faces, tmp_path, "mini", 1, quality.figures)
     assert len({table.picture(cells.FULL, face) for face in faces}) == 2
     assert len({cells.identified("x", {}, [face])["name"] for face in faces}) == 2
+    roots = ("/data/faces", "/home/me/faces", "/data/others")
+    names = [cells.identified("x", {"a": {"root": root}}, faces)["name"] for root in roots]
+    assert names[0] == names[1] != names[2]
 
 
 def test_intervals_hold_the_mean_and_shrink_with_faces(quality):

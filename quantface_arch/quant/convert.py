@@ -154,6 +154,7 @@ def convert_layers(model: nn.Module, recipe: Recipe, bits: BitMap) -> None:
         QuantFaceError: a name that is no layer of the model, or one that cannot be quantized.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
+    layers: dict[nn.Module, QuantLayer] = {}
     for name, (weight_bits, activation_bits) in bits.items():
         module = modules.get(name)
         if module is None:
@@ -166,7 +167,8 @@ def convert_layers(model: nn.Module, recipe: Recipe, bits: BitMap) -> None:
             activations = recipe.activations.with_bits(activation_bits)
         except QuantFaceError as error:
             raise QuantFaceError(f"bit map: layer {name!r}: {error}") from None
-        layer = TABLE[type(module)].from_float(module, weights, activations, name)
+        layers[module] = TABLE[type(module)].from_float(module, weights, activations, name)
+    for module, layer in layers.items():
         replace_module(model, module, layer)
     model.quant_recipe = recipe  # type: ignore[assignment]
 

@@ -117,14 +117,14 @@ def test_openvino_reads_the_file_of_a_whole_network(repo, plain, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.bin", "net.xml"]
 
 
-def test_what_is_wrong_is_named_and_nothing_is_written(repo, tmp_path):
-    model = ["--model", "mini-w4a8", "--format"]
+def test_what_is_wrong_is_named_and_nothing_is_written(load_script, run_script, tmp_path):
+    script, model = load_script("export"), ["--model", "mini-w4a8", "--format"]
     for words, message in (
         ([*model, "onnx", "-o", tmp_path / "a.xml"], "ends in .onnx is wanted"),
         ([*model, "tflite", "-o", tmp_path / "a.onnx"], "invalid choice: 'tflite'"),
         (["--model", tmp_path, "--format", "onnx", "-o", tmp_path / "a.onnx"], "a checkpoint is"),
         (["--model", "none", "--format", "onnx", "-o", tmp_path / "a.onnx"], "model 'none'"),
     ):
-        done = export(repo, *words)
-        assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr
+        status, _, errors = run_script(script, *words)
+        assert status != 0 and message in errors and "Traceback" not in errors
     assert list(tmp_path.iterdir()) == []
