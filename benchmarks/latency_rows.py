@@ -100,8 +100,7 @@ def _quantize(part: Any, inputs: tuple[Tensor, ...]) -> None:
     model.reshape({place: list(x.shape) for place, x in enumerate(inputs)})
     data = nncf.Dataset([[x.numpy() for x in inputs]])
     model = nncf.quantize(model, data, subset_size=1)
+    del part.options["INFERENCE_PRECISION_HINT"]
+    compiled = openvino.Core().compile_model(model, "CPU", part.options)
     part.compiled.clear()
-    compiled = openvino.Core().compile_model(
-        model, "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    )
     part.compiled[tuple(tuple(x.shape) for x in inputs)] = compiled

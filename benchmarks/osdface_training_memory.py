@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 import yaml
 from osdface_memory import SMOKE
-from report import parser, report
+from report import parser, peak_gb, report
 
 import quantface_arch.register  # noqa: F401
 from quantface_arch.models import QuantFaceModel
@@ -68,13 +67,11 @@ class Meter:
     def _memory(self) -> tuple[float, float]:
         if self.device.type == "cuda":
             return torch.cuda.memory_allocated() / 1e9, torch.cuda.max_memory_allocated() / 1e9
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         statm = Path("/proc/self/statm")
         if not statm.exists():
-            return peak / 1e9, peak / 1e9
+            return peak_gb(), peak_gb()
         pages = int(statm.read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1e9, peak / 1e9
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e9, peak_gb()
 
 
 def make_options(folder: Path, size: int, overrides: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from quantface_arch.quant import QuantLayer, Recipe, quant_layers, quantize
+
 
 class TinyNet(nn.Module):
     """Convolutions of several kinds, a norm and a linear layer; (N, 3, H, W) to the same."""
@@ -29,6 +31,24 @@ class TinyNet(nn.Module):
 def pictures(count: int = 6, side: int = 16) -> Tensor:
     """Random pictures in [-1, 1]."""
     return torch.rand(count, 3, side, side) * 2 - 1
+
+
+def quantized_layers(
+    net: nn.Module, shape: tuple[int, int, int], kind: str, name: str, **options: object
+) -> list[tuple[QuantLayer, Tensor]]:
+    """A network's layers, quantized with branches, each with an input that it has met.
+
+    ``shape`` is that of the network's pictures, ``kind`` the balancing.
+    """
+    branch = {"svd": 1, "distill": 1, "budget": 1}
+    recipe = {"name": name, "balance": {"kind": kind}, "branch": branch, **options}
+    seen: dict[str, Tensor] = {}
+    quantize(net.eval(), Recipe.from_dict(recipe), torch.randn(4, *shape), progress=False)
+    for layer in quant_layers(net):
+        layer.register_forward_pre_hook(lambda layer, x: seen.__setitem__(layer.name, x[0]))
+    with torch.no_grad():
+        net(torch.randn(2, *shape))
+    return [(layer, seen[layer.name]) for layer in quant_layers(net)]
 
 
 def sqnr(reference: Tensor, quantized: Tensor) -> float:

@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
-from quant_helpers import TinyNet, pictures, sqnr
+from quant_helpers import TinyNet, pictures, quantized_layers, sqnr
 from torch import nn
 
 from quantface_arch import runtime
@@ -54,15 +54,7 @@ class Net(nn.Module):
 
 
 def layers_of(kind, name, **options):
-    """Quantized layers, each with an input that it has met."""
-    recipe = {"name": name, "balance": {"kind": kind}, "branch": BRANCH, **options}
-    net, seen = Net().eval(), {}
-    quantize(net, Recipe.from_dict(recipe), torch.randn(4, 16, 6, 5), progress=False)
-    for layer in quant_layers(net):
-        layer.register_forward_pre_hook(lambda layer, x: seen.__setitem__(layer.name, x[0]))
-    with torch.no_grad():
-        net(torch.randn(2, 16, 6, 5))
-    return [(layer, seen[layer.name]) for layer in quant_layers(net)]
+    return quantized_layers(Net(), (16, 6, 5), kind, name, **options)
 
 
 def integers_of(weight, zero, packed, scale=None, bias=None):

@@ -55,6 +55,13 @@ def run_openvino(path):
     return lambda x: torch.from_numpy(compiled([x.numpy()])[0])
 
 
+def assert_equal_for_all_sizes(reference, found):
+    for shape in ((1, 3, 32, 32), (2, 3, 32, 48)):
+        x = torch.rand(shape)
+        with torch.no_grad():
+            assert sqnr(reference(x), found(x)) > 60
+
+
 def assert_integers(target, layers):
     """Every product of a layer is of int8 weights and rounded inputs; no float weight is left."""
     graph = onnx.load(target).graph
@@ -78,11 +85,8 @@ def assert_integers(target, layers):
 
 def test_onnx_runtime_computes_what_the_reference_does(repo, plain, tmp_path):
     target = exported(repo, plain, tmp_path / "net.onnx", "--way", "faithful")
-    reference, found = load_checkpoint(plain, build_arch), run_onnx(target)
-    for shape in ((1, 3, 32, 32), (2, 3, 32, 48)):
-        x = torch.rand(shape)
-        with torch.no_grad():
-            assert sqnr(reference(x), found(x)) > 60
+    reference = load_checkpoint(plain, build_arch)
+    assert_equal_for_all_sizes(reference, run_onnx(target))
     assert_integers(target, len(list(quant_layers(reference))))
 
 
@@ -109,11 +113,7 @@ def test_folded_files_have_no_branches(repo, plain, tmp_path):
 
 def test_openvino_reads_the_file_of_a_whole_network(repo, plain, tmp_path):
     target = exported(repo, plain, tmp_path / "net.xml", "--way", "faithful")
-    reference, found = load_checkpoint(plain, build_arch), run_openvino(target)
-    for shape in ((1, 3, 32, 32), (2, 3, 32, 48)):
-        x = torch.rand(shape)
-        with torch.no_grad():
-            assert sqnr(reference(x), found(x)) > 60
+    assert_equal_for_all_sizes(load_checkpoint(plain, build_arch), run_openvino(target))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.bin", "net.xml"]
 
 

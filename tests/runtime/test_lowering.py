@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from quant_helpers import TinyNet, pictures, sqnr
+from quant_helpers import TinyNet, pictures, quantized_layers, sqnr
 from torch import nn
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant import Recipe, quant_layers, quantize
+from quantface_arch.quant import quant_layers, quantize
 from quantface_arch.quant.hadamard import rotate
 from quantface_arch.runtime.lowering import SPARE, Lowering, Rotation, folded_weight
 
-BRANCH = {"svd": 1, "distill": 1, "budget": 1}
 KINDS = ("none", "scale", "rotate", "both")
 
 
@@ -32,15 +31,7 @@ class Net(nn.Module):
 
 
 def layers_of(kind, name="w4a4", **options):
-    recipe = {"name": name, "balance": {"kind": kind}, "branch": BRANCH, **options}
-    net = Net().eval()
-    seen = {}
-    quantize(net, Recipe.from_dict(recipe), torch.randn(4, 16, 8, 8), progress=False)
-    for layer in quant_layers(net):
-        layer.register_forward_pre_hook(lambda layer, x: seen.__setitem__(layer.name, x[0]))
-    with torch.no_grad():
-        net(torch.randn(2, 16, 8, 8))
-    return [(layer, seen[layer.name]) for layer in quant_layers(net)]
+    return quantized_layers(Net(), (16, 8, 8), kind, name, **options)
 
 
 @pytest.mark.parametrize("kind", KINDS)

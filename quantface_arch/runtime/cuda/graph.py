@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from quantface_arch.runtime.recent import Recent
 
 __all__ = ["GraphedPart"]
 
@@ -41,7 +42,7 @@ class GraphedPart:
         self, name: str, method: Callable[..., Any], dtype: torch.dtype, graphed: bool
     ) -> None:
         self.name, self.method, self.dtype, self.graphed = name, method, dtype, graphed
-        self.captured: OrderedDict[tuple[Any, ...], Captured] = OrderedDict()
+        self.captured: Recent[Captured] = Recent(SHAPES)
         self.constants = Constants()
 
     # Not in inference mode, whose tensors could not be written to outside of it.
@@ -60,22 +61,17 @@ class GraphedPart:
     def _replay(self, inputs: list[Tensor]) -> Any:
         """What the graph of these shapes gives; None where there can be none."""
         key = tuple((x.shape, x.device) for x in inputs)
-        if key not in self.captured:
-            while len(self.captured) >= SHAPES:
-                self.captured.popitem(last=False)
-            try:
-                self.captured[key] = self._capture(inputs)
-            except RuntimeError as error:
-                self.graphed = False
-                detail = "".join(str(error).strip().splitlines()[:1])
-                warnings.warn(
-                    f"part {self.name}: no CUDA graph could be captured ({detail}); it runs "
-                    "kernel by kernel, which is slower",
-                    stacklevel=4,
-                )
-                return None
-        self.captured.move_to_end(key)
-        graph, places, outputs = self.captured[key]
+        try:
+            graph, places, outputs = self.captured.get_or_make(key, lambda: self._capture(inputs))
+        except RuntimeError as error:
+            self.graphed = False
+            detail = "".join(str(error).strip().splitlines()[:1])
+            warnings.warn(
+                f"part {self.name}: no CUDA graph could be captured ({detail}); it runs "
+                "kernel by kernel, which is slower",
+                stacklevel=4,
+            )
+            return None
         for place, x in zip(places, inputs, strict=True):
             place.copy_(x)
         graph.replay()

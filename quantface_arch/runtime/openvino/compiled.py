@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.runtime.recent import Recent
 
 __all__ = ["CompiledPart", "integer_products"]
 
@@ -36,7 +36,7 @@ class CompiledPart:
         self.options: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
         if exact:
             self.options["INFERENCE_PRECISION_HINT"] = "f32"
-        self.compiled: OrderedDict[tuple[Any, ...], openvino.CompiledModel] = OrderedDict()
+        self.compiled: Recent[openvino.CompiledModel] = Recent(SHAPES)
 
     def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Run on CPU tensors; the results are float32.
@@ -45,13 +45,9 @@ class CompiledPart:
             QuantFaceError: the shapes cannot be compiled, for want of memory say.
         """
         shapes = tuple(tuple(x.shape) for x in inputs)
-        if shapes not in self.compiled:
-            while len(self.compiled) >= SHAPES:
-                self.compiled.popitem(last=False)
-            self.compiled[shapes] = self._compile(shapes)
-        self.compiled.move_to_end(shapes)
+        compiled = self.compiled.get_or_make(shapes, lambda: self._compile(shapes))
         arrays = [x.detach().float().contiguous().numpy() for x in inputs]
-        results = self.compiled[shapes](arrays, share_inputs=True)
+        results = compiled(arrays, share_inputs=True)
         tensors = [torch.from_numpy(results[place].copy()) for place in range(len(results))]
         return tuple(tensors) if len(tensors) > 1 else tensors[0]
 
