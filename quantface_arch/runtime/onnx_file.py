@@ -79,30 +79,21 @@ def _dequantize_weights(graph: Any) -> None:
     from onnx import helper, numpy_helper
 
     stored = {tensor.name: tensor for tensor in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
-    for node in list(graph.node):
-        if node.op_type != "Mul":
+    casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
+    done = set()
+    for node in graph.node:
+        if node.op_type != "Mul" or node.input[0] not in casts or node.input[1] not in stored:
             continue
-        cast = makers.get(node.input[0])
-        scale = stored.get(node.input[1])
-        if cast is None or cast.op_type != "Cast" or scale is None:
-            continue
+        cast, scale = casts[node.input[0]], stored[node.input[1]]
         weight = stored.get(cast.input[0])
         if weight is None or weight.data_type != weight.INT8:
             continue
-        rows = numpy_helper.to_array(scale).reshape(-1)
-        name = f"{scale.name}_rows"
-        graph.initializer.append(numpy_helper.from_array(rows, name))
-        place = list(graph.node).index(node)
-        graph.node.insert(
-            place,
-            helper.make_node(
-                "DequantizeLinear", [weight.name, name], list(node.output), axis=0, name=node.name
-            ),
-        )
-        graph.node.remove(node)
-        graph.node.remove(cast)
-        graph.initializer.remove(scale)
+        scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale).ravel(), scale.name))
+        node.op_type, node.input[0] = "DequantizeLinear", weight.name
+        node.attribute.append(helper.make_attribute("axis", 0))
+        done.add(cast.output[0])
+    for name in done:
+        graph.node.remove(casts[name])
 
 
 @contextmanager
