@@ -22,11 +22,13 @@ PARTS = (
     ("embedding_change.*", "VRE"),
     ("vae.encoder.*", "VAE encoder"),
     ("vae.quant_conv.*", "VAE encoder"),
+    ("fast_encoder.*", "VAE encoder"),
     ("unet.down_blocks.*", "UNet down"),
     ("unet.mid_block.*", "UNet mid"),
     ("unet.up_blocks.*", "UNet up"),
     ("unet.*", "UNet rest"),
     ("vae.*", "VAE decoder"),
+    ("fast_decoder.*", "VAE decoder"),
 )
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from quantface_arch.archs.osdface_arch import OSDFace
+from quantface_arch.archs.tiny import HALVES, load_half
 from quantface_arch.cli import Parser, run
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.fsutil import atomic_path
@@ -35,6 +37,9 @@ examples:
   OSDFace's own files, with Stable Diffusion 2.1-base from a local folder:
     python scripts/quantize.py --model weights/OSDFace --base weights/sd21-base --recipe w8a8 \\
         -i datasets/faces -o osdface-w8a8.safetensors
+  the same with TAESD's decoder, downloaded from the hub:
+    python scripts/quantize.py --model weights/OSDFace --base weights/sd21-base \\
+        --fast-decoder madebyollin/taesd -i datasets/faces -o osdface-fast.safetensors
   plain rounding of the UNet alone:
     python scripts/quantize.py --model mini --recipe w4a4 --include 'unet.*' --balance none \\
         --rank 0 -i datasets/faces -o mini-unet4.safetensors
@@ -50,6 +55,12 @@ def make_parser() -> Parser:
     add = parser.add_argument
     add("--model", required=True, help="shipped name, checkpoint, or folder of OSDFace's files")
     add("--base", help="Stable Diffusion 2.1-base: folder or hub id (for a folder of OSDFace's)")
+    for half in HALVES:
+        add(
+            f"--fast-{half}",
+            metavar="TAESD",
+            help=f"tiny {half} instead of the VAE's: folder or hub id of an AutoencoderTiny",
+        )
     add("--recipe", default="w4a8", help="wXaY with X and Y from 2 to 8 (default: %(default)s)")
     add("-i", "--input", required=True, type=Path, help="a face, or a folder searched for faces")
     add("-o", "--output", required=True, type=Path, help="checkpoint to write, .safetensors")
@@ -77,6 +88,7 @@ def main(args: argparse.Namespace) -> int:
     recipe = Recipe.from_name(args.recipe)
     check_is_float(args.model)
     model = load_model(args.model, runtime="reference", device=args.device, base=args.base)
+    replace_halves(model, args)
     recipe = replace(
         recipe,
         weights=replace(recipe.weights, range=args.range),
@@ -121,6 +133,23 @@ def check_is_float(model: str) -> None:
     state = "float" if path.is_dir() else read_metadata(path)["state"]
     if state != "float":
         raise QuantFaceError(f"{path}: found state {state}, a float model is wanted")
+
+
+def replace_halves(model: nn.Module, args: argparse.Namespace) -> None:
+    """Put tiny networks in the place of the VAE's, where the command line names them.
+
+    Raises:
+        UsageError: the model has no VAE.
+        QuantFaceError: see ``load_half``.
+    """
+    for half in HALVES:
+        source = getattr(args, f"fast_{half}")
+        if source is None:
+            continue
+        if not isinstance(model, OSDFace):
+            raise UsageError(f"--fast-{half}: {args.model} is no OSDFace, which alone has a VAE")
+        load_half(model, half, source)
+        model.to(args.device)
 
 
 def find_faces(source: Path) -> list[Path]:

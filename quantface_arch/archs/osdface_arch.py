@@ -14,10 +14,14 @@ from torch import Tensor, nn
 
 from basicsr.utils.registry import ARCH_REGISTRY
 from quantface_arch.archs.presets import PRESETS
+from quantface_arch.archs.tiny import HALVES, tiny_half
 from quantface_arch.archs.vre import VRE, EmbeddingChange
 from quantface_arch.errors import QuantFaceError
 
 __all__ = ["OSDFace", "OSDFaceOutput"]
+
+# Log-variance of a latent that is known exactly, as a tiny encoder's is; diffusers' least one.
+NO_VARIANCE = -30.0
 
 
 class OSDFaceOutput(NamedTuple):
@@ -48,10 +52,12 @@ class OSDFace(nn.Module):
         beta_start, beta_end: of the scaled-linear noise schedule with 1000 steps.
         initial_logvar: bias given to the posterior's log-variance when a model is made without
             weights, so that training from scratch does not begin in unit noise.
+        fast_encoder, fast_decoder: options of ``tiny_half``, {} for TAESD's sizes, to have a tiny
+            network in the place of the VAE's; None: the VAE's own.
 
     Raises:
-        QuantFaceError: unknown preset, or a picture whose sides the network cannot halve often
-            enough.
+        QuantFaceError: unknown preset, options that do not fit, or a picture whose sides the
+            network cannot halve often enough.
     """
 
     # Widths that stay at 8 bits when a recipe asks for fewer: the first and the last convolution of
@@ -83,6 +89,8 @@ class OSDFace(nn.Module):
         beta_start: float = 0.00085,
         beta_end: float = 0.012,
         initial_logvar: float = -6.0,
+        fast_encoder: Mapping[str, Any] | None = None,
+        fast_decoder: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if preset not in PRESETS:
@@ -96,9 +104,32 @@ class OSDFace(nn.Module):
         self.embedding_change = EmbeddingChange(z_channels, self.vre.prompt_dim)
         self.vae = AutoencoderKL(**{**sizes["vae"], **(vae or {})})
         self.unet = UNet2DConditionModel(**{**sizes["unet"], **(unet or {})})
+        # By itself, for a part that uses nothing else of the VAE.
+        self.latent_scale = self.vae.config.scaling_factor
         self.set_noise_schedule(beta_start, beta_end)
         latent_channels = self.vae.config.latent_channels
         nn.init.constant_(self.vae.quant_conv.bias[latent_channels:], initial_logvar)
+        self.fast_encoder: nn.Module | None = None
+        self.fast_decoder: nn.Module | None = None
+        for half, options in zip(HALVES, (fast_encoder, fast_decoder), strict=True):
+            if options is not None:
+                self.use_tiny(half, options)
+
+    def use_tiny(self, half: str, options: Mapping[str, Any]) -> None:
+        """Have a tiny encoder or decoder, with random weights, instead of the VAE's.
+
+        Args:
+            half, options: see ``tiny_half``.
+        """
+        config = self.vae.config
+        sizes = config.in_channels, config.latent_channels, len(config.block_out_channels)
+        tiny = tiny_half(half, options, *sizes)
+        setattr(self, f"fast_{half}", tiny)
+        for name in (half, {"encoder": "quant_conv", "decoder": "post_quant_conv"}[half]):
+            setattr(self.vae, name, None)
+        kept = [name for name in self.eight_bit_patterns if not name.startswith(f"vae.{half}.")]
+        ends = (0, len(tiny.layers) - 1)
+        self.eight_bit_patterns = (*kept, *(f"fast_{half}.layers.{place}" for place in ends))
 
     def set_noise_schedule(self, beta_start: float, beta_end: float) -> None:
         """Fix √ᾱ and √(1−ᾱ) at the timestep from a scaled-linear schedule of 1000 steps."""
@@ -142,7 +173,11 @@ class OSDFace(nn.Module):
 
     def encode_moments(self, image: Tensor) -> Tensor:
         """Mean and log-variance of a picture's latent, not scaled, one after the other."""
-        return self.vae.encode(F.pixel_unshuffle(image, self.patch_size)).latent_dist.parameters
+        patches = F.pixel_unshuffle(image, self.patch_size)
+        if self.fast_encoder is None:
+            return self.vae.encode(patches).latent_dist.parameters
+        mean = self.fast_encoder(patches) / self.latent_scale
+        return torch.cat((mean, torch.full_like(mean, NO_VARIANCE)), dim=1)
 
     def encode_latent(self, image: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Scaled latent of a picture in [-1, 1] and the posterior's mean KL divergence.
@@ -179,6 +214,8 @@ class OSDFace(nn.Module):
 
     def decode(self, x0: Tensor) -> Tensor:
         """Picture (N, 3, H, W) of a scaled latent, not clamped."""
+        if self.fast_decoder is not None:
+            return F.pixel_shuffle(self.fast_decoder(x0), self.patch_size)
         image = self.vae.decode(x0 / self.vae.config.scaling_factor).sample
         return F.pixel_shuffle(image, self.patch_size)
 

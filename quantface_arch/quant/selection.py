@@ -26,6 +26,8 @@ __all__ = ["balance_layers", "best_factors", "branch_ranks", "kinds_for", "outpu
 CLIPS = (1.0, 0.7, 0.45)
 # Of the weight range's hundredths, one in so many is tried meanwhile.
 COARSE = 6
+# Output channels that candidates are compared on, about; of more, every second, third, ...
+OUTPUTS = 256
 
 
 def balance_layers(
@@ -144,6 +146,8 @@ def _scales(layer: QuantLayer, observer: ActivationObserver, spec: BalanceSpec) 
 def output_error(layer: QuantLayer, samples: Tensor, balance: LayerBalance, rank: int) -> float:
     """Mean squared error of a layer's output on samples of its input, at the layer's widths.
 
+    Of wide layers only some output channels are looked at, evenly spread.
+
     Args:
         samples: float (crops, ...), inputs as they arrive, before balancing.
         balance: tried on the layer, which is neither balanced nor quantized yet and stays so.
@@ -152,11 +156,13 @@ def output_error(layer: QuantLayer, samples: Tensor, balance: LayerBalance, rank
     samples = samples.to(layer.weight.device)
     trial = _copy(layer)
     trial.apply_balance(balance)
+    x = trial.balance_input(samples)
+    every = 1
     if layer.groups == 1:
         trial.add_branch(rank, 0)
-    return _trial_error(
-        trial, trial.balance_input(samples), layer.product(samples, layer.weight, None)
-    )
+        every = max(1, len(layer.weight) // OUTPUTS)
+        _thin_out(trial, every)
+    return _trial_error(trial, x, layer.product(samples, layer.weight[::every], None))
 
 
 @torch.no_grad()
@@ -194,6 +200,16 @@ def best_factors(
 def _copy(layer: QuantLayer) -> QuantLayer:
     """A layer of the same weight and widths, not balanced."""
     return type(layer).from_float(layer, layer.weight_spec, layer.activation_spec, layer.name)
+
+
+def _thin_out(trial: QuantLayer, every: int) -> None:
+    """Keep one output channel in ``every`` of a layer that is not quantized yet."""
+    trial.weight = nn.Parameter(trial.weight[::every], requires_grad=False)
+    # Per output channel, or one for all of them, which stays.
+    trial.weight_scale = trial.weight_scale[::every]
+    trial.weight_zero_point = trial.weight_zero_point[::every]
+    if trial.branch_down is not None and trial.branch_up is not None:
+        trial.set_branch(trial.branch_down, trial.branch_up[::every])
 
 
 def _trial_error(trial: QuantLayer, x: Tensor, wanted: Tensor) -> float:

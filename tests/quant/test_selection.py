@@ -18,6 +18,7 @@ from quantface_arch.quant import (
     convert,
     prepare,
     quant_layers,
+    selection,
 )
 from quantface_arch.quant.balance import channel_scale
 from quantface_arch.quant.selection import (
@@ -121,6 +122,28 @@ def test_the_error_is_the_one_that_the_layer_then_has():
     error = float((model(x) - expected).detach().square().mean())
     # The comparison may clip, the layer's range here does not.
     assert 0.3 * error < found <= 1.001 * error
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv1d", "conv2d"])
+@pytest.mark.parametrize("granularity", ["channel", "tensor", "group"])
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_wide_layer_is_judged_by_some_of_its_outputs(kind, granularity, rank, monkeypatch):
+    monkeypatch.setattr(selection, "OUTPUTS", 20)
+    module, shape = MODULES[kind]
+    x, scale = torch.randn(shape), torch.rand(48) + 0.5
+    errors = []
+    for copies in (1, 2, 3):
+        weight = module.weight.detach().repeat_interleave(copies, 0)
+        wide = type(module)(48, 20 * copies, *module.weight.shape[2:3])
+        wide.weight = nn.Parameter(weight)
+        if not rank and granularity != "tensor":
+            # Outputs that are left out.
+            weight.view(20, copies, *weight.shape[1:])[:, 1:] *= 100
+        recipe = {"name": "w4a4", "weights": {"granularity": granularity, "group": 16}}
+        model = nn.Sequential(wide)
+        convert(model, Recipe.from_dict(recipe))
+        errors.append(output_error(model[0], x, LayerBalance(scale), rank))
+    assert errors[1:] == pytest.approx(errors[:1] * 2, rel=1e-2)
 
 
 def kinds_of(spec, width=48, groups=1, sources=None):

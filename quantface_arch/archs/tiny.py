@@ -1,0 +1,103 @@
+"""Small encoders and decoders in place of the VAE's, which is most of the work: TAESD's layout.
+
+A tiny autoencoder (diffusers' ``AutoencoderTiny``) is distilled from a VAE and shares its scaled
+latent, so either half may stand in for the VAE's. Each half has a number of blocks and of channels
+per resolution; the decoder's go from the latent to the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffusers import AutoencoderTiny
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from quantface_arch.archs.statefile import fill
+from quantface_arch.errors import QuantFaceError, check_choice, check_keys
+
+if TYPE_CHECKING:
+    from quantface_arch.archs.osdface_arch import OSDFace
+
+__all__ = ["HALVES", "load_half", "tiny_half"]
+
+HALVES = ("encoder", "decoder")
+# What diffusers calls a half's sizes, and those of TAESD.
+_SIZES: dict[str, dict[str, tuple[int, ...]]] = {
+    "encoder": {"num_blocks": (1, 3, 3, 3), "block_out_channels": (64, 64, 64, 64)},
+    "decoder": {"num_blocks": (3, 3, 3, 1), "block_out_channels": (64, 64, 64, 64)},
+}
+
+
+def tiny_half(
+    half: str, options: Mapping[str, Any], channels: int, latent_channels: int, resolutions: int
+) -> nn.Module:
+    """Half a tiny autoencoder, with random weights.
+
+    Args:
+        half: ``encoder``, pictures in [-1, 1] to scaled latents, or ``decoder``, the way back.
+        options: ``num_blocks`` and ``block_out_channels``, a number per resolution; TAESD's are the
+            defaults.
+        channels: of the picture, once its patches are folded.
+        latent_channels: of the latent.
+        resolutions: of the VAE, the picture's among them.
+
+    Raises:
+        QuantFaceError: another option, or another number of resolutions.
+    """
+    check_keys(f"network option fast_{half}", options, _SIZES[half])
+    sizes = {key: tuple(options.get(key, value)) for key, value in _SIZES[half].items()}
+    for key, found in sizes.items():
+        if len(found) != resolutions:
+            raise QuantFaceError(
+                f"network option fast_{half}: {key}: found {list(found)}, "
+                f"one number for each of the VAE's {resolutions} resolutions is wanted"
+            )
+    ours = {
+        f"num_{half}_blocks": sizes["num_blocks"],
+        f"{half}_block_out_channels": sizes["block_out_channels"],
+    }
+    whole = AutoencoderTiny(
+        in_channels=channels, out_channels=channels, latent_channels=latent_channels, **ours
+    )
+    return getattr(whole, half)
+
+
+def load_half(net: OSDFace, half: str, source: str, offline: bool = False) -> None:
+    """Put half a tiny autoencoder, with its weights, in the place of a network's; in place.
+
+    The network's ``arch_options`` say so afterwards.
+
+    Args:
+        net: in full precision.
+        half: see ``tiny_half``.
+        source: a folder or hub id in diffusers' layout, of TAESD for example (madebyollin/taesd).
+        offline: take a hub id from the local cache, never from the network.
+
+    Raises:
+        QuantFaceError: no such folder or id, a file of other sizes, a latent of another scale.
+    """
+    check_choice("half", half, HALVES)
+    tiny = _read(source, offline)
+    if tiny.config.scaling_factor != 1:
+        found = tiny.config.scaling_factor
+        raise QuantFaceError(f"{source}: scaling_factor: found {found}, wanted is 1")
+    options = {
+        "num_blocks": list(tiny.config[f"num_{half}_blocks"]),
+        "block_out_channels": list(tiny.config[f"{half}_block_out_channels"]),
+    }
+    net.use_tiny(half, options)
+    state: dict[str, Tensor] = getattr(tiny, half).state_dict()
+    fill(getattr(net, f"fast_{half}"), Path(source), state)
+    net.arch_options = {**net.arch_options, f"fast_{half}": options}
+
+
+def _read(source: str, offline: bool) -> AutoencoderTiny:
+    offline = offline or Path(source).is_dir()
+    try:
+        return AutoencoderTiny.from_pretrained(source, local_files_only=offline)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        line = " ".join(str(error).split())
+        raise QuantFaceError(f"{source}: no tiny autoencoder ({line})") from error
