@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from quantface_arch.errors import QuantFaceError, UsageError
+from quantface_arch.errors import QuantFaceError, UsageError, one_line
 
 __all__ = ["Parser", "describe", "run"]
 
@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 def describe(error: BaseException) -> str:
     """The error as one line for people: our own messages as they are, others with their type."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     if isinstance(error, QuantFaceError):
         return text
     if isinstance(error, OSError) and error.strerror:

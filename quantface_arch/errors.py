@@ -6,7 +6,14 @@ from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-__all__ = ["QuantFaceError", "UsageError", "check_choice", "check_keys", "check_patterns"]
+__all__ = [
+    "QuantFaceError",
+    "UsageError",
+    "check_choice",
+    "check_keys",
+    "check_patterns",
+    "one_line",
+]
 
 
 class QuantFaceError(ValueError):
@@ -19,6 +26,11 @@ class QuantFaceError(ValueError):
 
 class UsageError(QuantFaceError):
     """A command was typed wrong: found before any work began, so nothing was done (status 2)."""
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message without its line breaks."""
+    return " ".join(str(error).split())
 
 
 def check_keys(what: str, options: Mapping[str, Any], allowed: Iterable[str]) -> None:

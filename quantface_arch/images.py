@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.fsutil import atomic_path
 
 __all__ = [
@@ -127,7 +127,7 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
         raise
     except Exception as error:
         # Decoders answer damaged files with almost any exception type.
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "not a PNG, JPEG, WebP or BMP picture, or its header is damaged"
         raise QuantFaceError(f"{path}: cannot be read: {reason}") from error

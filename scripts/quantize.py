@@ -13,8 +13,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from quantface_arch.archs.osdface_arch import OSDFace
-from quantface_arch.archs.tiny import HALVES, load_half
 from quantface_arch.cli import Parser, run
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.fsutil import atomic_path
@@ -55,12 +53,9 @@ def make_parser() -> Parser:
     add = parser.add_argument
     add("--model", required=True, help="shipped name, checkpoint, or folder of OSDFace's files")
     add("--base", help="Stable Diffusion 2.1-base: folder or hub id (for a folder of OSDFace's)")
-    for half in HALVES:
-        add(
-            f"--fast-{half}",
-            metavar="TAESD",
-            help=f"tiny {half} instead of the VAE's: folder or hub id of an AutoencoderTiny",
-        )
+    tiny = "tiny one instead of the VAE's: folder or hub id of an AutoencoderTiny"
+    add("--fast-encoder", metavar="TAESD", help=tiny)
+    add("--fast-decoder", metavar="TAESD", help=tiny)
     add("--recipe", default="w4a8", help="wXaY with X and Y from 2 to 8 (default: %(default)s)")
     add("-i", "--input", required=True, type=Path, help="a face, or a folder searched for faces")
     add("-o", "--output", required=True, type=Path, help="checkpoint to write, .safetensors")
@@ -142,14 +137,18 @@ def replace_halves(model: nn.Module, args: argparse.Namespace) -> None:
         UsageError: the model has no VAE.
         QuantFaceError: see ``load_half``.
     """
-    for half in HALVES:
-        source = getattr(args, f"fast_{half}")
-        if source is None:
-            continue
+    given = {"encoder": args.fast_encoder, "decoder": args.fast_decoder}
+    sources = {half: source for half, source in given.items() if source is not None}
+    if not sources:
+        return
+    # Now, since importing diffusers takes seconds, which nobody else should wait for.
+    from quantface_arch.archs.osdface_arch import OSDFace
+    from quantface_arch.archs.tiny import load_half
+
+    for half, source in sources.items():
         if not isinstance(model, OSDFace):
             raise UsageError(f"--fast-{half}: {args.model} is no OSDFace, which alone has a VAE")
         load_half(model, half, source)
-        model.to(args.device)
 
 
 def find_faces(source: Path) -> list[Path]:

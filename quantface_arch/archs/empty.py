@@ -10,7 +10,7 @@ from accelerate import init_empty_weights
 from torch import nn
 
 from quantface_arch.archs.build import build_arch
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.quant.macs import LayerWork, count_products, count_work
 
 __all__ = ["empty_network", "run_empty"]
@@ -34,4 +34,4 @@ def run_empty(net: nn.Module, size: int) -> tuple[dict[str, LayerWork], dict[str
         return count_work(net, picture), count_products(net, picture)
     except (RuntimeError, AssertionError) as error:
         what = f"{type(net).__name__} cannot be counted on a 3x{size}x{size} picture"
-        raise QuantFaceError(f"{what}: {' '.join(str(error).split())}") from error
+        raise QuantFaceError(f"{what}: {one_line(error)}") from error

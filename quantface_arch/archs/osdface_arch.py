@@ -104,7 +104,7 @@ class OSDFace(nn.Module):
         self.embedding_change = EmbeddingChange(z_channels, self.vre.prompt_dim)
         self.vae = AutoencoderKL(**{**sizes["vae"], **(vae or {})})
         self.unet = UNet2DConditionModel(**{**sizes["unet"], **(unet or {})})
-        # By itself, for a part that uses nothing else of the VAE.
+        # Kept outside the VAE, which is hidden from a compiler where a part calls nothing of it.
         self.latent_scale = self.vae.config.scaling_factor
         self.set_noise_schedule(beta_start, beta_end)
         latent_channels = self.vae.config.latent_channels
@@ -124,7 +124,7 @@ class OSDFace(nn.Module):
         config = self.vae.config
         sizes = config.in_channels, config.latent_channels, len(config.block_out_channels)
         tiny = tiny_half(half, options, *sizes)
-        setattr(self, f"fast_{half}", tiny)
+        setattr(self, f"fast_{half}", tiny.to(self.unet.device))
         for name in (half, {"encoder": "quant_conv", "decoder": "post_quant_conv"}[half]):
             setattr(self.vae, name, None)
         kept = [name for name in self.eight_bit_patterns if not name.startswith(f"vae.{half}.")]
@@ -189,7 +189,7 @@ class OSDFace(nn.Module):
         posterior = DiagonalGaussianDistribution(self.encode_moments(image))
         z = posterior.mean if noise is None else posterior.mean + posterior.std * noise
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        return z * self.vae.config.scaling_factor, kl
+        return z * self.latent_scale, kl
 
     def predict_noise(self, z: Tensor, prompt: Tensor) -> Tensor:
         """ε of the UNet at the timestep, of z's shape."""
@@ -216,7 +216,7 @@ class OSDFace(nn.Module):
         """Picture (N, 3, H, W) of a scaled latent, not clamped."""
         if self.fast_decoder is not None:
             return F.pixel_shuffle(self.fast_decoder(x0), self.patch_size)
-        image = self.vae.decode(x0 / self.vae.config.scaling_factor).sample
+        image = self.vae.decode(x0 / self.latent_scale).sample
         return F.pixel_shuffle(image, self.patch_size)
 
     def forward_all(self, lq: Tensor, noise: Tensor | None = None) -> OSDFaceOutput:

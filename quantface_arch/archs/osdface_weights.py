@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from quantface_arch.archs.lora import listed, merge_lora
 from quantface_arch.archs.osdface_arch import OSDFace
+from quantface_arch.archs.pretrained import read_network
 from quantface_arch.archs.statefile import unpickle
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, one_line
 
 __all__ = ["load_osdface_folder", "resolve_base"]
 
@@ -33,8 +33,6 @@ VRE_PREFIX = "vqvae_LQ."
 VRE_UNUSED = re.compile(
     r"decoder.*|post_quant_conv\..*|encoder\.(down\.\d+\.attn\.\d+|mid\.attn_1)\.norm2\..*"
 )
-# Configuration that changes neither a weight nor what the network computes in float32.
-INERT_OPTIONS = {"sample_size", "upcast_attention", "force_upcast"}
 
 
 def load_osdface_folder(
@@ -76,9 +74,9 @@ def load_osdface_folder(
         model = OSDFace(**options)
     _fill(model.vre, *_read_vre(folder))
     _fill(model.embedding_change, *_read_tensors(folder, EMBEDDING_FILE))
-    vae = _read_network(AutoencoderKL, source, "vae", model.vae.config, offline)
+    vae = read_network(AutoencoderKL, source, "vae", model.vae.config, offline)
     _fill(model.vae, f"{source}/vae", vae.state_dict())
-    unet = _read_network(UNet2DConditionModel, source, "unet", model.unet.config, offline)
+    unet = read_network(UNet2DConditionModel, source, "unet", model.unet.config, offline)
     unet = merge_lora(unet, folder / LORA_FILE, alpha)
     _fill(model.unet, f"{source}/unet", unet.state_dict())
     model.arch_options = {"type": "OSDFace", **options}
@@ -112,7 +110,7 @@ def _read_schedule(source: str, offline: bool) -> dict[str, float]:
     try:
         config = DDPMScheduler.load_config(source, subfolder="scheduler", local_files_only=offline)
     except (OSError, ValueError) as error:
-        raise QuantFaceError(f"{name}: {_line(error)}") from error
+        raise QuantFaceError(f"{name}: {one_line(error)}") from error
     defaults = DDPMScheduler().config
     wanted = {
         "prediction_type": "epsilon",
@@ -127,47 +125,6 @@ def _read_schedule(source: str, offline: bool) -> dict[str, float]:
     return {key: float(config.get(key, defaults[key])) for key in ("beta_start", "beta_end")}
 
 
-def _read_network(
-    kind: type[ModelMixin], source: str, part: str, wanted: Mapping[str, Any], offline: bool
-) -> Any:
-    """One of the base model's networks in float32, complete and of the sizes wanted."""
-    try:
-        network, info = _from_pretrained(kind, source, part, offline)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise QuantFaceError(f"{source}/{part}: {_line(error)}") from error
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info.get(problem):
-            keys = listed(str(key) for key in info[problem])
-            raise QuantFaceError(f"{source}/{part}: {problem.replace('_', ' ')}: {keys}")
-    for key, value in wanted.items():
-        found = network.config.get(key)
-        if not key.startswith("_") and key not in INERT_OPTIONS and _plain(found) != _plain(value):
-            raise QuantFaceError(
-                f"{source}/{part}/config.json: {key}: found {found!r}, wanted is {value!r}"
-            )
-    return network
-
-
-def _from_pretrained(
-    kind: type[ModelMixin], source: str, part: str, offline: bool
-) -> tuple[Any, dict[str, Any]]:
-    options = {
-        "subfolder": part,
-        "local_files_only": offline,
-        "use_safetensors": True,
-        "torch_dtype": torch.float32,
-        "output_loading_info": True,
-    }
-    try:
-        return kind.from_pretrained(source, **options)
-    except OSError as error:
-        # Mirrors often keep only the half-precision files.
-        try:
-            return kind.from_pretrained(source, variant="fp16", **options)
-        except OSError:
-            raise error from None
-
-
 def _read_tensors(folder: Path, name: str) -> tuple[Path, dict[str, Tensor]]:
     """Tensors of a pickled checkpoint, or of a ``.safetensors`` file of the same stem."""
     pickled, plain = folder / name, (folder / name).with_suffix(".safetensors")
@@ -179,7 +136,7 @@ def _read_tensors(folder: Path, name: str) -> tuple[Path, dict[str, Tensor]]:
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
         if isinstance(error, QuantFaceError):
             raise
-        raise QuantFaceError(f"{path}: damaged, or no checkpoint ({_line(error)})") from error
+        raise QuantFaceError(f"{path}: damaged, or no checkpoint ({one_line(error)})") from error
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]
     if not isinstance(found, Mapping):
@@ -220,11 +177,3 @@ def _fill(module: nn.Module, path: str | Path, tensors: Mapping[str, Tensor]) ->
             raise QuantFaceError(f"{path}: keys {problem}: {listed(keys)}")
     state = {key: value.detach().float().contiguous() for key, value in tensors.items()}
     module.load_state_dict(state, assign=True)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())

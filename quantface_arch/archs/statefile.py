@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from quantface_arch.archs.lora import listed
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, one_line
 
 __all__ = ["fill", "read_state", "unpickle"]
 
@@ -40,7 +40,7 @@ def unpickle(path: Path) -> Any:
             f"python scripts/convert_pickle.py {path} {path.with_suffix('.safetensors')}"
         ) from error
     except (OSError, EOFError, RuntimeError, ValueError) as error:
-        line = " ".join(str(error).split())
+        line = one_line(error)
         raise QuantFaceError(f"{path}: damaged, or no checkpoint ({line})") from error
 
 

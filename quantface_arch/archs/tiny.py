@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusers import AutoencoderTiny
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from quantface_arch.archs.pretrained import read_network
 from quantface_arch.archs.statefile import fill
 from quantface_arch.errors import QuantFaceError, check_choice, check_keys
 
@@ -77,13 +77,15 @@ def load_half(net: OSDFace, half: str, source: str, offline: bool = False) -> No
         offline: take a hub id from the local cache, never from the network.
 
     Raises:
-        QuantFaceError: no such folder or id, a file of other sizes, a latent of another scale.
+        QuantFaceError: nothing there, not all of a tiny autoencoder or of other sizes, a latent of
+            another scale.
     """
     check_choice("half", half, HALVES)
-    tiny = _read(source, offline)
-    if tiny.config.scaling_factor != 1:
-        found = tiny.config.scaling_factor
-        raise QuantFaceError(f"{source}: scaling_factor: found {found}, wanted is 1")
+    offline = offline or Path(source).is_dir()
+    try:
+        tiny = read_network(AutoencoderTiny, source, "", {"scaling_factor": 1.0}, offline)
+    except QuantFaceError as error:
+        raise QuantFaceError(f"{source}: no tiny autoencoder ({error})") from error
     options = {
         "num_blocks": list(tiny.config[f"num_{half}_blocks"]),
         "block_out_channels": list(tiny.config[f"{half}_block_out_channels"]),
@@ -92,12 +94,3 @@ def load_half(net: OSDFace, half: str, source: str, offline: bool = False) -> No
     state: dict[str, Tensor] = getattr(tiny, half).state_dict()
     fill(getattr(net, f"fast_{half}"), Path(source), state)
     net.arch_options = {**net.arch_options, f"fast_{half}": options}
-
-
-def _read(source: str, offline: bool) -> AutoencoderTiny:
-    offline = offline or Path(source).is_dir()
-    try:
-        return AutoencoderTiny.from_pretrained(source, local_files_only=offline)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        line = " ".join(str(error).split())
-        raise QuantFaceError(f"{source}: no tiny autoencoder ({line})") from error

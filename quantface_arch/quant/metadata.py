@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from quantface_arch import __version__
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.quant.layers import State
 from quantface_arch.quant.recipe import Recipe
 from quantface_arch.quant.specs import MAX_BITS, MIN_BITS, is_width
@@ -84,7 +84,7 @@ def opened(path: Path) -> Iterator[tuple[Any, Metadata]]:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file, parse_metadata(path, file.metadata())
     except (SafetensorError, OSError) as error:
-        detail = " ".join(str(error).split())
+        detail = one_line(error)
         raise QuantFaceError(
             f"{path}: not a readable .safetensors file, truncated or of another kind ({detail})"
         ) from error

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny
 from quant_helpers import sqnr
+from safetensors.torch import load_file, save_file
 from tiny import RRDB, TINY
 
 from quantface_arch.archs import build_arch
@@ -141,3 +146,17 @@ def test_a_folder_of_something_else_and_another_network_are_refused(
     assert status == 2 and "is no OSDFace" in err
     with pytest.raises(QuantFaceError, match="unknown key channels"):
         build_arch({**TINY, "fast_decoder": {"channels": 3}})
+
+
+def test_a_file_that_lacks_a_weight_is_refused(source):
+    path = Path(source[0]) / "diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    del state["decoder.layers.0.weight"]
+    save_file(state, path, {"format": "pt"})
+    with pytest.raises(QuantFaceError, match=r"missing keys: decoder\.layers\.0\.weight"):
+        load_half(float_net(), "decoder", source[0])
+
+
+def test_the_commands_help_does_not_wait_for_diffusers(repo):
+    code = "import sys, quantize; quantize.make_parser(); sys.exit('diffusers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=repo / "scripts").returncode == 0
