@@ -2,13 +2,17 @@
 
     python benchmarks/latency.py                                   # the mini, and mini-w4a8
     python benchmarks/latency.py --float FILE --quantized FILE --chart latency.png
-    python benchmarks/latency.py --preset osdface --quantized FILE # random weights, full size
+    python benchmarks/latency.py --preset osdface --recipe w4a8    # random weights, full size
+    python benchmarks/latency.py --device cuda --batch 8           # on an NVIDIA GPU
 
 Rows are PyTorch in float32 and bfloat16, OpenVINO in both, OpenVINO with NNCF's 8-bit quantization
 of the same network (where nncf is installed), and the quantized checkpoints as the runtime openvino
-executes them. Every row runs in a process of its own, with the compiled files of an earlier one;
-rows take turns in --rounds, and the least time counts. "x" is how many times as fast as PyTorch in
-float32 a row is, all parts together. "peak GB" is the largest resident memory in 10⁹ bytes.
+executes them. On a GPU they are PyTorch in float16, the same compiled by torch.compile and launched
+as CUDA graphs, and the quantized checkpoints as the runtime cuda executes them.
+
+Every row runs in a process of its own, with the compiled files of an earlier one; rows take turns
+in --rounds, and the least time counts. "x" is how many times as fast as the first kind a row is,
+all parts together. "peak GB" is the largest resident memory in 10⁹ bytes, on a GPU its own.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +33,8 @@ from report import parser, report
 from tqdm import tqdm
 
 from quantface_arch.archs import build_arch
-from quantface_arch.quant import save_checkpoint
-from quantface_arch.zoo import resolve_model
+from quantface_arch.quant import quantize, read_metadata, save_checkpoint
+from quantface_arch.zoo import load_model, resolve_model
 
 # Measured in this process's child, and printed as the last line.
 ROW = "--row"
@@ -42,7 +47,9 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     add("--float", default="mini", dest="full", help="full-precision checkpoint (mini)")
     add("--preset", help="a preset with random weights instead of --float: osdface, mini")
     add("--quantized", nargs="*", default=["mini-w4a8"], help="checkpoints (mini-w4a8)")
-    add("--kinds", nargs="+", choices=KINDS, default=KINDS, help="rows (all)")
+    add("--recipe", help="round the full-precision network so, for its time alone, instead: w4a8")
+    add("--device", choices=KINDS, default="cpu", help="what runs them (cpu)")
+    add("--kinds", nargs="+", choices=sorted({*chain(*KINDS.values())}), help="rows (all)")
     add("--ways", nargs="+", default=["auto"], help="of quantized layers: auto faithful folded")
     add("--size", type=int, default=512, help="side of the picture (512)")
     add("--batch", type=int, default=1, help="pictures at once (1)")
@@ -56,9 +63,10 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
 
 def rows_of(args: argparse.Namespace, full: Path) -> list[dict[str, Any]]:
     """What each row's process is told."""
-    shared = {key: getattr(args, key) for key in ("size", "batch", "repeats", "threads")}
-    rows = [{"kind": kind, "path": str(full)} for kind in args.kinds if kind != "quantized"]
-    if "quantized" in args.kinds:
+    shared = {key: getattr(args, key) for key in ("size", "batch", "repeats", "threads", "device")}
+    kinds = [kind for kind in KINDS[args.device] if kind in (args.kinds or KINDS[args.device])]
+    rows = [{"kind": kind, "path": str(full)} for kind in kinds if kind != "quantized"]
+    if "quantized" in kinds:
         paths = [resolve_model(name) for name in args.quantized]
         rows += [
             {"kind": "quantized", "path": str(path), "way": way}
@@ -89,11 +97,11 @@ def best(turns: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line per row; "x" where PyTorch in float32 was measured."""
+    """One line per row; "x" where the kind to compare with was measured."""
     sums = [sum(found["parts"].values()) for found in results]
+    firsts = {kinds[0] for kinds in KINDS.values()}
     base = next(
-        (total for total, found in zip(sums, results, strict=True) if found["kind"] == KINDS[0]),
-        None,
+        (total for total, found in zip(sums, results, strict=True) if found["kind"] in firsts), None
     )
     return [
         {
@@ -103,7 +111,7 @@ def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "x": "" if base is None else base / total,
             "load s": found["load s"],
             "peak GB": found["peak GB"],
-            "file MB": found["file MB"],
+            **{key: found[key] for key in ("weights GB", "file MB") if key in found},
         }
         for found, total in zip(results, sums, strict=True)
     ]
@@ -131,6 +139,17 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
+def round_network(full: Path, args: argparse.Namespace, scratch: Path) -> Path:
+    """A checkpoint of plainly rounded weights, its ranges from noise: as fast as a better one."""
+    network = load_model(full, runtime="reference", device=args.device)
+    plain = {"weights": {"range": "minmax"}, "balance": {"kind": "none"}, "branch": {"svd": 0}}
+    noise = torch.rand(1, 3, args.size, args.size) * 2 - 1
+    quantize(network, {"name": args.recipe, **plain}, noise)
+    path = scratch / f"{full.stem}-{args.recipe}.safetensors"
+    save_checkpoint(network, path, read_metadata(full)["arch"])
+    return path
+
+
 def run_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure all rows, in turns."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -141,6 +160,8 @@ def run_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
             arch = {"type": "OSDFace", "preset": args.preset}
             full = Path(scratch) / f"{args.preset}.safetensors"
             save_checkpoint(build_arch(arch), full, arch)
+        if args.recipe:
+            args.quantized = [str(round_network(full, args, Path(scratch)))]
         rows = rows_of(args, full)
         turns: list[list[dict[str, Any]]] = [[] for _ in rows]
         for _ in tqdm(range(args.rounds), desc="rounds"):

@@ -18,14 +18,18 @@ from quantface_arch.zoo import load_model
 
 __all__ = ["KINDS", "measure"]
 
-KINDS = (
-    "torch fp32",
-    "torch bf16",
-    "openvino fp32",
-    "openvino bf16",
-    "openvino nncf w8a8",
-    "quantized",
-)
+# Rows by type of device; the first is what others are compared with.
+KINDS = {
+    "cpu": (
+        "torch fp32",
+        "torch bf16",
+        "openvino fp32",
+        "openvino bf16",
+        "openvino nncf w8a8",
+        "quantized",
+    ),
+    "cuda": ("torch fp16", "torch fp16 compiled", "quantized"),
+}
 
 
 @torch.inference_mode()
@@ -33,9 +37,11 @@ def measure(row: dict[str, Any]) -> dict[str, Any]:
     """Load, run, time: seconds of every part, of loading, memory and size of the file."""
     torch.set_num_threads(row["threads"])
     torch.manual_seed(0)
-    x = torch.rand(row["batch"], 3, row["size"], row["size"]) * 2 - 1
+    on_gpu = row["device"] == "cuda"
+    x = (torch.rand(row["batch"], 3, row["size"], row["size"]) * 2 - 1).to(row["device"])
     start = time.perf_counter()
-    network, dtype = _network(row, x)
+    network, dtype = (_network_on_gpu(row), x.dtype) if on_gpu else _network(row, x)
+    weights = torch.cuda.memory_allocated() if on_gpu else 0
     network(x.to(dtype))
     loaded = time.perf_counter() - start
     names = parts_of(network)
@@ -52,26 +58,52 @@ def measure(row: dict[str, Any]) -> dict[str, Any]:
         "name": f"{path.stem} {row['way']}" if quantized else row["kind"],
         "parts": {name: min(found) for name, found in seconds.items()},
         "load s": loaded,
-        "peak GB": peak_gb(),
+        "peak GB": torch.cuda.max_memory_allocated() / 1e9 if on_gpu else peak_gb(),
         "file MB": path.stat().st_size / 1e6,
+        **({"weights GB": weights / 1e9} if on_gpu else {}),
     }
 
 
 def _timed(method: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
     def run(*inputs: Tensor) -> Any:
+        _wait()
         start = time.perf_counter()
         outputs = method(*inputs)
+        _wait()
         seconds.append(time.perf_counter() - start)
         return outputs
 
     return run
 
 
+def _wait() -> None:
+    """Until a GPU has done what it was told."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def _network_on_gpu(row: dict[str, Any]) -> nn.Module:
+    """The same on a GPU; what is compiled runs as CUDA graphs, as the runtime cuda does."""
+    path = Path(row["path"])
+    if row["kind"] == "quantized":
+        from quantface_arch.runtime import cuda
+
+        return cuda.load(path, build_arch, row["way"])
+    from quantface_arch.runtime.cuda.graph import GraphedPart
+
+    network = load_model(path, runtime="reference", device="cuda")
+    network = network.to(torch.float16, memory_format=torch.channels_last)
+    for name in parts_of(network):
+        method, graphed = getattr(network, name), row["kind"].endswith("compiled")
+        vars(network)[name] = GraphedPart(name, method, torch.float16, graphed)
+    return network
+
+
 def _network(row: dict[str, Any], x: Tensor) -> tuple[nn.Module, torch.dtype]:
     """The network as a row runs it, and the type of its input."""
     kind, path = row["kind"], Path(row["path"])
     if kind.startswith("torch"):
-        dtype = torch.float32 if kind == KINDS[0] else torch.bfloat16
+        dtype = torch.float32 if kind == "torch fp32" else torch.bfloat16
         network = load_model(path)
         if dtype == torch.bfloat16:
             network = network.to(dtype, memory_format=torch.channels_last)

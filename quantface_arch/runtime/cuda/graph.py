@@ -1,4 +1,4 @@
-"""A part of a network, launched as one CUDA graph: hundreds of kernels cost one call."""
+"""A part of a network, compiled and launched as one CUDA graph: hundreds of kernels, one call."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from quantface_arch.runtime.recent import Recent
 
@@ -35,7 +34,7 @@ class GraphedPart:
         name: of the part, for messages.
         method: a function of tensors alone that gives a tensor or a tuple of tensors.
         dtype: in which it is computed.
-        graphed: whether to capture graphs; else, and where that fails, the method is called.
+        graphed: whether to compile and capture it; else, or where that fails, it is called plainly.
     """
 
     def __init__(
@@ -43,7 +42,6 @@ class GraphedPart:
     ) -> None:
         self.name, self.method, self.dtype, self.graphed = name, method, dtype, graphed
         self.captured: Recent[Captured] = Recent(SHAPES)
-        self.constants = Constants()
 
     # Not in inference mode, whose tensors could not be written to outside of it.
     @torch.inference_mode(False)
@@ -67,7 +65,7 @@ class GraphedPart:
             self.graphed = False
             detail = "".join(str(error).strip().splitlines()[:1])
             warnings.warn(
-                f"part {self.name}: no CUDA graph could be captured ({detail}); it runs "
+                f"part {self.name}: it could not be compiled as a CUDA graph ({detail}); it runs "
                 "kernel by kernel, which is slower",
                 stacklevel=4,
             )
@@ -78,38 +76,17 @@ class GraphedPart:
         return outputs
 
     def _capture(self, inputs: list[Tensor]) -> Captured:
-        with torch.cuda.device_of(inputs[0]), self.constants:
+        # One program per shape: with sizes left open it would be a slower one.
+        method = torch.compile(self.method, dynamic=False)
+        with torch.cuda.device_of(inputs[0]):
             places = [x.clone() for x in inputs]
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(WARM_UP):
-                    self.method(*places)
+                    method(*places)
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                outputs = self.method(*places)
+                outputs = method(*places)
         return Captured(graph, places, outputs)
-
-
-class Constants(TorchFunctionMode):
-    """Within it, ``torch.tensor`` of the same numbers gives the same tensor.
-
-    A network that makes one of plain numbers, of its timestep say, copies from the CPU's memory,
-    which no graph can hold; made while warming up, it is on the GPU already.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made: dict[str, Tensor] = {}
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is not torch.tensor:
-            return func(*args, **kwargs)
-        key = repr((args, kwargs))
-        if key not in self.made:
-            self.made[key] = func(*args, **kwargs)
-        return self.made[key]

@@ -1,4 +1,4 @@
-"""Triton kernels: rounding to int8, and int8 products with 32-bit sums on tensor cores.
+"""Triton kernels: int8 products with 32-bit sums on tensor cores, and statistics of group norms.
 
 A level q of an unsigned grid, 0 to 255, is stored as q - 128, one of a signed grid as it is: what
 is called a *stored* level or zero point below is that int8 number. Nothing here calls the jitted
@@ -8,50 +8,42 @@ for.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import triton
 import triton.language as tl
+from triton.testing import do_bench
 
-__all__ = ["product_kernel", "quantize_kernel"]
+__all__ = ["BLOCKS", "product_kernel", "sums_kernel", "tuned_product_kernel"]
 
-# Adding and subtracting it rounds numbers below 2^22 to whole ones, ties to even: the mantissa ends
-# at the units. No instruction of the interpreter does, and of the GPU only a library's.
-ROUND = tl.constexpr(1.5 * 2.0**23)
-
-
-@triton.jit
-def quantize_kernel(
-    x: tl.tensor,
-    multiplier: tl.tensor,
-    levels: tl.tensor,
-    rows: tl.tensor,
-    channels: tl.tensor,
-    positions: tl.tensor,
-    image_stride: tl.tensor,
-    position_stride: tl.tensor,
-    channel_stride: tl.tensor,
-    inverse_step: tl.tensor,
-    zero: tl.tensor,
-    low: tl.tensor,
-    high: tl.tensor,
-    BALANCED: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-) -> None:
-    """Stored levels (rows, channels) of x, whose row r is position r % positions of an image."""
-    r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    mask = (r < rows)[:, None] & (c < channels)[None, :]
-    source = (r // positions) * image_stride + (r % positions) * position_stride
-    source = source[:, None] + c[None, :].to(tl.int64) * channel_stride
-    value = tl.load(x + source, mask=mask, other=0.0).to(tl.float32)
-    if BALANCED:
-        value = value * tl.load(multiplier + c, mask=c < channels, other=0.0)[None, :]
-    # Clamped first, which gives the same, since the ends are whole numbers.
-    value = tl.minimum(tl.maximum(value * inverse_step, low - zero), high - zero)
-    value = (value + ROUND) - ROUND + zero
-    tl.store(levels + r[:, None] * channels + c[None, :], value.to(tl.int8), mask=mask)
+# Places, outputs and channels that a program takes at a time.
+BLOCKS = ("BLOCK_M", "BLOCK_N", "BLOCK_K")
+# How many configurations are compiled and timed for a size of product, and programs below which
+# most of a GPU would be idle.
+TRIED, BUSY = 3, 64
+# From wide, which read least, to narrow.
+CONFIGS = [
+    triton.Config(dict(zip(BLOCKS, blocks, strict=True)), num_warps=warps, num_stages=stages)
+    for *blocks, warps, stages in (
+        (128, 256, 128, 8, 3),
+        (128, 256, 64, 8, 4),
+        (128, 128, 128, 8, 3),
+        (128, 128, 64, 4, 4),
+        (64, 128, 128, 4, 4),
+        (128, 64, 64, 4, 4),
+        (64, 64, 128, 4, 4),
+        (64, 32, 32, 4, 4),
+    )
+]
 
 
+def _blocks_fit(facts: dict[str, Any]) -> bool:
+    stored = (facts["channels"] + 1) // 2 if facts["PACKED"] else facts["channels"]
+    return stored % facts["BLOCK_K"] == 0
+
+
+@triton.heuristics({"EVEN_K": _blocks_fit})
 @triton.jit
 def product_kernel(
     levels: tl.tensor,
@@ -69,54 +61,129 @@ def product_kernel(
     out_width: tl.tensor,
     stride_h: tl.tensor,
     stride_w: tl.tensor,
-    top: tl.tensor,
-    left: tl.tensor,
     dilation_h: tl.tensor,
     dilation_w: tl.tensor,
-    zero: tl.tensor,
     TAPS: tl.constexpr,
     TAPS_W: tl.constexpr,
     PACKED: tl.constexpr,
     BIASED: tl.constexpr,
+    EVEN_K: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ) -> None:
     """y (rows, outputs): convolution of levels (N, height, width, channels), as a matrix product.
 
-    ``weight`` is (outputs, TAPS, stored); a row of y is a place (n, i, j) of the output.
+    ``weight`` is (outputs, TAPS, stored); a row of y is a place (n, i, j) of the output. Levels are
+    padded already, so that nothing is read outside of the image. Programs of the same places and
+    other outputs are neighbours, which find the levels in the cache.
     """
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    place = m % (out_height * out_width)
-    image = (m // (out_height * out_width)).to(tl.int64) * height
-    first_i = place // out_width * stride_h - top
-    first_j = place % out_width * stride_w - left
+    m = tl.program_id(1).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    # What is beyond the last is the last's once more, which is not stored, and asks for no mask.
+    near = tl.minimum(m, rows - 1)
+    place = (near % (out_height * out_width)).to(tl.int32)
+    image = near // (out_height * out_width) * height
+    first_i = place // out_width * stride_h
+    first_j = place % out_width * stride_w
     stored = (channels + 1) // 2 if PACKED else channels
     blocks = (stored + BLOCK_K - 1) // BLOCK_K
+    span = tl.arange(0, BLOCK_K)
+    corner = levels + (((image + first_i) * width + first_j) * channels)[:, None] + span[None, :]
+    output = tl.minimum(n, outputs - 1).to(tl.int64)
+    weights = weight + output[None, :] * (TAPS * stored) + span[:, None]
     sums = tl.full((BLOCK_M, BLOCK_N), 0, tl.int32)
     # One loop, of blocks within taps, which can be pipelined.
     for step in range(TAPS * blocks):
         tap = step // blocks
-        k = step % blocks * BLOCK_K + tl.arange(0, BLOCK_K)
-        i = first_i + tap // TAPS_W * dilation_h
-        j = first_j + tap % TAPS_W * dilation_w
-        inside = (m < rows) & (i >= 0) & (i < height) & (j >= 0) & (j < width)
-        pixel = levels + (((image + i) * width + j) * channels)[:, None] + k[None, :]
-        # Outside of the image is the value zero, whose level is the zero point.
-        a = tl.load(pixel, mask=inside[:, None] & (k < channels)[None, :], other=zero)
-        b = weight + n[None, :].to(tl.int64) * (TAPS * stored) + (tap * stored + k)[:, None]
-        b = tl.load(b, mask=(n < outputs)[None, :] & (k < stored)[:, None], other=0)
+        first = step % blocks * BLOCK_K
+        down, right = tap // TAPS_W * dilation_h, tap % TAPS_W * dilation_w
+        pixel = corner + ((down * width + right) * channels + first)
+        b = weights + (tap * stored + first)
+        # Constants where blocks fit: masks are work, and loads without them are copied directly.
+        if EVEN_K:
+            a = tl.load(pixel)
+            b = tl.load(b)
+        else:
+            a = tl.load(pixel, mask=(first + span < channels)[None, :], other=0)
+            b = tl.load(b, mask=(first + span < stored)[:, None], other=0)
         if PACKED:
-            far = inside[:, None] & (k + stored < channels)[None, :]
-            sums = tl.dot(a, (b << 4) >> 4, sums)
-            a = tl.load(pixel + stored, mask=far, other=zero)
+            sums = tl.dot(a, (b << 4) >> 4, sums, out_dtype=tl.int32)
+            a = tl.load(pixel + stored, mask=(first + span + stored < channels)[None, :], other=0)
             b = b >> 4
-        sums = tl.dot(a, b, sums)
+        sums = tl.dot(a, b, sums, out_dtype=tl.int32)
     kept = n < outputs
     sums -= tl.load(correction + n, mask=kept, other=0)[None, :]
     value = sums.to(tl.float32) * tl.load(scale + n, mask=kept, other=0.0)[None, :]
     if BIASED:
         value += tl.load(bias + n, mask=kept, other=0.0)[None, :]
-    target = y + m[:, None].to(tl.int64) * outputs + n[None, :]
+    target = y + m[:, None] * outputs + n[None, :]
     tl.store(target, value, mask=(m < rows)[:, None] & kept[None, :])
+
+
+@triton.jit
+def sums_kernel(
+    x: tl.tensor,
+    sums: tl.tensor,
+    positions: tl.tensor,
+    channels: tl.tensor,
+    blocks: tl.tensor,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+) -> None:
+    """sums (N, parts, BLOCK_R, 2, channels): of x (N, positions, channels) and of its squares.
+
+    A program takes ``blocks`` blocks of BLOCK_R positions and leaves their rows apart.
+    """
+    part, image = tl.program_id(1), tl.program_id(2)
+    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    row = tl.arange(0, BLOCK_R)
+    kept = c < channels
+    source = x + (image.to(tl.int64) * positions * channels + c)[None, :]
+    total = tl.full((BLOCK_R, BLOCK_C), 0, tl.float32)
+    squares = tl.full((BLOCK_R, BLOCK_C), 0, tl.float32)
+    for block in range(part * blocks, (part + 1) * blocks):
+        r = block * BLOCK_R + row
+        mask = (r < positions)[:, None] & kept[None, :]
+        value = tl.load(source + r[:, None] * channels, mask=mask, other=0.0).to(tl.float32)
+        total += value
+        squares += value * value
+    slot = (image * tl.num_programs(1) + part) * BLOCK_R + row
+    target = sums + slot[:, None] * (2 * channels) + c[None, :]
+    tl.store(target, total, mask=kept[None, :])
+    tl.store(target + channels, squares, mask=kept[None, :])
+
+
+def fitting(
+    configs: list[triton.Config], facts: dict[str, Any], **constants: Any
+) -> list[triton.Config]:
+    """The widest configurations of which a product fills the blocks, and there are enough of them.
+
+    Args:
+        configs: from wide to narrow; the last fits any product.
+    """
+    facts = {**facts, **constants}
+    rows, outputs = facts["rows"], facts["outputs"]
+    channels = facts["channels"] // (2 if facts["PACKED"] else 1)
+
+    def fits(blocks: Mapping[str, int]) -> bool:
+        m, n, k = (blocks[name] for name in BLOCKS)
+        programs = -(-rows // m) * -(-outputs // n)
+        return n < 2 * outputs and k < 2 * channels and programs >= BUSY
+
+    kept = [config for config in configs if fits(config.kwargs)]
+    return kept[:TRIED] or configs[-1:]
+
+
+def _seconds(call: Callable[[], None], quantiles: list[float]) -> Any:
+    return do_bench(call, warmup=5, rep=20, quantiles=quantiles)
+
+
+# The fastest configuration for a size of product, measured when one is first met, and kept on disk.
+tuned_product_kernel = triton.autotune(
+    CONFIGS,
+    key=["rows", "outputs", "channels", "out_width", "stride_h", "TAPS", "PACKED"],
+    prune_configs_by={"early_config_prune": fitting},
+    do_bench=_seconds,
+    cache_results=True,
+)(product_kernel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantface_arch.quant.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
@@ -10,6 +11,10 @@ from quantface_arch.runtime.cuda import ops
 from quantface_arch.runtime.lowering import LoweredLayer
 
 __all__ = ["LONGEST", "CudaLayer", "SingleLayer", "obstacle"]
+
+# Input channels of a convolution below which its taps are made channels, of which there is then a
+# multiple of it: tensor cores take no fewer.
+NARROW = 16
 
 # Products of a level and a weight of 8 bits whose sum 32 bits are sure to hold.
 LONGEST = 2**31 // (255 * 128)
@@ -55,6 +60,8 @@ class CudaLayer(nn.Module):
     """
 
     geometry: QuantLayer
+    inverse_step: Tensor
+    stored_zero: Tensor
     multiplier: Tensor | None
     before: Tensor | None
     weight: Tensor
@@ -69,11 +76,13 @@ class CudaLayer(nn.Module):
         integer = lowered.integer
         # Not as a submodule: it has no state.
         vars(self)["geometry"] = lowered.geometry
-        self.window = _window(lowered.geometry)
-        self.step = integer.step
+        self.window, self.padding = _window(lowered.geometry)
+        self.taps = -1 - lowered.geometry.channel_axis
         # As int8 stores levels.
         offset = integer.limits[0] + 128
         self.zero = integer.zero_point - offset
+        self._keep("stored_zero", torch.tensor(self.zero), torch.float32)
+        self._keep("inverse_step", torch.tensor(integer.step).reciprocal(), torch.float32)
         self.low, self.high = (level - offset for level in integer.levels)
         rotated, multiplier = lowered.rotation is not None, lowered.multiplier
         self.rotation = None if lowered.rotation is None else lowered.rotation.to(dtype)
@@ -84,12 +93,17 @@ class CudaLayer(nn.Module):
         self._keep("branch_down", down if down is None or fused is None else down * fused, dtype)
         self._keep("branch_up", lowered.branch_up, dtype)
         weight = integer.weight.flatten(1).view(*integer.weight.shape[:2], -1).movedim(1, -1)
+        self._keep("correction", weight.sum((1, 2)) * self.zero, torch.int32)
+        self.gathered = weight.shape[1] > 1 and weight.shape[2] < NARROW
+        if self.gathered:
+            weight = weight.flatten(1).unsqueeze(1)
+            weight = F.pad(weight, (0, -weight.shape[2] % NARROW))
         least, most = ops.NIBBLE
-        self.packed = bool(weight.min() >= least and weight.max() <= most)
+        fits = bool(weight.min() >= least and weight.max() <= most)
+        self.packed = fits and not self.gathered
         stored = ops.pack_nibbles(weight) if self.packed else weight.contiguous()
         self._keep("weight", stored, torch.int8)
-        self._keep("scale", integer.weight_scale.flatten() * self.step, torch.float32)
-        self._keep("correction", weight.sum((1, 2)) * self.zero, torch.int32)
+        self._keep("scale", integer.weight_scale.flatten() * integer.step, torch.float32)
         self._keep("bias", integer.bias, torch.float32)
 
     def _keep(self, name: str, value: Tensor | None, dtype: torch.dtype) -> None:
@@ -108,30 +122,32 @@ class CudaLayer(nn.Module):
 
     def product(self, x: Tensor) -> Tensor:
         """The integer product of x, rounded, and the bias."""
-        integers = ops.Integers(
-            self.weight, self.packed, self.scale, self.correction, self.bias, self.zero
-        )
+        integers = ops.Integers(self.weight, self.packed, self.scale, self.correction, self.bias)
         if self.window is None:
             return ops.matmul(self.levels(x, -1), integers, x.dtype)
-        taps = -1 - self.geometry.channel_axis
-        images = x if x.ndim == taps + 2 else x[None]
-        images = images if taps == 2 else images.unsqueeze(2)
-        y = ops.conv2d(self.levels(images, 1), integers, x.dtype, self.window)
-        y = y if taps == 2 else y.squeeze(2)
+        images = x if x.ndim == self.taps + 2 else x[None]
+        images = images if self.taps == 2 else images.unsqueeze(2)
+        # Before it is rounded, which makes the zero point of it.
+        levels, window = self.levels(F.pad(images, self.padding), 1), self.window
+        if self.gathered:
+            levels, window = ops.gather_taps(levels, window, self.weight.shape[-1]), ops.Window()
+        y = ops.conv2d(levels, integers, x.dtype, window)
+        y = y if self.taps == 2 else y.squeeze(2)
         return y if x.ndim == y.ndim else y[0]
 
     def levels(self, x: Tensor, channel_axis: int) -> Tensor:
         """Stored levels of x, channels last; see ``ops.quantize``."""
         ends = self.low, self.high
-        return ops.quantize(x, channel_axis, self.multiplier, self.step, self.zero, *ends)
+        rounding = self.inverse_step, self.stored_zero
+        return ops.quantize(x, channel_axis, self.multiplier, *rounding, *ends)
 
 
-def _window(layer: QuantLayer) -> ops.Window | None:
-    """The taps of a convolution; None of a linear layer."""
+def _window(layer: QuantLayer) -> tuple[ops.Window | None, list[int]]:
+    """The taps of a convolution, None of a linear layer, and its padding as ``F.pad`` takes it."""
     if not isinstance(layer, QuantConv1d | QuantConv2d):
-        return None
+        return None, []
     # torch's own, of strings, too: left, right and, if there are two sides, top, bottom.
-    padding = (*layer._reversed_padding_repeated_twice, 0, 0)[:4]
+    padding = list(layer._reversed_padding_repeated_twice)
     sizes = (layer.kernel_size, layer.stride, layer.dilation)
     kernel, stride, dilation = ((1, *size)[-2:] for size in sizes)
-    return ops.Window(kernel, stride, padding, dilation)
+    return ops.Window(kernel, stride, dilation), padding

@@ -11,10 +11,11 @@ from torch import nn
 from quantface_arch.quant.convert import replace_module
 from quantface_arch.runtime.cuda.graph import GraphedPart
 from quantface_arch.runtime.cuda.layer import CudaLayer, SingleLayer, obstacle
+from quantface_arch.runtime.cuda.norm import FusibleGroupNorm
 from quantface_arch.runtime.lowering import LoweredLayer, Lowering
 from quantface_arch.runtime.parts import Build, lowered_network, parts_of
 
-__all__ = ["load_network"]
+__all__ = ["load_network", "with_kernels"]
 
 
 @torch.no_grad()
@@ -25,15 +26,31 @@ def load_network(
     device: torch.device,
     dtype: torch.dtype = torch.bfloat16,
 ) -> nn.Module:
-    """See ``quantface_arch.runtime.cuda.load``.
-
-    Args:
-        device: on any but a CUDA device no graphs are captured, and the kernels run in Triton's
-            interpreter alone.
-        dtype: of everything but the layers' sums; every GPU that the kernels run on has bfloat16.
-    """
+    """See ``quantface_arch.runtime.cuda.load``, and ``with_kernels``."""
     # Lowered first and given to the kernels later: constants are computed here, on the CPU.
     network = lowered_network(path, build, Lowering(way))
+    left = with_kernels(network, device, dtype)
+    if left:
+        warnings.warn(
+            f"{path}: layers that the kernels cannot compute are left to torch, in float32: "
+            f"{', '.join(left)}",
+            stacklevel=3,
+        )
+    return network
+
+
+@torch.no_grad()
+def with_kernels(network: nn.Module, device: torch.device, dtype: torch.dtype) -> list[str]:
+    """Have a lowered network's layers and norms computed by the kernels, in place.
+
+    Args:
+        device: on any but a CUDA device nothing is compiled, and the kernels run in Triton's
+            interpreter alone.
+        dtype: of everything but the layers' sums; every GPU that the kernels run on has bfloat16.
+
+    Returns:
+        layers that are left to torch, and why.
+    """
     left = []
     for name, module in list(network.named_modules()):
         if isinstance(module, LoweredLayer):
@@ -42,26 +59,22 @@ def load_network(
                 left.append(f"{name} ({reason})")
             made = CudaLayer(module, dtype) if reason is None else SingleLayer(module)
             replace_module(network, module, made)
-    if left:
-        warnings.warn(
-            f"{path}: layers that the kernels cannot compute are left to torch, in float32: "
-            f"{', '.join(left)}",
-            stacklevel=3,
-        )
+        elif isinstance(module, nn.GroupNorm):
+            replace_module(network, module, FusibleGroupNorm(module))
     _cast(network, dtype)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for name in parts_of(network):
         # Before the method of this name, which is the class's.
         part = GraphedPart(name, getattr(network, name), dtype, device.type == "cuda")
         vars(network)[name] = part
-    return network
+    return left
 
 
 def _cast(module: nn.Module, dtype: torch.dtype) -> None:
-    """Give a module's floating-point tensors a dtype, those of quantized layers excepted."""
+    """Give a module's floating-point tensors a dtype, those of layers and norms excepted."""
     for value in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
         if value.is_floating_point():
             value.data = value.data.to(dtype)
     for child in module.children():
-        if not isinstance(child, CudaLayer | SingleLayer):
+        if not isinstance(child, CudaLayer | SingleLayer | FusibleGroupNorm):
             _cast(child, dtype)
