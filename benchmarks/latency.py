@@ -12,7 +12,8 @@ as CUDA graphs, and the quantized checkpoints as the runtime cuda executes them.
 
 Every row runs in a process of its own, with the compiled files of an earlier one; rows take turns
 in --rounds, and the least time counts. "x" is how many times as fast as the first kind a row is,
-all parts together. "peak GB" is the largest resident memory in 10⁹ bytes, on a GPU its own.
+all parts together. "peak GB" is the largest resident memory in 10⁹ bytes, on a GPU its own; "first
+peak GB" that of the first turn, in which the quantized checkpoints are compiled.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ def best(turns: list[dict[str, Any]]) -> dict[str, Any]:
     found = dict(turns[-1])
     for key in turns[0]["parts"]:
         found["parts"][key] = min(turn["parts"][key] for turn in turns)
-    return {**found, "peak GB": max(turn["peak GB"] for turn in turns[1:] or turns)}
+    warm = max(turn["peak GB"] for turn in turns[1:] or turns)
+    return {**found, "peak GB": warm, "first peak GB": turns[0]["peak GB"]}
 
 
 def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -111,6 +113,7 @@ def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "x": "" if base is None else base / total,
             "load s": found["load s"],
             "peak GB": found["peak GB"],
+            "first peak GB": found["first peak GB"],
             **{key: found[key] for key in ("weights GB", "file MB") if key in found},
         }
         for found, total in zip(results, sums, strict=True)

@@ -33,7 +33,7 @@ class Runtime:
 
 
 # Best first: ``auto`` takes the first that can be used. ``cuda`` stands behind the reference, which
-# runs everywhere, so that ``auto`` never takes it: it is experimental and was never timed.
+# runs everywhere, so that ``auto`` never takes it: it is experimental.
 RUNTIMES: dict[str, Runtime] = {
     "openvino": Runtime(openvino.load, openvino.missing, ("cpu",)),
     "reference": Runtime(reference.load, reference.missing, ("cpu", "cuda")),

@@ -14,6 +14,7 @@ from quantface_arch.quant.checkpoint import build_skeleton
 from quantface_arch.runtime.lowering import FULL, SPARE, Lowering
 from quantface_arch.runtime.openvino.cache import cached, digest
 from quantface_arch.runtime.openvino.compiled import CompiledPart
+from quantface_arch.runtime.openvino.memory import return_freed
 from quantface_arch.runtime.openvino.trace import trace_checkpoint
 from quantface_arch.runtime.parts import Build, parts_of
 
@@ -21,6 +22,8 @@ __all__ = ["has_vnni", "load_network"]
 
 # Raised when what is traced changes, so that older files are not used.
 VERSION = 1
+# Bytes of weights from which on a network holds no memory between two runs of a part.
+LARGE = 2**28
 
 
 def has_vnni() -> bool:
@@ -51,11 +54,14 @@ def load_network(path: Path, build: Build, way: str) -> nn.Module:
     folder, kept = cached(
         "openvino", key, lambda scratch: trace_checkpoint(path, build, lowering, scratch)
     )
+    return_freed()
     # The parts hold the weights.
     for module in network.modules():
         module._parameters.clear()
         module._buffers.clear()
-    for name in parts_of(network):
+    names = parts_of(network)
+    frugal = sum((folder / f"{name}.bin").stat().st_size for name in names) > LARGE
+    for name in names:
         # Before the method of this name, which is the class's.
-        vars(network)[name] = CompiledPart(folder / f"{name}.xml", kept["exact"])
+        vars(network)[name] = CompiledPart(folder / f"{name}.xml", kept["exact"], frugal)
     return network

@@ -1,0 +1,74 @@
+"""Memory that is held without need, returned to the system; where it does not allow it, kept."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+__all__ = ["forgetting_pages", "return_freed"]
+
+# Seconds between two rounds of forgetting: weights are copied at about 0.2 GB a second.
+PAUSE = 0.05
+# madvise's word for pages that are read again from the file if they are wanted.
+DONTNEED = 4
+
+
+@cache
+def _libc() -> Any:
+    return ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def return_freed() -> None:
+    """Return to the system what was freed; the C library keeps gigabytes after tracing."""
+    trim = getattr(_libc(), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+@contextmanager
+def forgetting_pages(path: Path) -> Iterator[None]:
+    """Drop a mapped file's pages from memory again and again, and at the end.
+
+    A compiler copies the weights that it reads from such a file, which are then there twice. The
+    file must be mapped already, for reading alone, and stay so within.
+    """
+    ranges = _mapped(path)
+    done = threading.Event()
+
+    def forget() -> None:
+        for start, size in ranges:
+            _libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), DONTNEED)
+
+    def watch() -> None:
+        while not done.wait(PAUSE):
+            forget()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    if ranges:
+        watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if ranges:
+            watcher.join()
+            forget()
+
+
+def _mapped(path: Path) -> list[tuple[int, int]]:
+    """Starts and sizes of the places at which a file is mapped; none but on Linux."""
+    if _libc() is None:
+        return []
+    found = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, rights, *_, name = line.split(maxsplit=5)
+        if name == str(path.resolve()) and "w" not in rights:
+            start, end = (int(side, 16) for side in span.split("-"))
+            found.append((start, end - start))
+    return found
