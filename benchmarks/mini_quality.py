@@ -2,7 +2,9 @@
 
     python benchmarks/mini_quality.py                       # mini and mini-w4a8 on val512
     python benchmarks/mini_quality.py --models mini PATH --faces tune512 --out FOLDER
+    python benchmarks/mini_quality.py --models mini-w4a8 mini-w4a8@openvino
 
+Models run as reference, NAME@RUNTIME as another runtime executes them.
 Faces are degraded as make_lq.py does (seed 0). The last two columns compare a model's pictures with
 those of the first model named: mean PSNR, and edge PSNR. Against clean faces noise raises edge PSNR
 where the restorer blurs; against full precision it does not.
@@ -33,6 +35,12 @@ def restore(model: torch.nn.Module, image: np.ndarray) -> np.ndarray:
     return y.permute(1, 2, 0).numpy()[:, :, ::-1]
 
 
+def load(name: str) -> torch.nn.Module:
+    """A model by NAME or NAME@RUNTIME."""
+    model, _, runtime = name.partition("@")
+    return load_model(model, runtime=runtime or "reference")
+
+
 def main() -> None:
     args_parser = parser(__doc__)
     args_parser.add_argument("--models", nargs="+", default=["mini", "mini-w4a8"])
@@ -44,7 +52,7 @@ def main() -> None:
     paths = paths[: 2 if args.smoke else args.limit]
     if not paths:
         args_parser.error(f"no faces in {data_root() / 'faces' / args.faces}; set QUANTFACE_DATA")
-    models = {name: load_model(name, runtime="reference") for name in args.models}
+    models = {name: load(name) for name in args.models}
     names = ["input", *models]
     scores: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for path in tqdm(paths, desc="faces", unit="face"):

@@ -86,6 +86,7 @@ class LoweredLayer(nn.Module):
 
     def __init__(self, layer: QuantLayer, folded: bool, lowering: Lowering) -> None:
         super().__init__()
+        self.folded = folded
         balanced = not folded and layer.balance.kind != "none"
         multiplier = layer.balance_multiplier if balanced else None
         shape = (-1, *[1] * (-1 - layer.channel_axis))
@@ -126,7 +127,6 @@ class IntegerProduct(nn.Module):
         super().__init__()
         self.product = product
         self.bias = layer.bias
-        self.folded = folded
         self.step, self.zero_point, self.limits, self.levels = _input_grid(layer, folded)
         integers, scale = _integers(layer, folded, largest)
         self.register_buffer("weight", integers)

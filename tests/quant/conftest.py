@@ -1,9 +1,24 @@
-"""Settings of the property tests."""
+"""Settings of the property tests, and a fixture that several tests share."""
 
 from __future__ import annotations
 
+import pytest
+import torch
+from cost_helpers import Wide, recipe_of
 from hypothesis import settings
+from quant_helpers import pictures
+
+from quantface_arch.quant import quantize
 
 # A busy machine is no failure.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+
+@pytest.fixture(scope="module")
+def wide_model():
+    """A quantized model, balanced and branched."""
+    torch.manual_seed(0)
+    net = Wide().eval()
+    quantize(net, recipe_of("auto"), pictures(2), progress=False)
+    return net

@@ -1,111 +1,24 @@
-"""The account of a network: work against brute force, bytes against files, sums against parts."""
+"""The account of a network: work against brute force, operations of parts, sums against parts."""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import asdict
 
 import pytest
 import torch
+from cost_helpers import Attention, Wide, by_name, converted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quant_helpers import TinyNet, pictures
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant import (
-    LayerBalance,
-    Recipe,
-    convert,
-    load_checkpoint,
-    quant_layers,
-    quantize,
-    save_checkpoint,
-    settle,
-    trainable,
-)
+from quantface_arch.quant import LayerBalance, Recipe, convert, quant_layers
 from quantface_arch.quant.cost import Cost, network_cost, total_cost
-from quantface_arch.quant.cost_plan import (
-    checkpoint_cost,
-    costliest_balances,
-    recipe_cost,
-    undecided,
-)
 from quantface_arch.quant.macs import LayerWork, count_products, count_work
 from quantface_arch.quant.packing import pack
 
 WIDTHS = st.integers(2, 8)
-
-
-class Attention(nn.Module):
-    """Self-attention in two heads over the positions of a picture, below a list of modules."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList([nn.Conv2d(3, 8, 1)])
-        self.last = nn.Linear(8, 3)
-
-    def forward(self, x):
-        h = self.blocks[0](x).flatten(2).transpose(1, 2).unflatten(2, (2, 4)).transpose(1, 2)
-        h = nn.functional.scaled_dot_product_attention(h, h, h)
-        return self.last(h.transpose(1, 2).flatten(2))
-
-
-class Wide(TinyNet):
-    """TinyNet at 48 channels: a Paley order, blocks of 24 in groups, and a norm between."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv_in = nn.Conv2d(3, 48, 3, padding=1)
-        self.norm = nn.GroupNorm(4, 48)
-        self.body = nn.Conv2d(48, 48, 3, padding=1, groups=2, padding_mode="reflect")
-        self.linear = nn.Linear(48, 48)
-        self.line = nn.Conv1d(48, 48, 1)
-        self.conv_out = nn.Conv2d(48, 3, 3, padding="same", bias=False)
-
-
-def build(_):
-    return Wide()
-
-
-def converted(recipe, bits=None, net=Wide):
-    """A model on the meta device, its work before it was converted, and its recipe."""
-    model = net().to("meta")
-    work = count_work(model, torch.zeros(1, 3, 16, 16, device="meta"))
-    recipe = Recipe.of(recipe)
-    convert(model, recipe, bits)
-    return model, work, recipe
-
-
-def recipe_of(kind="both", weights=4, activations=4, rank=(3, 1), **weight_options):
-    return {
-        "name": f"w{weights}a{activations}",
-        "weights": weight_options,
-        "balance": {"kind": kind},
-        "branch": {"svd": rank[0], "distill": rank[1], "budget": 1},
-    }
-
-
-def by_name(entries):
-    return {entry.name: entry for entry in entries}
-
-
-@pytest.fixture(scope="module")
-def model():
-    """A quantized model, balanced and branched."""
-    torch.manual_seed(0)
-    net = Wide().eval()
-    quantize(net, recipe_of("auto"), pictures(2), progress=False)
-    return net
-
-
-def stored_bytes(path):
-    with safe_open(path, framework="pt") as file:
-        tensors = [file.get_tensor(key) for key in set(file.keys())]
-    return sum(value.numel() * value.element_size() for value in tensors)
 
 
 @settings(max_examples=40)
@@ -170,19 +83,19 @@ def test_products_are_those_of_attention_and_not_of_layers(device):
     assert count_products(TinyNet().to(device), x) == {}
 
 
-def test_branch_and_balancing_are_the_products_that_the_layers_do(model):
+def test_branch_and_balancing_are_the_products_that_the_layers_do(wide_model):
     x = pictures(1)
     ran = {}
     handles = [
         layer.register_forward_pre_hook(lambda m, xs: ran.update({m.name: xs[0]}))
-        for layer in quant_layers(model)
+        for layer in quant_layers(wide_model)
     ]
-    work = count_work(model, x)
+    work = count_work(wide_model, x)
     for handle in handles:
         handle.remove()
-    found = by_name(network_cost(model, work))
+    found = by_name(network_cost(wide_model, work))
     kinds = set()
-    for layer in quant_layers(model):
+    for layer in quant_layers(wide_model):
         cost, seen = found[layer.name].cost, ran[layer.name]
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             balanced = layer.balance_input(seen)
@@ -253,16 +166,16 @@ def test_with_strides_balancing_goes_by_inputs_and_branches_by_outputs():
     assert (cost.macs, cost.branch_macs) == (16 * 4 * 16 * 9, 16 * 2 * (16 * 9 + 4))
 
 
-def test_totals_are_sums_and_every_parameter_counts_once(model):
-    work, products = count_work(model, pictures(1)), {"attention": 7}
-    entries = network_cost(model, work, products)
+def test_totals_are_sums_and_every_parameter_counts_once(wide_model):
+    work, products = count_work(wide_model, pictures(1)), {"attention": 7}
+    entries = network_cost(wide_model, work, products)
     cost = total_cost(entries)
     for key, value in asdict(cost).items():
         assert value == sum(getattr(entry.cost, key) for entry in entries)
     assert len({entry.name for entry in entries}) == len(entries)
     assert cost.parameters == sum(value.numel() for value in Wide().parameters())
     assert cost.product_macs == 7
-    without = total_cost(network_cost(model, work))
+    without = total_cost(network_cost(wide_model, work))
     assert without.operations == cost.operations and without.reductions == cost.reductions
     shares = (cost.main_operations, cost.branch_operations, cost.balance_operations)
     assert cost.operations == sum(shares) and min(shares) > 0
@@ -282,106 +195,3 @@ def test_shared_tensors_and_float_layers():
     assert cost.bytes == cost.float_bytes == 2 * cost.parameters + 80
     assert cost.operations == cost.macs / 2 and cost.bit_operations == cost.macs * 256
     assert total_cost([]) == Cost() and set(Cost().reductions.values()) == {0.0}
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        recipe_of("none", rank=(0, 0)),
-        recipe_of("scale", 3, 6),
-        recipe_of("rotate", 5, 4, rank=(2, 0)),
-        recipe_of("both", granularity="tensor"),
-        recipe_of("both", 6, 8, symmetric=False),
-        recipe_of("both", granularity="group", group=16),
-        {**recipe_of("both"), "exclude": ["body"]},
-    ],
-    ids=["none", "scale", "rotate", "tensor", "asymmetric", "group", "float layer"],
-)
-def test_bytes_are_those_of_the_saved_file_before_and_after_calibration(options, tmp_path):
-    meta, work, recipe = converted(options)
-    assert undecided(meta, recipe.balance) == []
-    foreseen = recipe_cost(meta, recipe, work)
-    net = Wide().eval()
-    quantize(net, options, pictures(2), progress=False)
-    path = tmp_path / "q.safetensors"
-    save_checkpoint(net, path, {})
-    assert total_cost(foreseen).bytes == stored_bytes(path)
-    counted = checkpoint_cost(path, Wide().to("meta"), work)
-    assert counted == foreseen == network_cost(net, work)
-
-
-def test_before_calibration_a_choice_counts_as_the_most_it_can_cost(model, tmp_path):
-    meta, work, recipe = converted(recipe_of("auto"))
-    foreseen = total_cost(recipe_cost(meta, recipe, work))
-    assert set(undecided(meta, recipe.balance)) == {"body", "linear", "line", "conv_out"}
-    path = tmp_path / "q.safetensors"
-    save_checkpoint(model, path, {})
-    actual = total_cost(checkpoint_cost(path, Wide().to("meta"), work))
-    assert actual.bytes == stored_bytes(path) < foreseen.bytes
-    assert actual.operations < foreseen.operations
-    assert {**asdict(actual), "balance_bytes": 0, "scalings": 0, "additions": 0} == {
-        **asdict(foreseen),
-        "balance_bytes": 0,
-        "scalings": 0,
-        "additions": 0,
-    }
-    plan = {layer.name: layer.balance for layer in quant_layers(model)}
-    assert total_cost(recipe_cost(meta, recipe, work, balances=plan)) == actual
-    kinds = {name: item.kind for name, item in costliest_balances(meta, recipe.balance).items()}
-    assert kinds.pop("conv_in") == "none" and set(kinds.values()) == {"both"}
-
-
-def test_learned_scales_and_offsets_are_counted(tmp_path):
-    options = recipe_of("scale", symmetric=False)
-    meta, work, recipe = converted(options)
-    foreseen = recipe_cost(meta, recipe, work, learned_scales=True)
-    net, teacher = Wide().eval(), Wide().eval()
-    quantize(net, options, pictures(2), progress=False)
-    plain = by_name(network_cost(net, work))["linear"].cost
-    trainable(net, weights="scale", teacher=teacher)
-    settle(net)
-    path = tmp_path / "q.safetensors"
-    save_checkpoint(net, path, {})
-    assert checkpoint_cost(path, Wide().to("meta"), work) == foreseen
-    assert total_cost(foreseen).bytes == stored_bytes(path)
-    cost = by_name(foreseen)["linear"].cost
-    assert cost.balance_bytes == plain.balance_bytes + 2 * 48
-    assert cost.additions == 256 * 48 and plain.additions == 0
-
-
-def test_float_tensors_count_at_the_width_that_the_file_has(model, tmp_path):
-    work = count_work(model, pictures(1))
-    wide, large = tmp_path / "wide.safetensors", tmp_path / "large.safetensors"
-    save_checkpoint(model, wide, {}, dtype=torch.float32)
-    changed = copy.deepcopy(model)
-    with torch.no_grad():
-        changed.norm.weight[0] = 1e6
-    save_checkpoint(changed, large, {})
-    for path, more in ((wide, None), (large, 2 * 48)):
-        cost = total_cost(checkpoint_cost(path, Wide().to("meta"), work))
-        plain = total_cost(network_cost(model, work))
-        floats = cost.branch_bytes + cost.float_bytes
-        assert cost.bytes == stored_bytes(path)
-        assert floats - plain.branch_bytes - plain.float_bytes == (more or floats // 2)
-    load_checkpoint(large, build)
-
-
-def test_a_file_that_does_not_fit_is_refused(model, tmp_path):
-    path = tmp_path / "q.safetensors"
-    save_checkpoint(model, path, {})
-    with pytest.raises(QuantFaceError, match=r"q\.safetensors: bit map: .*no layer"):
-        checkpoint_cost(path, nn.Sequential(nn.Conv2d(3, 3, 3)), {})
-    with safe_open(path, framework="pt") as file:
-        tensors = {key: file.get_tensor(key) for key in set(file.keys())}
-        metadata = file.metadata()
-    save_file({**tensors, "more": torch.zeros(3)}, path, metadata=metadata)
-    with pytest.raises(QuantFaceError, match=r"q\.safetensors: its tensors take .* bytes, but"):
-        checkpoint_cost(path, Wide(), {})
-
-
-def test_patterns_of_balancing_that_match_nothing_are_named():
-    options = recipe_of("none")
-    options["balance"]["layers"] = {"nothing.*": "both"}
-    meta, work, recipe = converted(options)
-    with pytest.raises(QuantFaceError, match=r"balance layers: pattern 'nothing\.\*' matches no"):
-        recipe_cost(meta, recipe, work)

@@ -68,7 +68,7 @@ def test_folding_multiplies_branch_and_balancing_out(kind):
 def test_auto_folds_where_inputs_have_eight_bits():
     for name, folded in (("w4a8", True), ("w4a6", False)):
         for layer, _ in layers_of("scale", name):
-            assert Lowering()(layer).integer.folded is folded
+            assert Lowering()(layer).folded is folded
 
 
 def test_weights_are_the_very_integers_and_no_float_copy_is_kept():

@@ -15,12 +15,13 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.runtime.openvino.memory import forgetting_pages, return_freed
 from quantface_arch.runtime.recent import Recent
 
-__all__ = ["CompiledPart", "integer_products"]
+__all__ = ["WEIGHT", "CompiledPart", "integer_products"]
 
 # Shapes that stay compiled; each holds a copy of the weights.
 SHAPES = 2
 # What the weight and the product of a lowered layer are called in the compiled graph.
 WEIGHT = re.compile(r"self\.network\.(.+)\.integer\.weight")
+PRODUCTS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 PRODUCT = re.compile(r"__module\.network\.([^,]+?)\.integer/aten::(?:_convolution|linear)")
 
 
@@ -93,7 +94,7 @@ def integer_products(compiled: openvino.CompiledModel) -> dict[str, str]:
         weight = WEIGHT.fullmatch(node.get_friendly_name())
         if weight:
             found.setdefault(weight[1], set()).update(_precisions(node))
-        elif _fact(node, "layerType") in ("Convolution", "FullyConnected", "MatMul"):
+        elif _fact(node, "layerType") in PRODUCTS:
             for layer in PRODUCT.findall(_fact(node, "originalLayersNames")):
                 found.setdefault(layer, set()).add(_fact(node, "runtimePrecision"))
     return {layer: ", ".join(sorted(precisions)) for layer, precisions in found.items()}

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.fsutil import atomic_path
-from quantface_arch.runtime.lowering import IntegerProduct, Lowering
+from quantface_arch.runtime.lowering import LoweredLayer, Lowering
+from quantface_arch.runtime.openvino.upsampling import merge_upsampling
 from quantface_arch.runtime.parts import SIZE, Build, Part, lowered_network, only, parts_of, record
 
 __all__ = ["converted", "trace_checkpoint", "write_openvino"]
@@ -36,9 +37,10 @@ def trace_checkpoint(path: Path, build: Build, lowering: Lowering, folder: Path)
         inputs, called = recorded[name]
         with only(network, called):
             model = converted(network, name, inputs, path)
+        merge_upsampling(model, folded_layers(network), lowering.largest)
         openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=False)
-    products = [module for module in network.modules() if isinstance(module, IntegerProduct)]
-    return {"exact": not products or not all(product.folded for product in products)}
+    layers = sum(isinstance(module, LoweredLayer) for module in network.modules())
+    return {"exact": not layers or layers != len(folded_layers(network))}
 
 
 @torch.no_grad()
@@ -50,6 +52,7 @@ def write_openvino(path: Path, build: Build, lowering: Lowering, target: Path) -
     """
     network = lowered_network(path, build, lowering)
     model = converted(network, "forward", (torch.zeros(1, 3, SIZE, SIZE),), path)
+    merge_upsampling(model, folded_layers(network), lowering.largest)
     with atomic_path(target) as temporary:
         try:
             openvino.save_model(model, temporary, compress_to_fp16=False)
@@ -59,6 +62,12 @@ def write_openvino(path: Path, build: Build, lowering: Lowering, target: Path) -
             raise QuantFaceError(f"cannot write {target}: {error}") from error
         finally:
             temporary.with_suffix(".bin").unlink(missing_ok=True)
+
+
+def folded_layers(network: nn.Module) -> set[str]:
+    """Names of a lowered network's layers that are rounded otherwise than the reference does."""
+    modules = network.named_modules()
+    return {name for name, found in modules if isinstance(found, LoweredLayer) and found.folded}
 
 
 def converted(

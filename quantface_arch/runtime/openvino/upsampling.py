@@ -1,0 +1,123 @@
+"""Convolutions of a picture doubled by nearest neighbours, computed on the small picture.
+
+Each place of the large picture sees 2×2 places of the small one, by weights that are sums of the
+3×3 taps: 4/9 of the multiplications. Together the four kinds of place are a transposed convolution
+of 4×4 taps and stride 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Any
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+from openvino import opset13 as ops
+
+from quantface_arch.runtime.openvino.compiled import WEIGHT
+
+__all__ = ["merge_upsampling", "transposed_taps"]
+
+# Input channels from which on it is worth while: OpenVINO writes the results of transposed
+# convolutions of integers in float32, twice the memory of others'.
+WIDE = 512
+# What nearest neighbours of twice the size must say of themselves.
+DOUBLING = {
+    "mode": "nearest",
+    "shape_calculation_mode": "scales",
+    "coordinate_transformation_mode": "asymmetric",
+    "nearest_mode": "floor",
+    "pads_begin": [0, 0, 0, 0],
+    "pads_end": [0, 0, 0, 0],
+}
+PLAIN = {
+    "strides": [1, 1],
+    "dilations": [1, 1],
+    "pads_begin": [1, 1],
+    "pads_end": [1, 1],
+    "auto_pad": "explicit",
+}
+
+
+def transposed_taps(weight: NDArray[Any]) -> NDArray[Any]:
+    """(Cout, Cin, 3, 3) of a convolution after doubling → (Cin, Cout, 4, 4) that does both."""
+    outputs, inputs = weight.shape[:2]
+    taps = np.zeros((inputs, outputs, 4, 4), weight.dtype)
+    turned = weight[:, :, ::-1, ::-1].swapaxes(0, 1)
+    for i in range(2):
+        for j in range(2):
+            taps[:, :, i : i + 3, j : j + 3] += turned
+    return taps
+
+
+def merge_upsampling(model: openvino.Model, layers: Container[str], largest: int) -> None:
+    """Replace integer convolutions that follow a doubling, in place.
+
+    Sums of taps beyond ``largest`` are rounded again, with a larger step, and so is the input, with
+    a step for which zero is in the middle: OpenVINO has transposed convolutions of integers for no
+    other.
+
+    Args:
+        layers: names of those that may be rounded otherwise than the reference does.
+    """
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Convolution" and _has(node, PLAIN):
+            rounding, weight = (node.input_value(place).get_node() for place in range(2))
+            if rounding.get_type_name() == "FakeQuantize" and _doubles(rounding):
+                _merge(node, rounding, weight, layers, largest)
+
+
+def _merge(
+    node: openvino.Node,
+    rounding: openvino.Node,
+    weight: openvino.Node,
+    layers: Container[str],
+    largest: int,
+) -> None:
+    kinds = [value.get_node().get_type_name() for value in weight.input_values()]
+    if weight.get_type_name() != "Multiply" or kinds != ["Convert", "Constant"]:
+        return
+    constant = weight.input_value(0).get_node().input_value(0).get_node()
+    name = WEIGHT.fullmatch(constant.get_friendly_name())
+    inputs, kernel = constant.data.shape[1], constant.data.shape[2:]
+    if name is None or name[1] not in layers or inputs < WIDE or kernel != (3, 3):
+        return
+    taps = transposed_taps(constant.data.astype(np.int32))
+    # Of each output channel.
+    growth = np.maximum(np.abs(taps).max((0, 2, 3), keepdims=True) / largest, 1).astype(np.float32)
+    merged = ops.constant(np.rint(taps / growth).astype(np.int8))
+    merged.set_friendly_name(constant.get_friendly_name())
+    scale = weight.input_value(1).get_node().data.reshape(1, -1, 1, 1) * growth
+    product = ops.convolution_backprop_data(
+        _centred(rounding, rounding.input_value(0).get_node().input_value(0)),
+        ops.multiply(ops.convert(merged, "f32"), ops.constant(scale)),
+        strides=[2, 2],
+        pads_begin=[1, 1],
+        pads_end=[1, 1],
+    )
+    product.set_friendly_name(node.get_friendly_name())
+    node.output(0).replace(product.output(0))
+
+
+def _centred(rounding: openvino.Node, small: openvino.Output) -> openvino.Node:
+    """What rounds the small picture to -128 to 127 times a step, for the same range at least."""
+    low, high = (float(rounding.input_value(place).get_node().data.min()) for place in (1, 2))
+    step = max(-low / 128, high / 127)
+    ends = [np.float32(-128 * step), np.float32(127 * step)] * 2
+    return ops.fake_quantize(small, *ends, 256)
+
+
+def _has(node: openvino.Node, wanted: dict[str, Any]) -> bool:
+    found = node.get_attributes()
+    return all(found[key] == value for key, value in wanted.items())
+
+
+def _doubles(rounding: openvino.Node) -> bool:
+    """Whether what is rounded is a picture (N, C, H, W) doubled by nearest neighbours."""
+    node = rounding.input_value(0).get_node()
+    if node.get_type_name() != "Interpolate" or not _has(node, DOUBLING):
+        return False
+    factors, axes = (node.input_value(place).get_node() for place in (1, 2))
+    constant = factors.get_type_name() == axes.get_type_name() == "Constant"
+    return constant and list(factors.data) == [2, 2] and list(axes.data) == [2, 3]
