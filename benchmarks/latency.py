@@ -13,7 +13,8 @@ as CUDA graphs, and the quantized checkpoints as the runtime cuda executes them.
 Every row runs in a process of its own, with the compiled files of an earlier one; rows take turns
 in --rounds, and the least time counts. "x" is how many times as fast as the first kind a row is,
 all parts together. "peak GB" is the largest resident memory in 10⁹ bytes, on a GPU its own; "first
-peak GB" that of the first turn, in which the quantized checkpoints are compiled.
+peak GB" that of the first turn, in which the quantized checkpoints are compiled. A second table has
+the seconds in which every detector whose weights are there finds the faces of --photo.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,9 @@ from report import parser, report
 from tqdm import tqdm
 
 from quantface_arch.archs import build_arch
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.faces.detect import DETECTORS, build_detector
+from quantface_arch.images import read_image
 from quantface_arch.quant import quantize, read_metadata, save_checkpoint
 from quantface_arch.zoo import load_model, resolve_model
 
@@ -57,6 +62,9 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     add("--repeats", type=int, default=5, help="timed runs of a row and round (5)")
     add("--rounds", type=int, default=2, help="turns of all rows (2)")
     add("--threads", type=int, default=os.cpu_count() or 1, help="(all cores)")
+    photo = Path(__file__).resolve().parents[1] / "inputs/astronaut.jpg"
+    add("--photo", type=Path, default=photo, help="find its faces (inputs/astronaut.jpg)")
+    add("--weights-dir", type=Path, help="folder of the detectors' weights (facexlib's own)")
     add("--chart", type=Path, help="draw the times by part there, .png")
     add(ROW, help=argparse.SUPPRESS)
     return made
@@ -118,6 +126,27 @@ def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for found, total in zip(results, sums, strict=True)
     ]
+
+
+def detection(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Seconds of every detector at hand for one photograph, on the CPU."""
+    torch.set_num_threads(args.threads)
+    picture = read_image(args.photo).rgb
+    rows = []
+    for name in DETECTORS[1:]:
+        try:
+            detector = build_detector(name, weights_dir=args.weights_dir, offline=True)
+        except QuantFaceError as error:
+            print(f"left out: {error}")
+            continue
+        seconds = []
+        for _ in range(1 + args.repeats):
+            start = time.perf_counter()
+            faces = detector.detect(picture)
+            seconds.append(time.perf_counter() - start)
+        size = f"{picture.shape[1]}x{picture.shape[0]}"
+        rows.append({"detector": name, "photo": size, "faces": len(faces), "s": min(seconds)})
+    return rows
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
@@ -183,6 +212,7 @@ def main() -> None:
         args.kinds = ["quantized"]
     results = run_rows(args)
     report(table(results), args.json)
+    report(detection(args), None)
     if args.chart:
         draw(results, args.chart)
 
