@@ -83,7 +83,7 @@ def _wait() -> None:
 
 
 def _network_on_gpu(row: dict[str, Any]) -> nn.Module:
-    """The same on a GPU; what is compiled runs as CUDA graphs, as the runtime cuda does."""
+    """The network as a row runs it on a GPU; compiled, as CUDA graphs like the runtime cuda's."""
     path = Path(row["path"])
     if row["kind"] == "quantized":
         from quantface_arch.runtime import cuda

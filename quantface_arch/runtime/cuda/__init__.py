@@ -32,9 +32,10 @@ def missing() -> str | None:
 def load(path: Path, build: Build, way: str = "auto") -> nn.Module:
     """Load a float or quantized checkpoint for execution by Triton's kernels, on the current GPU.
 
-    Everything but the layers' sums is computed in bfloat16. A network that names methods in an
-    attribute ``parts`` has each of them run as one CUDA graph, others their ``forward``; the graphs
-    of the last two shapes are kept. Layers that the kernels cannot compute (grouped convolutions,
+    Everything but the layers' and norms' sums is computed in bfloat16. A network that names methods
+    in an attribute ``parts`` has each of them compiled and run as one CUDA graph, others their
+    ``forward``, which takes minutes for the first picture of a shape; the graphs of the last two
+    shapes are kept. Layers that the kernels cannot compute (grouped convolutions,
     padding with other than zeros) are left to torch, and a warning names them.
 
     Args:

@@ -168,6 +168,9 @@ def gather_taps(levels: Tensor, window: Window, width: int) -> Tensor:
 def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Mean and variance (N, groups), float32, of channels (..., C) that stand side by side.
 
+    The variance is the mean of squares less the squared mean, which costs twice as many digits as
+    the mean has more than the deviation.
+
     Args:
         x: (N, ..., C), of a group norm's input with its channels moved to the end.
     """
