@@ -25,7 +25,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -36,9 +35,6 @@ from report import parser, report
 from tqdm import tqdm
 
 from quantface_arch.archs import build_arch
-from quantface_arch.errors import QuantFaceError
-from quantface_arch.faces.detect import DETECTORS, build_detector
-from quantface_arch.images import read_image
 from quantface_arch.quant import quantize, read_metadata, save_checkpoint
 from quantface_arch.zoo import load_model, resolve_model
 
@@ -62,9 +58,6 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     add("--repeats", type=int, default=5, help="timed runs of a row and round (5)")
     add("--rounds", type=int, default=2, help="turns of all rows (2)")
     add("--threads", type=int, default=os.cpu_count() or 1, help="(all cores)")
-    photo = Path(__file__).resolve().parents[1] / "inputs/astronaut.jpg"
-    add("--photo", type=Path, default=photo, help="find its faces (inputs/astronaut.jpg)")
-    add("--weights-dir", type=Path, help="folder of the detectors' weights (facexlib's own)")
     add("--chart", type=Path, help="draw the times by part there, .png")
     add(ROW, help=argparse.SUPPRESS)
     return made
@@ -73,7 +66,10 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
 def rows_of(args: argparse.Namespace, full: Path) -> list[dict[str, Any]]:
     """What each row's process is told."""
     shared = {key: getattr(args, key) for key in ("size", "batch", "repeats", "threads", "device")}
-    kinds = [kind for kind in KINDS[args.device] if kind in (args.kinds or KINDS[args.device])]
+    known = KINDS[args.device]
+    kinds = [kind for kind in known if kind in (args.kinds or known)]
+    if not kinds:
+        sys.exit(f"error: --kinds: none is of device {args.device}: {', '.join(known)}")
     rows = [{"kind": kind, "path": str(full)} for kind in kinds if kind != "quantized"]
     if "quantized" in kinds:
         paths = [resolve_model(name) for name in args.quantized]
@@ -126,27 +122,6 @@ def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for found, total in zip(results, sums, strict=True)
     ]
-
-
-def detection(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Seconds of every detector at hand for one photograph, on the CPU."""
-    torch.set_num_threads(args.threads)
-    picture = read_image(args.photo).rgb
-    rows = []
-    for name in DETECTORS[1:]:
-        try:
-            detector = build_detector(name, weights_dir=args.weights_dir, offline=True)
-        except QuantFaceError as error:
-            print(f"left out: {error}")
-            continue
-        seconds = []
-        for _ in range(1 + args.repeats):
-            start = time.perf_counter()
-            faces = detector.detect(picture)
-            seconds.append(time.perf_counter() - start)
-        size = f"{picture.shape[1]}x{picture.shape[0]}"
-        rows.append({"detector": name, "photo": size, "faces": len(faces), "s": min(seconds)})
-    return rows
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
@@ -203,7 +178,11 @@ def run_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    args = make_parser(__doc__).parse_args()
+    made = make_parser(__doc__)
+    photo = Path(__file__).resolve().parents[1] / "inputs/astronaut.jpg"
+    made.add_argument("--photo", type=Path, default=photo, help="find its faces (the astronaut's)")
+    made.add_argument("--weights-dir", type=Path, help="folder of the detectors' weights")
+    args = made.parse_args()
     if args.row:
         print(json.dumps(measure(json.loads(args.row))))
         return
@@ -212,7 +191,10 @@ def main() -> None:
         args.kinds = ["quantized"]
     results = run_rows(args)
     report(table(results), args.json)
-    report(detection(args), None)
+    # Not loaded where rows' memory is measured.
+    from detection_rows import detection
+
+    report(detection(args.photo, args.weights_dir, args.repeats, args.threads), None)
     if args.chart:
         draw(results, args.chart)
 

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from quantface_arch import load_model
 from quantface_arch.metrics import calculate_quantface_edge_psnr
+from quantface_arch.runtime import RUNTIMES
 
 
 @torch.inference_mode()
@@ -37,8 +38,10 @@ def restore(model: torch.nn.Module, image: np.ndarray) -> np.ndarray:
 
 def load(name: str) -> torch.nn.Module:
     """A model by NAME or NAME@RUNTIME."""
-    model, _, runtime = name.partition("@")
-    return load_model(model, runtime=runtime or "reference")
+    model, _, runtime = name.rpartition("@")
+    if runtime in RUNTIMES:
+        return load_model(model, runtime=runtime)
+    return load_model(name, runtime="reference")
 
 
 def main() -> None:

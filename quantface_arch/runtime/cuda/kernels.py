@@ -38,9 +38,13 @@ CONFIGS = [
 ]
 
 
+def _stored(facts: Mapping[str, Any]) -> int:
+    """Bytes of a weight's row and tap."""
+    return (facts["channels"] + 1) // 2 if facts["PACKED"] else facts["channels"]
+
+
 def _blocks_fit(facts: dict[str, Any]) -> bool:
-    stored = (facts["channels"] + 1) // 2 if facts["PACKED"] else facts["channels"]
-    return stored % facts["BLOCK_K"] == 0
+    return _stored(facts) % facts["BLOCK_K"] == 0
 
 
 @triton.heuristics({"EVEN_K": _blocks_fit})
@@ -164,12 +168,12 @@ def fitting(
     """
     facts = {**facts, **constants}
     rows, outputs = facts["rows"], facts["outputs"]
-    channels = facts["channels"] // (2 if facts["PACKED"] else 1)
+    stored = _stored(facts)
 
     def fits(blocks: Mapping[str, int]) -> bool:
         m, n, k = (blocks[name] for name in BLOCKS)
         programs = -(-rows // m) * -(-outputs // n)
-        return n < 2 * outputs and k < 2 * channels and programs >= BUSY
+        return n < 2 * outputs and k < 2 * stored and programs >= BUSY
 
     kept = [config for config in configs if fits(config.kwargs)]
     return kept[:TRIED] or configs[-1:]

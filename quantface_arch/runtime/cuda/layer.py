@@ -80,8 +80,8 @@ class CudaLayer(nn.Module):
         self.taps = -1 - lowered.geometry.channel_axis
         # As int8 stores levels.
         offset = integer.limits[0] + 128
-        self.zero = integer.zero_point - offset
-        self._keep("stored_zero", torch.tensor(self.zero), torch.float32)
+        zero = integer.zero_point - offset
+        self._keep("stored_zero", torch.tensor(zero), torch.float32)
         self._keep("inverse_step", torch.tensor(integer.step).reciprocal(), torch.float32)
         self.low, self.high = (level - offset for level in integer.levels)
         rotated, multiplier = lowered.rotation is not None, lowered.multiplier
@@ -93,7 +93,7 @@ class CudaLayer(nn.Module):
         self._keep("branch_down", down if down is None or fused is None else down * fused, dtype)
         self._keep("branch_up", lowered.branch_up, dtype)
         weight = integer.weight.flatten(1).view(*integer.weight.shape[:2], -1).movedim(1, -1)
-        self._keep("correction", weight.sum((1, 2)) * self.zero, torch.int32)
+        self._keep("correction", weight.sum((1, 2)) * zero, torch.int32)
         self.gathered = weight.shape[1] > 1 and weight.shape[2] < NARROW
         if self.gathered:
             weight = weight.flatten(1).unsqueeze(1)

@@ -182,8 +182,11 @@ def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     return mean, (square - mean * mean).clamp(min=0)
 
 
-def _sum_parts(positions: int) -> int:
-    return _tiles(positions, SUM_ROWS * SUM_BLOCKS)
+def _empty_sums(x: Tensor) -> Tensor:
+    """Where the sums of x go."""
+    images, positions, channels = x.shape
+    parts = _tiles(positions, SUM_ROWS * SUM_BLOCKS)
+    return x.new_empty((images, parts, SUM_ROWS, 2, channels), dtype=torch.float32)
 
 
 @torch.library.custom_op("quantface::channel_sums", mutates_args=())
@@ -191,20 +194,15 @@ def _channel_sums(x: Tensor) -> Tensor:
     """Sums (N, parts, rows, 2, C) of x (N, positions, C), in parts, and of its squares."""
     x = x.contiguous()
     images, positions, channels = x.shape
-    parts = _sum_parts(positions)
-    sums = x.new_empty((images, parts, SUM_ROWS, 2, channels), dtype=torch.float32)
+    sums = _empty_sums(x)
     columns = _block(channels, 16, SUM_CHANNELS)
-    grid = _tiles(channels, columns), parts, images
+    grid = _tiles(channels, columns), sums.shape[1], images
     sizes = {"BLOCK_R": SUM_ROWS, "BLOCK_C": columns}
     _launch(sums_kernel, grid, x, sums, positions, channels, SUM_BLOCKS, **sizes)
     return sums
 
 
-@_channel_sums.register_fake
-def _(x: Tensor) -> Tensor:
-    images, positions, channels = x.shape
-    shape = images, _sum_parts(positions), SUM_ROWS, 2, channels
-    return x.new_empty(shape, dtype=torch.float32)
+_channel_sums.register_fake(_empty_sums)
 
 
 def _product(

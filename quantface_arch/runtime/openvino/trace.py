@@ -32,15 +32,15 @@ def trace_checkpoint(path: Path, build: Build, lowering: Lowering, folder: Path)
         QuantFaceError: see ``load_checkpoint`` and ``Lowering``; OpenVINO lacks an operator.
     """
     network = lowered_network(path, build, lowering)
-    recorded = record(network)
+    recorded, folded = record(network), folded_layers(network)
     for name in tqdm(parts_of(network), desc=f"compiling {path.stem}, once", unit="part"):
         inputs, called = recorded[name]
         with only(network, called):
             model = converted(network, name, inputs, path)
-        merge_upsampling(model, folded_layers(network), lowering.largest)
+        merge_upsampling(model, folded, lowering.largest)
         openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=False)
     layers = sum(isinstance(module, LoweredLayer) for module in network.modules())
-    return {"exact": not layers or layers != len(folded_layers(network))}
+    return {"exact": not layers or layers != len(folded)}
 
 
 @torch.no_grad()

@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 import openvino
+import torch
 from numpy.typing import NDArray
 from openvino import opset13 as ops
 
+from quantface_arch.quant.quantizer import scale_and_zero_point
+from quantface_arch.quant.specs import MAX_BITS
 from quantface_arch.runtime.openvino.compiled import WEIGHT
 
 __all__ = ["merge_upsampling", "transposed_taps"]
@@ -101,10 +104,10 @@ def _merge(
 
 
 def _centred(rounding: openvino.Node, small: openvino.Output) -> openvino.Node:
-    """What rounds the small picture to -128 to 127 times a step, for the same range at least."""
+    """What rounds the small picture symmetrically, for the same range at least."""
     low, high = (float(rounding.input_value(place).get_node().data.min()) for place in (1, 2))
-    step = max(-low / 128, high / 127)
-    ends = [np.float32(-128 * step), np.float32(127 * step)] * 2
+    step = float(scale_and_zero_point(torch.tensor(low), torch.tensor(high), MAX_BITS, True)[0])
+    ends = [np.float32(level * step) for level in (-128, 127)] * 2
     return ops.fake_quantize(small, *ends, 256)
 
 
