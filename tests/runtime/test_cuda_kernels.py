@@ -5,57 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import warnings
 from itertools import product
-from unittest import mock
 
 import pytest
 import torch
 import torch.nn.functional as F
-from quant_helpers import TinyNet, pictures, quantized_layers, sqnr
+from interpreted_kernels import kernels, ops
+from quant_helpers import sqnr
 from torch import nn
 
-from quantface_arch import runtime
-from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant import Recipe, load_checkpoint, quant_layers, quantize, save_checkpoint
 from quantface_arch.quant.quantizer import grid
-from quantface_arch.runtime import cuda
-from quantface_arch.runtime.lowering import Lowering
-
-pytest.importorskip("triton")
-# Read when kernels are decorated, and by nothing later: other tests do not see it.
-with mock.patch.dict(os.environ, TRITON_INTERPRET="1"):
-    from quantface_arch.runtime.cuda import kernels, ops
-from quantface_arch.runtime.cuda.graph import GraphedPart
-from quantface_arch.runtime.cuda.layer import LONGEST, CudaLayer, obstacle
-from quantface_arch.runtime.cuda.network import load_network
+from quantface_arch.runtime.cuda.layer import LONGEST
 from quantface_arch.runtime.cuda.norm import FusibleGroupNorm
-from quantface_arch.runtime.lowering import LoweredLayer
-
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
-
-BRANCH = {"svd": 1, "distill": 1, "budget": 1}
-CPU = torch.device("cpu")
-
-
-class Net(nn.Module):
-    """A layer of every type and of odd geometries, those that must be wide enough to be rotated."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(16, 32, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2))
-        self.point = nn.Conv2d(32, 32, 1, bias=False)
-        self.linear = nn.Linear(32, 32)
-        self.line = nn.Conv1d(32, 16, 4, padding="same", bias=False)
-        self.dot = nn.Conv1d(16, 17, 1)
-
-    def forward(self, x):
-        h = self.linear(self.point(self.conv(x)).movedim(1, -1)).movedim(-1, 1)
-        return self.dot(self.line(h.flatten(2)))
-
-
-def layers_of(kind, name, **options):
-    return quantized_layers(Net(), (16, 6, 5), kind, name, **options)
 
 
 def integers_of(weight, zero, packed, scale=None, bias=None):
@@ -112,7 +73,9 @@ def test_inputs_of_every_dtype_are_read_where_they_lie(dtype):
 
 
 @pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 37, 19), (130, 64, 129), (17, 200, 3)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (5, 37, 19), (130, 64, 129), (17, 200, 3), (3, 3000, 70)]
+)
 def test_matrix_products_are_exact_for_all_sizes(packed, shape):
     rows, channels, outputs = shape
     levels = torch.randint(-128, 128, (rows, channels), dtype=torch.int8)
@@ -120,6 +83,17 @@ def test_matrix_products_are_exact_for_all_sizes(packed, shape):
     for zero in (0, -128, 77):
         y = ops.matmul(levels, integers_of(weight, zero, packed), torch.float32)
         assert torch.equal(y.long(), (levels.long() - zero) @ weight[..., 0, 0].long().T)
+
+
+def test_sums_are_split_where_a_product_leaves_most_of_a_gpu_idle():
+    for rows, outputs, taps, stored in product((1, 64, 5000), (3, 1280), (1, 9), (16, 1280, 2560)):
+        m, n, k = ops.SPLIT_BLOCKS.values()
+        splits = ops.split_sums(rows, outputs, (taps, stored))
+        programs, steps = -(-rows // m) * -(-outputs // n), taps * -(-stored // k)
+        share = -(-steps // splits)
+        # No part is empty, and none so small that its sums cost more than they save.
+        assert share * (splits - 1) < steps and (splits == 1 or share >= ops.WORTH)
+        assert (splits > 1) == (2 * programs <= ops.ENOUGH and steps >= 2 * ops.WORTH)
 
 
 WINDOWS = (
@@ -159,21 +133,7 @@ def test_taps_made_channels_give_the_same_convolution(channels, outputs, window)
     assert gathered.is_contiguous() and torch.equal(y.double(), wanted)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_convolutions_of_few_channels_pad_by_the_value_zero(bits):
-    for padding in (1, (2, 0), "same"):
-        model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=padding))
-        x = torch.rand(2, 3, 7, 6) + 0.5
-        quantize(model, f"w{bits}a{bits}", x, progress=False)
-        lowered = Lowering("faithful")(next(quant_layers(model)))
-        made = CudaLayer(lowered)
-        with torch.no_grad():
-            wanted, found = lowered(x), made(x)
-        assert made.gathered and not made.packed
-        assert found.shape == wanted.shape and sqnr(wanted, found) > 60
-
-
-@pytest.mark.parametrize("shape", [(2, 32, 9, 7), (1, 160, 41, 40), (3, 32, 50)])
+@pytest.mark.parametrize("shape", [(2, 32, 9, 7), (1, 160, 13, 11), (3, 32, 50)])
 def test_group_norms_are_torch_s(shape):
     norm = nn.GroupNorm(32, shape[1], eps=1e-6)
     nn.init.normal_(norm.weight)
@@ -216,124 +176,15 @@ def test_scale_and_bias_are_applied_in_single_precision(dtype, error):
     assert (y.double() - wanted).abs().max() <= error * wanted.abs().max()
 
 
-def test_sums_as_large_as_the_longest_layer_s_do_not_overflow(monkeypatch):
+@pytest.mark.parametrize("enough", [1, ops.ENOUGH])
+def test_sums_as_large_as_the_longest_layer_s_do_not_overflow(monkeypatch, enough):
+    monkeypatch.setattr(ops, "ENOUGH", enough)
     # Long blocks, of which the interpreter needs few.
-    monkeypatch.setattr(ops, "_block", lambda size, least, most: 16 if least == 16 else 2048)
+    monkeypatch.setattr(ops, "block", lambda size, least, most: 16 if least == 16 else 2048)
     levels = torch.full((1, LONGEST), 127, dtype=torch.int8)
     weight = torch.full((1, LONGEST, 1, 1), 127, dtype=torch.int8)
     y = ops.matmul(levels, integers_of(weight, -128, False), torch.float32)
     assert abs(float(y) / (255 * 127 * LONGEST) - 1) < 1e-6
-
-
-@pytest.mark.parametrize("kind", ["none", "scale", "rotate", "both"])
-@pytest.mark.parametrize("name", ["w3a3", "w4a6", "w5a8", "w4a8"])
-def test_layers_compute_what_lowered_layers_compute(kind, name):
-    for (layer, x), way in product(layers_of(kind, name), ("faithful", "folded")):
-        lowered = Lowering(way)(layer)
-        assert obstacle(lowered) is None
-        made = CudaLayer(lowered)
-        assert made.packed is (way == "faithful" and layer.weight_spec.bits <= 4)
-        with torch.no_grad():
-            wanted, found = lowered(x), made(x)
-            assert found.shape == wanted.shape and sqnr(wanted, found) > 60, layer.name
-
-
-def test_layers_take_a_single_input_without_a_batch():
-    for layer, x in layers_of("both", "w4a4"):
-        lowered = Lowering("faithful")(layer)
-        with torch.no_grad():
-            wanted, found = lowered(x[0]), CudaLayer(lowered)(x[0])
-        assert found.shape == wanted.shape and sqnr(wanted, found) > 60, layer.name
-
-
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_grids_of_both_kinds_are_kept(symmetric):
-    both = {"symmetric": symmetric}
-    for name in ("w4a4", "w8a8"):
-        for layer, x in layers_of("none", name, activations=both, weights=both):
-            lowered = Lowering("faithful")(layer)
-            with torch.no_grad():
-                assert sqnr(lowered(3 * x), CudaLayer(lowered)(3 * x)) > 60, layer.name
-
-
-def test_a_layer_keeps_its_weight_once_and_packed():
-    for layer, _ in layers_of("both", "w4a4"):
-        made = CudaLayer(Lowering("faithful")(layer), torch.bfloat16)
-        if layer.weight_spec.bits == 4:
-            assert made.weight.numel() == layer.weight.numel() // 2
-        assert made.weight.dtype == torch.int8 and made.scale.dtype == torch.float32
-        assert not list(made.parameters())
-
-
-@pytest.fixture
-def net(tmp_path):
-    """A checkpoint of every layer type, one of them grouped, and how to build it."""
-    model, path = TinyNet().eval(), tmp_path / "net.safetensors"
-    recipe = {"name": "w4a8", "balance": {"kind": "scale"}, "branch": BRANCH}
-    quantize(model, Recipe.from_dict(recipe), pictures(), progress=False)
-    save_checkpoint(model, path, {"type": "any"})
-    return path, lambda _: TinyNet()
-
-
-@pytest.mark.parametrize(("dtype", "distance"), [(torch.float32, 45), (torch.bfloat16, 25)])
-def test_a_network_follows_and_names_what_is_left_to_torch(net, dtype, distance):
-    with pytest.warns(UserWarning, match=r"net.safetensors: layers .*: body \(2 groups\)$"):
-        found = load_network(*net, "faithful", CPU, dtype)
-    x = pictures(2)
-    with torch.inference_mode():
-        y = found(x)
-        assert y.dtype == torch.float32 and sqnr(load_checkpoint(*net)(x), y) > distance
-        assert not y.is_inference()
-    # Norms and steps stay as they are.
-    assert isinstance(found.norm, FusibleGroupNorm) and found.norm.weight.dtype == torch.float32
-    assert found.conv_in.scale.dtype == torch.float32
-    assert sum(isinstance(module, CudaLayer) for module in found.modules()) == 4
-    assert sum(isinstance(module, LoweredLayer) for module in found.modules()) == 1
-
-
-def test_every_obstacle_is_named():
-    for layer, x, said in (
-        (
-            nn.Conv2d(3, 4, 3, padding_mode="reflect"),
-            torch.rand(1, 3, 8, 8),
-            "padding mode reflect",
-        ),
-        (nn.Conv2d(3, 3, 3, groups=3), torch.rand(1, 3, 8, 8), "3 groups"),
-        (nn.Linear(70_000, 1), torch.rand(1, 3, 1, 70_000), "sums of more than 65793 products"),
-    ):
-        model = nn.Sequential(layer)
-        quantize(model, "w4a8", x, progress=False)
-        assert obstacle(Lowering()(next(quant_layers(model)))) == said
-
-
-def test_a_part_whose_capture_fails_runs_all_the_same_and_is_named():
-    if torch.cuda.is_available():
-        pytest.skip("here it succeeds")
-    part = GraphedPart("decode", lambda x, y: (x, x @ y), torch.float32, graphed=True)
-    x = torch.ones(2, 2)
-    with pytest.warns(UserWarning, match="part decode: it could not be compiled as a CUDA graph"):
-        same, squared = part(x, x)
-    assert torch.equal(same, x) and torch.equal(squared, x @ x)
-    # The caller's own, that is to stay when the part runs again.
-    assert same.data_ptr() != x.data_ptr()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        part(x, x)
-
-
-def test_what_is_missing_is_said_and_auto_does_not_take_it():
-    assert runtime.resolve("auto", "cuda") == "reference"
-    if torch.cuda.is_available():
-        pytest.skip("nothing is missing here")
-    assert "NVIDIA GPU of compute capability 8.0" in cuda.missing()
-    for device in ("cpu", "cuda"):
-        with pytest.raises(QuantFaceError, match=r"runtime cuda: not available here; it needs an"):
-            runtime.resolve("cuda", device)
-
-
-def test_without_triton_it_says_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "triton", None)
-    assert cuda.missing() == "pip install triton"
 
 
 COMPILE = """
@@ -341,12 +192,10 @@ import sys
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from quantface_arch.runtime.cuda.kernels import product_kernel, sums_kernel
+from quantface_arch.runtime.cuda.kernels import affine_kernel, product_kernel, sums_kernel
 
-def assembly(kernel, types, numbers, **constants):
+def assembly(kernel, types, **constants):
     types = {name: "i32" for name in kernel.arg_names} | types
-    # Triton makes arguments of 1 constants, so that code for them is another.
-    constants |= {name: 1 for name in numbers}
     types |= {name: "constexpr" for name in constants}
     options = {"num_warps": 4, "enable_fp_fusion": True}
     source = ASTSource(kernel, types, constants, {})
@@ -354,14 +203,16 @@ def assembly(kernel, types, numbers, **constants):
 
 tensors = dict(levels="*i8", weight="*i8", scale="*fp32", correction="*i32", bias="*fp32")
 blocks = dict(BLOCK_M=32, BLOCK_N=32, BLOCK_K=32)
-ones = ("height", "width", "out_height", "out_width", "stride_h", "stride_w", "dilation_h",
-        "dilation_w")
-for packed, taps, side, numbers in ((True, 9, 3, ()), (False, 1, 1, ones)):
-    found = assembly(product_kernel.fn, tensors | {"y": "*bf16"}, numbers, TAPS=taps,
-                     TAPS_W=side, PACKED=packed, BIASED=True, EVEN_K=True, **blocks)
+for packed, taps, side, splits in ((True, 9, 3, 1), (False, 1, 1, 1), (False, 9, 3, 4)):
+    y = "*bf16" if splits == 1 else "*i32"
+    found = assembly(product_kernel.fn, tensors | {"y": y}, TAPS=taps, TAPS_W=side, PACKED=packed,
+                     BIASED=True, SPLITS=splits, EVEN_K=True, **blocks)
     assert "mma.sync.aligned.m16n8k32.row.col.satfinite.s32.s8.s8.s32" in found
 types = dict(x="*bf16", sums="*fp32")
-assembly(sums_kernel, types, (), BLOCK_R=16, BLOCK_C=128)
+assembly(sums_kernel, types, BLOCK_R=16, BLOCK_C=128)
+types = {name: "*fp32" for name in ("sums", "weight", "bias", "affine")} | {"epsilon": "fp32"}
+for width in (2, 16):
+    assembly(affine_kernel, types, BLOCK_P=64, BLOCK_C=width)
 """
 
 

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from triton.testing import do_bench
 
-__all__ = ["BLOCKS", "product_kernel", "sums_kernel", "tuned_product_kernel"]
+__all__ = ["BLOCKS", "affine_kernel", "product_kernel", "sums_kernel", "tuned_product_kernel"]
 
 # Places, outputs and channels that a program takes at a time.
 BLOCKS = ("BLOCK_M", "BLOCK_N", "BLOCK_K")
@@ -47,8 +47,13 @@ def _blocks_fit(facts: dict[str, Any]) -> bool:
     return _stored(facts) % facts["BLOCK_K"] == 0
 
 
+# Of which no code is made for sizes of 1 or of multiples of 16: it would be no faster.
+SIZES = ["rows", "height", "width", "out_height", "out_width"]
+SIZES += ["stride_h", "stride_w", "dilation_h", "dilation_w"]
+
+
 @triton.heuristics({"EVEN_K": _blocks_fit})
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def product_kernel(
     levels: tl.tensor,
     weight: tl.tensor,
@@ -71,6 +76,7 @@ def product_kernel(
     TAPS_W: tl.constexpr,
     PACKED: tl.constexpr,
     BIASED: tl.constexpr,
+    SPLITS: tl.constexpr,
     EVEN_K: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -81,6 +87,9 @@ def product_kernel(
     ``weight`` is (outputs, TAPS, stored); a row of y is a place (n, i, j) of the output. Levels are
     padded already, so that nothing is read outside of the image. Programs of the same places and
     other outputs are neighbours, which find the levels in the cache.
+
+    With more than one of SPLITS y is int32 (SPLITS, rows, outputs), sums of levels and weights over
+    a part of blocks and taps each, without zero point, scale or bias.
     """
     m = tl.program_id(1).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -98,7 +107,10 @@ def product_kernel(
     weights = weight + output[None, :] * (TAPS * stored) + span[:, None]
     sums = tl.full((BLOCK_M, BLOCK_N), 0, tl.int32)
     # One loop, of blocks within taps, which can be pipelined.
-    for step in range(TAPS * blocks):
+    steps = TAPS * blocks
+    share = (steps + SPLITS - 1) // SPLITS
+    start = tl.program_id(2) * share
+    for step in range(start, tl.minimum(start + share, steps)):
         tap = step // blocks
         first = step % blocks * BLOCK_K
         down, right = tap // TAPS_W * dilation_h, tap % TAPS_W * dilation_w
@@ -117,12 +129,21 @@ def product_kernel(
             b = b >> 4
         sums = tl.dot(a, b, sums, out_dtype=tl.int32)
     kept = n < outputs
-    sums -= tl.load(correction + n, mask=kept, other=0)[None, :]
-    value = sums.to(tl.float32) * tl.load(scale + n, mask=kept, other=0.0)[None, :]
-    if BIASED:
-        value += tl.load(bias + n, mask=kept, other=0.0)[None, :]
     target = y + m[:, None] * outputs + n[None, :]
-    tl.store(target, value, mask=(m < rows)[:, None] & kept[None, :])
+    stored_too = (m < rows)[:, None] & kept[None, :]
+    if SPLITS > 1:
+        tl.store(target + tl.program_id(2).to(tl.int64) * rows * outputs, sums, mask=stored_too)
+    else:
+        sums -= tl.load(correction + n, mask=kept, other=0)[None, :]
+        value = sums.to(tl.float32) * tl.load(scale + n, mask=kept, other=0.0)[None, :]
+        if BIASED:
+            value += tl.load(bias + n, mask=kept, other=0.0)[None, :]
+        tl.store(target, value, mask=stored_too)
+
+
+@triton.jit
+def _plus(a: tl.tensor, b: tl.tensor) -> tl.tensor:
+    return a + b
 
 
 @triton.jit
@@ -135,9 +156,9 @@ def sums_kernel(
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
-    """sums (N, parts, BLOCK_R, 2, channels): of x (N, positions, channels) and of its squares.
+    """sums (N, parts, 2, channels): of x (N, positions, channels) and of its squares, in parts.
 
-    A program takes ``blocks`` blocks of BLOCK_R positions and leaves their rows apart.
+    A program takes ``blocks`` blocks of BLOCK_R positions.
     """
     part, image = tl.program_id(1), tl.program_id(2)
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -152,10 +173,51 @@ def sums_kernel(
         value = tl.load(source + r[:, None] * channels, mask=mask, other=0.0).to(tl.float32)
         total += value
         squares += value * value
-    slot = (image * tl.num_programs(1) + part) * BLOCK_R + row
-    target = sums + slot[:, None] * (2 * channels) + c[None, :]
-    tl.store(target, total, mask=kept[None, :])
-    tl.store(target + channels, squares, mask=kept[None, :])
+    target = sums + (image * tl.num_programs(1) + part) * (2 * channels) + c
+    tl.store(target, tl.reduce(total, 0, _plus), mask=kept)
+    tl.store(target + channels, tl.reduce(squares, 0, _plus), mask=kept)
+
+
+@triton.jit
+def affine_kernel(
+    sums: tl.tensor,
+    weight: tl.tensor,
+    bias: tl.tensor,
+    affine: tl.tensor,
+    parts: tl.tensor,
+    channels: tl.tensor,
+    width: tl.tensor,
+    count: tl.tensor,
+    epsilon: tl.tensor,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+) -> None:
+    """affine (2, N, channels), a group norm's factors and offsets, of what ``sums_kernel`` gives.
+
+    A program takes a group of ``width`` channels, which has ``count`` values in an image.
+    """
+    image = tl.program_id(1)
+    inside = tl.arange(0, BLOCK_C)
+    c = tl.program_id(0) * width + inside
+    kept = inside < width
+    row = tl.arange(0, BLOCK_P)
+    total = tl.full((BLOCK_P, BLOCK_C), 0, tl.float32)
+    squares = tl.full((BLOCK_P, BLOCK_C), 0, tl.float32)
+    source = sums + (image * parts * 2 * channels + c)[None, :]
+    for block in range((parts + BLOCK_P - 1) // BLOCK_P):
+        part = block * BLOCK_P + row
+        mask = (part < parts)[:, None] & kept[None, :]
+        place = source + (part * 2 * channels)[:, None]
+        total += tl.load(place, mask=mask, other=0.0)
+        squares += tl.load(place + channels, mask=mask, other=0.0)
+    mean = tl.reduce(tl.reduce(total, 0, _plus), 0, _plus) / count
+    square = tl.reduce(tl.reduce(squares, 0, _plus), 0, _plus) / count
+    variance = tl.maximum(square - mean * mean, 0.0)
+    factor = tl.load(weight + c, mask=kept, other=0.0) / tl.sqrt(variance + epsilon)
+    offset = tl.load(bias + c, mask=kept, other=0.0) - factor * mean
+    target = affine + image * channels + c
+    tl.store(target, factor, mask=kept)
+    tl.store(target + tl.num_programs(1) * channels, offset, mask=kept)
 
 
 def fitting(

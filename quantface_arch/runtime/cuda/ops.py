@@ -1,4 +1,4 @@
-"""Rounding, matrix products and convolutions in int8, and group norms, for tensors of torch.
+"""Rounding, matrix products and convolutions in int8, for tensors of torch.
 
 Kernels are operators of torch, so that its compiler fuses all that lies between them: a norm's last
 step, an activation function, balancing and rounding become one pass over memory.
@@ -13,29 +13,28 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from quantface_arch.runtime.cuda.kernels import (
-    BLOCKS,
-    product_kernel,
-    sums_kernel,
-    tuned_product_kernel,
-)
+from quantface_arch.runtime.cuda.kernels import BLOCKS, product_kernel, tuned_product_kernel
 
 __all__ = [
     "NIBBLE",
     "Integers",
     "Window",
+    "block",
     "conv2d",
     "gather_taps",
-    "group_moments",
+    "launch",
     "matmul",
     "pack_nibbles",
     "quantize",
+    "tiles",
 ]
 
 # Integers that half a byte holds.
 NIBBLE = (-8, 7)
-# Positions and channels that a program adds up at a time, and blocks of them.
-SUM_ROWS, SUM_CHANNELS, SUM_BLOCKS = 16, 128, 32
+# Programs that a GPU should have, and blocks that each should be left: a product that makes fewer
+# programs is split along its sums.
+ENOUGH, WORTH = 256, 4
+SPLIT_BLOCKS = dict(zip(BLOCKS, (64, 64, 128), strict=True))
 
 
 class Integers(NamedTuple):
@@ -154,55 +153,10 @@ def gather_taps(levels: Tensor, window: Window, width: int) -> Tensor:
     Returns:
         int8 (N, H', W', width), contiguous; channel tap·Cin + c is channel c of a tap.
     """
-    (rows, columns), (down, right), (high, wide) = window
-    height, breadth = window.places(levels.shape[1:3])
-    taps = [
-        levels[:, i * high :: down, j * wide :: right][:, :height, :breadth]
-        for i in range(rows)
-        for j in range(columns)
-    ]
-    gathered = torch.cat(taps, -1)
+    for axis, (kernel, stride, dilation) in enumerate(zip(*window, strict=True), 1):
+        levels = levels.unfold(axis, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
+    gathered = levels.movedim(3, -1).flatten(3)
     return torch.nn.functional.pad(gathered, (0, width - gathered.shape[-1]))
-
-
-def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance (N, groups), float32, of channels (..., C) that stand side by side.
-
-    The variance is the mean of squares less the squared mean, which costs twice as many digits as
-    the mean has more than the deviation.
-
-    Args:
-        x: (N, ..., C), of a group norm's input with its channels moved to the end.
-    """
-    images, channels = len(x), x.shape[-1]
-    positions = math.prod(x.shape[1:-1])
-    sums = _channel_sums(x.reshape(images, positions, channels)).sum((1, 2))
-    sums = sums.view(images, 2, groups, -1).sum(3) / (positions * channels // groups)
-    mean, square = sums.unbind(1)
-    return mean, (square - mean * mean).clamp(min=0)
-
-
-def _empty_sums(x: Tensor) -> Tensor:
-    """Where the sums of x go."""
-    images, positions, channels = x.shape
-    parts = _tiles(positions, SUM_ROWS * SUM_BLOCKS)
-    return x.new_empty((images, parts, SUM_ROWS, 2, channels), dtype=torch.float32)
-
-
-@torch.library.custom_op("quantface::channel_sums", mutates_args=())
-def _channel_sums(x: Tensor) -> Tensor:
-    """Sums (N, parts, rows, 2, C) of x (N, positions, C), in parts, and of its squares."""
-    x = x.contiguous()
-    images, positions, channels = x.shape
-    sums = _empty_sums(x)
-    columns = _block(channels, 16, SUM_CHANNELS)
-    grid = _tiles(channels, columns), sums.shape[1], images
-    sizes = {"BLOCK_R": SUM_ROWS, "BLOCK_C": columns}
-    _launch(sums_kernel, grid, x, sums, positions, channels, SUM_BLOCKS, **sizes)
-    return sums
-
-
-_channel_sums.register_fake(_empty_sums)
 
 
 def _product(
@@ -210,7 +164,24 @@ def _product(
 ) -> Tensor:
     """The output (N, *places, Cout) of levels (N, H, W, Cin)."""
     sides = [list(side) for side in window]
-    return _int8_product(levels, *integers, dtype, list(places), *sides)
+    shape = len(levels), *places, len(integers.scale)
+    splits = split_sums(math.prod(shape[:-1]), shape[-1], integers.weight.shape[1:])
+    y = _int8_product(levels, *integers, dtype, list(places), *sides, splits)
+    if splits == 1:
+        return y
+    value = (y.sum(0, dtype=torch.int32) - integers.correction).float() * integers.scale
+    return (value if integers.bias is None else value + integers.bias).to(dtype)
+
+
+def split_sums(rows: int, outputs: int, sums: Sequence[int]) -> int:
+    """In how many parts to compute sums over taps and stored channels."""
+    m, n, k = SPLIT_BLOCKS.values()
+    taps, stored = sums
+    programs = tiles(rows, m) * tiles(outputs, n)
+    steps = taps * tiles(stored, k)
+    wanted = 1 if programs > ENOUGH // 2 else min(tiles(ENOUGH, programs), steps // WORTH)
+    # None of them empty.
+    return tiles(steps, tiles(steps, max(wanted, 1)))
 
 
 @torch.library.custom_op("quantface::int8_product", mutates_args=())
@@ -226,28 +197,41 @@ def _int8_product(
     kernel: list[int],
     stride: list[int],
     dilation: list[int],
+    splits: int,
 ) -> Tensor:
-    """See ``Integers`` and ``Window``."""
+    """See ``Integers`` and ``Window``; of several splits the sums of each, int32."""
     images, *sides, channels = levels.shape
     rows, outputs = images * math.prod(places), len(scale)
-    y = levels.new_empty((images, *places, outputs), dtype=dtype)
+    y = _empty_product(levels, scale, dtype, places, splits)
     arguments = (
         *(levels, weight, scale, correction, bias, y, rows, outputs, channels, *sides, *places),
         *(*stride, *dilation, math.prod(kernel), kernel[1], packed, bias is not None),
+        splits,
     )
 
-    def grid(blocks: Mapping[str, Any]) -> tuple[int, int]:
-        return _tiles(outputs, blocks["BLOCK_N"]), _tiles(rows, blocks["BLOCK_M"])
+    def grid(blocks: Mapping[str, Any]) -> tuple[int, int, int]:
+        return tiles(outputs, blocks["BLOCK_N"]), tiles(rows, blocks["BLOCK_M"]), splits
 
     # A product and a sum made one would round otherwise than the reference.
     exact = {"enable_fp_fusion": False}
-    if levels.is_cuda:
-        _launch(tuned_product_kernel, grid, *arguments, **exact)
+    if splits > 1:
+        launch(product_kernel, grid, *arguments, **SPLIT_BLOCKS, num_stages=4, **exact)
+    elif levels.is_cuda:
+        launch(tuned_product_kernel, grid, *arguments, **exact)
     else:
-        sizes = _block(rows, 16, 128), _block(outputs, 16, 128), _block(weight.shape[-1], 32, 64)
+        sizes = block(rows, 16, 128), block(outputs, 16, 128), block(weight.shape[-1], 32, 64)
         blocks = dict(zip(BLOCKS, sizes, strict=True))
-        _launch(product_kernel, grid, *arguments, **blocks, **exact)
+        launch(product_kernel, grid, *arguments, **blocks, **exact)
     return y
+
+
+def _empty_product(
+    levels: Tensor, scale: Tensor, dtype: torch.dtype, places: list[int], splits: int
+) -> Tensor:
+    shape = len(levels), *places, len(scale)
+    if splits > 1:
+        return levels.new_empty((splits, *shape), dtype=torch.int32)
+    return levels.new_empty(shape, dtype=dtype)
 
 
 @_int8_product.register_fake
@@ -260,21 +244,25 @@ def _(
     bias: Tensor | None,
     dtype: torch.dtype,
     places: list[int],
-    *window: list[int],
+    kernel: list[int],
+    stride: list[int],
+    dilation: list[int],
+    splits: int,
 ) -> Tensor:
-    return levels.new_empty((len(levels), *places, len(scale)), dtype=dtype)
+    return _empty_product(levels, scale, dtype, places, splits)
 
 
-def _launch(kernel: Any, grid: Any, *arguments: Any, **options: int) -> None:
+def launch(kernel: Any, grid: Any, *arguments: Any, **options: int) -> None:
     """Run a kernel on its first argument's device, which need not be the current one."""
     with torch.cuda.device_of(arguments[0]):
         kernel[grid](*arguments, **options)
 
 
-def _block(size: int, least: int, most: int) -> int:
+def block(size: int, least: int, most: int) -> int:
     """A power of two that covers a size, within bounds."""
     return min(max(1 << (size - 1).bit_length(), least), most)
 
 
-def _tiles(size: int, block: int) -> int:
+def tiles(size: int, block: int) -> int:
+    """Blocks that cover a size."""
     return -(-size // block)
