@@ -5,7 +5,7 @@ The one line that somebody's own BasicSR checkout needs is ``import quantface_ar
 
 from __future__ import annotations
 
-import quantface_arch.archs
+import quantface_arch.archs.registered
 import quantface_arch.data
 import quantface_arch.losses
 import quantface_arch.metrics

@@ -1,4 +1,4 @@
-"""Architectures, registered in BasicSR's ARCH_REGISTRY."""
+"""Architectures; importing ``registered`` puts them into BasicSR's ARCH_REGISTRY."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
-from basicsr.utils.registry import ARCH_REGISTRY
 from quantface_arch.archs.presets import PRESETS
 from quantface_arch.archs.tiny import HALVES, tiny_half
 from quantface_arch.archs.vre import VRE, EmbeddingChange
@@ -39,7 +38,6 @@ class OSDFaceOutput(NamedTuple):
     kl: Tensor
 
 
-@ARCH_REGISTRY.register()
 class OSDFace(nn.Module):
     """VRE → VAE encoder → UNet at one timestep → x₀ → VAE decoder.
 
@@ -98,6 +96,7 @@ class OSDFace(nn.Module):
             raise QuantFaceError(f"network option preset: found {preset!r}, allowed are {known}")
         sizes = PRESETS[preset]
         self.patch_size = sizes["patch_size"] if patch_size is None else patch_size
+        self.latent_spread = sizes["latent_spread"]
         self.timestep = timestep
         self.vre = VRE(**{**sizes["vre"], **(vre or {})})
         z_channels = self.vre.quant_conv.out_channels
@@ -176,7 +175,7 @@ class OSDFace(nn.Module):
         patches = F.pixel_unshuffle(image, self.patch_size)
         if self.fast_encoder is None:
             return self.vae.encode(patches).latent_dist.parameters
-        mean = self.fast_encoder(patches) / self.latent_scale
+        mean = self.fast_encoder(patches) * (self.latent_spread / self.latent_scale)
         return torch.cat((mean, torch.full_like(mean, NO_VARIANCE)), dim=1)
 
     def encode_latent(self, image: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -215,7 +214,8 @@ class OSDFace(nn.Module):
     def decode(self, x0: Tensor) -> Tensor:
         """Picture (N, 3, H, W) of a scaled latent, not clamped."""
         if self.fast_decoder is not None:
-            return F.pixel_shuffle(self.fast_decoder(x0), self.patch_size)
+            tiny = self.fast_decoder(x0 / self.latent_spread)
+            return F.pixel_shuffle(tiny, self.patch_size)
         image = self.vae.decode(x0 / self.latent_scale).sample
         return F.pixel_shuffle(image, self.patch_size)
 

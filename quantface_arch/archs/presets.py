@@ -3,7 +3,8 @@
 ``osdface`` is the published one: Stable Diffusion 2.1's VAE and UNet and a VQGAN-style encoder.
 ``mini`` is the small one that this project trains and ships. Its VAE works on 2×2 patches of
 pixels (space to depth), so that no convolution runs at 512×512, and keeps four times as many latent
-channels, since its decoder is too small to invent what the latent leaves out.
+channels, since its decoder is too small to invent what the latent leaves out. ``latent_spread`` is
+what a scaled latent is divided by for tiny halves, which hold it between -3 and 3.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ __all__ = ["PRESETS"]
 
 _OSDFACE: dict[str, Any] = {
     "patch_size": 1,
+    "latent_spread": 1.0,
     "vre": {
         "resolution": 512,
         "channels": 64,
@@ -53,6 +55,7 @@ _OSDFACE: dict[str, Any] = {
 
 _MINI: dict[str, Any] = {
     "patch_size": 2,
+    "latent_spread": 4.0,
     "vre": {
         "resolution": 128,
         "channels": 16,

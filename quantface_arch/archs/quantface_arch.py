@@ -8,8 +8,6 @@ from typing import Any
 
 from torch import nn
 
-import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
-from basicsr.utils.registry import ARCH_REGISTRY
 from quantface_arch.archs.build import build_arch
 from quantface_arch.archs.statefile import fill, read_state
 from quantface_arch.errors import QuantFaceError
@@ -23,7 +21,6 @@ PICKLED = (".pth", ".pt", ".ckpt")
 PARAM_KEYS = ("params_ema", "params")
 
 
-@ARCH_REGISTRY.register()
 def QuantFaceArch(
     arch: Mapping[str, Any] | None = None,
     weights: str | None = None,

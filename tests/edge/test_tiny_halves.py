@@ -63,8 +63,10 @@ def test_halves_work_in_the_scaled_latent(source):
         load_half(net, half, path)
     patches = torch.nn.functional.pixel_unshuffle(X, net.patch_size)
     z, _ = net.encode_latent(X)
-    assert torch.allclose(z, wanted.encode(patches).latents, atol=1e-5)
-    picture = torch.nn.functional.pixel_shuffle(wanted.decode(z).sample, net.patch_size)
+    assert net.latent_spread == 4
+    latent = z / net.latent_spread
+    assert torch.allclose(latent, wanted.encode(patches).latents, atol=1e-5)
+    picture = torch.nn.functional.pixel_shuffle(wanted.decode(latent).sample, net.patch_size)
     assert torch.allclose(net.decode(z), picture, atol=1e-5)
     # A latent that is known exactly: noise changes nothing.
     noisy, kl = net.encode_latent(X, torch.randn_like(z))

@@ -1,0 +1,109 @@
+"""How near lowered layers come to the reference, layer by layer.
+
+    python benchmarks/folding.py                                  # mini-w4a8, folded and faithful
+    python benchmarks/folding.py --model mini-w4a4 --ways faithful --all
+
+Every layer is given what it sees in the reference. A number is the SQNR in dB, the power of the
+reference's output over that of the difference: to the layer of full precision ("rounding"), as
+quantization itself costs, and to the lowered layer. Lowering is harmless where its number is
+well above the former.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Any
+
+import torch
+from make_lq import degrade_file
+from mini_quality import restore
+from report import data_root, parser, report
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from quantface_arch import load_model
+from quantface_arch.quant import quant_layers
+from quantface_arch.runtime.lowering import WAYS, Lowering
+
+# Noise of exact equality.
+LEAST = 1e-30
+# Layers that are printed without --all.
+SHOWN = 8
+
+Powers = dict[str, dict[str, float]]
+
+
+def compare(model: nn.Module, full: nn.Module, ways: list[str]) -> Powers:
+    """Hook a quantized model: layer → "signal" and what it is compared with → power, all runs."""
+    powers: Powers = defaultdict(lambda: defaultdict(float))
+    for layer in quant_layers(model):
+        others = {"rounding": full.get_submodule(layer.name)}
+        others |= {way: Lowering(way)(layer) for way in ways}
+
+        def add(
+            _: nn.Module,
+            inputs: tuple[Tensor, ...],
+            output: Tensor,
+            name: str = layer.name,
+            others: dict[str, nn.Module] = others,
+        ) -> None:
+            powers[name]["signal"] += float(output.double().square().sum())
+            for key, other in others.items():
+                difference = (other(inputs[0]) - output).double()
+                powers[name][key] += float(difference.square().sum())
+
+        layer.register_forward_hook(add)
+    return powers
+
+
+def rows_of(powers: Powers) -> list[dict[str, Any]]:
+    """SQNR of every layer, in dB, the worst of the first way first."""
+    rows = []
+    for name, found in powers.items():
+        signal = found.pop("signal")
+        numbers = {key: 10 * math.log10(signal / max(noise, LEAST)) for key, noise in found.items()}
+        rows.append({"layer": name, **numbers})
+    first = list(rows[0])[2]
+    return sorted(rows, key=lambda row: row[first])
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Least and median of each number, and the least that lies between it and rounding."""
+    names = [key for key in rows[0] if key != "layer"]
+    columns = {name: sorted(row[name] for row in rows) for name in names}
+    return [
+        {"layer": "least of all", **{name: column[0] for name, column in columns.items()}},
+        {"layer": "median", **{name: column[len(column) // 2] for name, column in columns.items()}},
+        {
+            "layer": "least distance to rounding",
+            **{name: min(row[name] - row["rounding"] for row in rows) for name in names},
+        },
+    ]
+
+
+def main() -> None:
+    args_parser = parser(__doc__)
+    add = args_parser.add_argument
+    add("--model", default="mini-w4a8", help="a quantized checkpoint (mini-w4a8)")
+    add("--float", default="mini", dest="full", help="the same network in full precision (mini)")
+    add("--ways", nargs="+", choices=WAYS, default=["folded", "faithful"], help="(both)")
+    add("--faces", default="tune512", help="subfolder of faces/ (tune512)")
+    add("--limit", type=int, default=4, help="use the first so many faces (4)")
+    add("--all", action="store_true", help="print every layer, not only the worst of the first way")
+    args = args_parser.parse_args()
+    paths = sorted((data_root() / "faces" / args.faces).glob("*.jpg"))
+    paths = paths[: 1 if args.smoke else args.limit]
+    if not paths:
+        args_parser.error(f"no faces in {data_root() / 'faces' / args.faces}; set QUANTFACE_DATA")
+    model = load_model(args.model)
+    with torch.inference_mode():
+        powers = compare(model, load_model(args.full), args.ways)
+    for path in tqdm(paths, desc="faces", unit="face"):
+        restore(model, degrade_file(path)[1])
+    rows = rows_of(powers)
+    report([*(rows if args.all else rows[:SHOWN]), *summary(rows)], args.json)
+
+
+if __name__ == "__main__":
+    main()
