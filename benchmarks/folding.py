@@ -100,7 +100,7 @@ def main() -> None:
     with torch.inference_mode():
         powers = compare(model, load_model(args.full), args.ways)
     for path in tqdm(paths, desc="faces", unit="face"):
-        restore(model, degrade_file(path)[1])
+        restore(model, degrade_file(path, 128 if args.smoke else 512)[1])
     rows = rows_of(powers)
     report([*(rows if args.all else rows[:SHOWN]), *summary(rows)], args.json)
 

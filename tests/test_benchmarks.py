@@ -10,6 +10,7 @@ import sys
 import pytest
 
 BENCHMARKS = (
+    "folding",
     "latency",
     "mini_quality",
     "osdface_memory",
