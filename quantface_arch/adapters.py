@@ -20,13 +20,16 @@ from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.fsutil import atomic_path
+from quantface_arch.quant.documents import read_json
 from quantface_arch.quant.layers import QuantLayer
 from quantface_arch.quant.lowrank import full_rank
+from quantface_arch.quant.tensorfile import check_header
 
 __all__ = ["load_adapter", "save_adapter"]
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
+NAME = re.compile(r"[\w.]+")
 # LoRA variants whose branch is not (alpha/rank)·B·A.
 VARIANTS = ("use_rslora", "use_dora", "lora_bias")
 
@@ -122,19 +125,28 @@ def _config(ranks: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise QuantFaceError(f"{path}: missing, or no adapter configuration ({error})") from error
+    config = read_json(path)
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise QuantFaceError(f"{path}: not the configuration of a LoRA adapter")
     for option in VARIANTS:
         if config.get(option):
             raise QuantFaceError(f"{path}: sets {option}; only plain LoRA can be loaded")
+    alphas = config.get("alpha_pattern") or {}
+    if not isinstance(alphas, dict):
+        raise QuantFaceError(f"{path}: alpha_pattern: found {alphas!r}, a mapping is wanted")
+    for name, alpha in {"lora_alpha": config.get("lora_alpha", 8), **alphas}.items():
+        if type(alpha) not in (int, float):
+            raise QuantFaceError(f"{path}: alpha of {name!r}: found {alpha!r}, a number is wanted")
+        # Expressions of others could take for ever to match.
+        if not NAME.fullmatch(name):
+            raise QuantFaceError(
+                f"{path}: alpha_pattern: found {name!r}; names of layers are allowed"
+            )
     return config
 
 
 def _read_factors(path: Path) -> Factors:
+    check_header(path)
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -174,6 +186,6 @@ def _scaling(config: Mapping[str, Any], name: str, rank: int) -> float:
     peft sorts the patterns that it writes, so that a shorter name may come before the layer's own.
     """
     alphas = config.get("alpha_pattern") or {}
-    matching = (key for key in alphas if re.match(rf"(.*\.)?({key})$", name))
+    matching = (key for key in alphas if f".{name}".endswith(f".{key}"))
     pattern = name if name in alphas else next(matching, None)
     return (config.get("lora_alpha", 8) if pattern is None else alphas[pattern]) / rank

@@ -8,12 +8,17 @@ imports basicsr imports this one first.
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import sys
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-__all__ = ["mend_resume", "mend_torchvision"]
+from quantface_arch.errors import QuantFaceError, one_line
+from quantface_arch.fsutil import read_bytes
+
+__all__ = ["mend_options", "mend_resume", "mend_torchvision"]
 
 
 def mend_torchvision() -> None:
@@ -35,9 +40,8 @@ def mend_resume() -> None:
     BasicSR 1.4.2 asks for the current CUDA device to resume at all, unpickles whatever the state
     file holds, and starts the saved epoch from its first batch again.
     """
-    import torch
-
     import basicsr.train as train
+    from quantface_arch.archs.statefile import unpickle
     from quantface_arch.data.sampler import ResumableSampler
 
     if hasattr(train, "quantface_mended"):
@@ -49,8 +53,11 @@ def mend_resume() -> None:
         if path is None:
             return None
         opt["path"]["resume_state"] = str(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        opt["resumed_at"] = (state["epoch"], state["iter"])
+        state = unpickle(path)
+        try:
+            opt["resumed_at"] = (int(state["epoch"]), int(state["iter"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise QuantFaceError(f"{path}: no training state of BasicSR") from error
         return state
 
     def create_train_val_dataloader(opt: dict[str, Any], logger: Any) -> tuple[Any, ...]:
@@ -67,6 +74,53 @@ def mend_resume() -> None:
     train.load_resume_state = load_resume_state
     train.create_train_val_dataloader = create_train_val_dataloader
     train.quantface_mended = True
+
+
+def mend_options() -> None:
+    """Make BasicSR read options files as plain data. Idempotent.
+
+    BasicSR 1.4.2 reads them by a loader of YAML that makes any object and calls any function that
+    a tag names, and evaluates the lists that ``--force_yml`` gives.
+    """
+    import yaml
+
+    from basicsr.utils import options
+    from quantface_arch.quant.documents import MAX_YAML_BYTES, check_yaml
+
+    if hasattr(options, "quantface_mended"):
+        return
+    original_value = options._postprocess_yml_value
+    base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    class PlainLoader(base):
+        def __init__(self, stream: Any) -> None:
+            self.where = f"options file {stream.name}"
+            data = read_bytes(stream.name, MAX_YAML_BYTES)
+            check_yaml(self.where, data)
+            super().__init__(data)
+
+        def get_single_data(self) -> Any:
+            try:
+                return super().get_single_data()
+            except (yaml.YAMLError, ValueError, TypeError) as error:
+                raise QuantFaceError(f"{self.where}: not YAML: {one_line(error)}") from error
+
+    def ordered_mapping(loader: Any, node: Any) -> OrderedDict[Any, Any]:
+        loader.flatten_mapping(node)
+        return OrderedDict(loader.construct_pairs(node))
+
+    def forced_value(text: str) -> Any:
+        if not text.startswith("["):
+            return original_value(text)
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError) as error:
+            raise QuantFaceError(f"--force_yml: found {text!r}, no list of plain values") from error
+
+    PlainLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, ordered_mapping)
+    options.ordered_yaml = lambda: (PlainLoader, yaml.SafeDumper)
+    options._postprocess_yml_value = forced_value
+    options.quantface_mended = True
 
 
 def _find_state(opt: dict[str, Any]) -> Path | None:

@@ -28,9 +28,10 @@ class UsageError(QuantFaceError):
     """A command was typed wrong: found before any work began, so nothing was done (status 2)."""
 
 
-def one_line(error: BaseException) -> str:
-    """An exception's message without its line breaks."""
-    return " ".join(str(error).split())
+def one_line(error: BaseException | str) -> str:
+    """A message without line breaks, and without what would steer a terminal."""
+    text = " ".join(str(error).split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def check_keys(what: str, options: Mapping[str, Any], allowed: Iterable[str]) -> None:

@@ -11,24 +11,29 @@ import os
 import struct
 import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from quantface_arch.errors import QuantFaceError, one_line
-from quantface_arch.fsutil import atomic_path
+from quantface_arch.fsutil import atomic_path, kind_of, read_bytes
 
 __all__ = [
+    "MAX_FILE_BYTES",
     "MAX_PIXELS",
+    "MAX_SCANS",
     "MIN_SIDE",
     "SUFFIXES",
     "Picture",
     "load_rgb",
     "read_image",
+    "read_size",
     "resize",
     "to_uint8",
     "write_image",
@@ -37,10 +42,16 @@ __all__ = [
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 MIN_SIDE = 16
 MAX_PIXELS = 100_000_000
+# Uncompressed, such a picture with alpha and 16 bits has 800 MB.
+MAX_FILE_BYTES = 1 << 30
+# Encoders write about ten.
+MAX_SCANS = 100
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _EXIF_ORIENTATION = 0x0112
+_JPEG_SCAN = b"\xff\xda"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_SIZE_OFFSET = 16
 _PNG_DEPTH_OFFSET = 24  # signature 8, chunk length and name 8, width and height 8
 _PNG_HEADER_END = 33  # the IHDR chunk with its checksum
 _PILLOW_LIMIT = threading.Lock()
@@ -108,37 +119,55 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
     dropped together with its colour space. Of an animation the first frame is read.
 
     Raises:
-        QuantFaceError: the file is missing, empty, truncated, corrupt or of another format; or it
-            is smaller than 16 pixels a side or larger than 100 megapixels, which is found out from
-            the header alone.
+        QuantFaceError: the file is missing, no regular file, larger than ``MAX_FILE_BYTES``, empty,
+            truncated, corrupt or of another format; or it is smaller than 16 pixels a side or
+            larger than 100 megapixels, which is found out from the header alone.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise QuantFaceError(f"{path}: cannot be read: {error.strerror or error}") from error
+    data = read_bytes(path, MAX_FILE_BYTES)
     if not data:
         raise QuantFaceError(f"{path}: empty file (0 bytes)")
+    with _readable(path), _open(io.BytesIO(data)) as image:
+        _check_size(path, *image.size)
+        _check_scans(path, data, image)
+        return _decode(data, image)
+
+
+def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) in pixels of a picture as stored, from its header.
+
+    Raises:
+        QuantFaceError: see :func:`read_image`; damage beyond the header is not found.
+    """
+    path = Path(path)
+    kind = kind_of(path.stat().st_mode) if path.exists() else "missing"
+    if kind is not None:
+        raise QuantFaceError(f"{path}: cannot be read: it is {kind}, a file is wanted")
+    with _readable(path), path.open("rb") as file, _open(file) as image:
+        _check_size(path, *image.size)
+        return image.size
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        with _open(data) as image:
-            _check_size(path, *image.size)
-            return _decode(data, image)
+        yield
     except QuantFaceError:
         raise
     except Exception as error:
         # Decoders answer damaged files with almost any exception type.
-        reason = one_line(error)
+        reason = one_line(error) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "not a PNG, JPEG, WebP or BMP picture, or its header is damaged"
         raise QuantFaceError(f"{path}: cannot be read: {reason}") from error
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(file: BinaryIO) -> Image.Image:
     # Pillow's own limit would refuse without telling the size; ours follows at once.
     with _PILLOW_LIMIT:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(io.BytesIO(data), formats=_FORMATS)
+            return Image.open(file, formats=_FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
@@ -153,6 +182,13 @@ def _check_size(path: Path, width: int, height: int) -> None:
             f"{path}: {width}x{height} pixels ({width * height / 1e6:.0f} megapixels): "
             f"at most {MAX_PIXELS // 10**6} megapixels are allowed"
         )
+
+
+def _check_scans(path: Path, data: bytes, image: Image.Image) -> None:
+    # Every scan of a progressive JPEG goes over the whole picture, however few its bytes are.
+    scans = data.count(_JPEG_SCAN) if image.format in ("JPEG", "MPO") else 0
+    if scans > MAX_SCANS:
+        raise QuantFaceError(f"{path}: {scans} scans of JPEG: at most {MAX_SCANS} are allowed")
 
 
 def _decode(data: bytes, image: Image.Image) -> Picture:
@@ -179,10 +215,16 @@ def _decode_8bit(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
 def _decode_deep(data: bytes, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     # Pillow cuts 16-bit colour to 8 bits, OpenCV does not; but OpenCV fills up truncated files
     # in silence, so Pillow has to get through them first.
+    size = image.size
+    if struct.unpack_from(">II", data, _PNG_SIZE_OFFSET) != size:
+        raise ValueError("two headers that contradict each other")
     image.load()
+    image.close()
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise ValueError("damaged 16-bit PNG data")
+    if pixels.dtype != np.uint16 or pixels.shape[1::-1] != size:
+        raise ValueError("two headers that contradict each other")
     if pixels.ndim == 2:
         return np.repeat(pixels[..., None], 3, axis=2), None
     return pixels[..., 2::-1], pixels[..., 3] if pixels.shape[2] == 4 else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import traceback
 from importlib import import_module
@@ -9,8 +11,13 @@ from pathlib import Path
 
 from quantface_arch.cli import EXIT_FAILED, EXIT_INTERRUPTED, describe
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.fsutil import kind_of
 
 __all__ = ["launch"]
+
+# As images.MAX_PIXELS, which cannot be imported without OpenCV.
+MAX_PIXELS = 100_000_000
+FORCED = re.compile(r"[\w.-]+(:[\w.-]+)* ?=")
 
 
 def launch(phase: str, root: Path) -> None:
@@ -22,7 +29,12 @@ def launch(phase: str, root: Path) -> None:
 
     Exits with status 1 and one line on bad input; ``--debug`` shows the traceback too.
     """
+    # Before OpenCV and torch are imported: data sets and weights are not trusted either.
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+    os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
+        check_arguments(sys.argv[1:])
         import quantface_arch.register  # noqa: F401
 
         pipeline = import_module(f"basicsr.{phase}")
@@ -35,6 +47,25 @@ def launch(phase: str, root: Path) -> None:
             traceback.print_exc()
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
+
+
+def check_arguments(words: list[str]) -> None:
+    """Refuse what BasicSR's own parser would wait for, or run.
+
+    Raises:
+        QuantFaceError: the options file is no regular file, or ``--force_yml`` names an option by
+            other than names with colons in between, which BasicSR would execute.
+    """
+    forced = False
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "-opt" and Path(following).exists():
+            kind = kind_of(Path(following).stat().st_mode)
+            if kind is not None:
+                raise QuantFaceError(f"options file {following}: it is {kind}, a file is wanted")
+        if word.startswith("-"):
+            forced = word.startswith("--force")
+        elif forced and not FORCED.match(word):
+            raise QuantFaceError(f"--force_yml: found {word!r}, wanted is NAME:NAME=VALUE")
 
 
 def explain(error: Exception) -> str:

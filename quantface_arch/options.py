@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.documents import read_yaml
 
 __all__ = ["read_options"]
 
@@ -25,16 +24,24 @@ def read_options(
         QuantFaceError: no such file, no YAML, or a block is missing.
     """
     try:
-        opt = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise QuantFaceError(f"options file {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise QuantFaceError(f"options file {path}: not YAML: {error}") from error
+        opt = read_yaml(path)
+    except QuantFaceError as error:
+        raise QuantFaceError(f"options file {error}") from error
+    if not isinstance(opt, dict):
+        raise QuantFaceError(f"options file {path}: found {opt!r}, a mapping is wanted")
     for key in blocks:
-        if not isinstance(opt, dict) or not isinstance(opt.get(key), dict):
+        if not isinstance(opt.get(key), dict):
             raise QuantFaceError(f"options file {path}: the block {key} is missing")
     opt.setdefault("manual_seed", 0)
-    for phase, dataset in (opt.get("datasets") or {}).items():
+    datasets = opt.get("datasets") or {}
+    entries = datasets.values() if isinstance(datasets, dict) else [datasets]
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise QuantFaceError(
+            f"options file {path}: datasets: found {datasets!r}, wanted is "
+            "{train: {dataroot_gt: FOLDER, ...}}"
+        )
+    for phase, dataset in datasets.items():
+        phase = str(phase)
         dataset.setdefault("name", phase)
         dataset["phase"] = phase.split("_")[0]
         dataset["scale"] = opt.get("scale", 1)

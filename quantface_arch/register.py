@@ -1,4 +1,5 @@
-"""Importing this module puts QuantFace into BasicSR's registries, and mends BasicSR's loop.
+"""Importing this module puts QuantFace into BasicSR's registries, and mends how BasicSR reads
+options files and resumes.
 
 The one line that somebody's own BasicSR checkout needs is ``import quantface_arch.register``.
 """
@@ -10,6 +11,7 @@ import quantface_arch.data
 import quantface_arch.losses
 import quantface_arch.metrics
 import quantface_arch.models  # noqa: F401
-from quantface_arch.compat import mend_resume
+from quantface_arch.compat import mend_options, mend_resume
 
+mend_options()
 mend_resume()

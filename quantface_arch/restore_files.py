@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantface_arch.errors import UsageError
+from quantface_arch.fsutil import kind_of
 from quantface_arch.images import SUFFIXES
 
 __all__ = ["OutputFolders", "Source", "find_sources", "output_names"]
@@ -66,7 +67,8 @@ class OutputFolders:
         """Find out, without making anything, whether this run may write here.
 
         Raises:
-            UsageError: a folder cannot be written, or holds one of the inputs.
+            UsageError: a folder cannot be written, holds one of the inputs, or is, or holds, a link
+                that leads out of the root.
         """
         used = {folder.resolve(): folder for folder in self.used()}
         for source in sources:
@@ -76,11 +78,23 @@ class OutputFolders:
                     "choose another output with -o"
                 )
         for folder in self.used():
+            self._check_links(folder)
             existing = next(path for path in [folder, *folder.absolute().parents] if path.exists())
             if not existing.is_dir():
                 raise UsageError(f"cannot write to {folder}: {existing} is not a folder")
             if not os.access(existing, os.W_OK | os.X_OK):
                 raise UsageError(f"cannot write to {folder}: no permission in {existing}")
+
+    def _check_links(self, folder: Path) -> None:
+        """Refuse a folder, or a file in it, that is a link to somewhere outside of the root."""
+        inside = list(os.scandir(folder)) if folder.is_dir() else []
+        for path in [folder, *(Path(entry) for entry in inside if entry.is_symlink())]:
+            target = path.resolve()
+            if path.is_symlink() and not target.is_relative_to(self.root.resolve()):
+                raise UsageError(
+                    f"cannot write to {path}: it is a link to {target}, "
+                    f"which lies outside of {self.root}"
+                )
 
     def make(self) -> None:
         """Make the folders and try them out.
@@ -145,6 +159,8 @@ def _expand(text: str, recursive: bool, own: set[Path]) -> Iterator[Path]:
                 yield match
             elif recursive:
                 yield from _walk(match, recursive, own)
+    elif path.exists():
+        raise UsageError(f"{text} is {kind_of(path.stat().st_mode)}, a file or folder is wanted")
     else:
         raise UsageError(f"{text} does not exist")
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from quantface_arch.cli import describe
 from quantface_arch.compare import side_by_side
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.faces.align import FACE_SIZE
 from quantface_arch.images import Picture, read_image, write_image
 from quantface_arch.restore_files import OutputFolders, Source
@@ -152,7 +152,8 @@ class Run:
         if self.args.debug:
             tqdm.write("".join(traceback.format_exception(error)), file=sys.stderr)
         for source in sources:
-            named = text if text.startswith(f"{source.path}: ") else f"{source.path}: {text}"
+            name = one_line(str(source.path))
+            named = text if text.startswith(f"{name}: ") else f"{name}: {text}"
             tqdm.write(f"error: {named}", file=sys.stderr)
             self.failed += 1
             self._advance(1)

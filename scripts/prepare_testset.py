@@ -132,6 +132,8 @@ def _check_pairs(lq: PictureSource, gt: PictureSource) -> None:
 def _replacing(target: Path) -> Iterator[Path]:
     """A new folder that takes the place of ``target`` when the block succeeds."""
     part = target.with_name(f".{target.name}.part")
+    if part.is_symlink():
+        raise QuantFaceError(f"{part} is a link, whose folder would be emptied: remove it")
     part.mkdir(parents=True, exist_ok=True)
     handle = os.open(part, os.O_RDONLY)
     try:

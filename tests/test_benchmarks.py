@@ -16,12 +16,13 @@ BENCHMARKS = (
     "osdface_memory",
     "osdface_training_memory",
     "restore_memory",
+    "robustness_fuzz",
     "roofline",
 )
 # What they are made of, and those with tests of their own.
 OTHERS = {
     *("make_lq", "score", "report", "cells", "sheet", "latency_rows", "detection_rows"),
-    *("ablation", "quality"),
+    *("ablation", "quality", "fuzz_inputs", "fuzz_targets"),
 }
 
 

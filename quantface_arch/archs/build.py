@@ -12,6 +12,9 @@ from quantface_arch.errors import QuantFaceError
 
 __all__ = ["build_arch"]
 
+# Of BasicSR's registry: feature extractors, no restorers, that download or unpickle when made.
+FETCHING = ("VGGFeatureExtractor", "DFDNet")
+
 
 def build_arch(options: Mapping[str, Any]) -> nn.Module:
     """Build any architecture of BasicSR's registry from ``{"type": NAME, **options}``.
@@ -32,6 +35,8 @@ def build_arch(options: Mapping[str, Any]) -> nn.Module:
 def _registered(name: Any) -> Any:
     from quantface_arch.archs.registered import ARCH_REGISTRY
 
+    if name in FETCHING:
+        raise QuantFaceError(f"network type: {name} fetches weights by itself, which is refused")
     if name not in ARCH_REGISTRY:
         known = ", ".join(sorted(name for name, _ in ARCH_REGISTRY))
         raise QuantFaceError(f"network type: found {name!r}, allowed is one of {known}")

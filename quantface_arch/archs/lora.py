@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.documents import parse_json
+from quantface_arch.quant.tensorfile import check_header
 
 __all__ = ["listed", "merge_lora"]
 
@@ -57,19 +59,27 @@ def merge_lora(
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise QuantFaceError(f"{path}: no such file; the UNet's LoRA weights are wanted")
+    check_header(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
-            return header, {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+            text = (file.metadata() or {}).get(HEADER, "{}")
+            tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
         raise QuantFaceError(f"{path}: not a readable .safetensors file ({error})") from error
+    header = parse_json(f"{path}: metadata key {HEADER!r}", text)
+    if not isinstance(header, dict):
+        raise QuantFaceError(f"{path}: metadata key {HEADER!r}: found {header!r}, not a mapping")
+    return header, tensors
 
 
 def _alpha(path: Path, header: Mapping[str, Any]) -> float:
     for option in VARIANTS:
         if header.get(f"{PREFIX}{option}"):
             raise QuantFaceError(f"{path}: header sets {option}; only plain LoRA can be merged")
-    return float(header.get(f"{PREFIX}lora_alpha", DEFAULT_ALPHA))
+    alpha = header.get(f"{PREFIX}lora_alpha", DEFAULT_ALPHA)
+    if type(alpha) not in (int, float) or not math.isfinite(alpha):
+        raise QuantFaceError(f"{path}: header: lora_alpha: found {alpha!r}, a number is wanted")
+    return float(alpha)
 
 
 def _peft_names(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from quantface_arch.archs.osdface_arch import OSDFace
 from quantface_arch.archs.pretrained import read_network
 from quantface_arch.archs.statefile import unpickle
 from quantface_arch.errors import QuantFaceError, one_line
+from quantface_arch.quant.tensorfile import check_header
 
 __all__ = ["load_osdface_folder", "resolve_base"]
 
@@ -131,11 +132,11 @@ def _read_tensors(folder: Path, name: str) -> tuple[Path, dict[str, Tensor]]:
     path = plain if plain.is_file() else pickled
     if not path.is_file():
         raise QuantFaceError(f"{pickled}: no such file (nor {plain.name} beside it)")
+    if path is plain:
+        check_header(path)
     try:
         found = load_file(path) if path is plain else unpickle(path)
-    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
-        if isinstance(error, QuantFaceError):
-            raise
+    except (SafetensorError, OSError) as error:
         raise QuantFaceError(f"{path}: damaged, or no checkpoint ({one_line(error)})") from error
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import pickle
 import re
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from quantface_arch.archs.lora import listed
 from quantface_arch.errors import QuantFaceError, one_line
+from quantface_arch.fsutil import kind_of
 
 __all__ = ["fill", "read_state", "unpickle"]
 
@@ -23,25 +25,52 @@ OPTIONAL = ".num_batches_tracked"
 
 
 def unpickle(path: Path) -> Any:
-    """What ``torch.save`` wrote, if it is tensors and plain data.
+    """What ``torch.save`` wrote, if it is tensors and plain data that are not compressed.
 
     Raises:
         QuantFaceError: unreadable, damaged, or holding anything else; the message says what.
     """
+    is_zip = _check_size(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            # A pickle may name any length. A file would make room for as much before it is read, a
+            # map of it gives what is there.
+            mapped = None if is_zip else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return torch.load(mapped or file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         culprit = re.search(r"GLOBAL (\S+)", str(error))
-        if culprit is None and not zipfile.is_zipfile(path):
+        if culprit is None and not is_zip:
             raise QuantFaceError(f"{path}: damaged, or no checkpoint") from error
         what = f"it holds {culprit[1]}" if culprit else "it holds more than tensors"
         raise QuantFaceError(
             f"{path}: cannot be unpickled safely ({what}); if you trust whoever made it: "
             f"python scripts/convert_pickle.py {path} {path.with_suffix('.safetensors')}"
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError) as error:
+    except Exception as error:
+        # Damaged files are answered with almost any exception type.
         line = one_line(error)
         raise QuantFaceError(f"{path}: damaged, or no checkpoint ({line})") from error
+
+
+def _check_size(path: Path) -> bool:
+    """Whether a file is an archive. Refuses what is no file, and an archive that unpacks to more
+    than its own size: torch compresses nothing."""
+    kind = kind_of(path.stat().st_mode) if path.exists() else "missing"
+    if kind is not None:
+        raise QuantFaceError(f"{path}: it is {kind}, a file of tensors is wanted")
+    try:
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise QuantFaceError(f"{path}: damaged, or no checkpoint ({one_line(error)})") from error
+    size = path.stat().st_size
+    if unpacked > size:
+        raise QuantFaceError(
+            f"{path}: unpacks to {unpacked:,} bytes, at most its own {size:,} are allowed"
+        )
+    return True
 
 
 def read_state(path: str | os.PathLike[str], keys: tuple[str, ...] = ()) -> dict[str, Tensor]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -20,7 +19,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from quantface_arch.data.degradation import Degradation, seeded
 from quantface_arch.data.sampler import SampleIndex
 from quantface_arch.errors import QuantFaceError, check_keys
-from quantface_arch.images import SUFFIXES
+from quantface_arch.images import SUFFIXES, read_size
 
 __all__ = ["QuantFaceDataset"]
 
@@ -125,10 +124,9 @@ class QuantFaceDataset(Dataset):
     @staticmethod
     def _side(path: str) -> int:
         try:
-            with Image.open(path) as image:
-                return min(image.size)
-        except (OSError, Image.DecompressionBombError) as error:
-            raise QuantFaceError(f"training face {path}: not a readable picture") from error
+            return min(read_size(path))
+        except QuantFaceError as error:
+            raise QuantFaceError(f"training face {error}") from error
 
     def _repeated(self, keys: list[str], repeat: Mapping[str, int]) -> list[str]:
         missing = set(repeat) - {Path(key).parent.name for key in keys}

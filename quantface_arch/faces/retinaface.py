@@ -76,12 +76,14 @@ def _without_doubles(faces: list[Face]) -> list[Face]:
 def _load(network: str, weights: str | os.PathLike[str], device: torch.device) -> nn.Module:
     from facexlib.detection.retinaface import RetinaFace
 
+    from quantface_arch.archs.statefile import read_state
+
     with warnings.catch_warnings():
         # facexlib asks torchvision for a ResNet by an argument that is deprecated.
         warnings.simplefilter("ignore", UserWarning)
         model = RetinaFace(network.removeprefix("retinaface_"), device=device)
     try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
+        state = read_state(weights)
         model.load_state_dict({key.removeprefix("module."): state[key] for key in state})
     except Exception as error:
         # torch answers damaged files with many exception types.

@@ -24,6 +24,7 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.losses.network_losses import QuantFaceLPIPSLoss
 from quantface_arch.metrics.networks import FILES, Builder, MetricUnavailable, network
 from quantface_arch.metrics.tensors import as_tensors
+from quantface_arch.runtime.openvino.cache import digest
 
 __all__ = [
     "calculate_quantface_clipiqa",
@@ -61,6 +62,23 @@ def build_pyiqa(metric: str, files: tuple[Path, ...], device: str) -> nn.Module:
         raise QuantFaceError(f"pyiqa makes no {metric} of {names}: {first_line}") from error
 
 
+def check_digest(metric: str, file: Path, url: str) -> None:
+    """Let a file through that is the published one, byte for byte.
+
+    Args:
+        url: where it is published, its SHA-256 in hexadecimal being a part of the path.
+
+    Raises:
+        QuantFaceError: it is another one.
+    """
+    found = digest(file)
+    if f"/{found}/" not in url:
+        raise QuantFaceError(
+            f"{metric} of {file}: it holds a program, and is not the published one: found SHA-256 "
+            f"{found}, {url} is wanted"
+        )
+
+
 @contextlib.contextmanager
 def _offline(metric: str, files: tuple[Path, ...]) -> Iterator[None]:
     """Let pyiqa find these files, and no others, where it looks before it downloads."""
@@ -69,9 +87,11 @@ def _offline(metric: str, files: tuple[Path, ...]) -> Iterator[None]:
 
     create, cache, hub = timm.create_model, download_util.DEFAULT_CACHE_DIR, torch.hub.get_dir()
     with tempfile.TemporaryDirectory() as folder:
-        for (place, _), file in zip(FILES[metric], files, strict=True):
-            # CLIP's file is TorchScript, no pickle; pyiqa unpickles the others without a check.
-            if place != "clip":
+        for (place, url), file in zip(FILES[metric], files, strict=True):
+            # CLIP's file is TorchScript, a program. pyiqa unpickles the others without a check.
+            if place == "clip":
+                check_digest(metric, file, url)
+            else:
                 unpickle(file)
             (Path(folder) / place).mkdir(exist_ok=True)
             (Path(folder) / place / file.name).symlink_to(file.resolve())

@@ -57,8 +57,14 @@ def read_quant_options(
         raise QuantFaceError("options file: the block quant is missing; give at least name: w4a4")
     given = {key: value for key, value in options.items() if key != "calibration"}
     bit_map = given.pop("bit_map", None)
-    balance = dict(given.pop("balance", None) or {})
+    balance = given.pop("balance", None) or {}
+    if not isinstance(balance, Mapping):
+        raise QuantFaceError(f"quant: balance: found {balance!r}, a mapping of options is wanted")
+    balance = dict(balance)
     balance_file = balance.pop("file", None)
+    for what, path in (("bit_map", bit_map), ("balance: file", balance_file)):
+        if path is not None and not isinstance(path, str):
+            raise QuantFaceError(f"quant: {what}: found {path!r}, the path of a file is wanted")
     if balance:
         given["balance"] = balance
     recipe = Recipe.from_dict(given)

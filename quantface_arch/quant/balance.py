@@ -21,7 +21,9 @@ from torch import Tensor
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.fsutil import atomic_path
+from quantface_arch.quant.documents import parse_json
 from quantface_arch.quant.hadamard import Segments, rotate
+from quantface_arch.quant.tensorfile import check_header
 
 __all__ = ["LayerBalance", "channel_scale", "load_balance", "save_balance"]
 
@@ -162,8 +164,9 @@ def load_balance(path: str | os.PathLike[str]) -> dict[str, LayerBalance]:
     if not source.is_file():
         raise QuantFaceError(f"balance file {source}: no such file; scripts/balance.py makes one")
     try:
+        check_header(source)
         with safe_open(source, framework="pt", device="cpu") as file:
-            layers = json.loads((file.metadata() or {})[KEY])["layers"]
+            layers = parse_json(f"metadata key {KEY!r}", (file.metadata() or {})[KEY])["layers"]
             names = set(file.keys())
             return {
                 name: LayerBalance.from_dict(
@@ -173,5 +176,5 @@ def load_balance(path: str | os.PathLike[str]) -> dict[str, LayerBalance]:
             }
     except QuantFaceError as error:
         raise QuantFaceError(f"balance file {source}: {error}") from None
-    except (SafetensorError, OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError):
+    except (SafetensorError, OSError, KeyError, TypeError, AttributeError):
         raise QuantFaceError(f"balance file {source}: damaged, or of another kind") from None

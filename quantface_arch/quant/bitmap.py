@@ -22,6 +22,7 @@ from typing import Any
 
 from quantface_arch.errors import QuantFaceError, check_keys
 from quantface_arch.fsutil import atomic_path
+from quantface_arch.quant.documents import read_json, read_yaml
 from quantface_arch.quant.specs import MAX_BITS, MIN_BITS, is_width
 
 __all__ = ["SUFFIXES", "load_bit_map", "save_bit_map"]
@@ -112,16 +113,12 @@ def _check_suffix(path: Path) -> None:
 
 
 def _read(path: Path) -> Any:
-    import yaml
-
     _check_suffix(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except OSError as error:
-        raise QuantFaceError(f"{path}: bit map: {error.strerror or error}") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise QuantFaceError(f"{path}: no bit map: {' '.join(str(error).split())}") from error
+        return read_json(path) if path.suffix == ".json" else read_yaml(path)
+    except QuantFaceError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise QuantFaceError(f"{path}: no bit map: {reason}") from error
 
 
 def _widths(path: Path, name: Any, entry: Any) -> tuple[int, int]:

@@ -27,7 +27,6 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.fsutil import atomic_path
@@ -39,6 +38,7 @@ from quantface_arch.quant.metadata import Metadata, opened
 from quantface_arch.quant.packing import pack
 from quantface_arch.quant.quantizer import dequantize, grid, quantize
 from quantface_arch.quant.recipe import Recipe
+from quantface_arch.quant.skeleton import skeleton
 
 __all__ = [
     "build_skeleton",
@@ -133,7 +133,7 @@ def load_checkpoint(
     """
     path = Path(path)
     with opened(path) as (file, metadata):
-        model = _skeleton(path, metadata, build)
+        model = skeleton(path, file, metadata, build)
         try:
             if metadata.recipe is not None:
                 convert_layers(model, metadata.recipe, metadata.bits)
@@ -154,21 +154,10 @@ def build_skeleton(
     Raises:
         QuantFaceError: see ``read_metadata``; the architecture cannot be built.
     """
-    with opened(Path(path)) as (_, metadata):
-        model = _skeleton(Path(path), metadata, build)
+    with opened(Path(path)) as (file, metadata):
+        model = skeleton(Path(path), file, metadata, build)
     model.arch_options = metadata.arch  # type: ignore[assignment]
     return model.eval()
-
-
-def _skeleton(
-    path: Path, metadata: Metadata, build: Callable[[dict[str, Any]], nn.Module]
-) -> nn.Module:
-    try:
-        with _SkipInit():
-            return build(metadata.arch)
-    except (QuantFaceError, KeyError, TypeError) as error:
-        detail = error if isinstance(error, QuantFaceError) else f"arch: {error!r}"
-        raise QuantFaceError(f"{path}: {detail}") from error
 
 
 @torch.no_grad()
@@ -176,18 +165,6 @@ def round_float_parts(model: nn.Module, dtype: torch.dtype = torch.float16) -> N
     """Round, in place, whatever a checkpoint does not hold as integers to what it will hold."""
     for value in _float_parts(model).values():
         value.copy_(_stored(value, dtype))
-
-
-class _SkipInit(TorchFunctionMode):
-    """``torch.nn.init`` does nothing: every value is about to come from a file."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
 
 
 def _layers(model: nn.Module) -> dict[str, QuantLayer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -12,15 +13,20 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from quantface_arch import __version__
-from quantface_arch.errors import QuantFaceError, one_line
+from quantface_arch.errors import QuantFaceError, check_keys, one_line
+from quantface_arch.quant.documents import parse_json
 from quantface_arch.quant.layers import State
 from quantface_arch.quant.recipe import Recipe
-from quantface_arch.quant.specs import MAX_BITS, MIN_BITS, is_width
+from quantface_arch.quant.specs import MAX_BITS, MIN_BITS, is_width, names_of
+from quantface_arch.quant.tensorfile import check_header
 
 __all__ = ["FORMAT_VERSION", "Metadata", "opened", "parse_metadata"]
 
 FORMAT_VERSION = 1
 KEY = "quantface"
+# Options by which architectures of BasicSR and of this package read other files. What a checkpoint
+# holds may not make its reader open, or download, something else.
+FILE_OPTIONS = re.compile(r"(.*_)?(path|weights|base|file|pretrained)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,7 @@ def opened(path: Path) -> Iterator[tuple[Any, Metadata]]:
         QuantFaceError: missing, truncated, of another format or version, malformed metadata; also
             wraps safetensors' own errors while the block runs.
     """
-    if not path.is_file():
-        raise QuantFaceError(f"{path}: no such file")
+    check_header(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file, parse_metadata(path, file.metadata())
@@ -98,10 +103,7 @@ def parse_metadata(path: Path, header: Mapping[str, str] | None) -> Metadata:
     """
     if KEY not in (header or {}):
         raise QuantFaceError(f"{path}: not a checkpoint of this package (no metadata key {KEY!r})")
-    try:
-        found = json.loads((header or {})[KEY])
-    except (ValueError, RecursionError) as error:
-        raise QuantFaceError(f"{path}: metadata key {KEY!r} is not JSON ({error})") from error
+    found = parse_json(f"{path}: metadata key {KEY!r}", (header or {})[KEY])
     if not isinstance(found, dict):
         raise QuantFaceError(f"{path}: metadata key {KEY!r}: found {found!r}, a mapping is wanted")
     version = found.get("format_version")
@@ -109,11 +111,12 @@ def parse_metadata(path: Path, header: Mapping[str, str] | None) -> Metadata:
         raise QuantFaceError(
             f"{path}: format_version: found {version!r}, this package reads {FORMAT_VERSION}"
         )
+    check_keys(f"{path}: metadata", found, names_of(Metadata))
     for name, kind in (("arch", dict), ("bits", dict), ("extra", dict), ("package_version", str)):
         if not isinstance(found.get(name), kind):
             raise QuantFaceError(f"{path}: metadata {name}: found {found.get(name)!r}")
     states = {state.value: state for state in (State.FLOAT, State.QUANTIZED)}
-    if found.get("state") not in states:
+    if found.get("state") not in list(states):
         allowed = ", ".join(states)
         raise QuantFaceError(
             f"{path}: metadata state: found {found.get('state')!r}, allowed are {allowed}"
@@ -123,6 +126,9 @@ def parse_metadata(path: Path, header: Mapping[str, str] | None) -> Metadata:
         raise QuantFaceError(
             f"{path}: metadata bits: found {len(found['bits'])} layers in state {state.value}"
         )
+    if state is State.FLOAT and found.get("recipe") is not None:
+        raise QuantFaceError(f"{path}: metadata recipe: found one in state float, null is wanted")
+    _check_arch(path, found["arch"])
     bits = {name: _widths(path, name, widths) for name, widths in found["bits"].items()}
     # Absent from the files of layers that are quantized plainly.
     balance, ranks = (found.get(name, {}) for name in ("balance", "ranks"))
@@ -142,6 +148,20 @@ def parse_metadata(path: Path, header: Mapping[str, str] | None) -> Metadata:
         extra=found["extra"],
         package_version=found["package_version"],
     )
+
+
+def _check_arch(path: Path, options: Any) -> None:
+    if isinstance(options, dict):
+        for key, value in options.items():
+            if FILE_OPTIONS.fullmatch(key) and isinstance(value, str):
+                raise QuantFaceError(
+                    f"{path}: metadata arch: {key}: found {value!r}; "
+                    "the architecture of a checkpoint may not name other files"
+                )
+            _check_arch(path, value)
+    elif isinstance(options, list):
+        for value in options:
+            _check_arch(path, value)
 
 
 def _recipe(path: Path, options: object) -> Recipe:

@@ -14,6 +14,7 @@ from torch import nn
 
 from quantface_arch.fsutil import atomic_path
 from quantface_arch.quant.calibrate import Calibration
+from quantface_arch.quant.tensorfile import check_header
 
 __all__ = ["CalibrationStore", "digest"]
 
@@ -53,6 +54,7 @@ class CalibrationStore:
         0, and nothing filled, where there is no file, a damaged one or one of another key.
         """
         try:
+            check_header(self.path)
             with safe_open(self.path, framework="pt") as file:
                 header = file.metadata() or {}
                 if header.get("key") != self.key:

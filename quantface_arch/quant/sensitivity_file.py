@@ -7,13 +7,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import numpy as np
 
 from quantface_arch.errors import QuantFaceError, check_patterns
 from quantface_arch.fsutil import atomic_path
 from quantface_arch.quant.allocation import LayerCosts, combine_costs
+from quantface_arch.quant.documents import read_json
 from quantface_arch.quant.sensitivity import Measured, Probe
 
 __all__ = ["LayerFacts", "Sensitivities"]
@@ -79,7 +79,7 @@ class Sensitivities:
             QuantFaceError: no such file, or none of this format.
         """
         try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            document = read_json(path)
             if document["format_version"] != FORMAT_VERSION:
                 raise ValueError(f"format_version {document['format_version']!r}, known is 1")
             layers = {
@@ -97,9 +97,10 @@ class Sensitivities:
             }
             key, batches = str(document["key"]), int(document["batches"])
             return cls(key, batches, layers, int(document["fixed_bytes"]), measured)
-        except OSError as error:
-            raise QuantFaceError(f"{path}: sensitivities: {error.strerror or error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except QuantFaceError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            raise QuantFaceError(f"{path}: no file of sensitivities: {reason}") from error
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise QuantFaceError(f"{path}: no file of sensitivities ({error})") from error
 
     def probes(self, widths: Widths, protect: Mapping[str, int]) -> list[Probe]:

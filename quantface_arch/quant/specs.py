@@ -132,7 +132,7 @@ def _listed(value: Any) -> tuple[Any, ...]:
 def _check_kind(what: str, kind: Any) -> None:
     if not isinstance(kind, tuple):
         check_choice(what, kind, KINDS)
-    elif not kind or not set(kind) <= set(PLAIN_KINDS):
+    elif not kind or not all(item in PLAIN_KINDS for item in kind):
         allowed = ", ".join(PLAIN_KINDS)
         raise QuantFaceError(f"{what}: found {list(kind)!r}, a list may hold {allowed}")
 

@@ -13,6 +13,7 @@ import torch
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.metrics.catalogue import METRICS
 from quantface_arch.metrics.networks import FILES, find_files, network
+from quantface_arch.runtime.openvino.cache import digest
 
 pyiqa = pytest.importorskip("pyiqa", reason="pyiqa is not installed (the extra 'metrics')")
 from pyiqa.utils import download_util  # noqa: E402
@@ -75,13 +76,17 @@ def hub(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def weights(tmp_path):
+def weights(tmp_path, monkeypatch):
     """Write a metric's files straight into a folder, which is returned."""
 
     def write(states, metric):
         for state, (_, url) in zip(states, FILES[metric], strict=True):
             save = torch.jit.save if isinstance(state, torch.jit.ScriptModule) else torch.save
             save(state, str(tmp_path / url.rsplit("/", 1)[-1]))
+        if metric == "clipiqa":
+            # Published under its own digest, as CLIP's file is.
+            url = f"https://example.org/{digest(tmp_path / 'RN50.pt')}/RN50.pt"
+            monkeypatch.setitem(FILES, metric, (("clip", url),))
         return tmp_path
 
     return write

@@ -1,0 +1,167 @@
+"""The readers that benchmarks/robustness_fuzz.py feeds, each with what it is fed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from fuzz_inputs import (
+    Strategy,
+    as_json,
+    as_yaml,
+    damaged,
+    documents,
+    pictures,
+    png_fixed,
+    tensor_files,
+)
+
+__all__ = ["SHARES", "TARGETS"]
+
+REPO = Path(__file__).resolve().parents[1]
+ARCH = {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1}
+ARCH["num_grow_ch"] = 4
+# A network so small has no room for branches otherwise.
+ROOMY = {"cap": 1, "budget": 1}
+RECIPES: tuple[dict[str, Any], ...] = (
+    {
+        "name": "w4a8",
+        "balance": {"kind": "both", "alpha": 0.5, "block": 16},
+        "branch": {"svd": 1, **ROOMY},
+    },
+    {"name": "w6a4", "weights": {"symmetric": False}, "branch": {"ranks": {"*": [1, 1]}, **ROOMY}},
+    {"name": "w3a3", "balance": {"kind": "scale", "layers": {"body.*": "none"}}},
+)
+
+# What a target is: a strategy of files' contents, the suffix they get, and what reads them.
+Target = tuple[Strategy, str, Callable[[Path], Any]]
+
+
+def _networks(folder: Path) -> list[Path]:
+    """Small checkpoints: one of floats, one of each recipe."""
+    from quantface_arch.archs import build_arch
+    from quantface_arch.quant import quantize, save_checkpoint
+
+    torch.manual_seed(0)
+    paths = []
+    for index, recipe in enumerate((None, *RECIPES)):
+        net = build_arch(ARCH).eval()
+        if recipe is not None:
+            quantize(net, recipe, torch.rand(2, 3, 8, 8), progress=False)
+        paths.append(folder / f"{index}.safetensors")
+        save_checkpoint(net, paths[-1], ARCH, extra={"note": "x"})
+    return paths
+
+
+def checkpoints(folder: Path) -> Target:
+    from quantface_arch.archs import build_arch
+    from quantface_arch.quant import load_checkpoint
+
+    seeds = [path.read_bytes() for path in _networks(folder)]
+    return tensor_files(seeds), ".safetensors", lambda path: load_checkpoint(path, build_arch)
+
+
+def balances(folder: Path) -> Target:
+    from quantface_arch.quant.balance import LayerBalance, load_balance, save_balance
+
+    path = folder / "balance.safetensors"
+    plan = {"a": LayerBalance(torch.ones(8), ((1, 8),), 3), "b": LayerBalance(None, ((2, 4),), 1)}
+    save_balance(plan, path)
+    return tensor_files([path.read_bytes()]), ".safetensors", load_balance
+
+
+def pickles(folder: Path) -> Target:
+    from quantface_arch.archs.statefile import read_state
+
+    state = {"params": {"a.weight": torch.rand(4, 4), "a.bias": torch.rand(4)}}
+    seeds = []
+    for plain in (True, False):
+        file = io.BytesIO()
+        torch.save(state, file, _use_new_zipfile_serialization=plain)
+        seeds.append(file.getvalue())
+    return damaged(seeds), ".pth", lambda path: read_state(path, ("params",))
+
+
+def bit_maps(folder: Path) -> Target:
+    from quantface_arch.quant.bitmap import load_bit_map, save_bit_map
+
+    names = [f"unet.down.{index}.conv" for index in range(6)]
+    path = folder / "map.json"
+    save_bit_map(path, {name: (4, 2 + index) for index, name in enumerate(names)}, {"w": 4.0}, "x")
+    seed = yaml.safe_load(path.read_text())
+    return documents([seed], as_yaml), ".yml", lambda path: load_bit_map(path, names)
+
+
+def sensitivities(folder: Path) -> Target:
+    from quantface_arch.quant.sensitivity_file import LayerFacts, Sensitivities
+
+    path = folder / "found.json"
+    measured = {("a", "w", 4): [(0.1, 0.2)], ("a", "a", 8): [(0.3, 0.4)]}
+    Sensitivities("k", 1, {"a": LayerFacts(3, 4), "b": LayerFacts(5, 6, (8, 8))}, 7, measured).save(
+        path
+    )
+    seed = yaml.safe_load(path.read_text())
+    return documents([seed], as_json), ".json", Sensitivities.load
+
+
+def options(folder: Path) -> Target:
+    from quantface_arch.archs import build_arch
+    from quantface_arch.compat import mend_options
+    from quantface_arch.models.first_stage import read_quant_options
+    from quantface_arch.options import read_options
+
+    mend_options()
+    from basicsr.utils import options as basicsr_options
+
+    net = build_arch(ARCH)
+
+    def read(path: Path) -> None:
+        with path.open() as file:
+            yaml.load(file, Loader=basicsr_options.ordered_yaml()[0])
+        read_quant_options(read_options(path)["quant"], net)
+
+    files = sorted((REPO / "options").glob("quantface_*.yml"))
+    files += sorted((REPO / "options/sr").glob("*.yml"))
+    return documents([yaml.safe_load(path.read_text()) for path in files], as_yaml), ".yml", read
+
+
+def recipes(folder: Path) -> Target:
+    from quantface_arch.quant import Recipe
+    from quantface_arch.quant.documents import read_yaml
+
+    seeds = [Recipe.of(recipe).to_dict() for recipe in RECIPES] + list(RECIPES)
+    return documents(seeds, as_yaml), ".yml", lambda path: Recipe.of(read_yaml(path))
+
+
+def images(folder: Path) -> Target:
+    from quantface_arch.images import read_image
+
+    seeds = pictures()
+    return damaged(seeds) | damaged(seeds, png_fixed), ".png", read_image
+
+
+TARGETS: dict[str, Callable[[Path], Target]] = {
+    "checkpoints": checkpoints,
+    "balance files": balances,
+    "pickled weights": pickles,
+    "bit maps": bit_maps,
+    "sensitivities": sensitivities,
+    "options files": options,
+    "recipes": recipes,
+    "pictures": images,
+}
+# Of all inputs, by target.
+SHARES = {
+    "checkpoints": 0.3,
+    "balance files": 0.05,
+    "pickled weights": 0.1,
+    "bit maps": 0.1,
+    "sensitivities": 0.05,
+    "options files": 0.1,
+    "recipes": 0.1,
+    "pictures": 0.2,
+}

@@ -1,0 +1,238 @@
+"""Feed damaged and invented files to everything that reads files of others.
+
+python benchmarks/robustness_fuzz.py --inputs 20000 --seconds 900 --seed 0
+
+Hypothesis makes the inputs: valid files of every kind with bytes, fields and values changed, and
+generated ones. A process of its own per kind reads them, its address space limited to what it had
+at the start and 2 GB more. The only good results are success ("accepted") and the project's own
+error ("refused"). Everything else is a crash: another exception, the end of the process, more than
+5 seconds of the processor (or 180 of the clock), or memory that the limit refused. The input of a
+crash is kept in the folder of --keep.
+Exit status: 0 no crash, 1 some.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import report
+
+WATCHDOG_SECONDS = 5
+STALL_SECONDS = 180
+MEMORY = 2 << 30
+# Of targets whose workers start quickly.
+SMOKE_INPUTS = 400
+SMOKE_TARGETS = ("bit maps", "recipes", "pictures")
+
+
+def main() -> int:
+    """Measure and report."""
+    parser = report.parser(__doc__)
+    parser.add_argument("--inputs", type=int, default=20_000, help="in all (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=900, help="at most (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the inputs (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, help="targets at once (default: one per core)")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="where inputs that crash go")
+    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        _work(args.worker[0], int(args.worker[1]), args.seed, Path(args.worker[2]))
+        return 0
+    found = rows(args)
+    report.report(found, args.json)
+    return int(any(row["crashes"] for row in found))
+
+
+def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row per target and one of all.
+
+    Args:
+        args: ``inputs``, ``seconds``, ``seed``, ``smoke``, and ``keep`` if there is one.
+    """
+    from fuzz_targets import SHARES
+
+    inputs = SMOKE_INPUTS if args.smoke else args.inputs
+    names = SMOKE_TARGETS if args.smoke else tuple(SHARES)
+    until = time.monotonic() + args.seconds
+    keep = getattr(args, "keep", None)
+    with ThreadPoolExecutor(getattr(args, "jobs", None) or os.cpu_count()) as pool:
+        running = [
+            pool.submit(_measure, name, round(SHARES[name] * inputs), args.seed, until, keep)
+            for name in names
+        ]
+        found = [future.result() for future in running]
+    total = {name: sum(row[name] for row in found) for name in list(found[0])[1:5]}
+    most = {name: max(row[name] for row in found) for name in list(found[0])[5:]}
+    return [*found, {"target": "all", **total, **most}]
+
+
+def _measure(
+    target: str, inputs: int, seed: int, until: float, keep: Path | None
+) -> dict[str, Any]:
+    """Workers one after the other, since a crash ends one, until there were enough inputs."""
+    row = {"target": target, "inputs": 0, "accepted": 0, "refused": 0, "crashes": 0}
+    row |= {"slowest s": 0.0, "peak MB": 0.0}
+    while row["inputs"] < inputs and time.monotonic() < until:
+        before = row["inputs"]
+        with tempfile.TemporaryDirectory() as folder:
+            worker = _Worker(target, inputs - before, seed, Path(folder))
+            worker.drain(row, until, keep)
+        # The next worker makes other inputs than this one.
+        seed += 1000
+        if row["inputs"] == before and time.monotonic() < until:
+            raise RuntimeError(f"the worker of {target} does not start: {worker.errors()}")
+    return row
+
+
+class _Worker:
+    """A process that makes inputs, reads them, and says in a line of JSON what came of each."""
+
+    def __init__(self, target: str, inputs: int, seed: int, folder: Path) -> None:
+        self.target, self.folder = target, folder
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115
+        words = ["--seed", str(seed), "--worker", target, str(inputs), str(folder)]
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).resolve()), *words],
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        self.lines: queue.Queue[bytes | None] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.put(line)
+        self.lines.put(None)
+
+    def drain(self, row: dict[str, Any], until: float, keep: Path | None) -> None:
+        """Add up what the worker says, until it ends, hangs, or time is up."""
+        begun, since, spent = False, time.monotonic(), 0.0
+        while time.monotonic() < until:
+            try:
+                line = self.lines.get(timeout=1)
+            except queue.Empty:
+                waited, used = time.monotonic() - since, self._cpu_seconds() - spent
+                if waited < STALL_SECONDS and not (begun and used > WATCHDOG_SECONDS):
+                    continue
+                line = b'{"outcome": "crash", "error": "no answer in time"}' if begun else None
+            if line is None:
+                if begun:
+                    status = self.process.wait()
+                    self._count(row, {"outcome": "crash", "error": f"exit status {status}"}, keep)
+                break
+            said = json.loads(line)
+            begun = said.get("begin", False)
+            since, spent = time.monotonic(), self._cpu_seconds()
+            if not begun:
+                self._count(row, said, keep)
+                if "seconds" not in said:
+                    break
+        self.process.kill()
+        self.process.wait()
+
+    def _cpu_seconds(self) -> float:
+        """Of the worker so far; a stall of the machine is none of its own."""
+        try:
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def _count(self, row: dict[str, Any], said: dict[str, Any], keep: Path | None) -> None:
+        row["inputs"] += 1
+        row[{"crash": "crashes"}.get(said["outcome"], said["outcome"])] += 1
+        row["slowest s"] = max(row["slowest s"], said.get("seconds", WATCHDOG_SECONDS))
+        row["peak MB"] = max(row["peak MB"], said.get("peak", 0.0))
+        if said["outcome"] == "crash":
+            print(f"{self.target}: {said['error']}", file=sys.stderr)
+            for path in self.folder.glob("input.*") if keep else ():
+                keep.mkdir(parents=True, exist_ok=True)
+                name = f"{self.target.replace(' ', '_')}-{row['crashes']}{path.suffix}"
+                (keep / name).write_bytes(path.read_bytes())
+
+    def errors(self) -> str:
+        """The end of what the worker wrote to its standard error."""
+        self.log.seek(0)
+        return self.log.read()[-2000:].decode(errors="replace")
+
+
+def _work(target: str, inputs: int, seed: int, folder: Path) -> None:
+    """What a worker does."""
+    import hypothesis
+    from fuzz_targets import TARGETS
+
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    strategy, suffix, read = TARGETS[target](folder)
+    path = folder / f"input{suffix}"
+    _limit_memory()
+    start = _memory("VmRSS")
+
+    def say(**words: Any) -> None:
+        os.write(answers, json.dumps(words).encode() + b"\n")
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=inputs,
+        deadline=None,
+        database=None,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(strategy)
+    def once(data: bytes) -> None:
+        path.write_bytes(data)
+        say(begin=True)
+        begin = time.process_time()
+        outcome, error = _outcome(read, path)
+        seconds = time.process_time() - begin
+        say(outcome=outcome, error=error, seconds=seconds, peak=_memory("VmHWM") - start)
+
+    once()
+
+
+def _outcome(read: Any, path: Path) -> tuple[str, str]:
+    from quantface_arch.errors import QuantFaceError
+
+    try:
+        read(path)
+    except QuantFaceError as error:
+        # Memory that only the limit kept back is no clear refusal.
+        causes = [error.__cause__, getattr(error.__cause__, "__cause__", None)]
+        starved = [c for c in causes if isinstance(c, MemoryError) or "allocate memory" in str(c)]
+        return ("crash", f"out of memory: {error}") if starved else ("refused", "")
+    except BaseException as error:
+        return "crash", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return "accepted", ""
+
+
+def _limit_memory() -> None:
+    most = int(_memory("VmSize") * 1e6) + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _memory(what: str) -> float:
+    """A figure of this process's memory in MB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == what:
+            return int(value.split()[0]) * 1024 / 1e6
+    raise KeyError(what)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

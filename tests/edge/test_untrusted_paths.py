@@ -1,0 +1,68 @@
+"""Where a run reads and writes: nothing through links that lead elsewhere, nothing but files."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import cv2
+import numpy as np
+import pytest
+
+from quantface_arch.errors import QuantFaceError, UsageError
+from quantface_arch.images import read_image
+from quantface_arch.restore_files import OutputFolders, find_sources
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Folders of a run, with an input that it may restore."""
+    source = tmp_path / "in/a.png"
+    source.parent.mkdir()
+    cv2.imwrite(str(source), np.zeros((32, 32, 3), np.uint8))
+    folders = OutputFolders(tmp_path / "out", aligned=False, compare=True)
+    return folders, find_sources([str(source)], False, folders)[0]
+
+
+@pytest.mark.parametrize("place", ["restored", "cropped_faces", "restored_faces", "compare"])
+@pytest.mark.parametrize("is_file", [False, True])
+def test_links_out_of_the_output_are_refused_by_name(run, tmp_path, place, is_file):
+    folders, sources = run
+    folders.check(sources)
+    link = folders.root / place / "a.png" if is_file else folders.root / place
+    link.parent.mkdir(parents=True)
+    target = tmp_path / ("precious.png" if is_file else "precious")
+    link.symlink_to(target)
+    with pytest.raises(UsageError, match=f"{re.escape(str(link))}: it is a link to .*precious"):
+        folders.check(sources)
+
+
+def test_links_inside_of_the_output_and_a_linked_output_are_allowed(run, tmp_path):
+    folders, sources = run
+    (tmp_path / "disk/other").mkdir(parents=True)
+    folders.root.symlink_to(tmp_path / "disk")
+    (folders.root / "restored").symlink_to("other")
+    folders.check(sources)
+
+
+def test_special_files_among_the_inputs_are_refused_by_name(run, tmp_path):
+    folders, _ = run
+    os.mkfifo(tmp_path / "in/pipe.png")
+    with pytest.raises(UsageError, match=r"pipe\.png is a pipe, a file or folder is wanted"):
+        find_sources([str(tmp_path / "in/pipe.png")], False, folders)
+    sources, _ = find_sources([str(tmp_path / "in")], False, folders)
+    with pytest.raises(QuantFaceError, match=r"pipe\.png: cannot be read: it is a pipe"):
+        read_image(next(source.path for source in sources if source.path.stem == "pipe"))
+
+
+def test_a_test_set_is_not_prepared_in_a_linked_folder(load_script, tmp_path):
+    script = load_script("prepare_testset")
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/kept").mkdir()
+    (tmp_path / ".lfw_test.part").symlink_to(tmp_path / "precious")
+    with (
+        pytest.raises(QuantFaceError, match=r"\.lfw_test\.part is a link"),
+        script._replacing(tmp_path / "lfw_test"),
+    ):
+        pass
+    assert (tmp_path / "precious/kept").is_dir()
