@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["data_root", "parser", "peak_gb", "report"]
+__all__ = ["data_root", "parser", "peak_gb", "report", "table", "write"]
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -42,11 +42,21 @@ def _cell(value: Any) -> str:
 
 def report(rows: Sequence[Mapping[str, Any]], path: Path | None) -> None:
     """Print rows as a markdown table with the machine in a last line; write them to ``path``."""
+    table(rows)
+    write(rows, path)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows of equal keys as a markdown table."""
     names = list(rows[0])
     print("| " + " | ".join(names) + " |")
     print("|" + "---|" * len(names))
     for row in rows:
         print("| " + " | ".join(_cell(row[name]) for name in names) + " |")
+
+
+def write(rows: Sequence[Mapping[str, Any]], path: Path | None) -> None:
+    """Print which machine this is; write rows to ``path``, if there is one."""
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     print(f"\nMachine: {machine}")
     if path is not None:

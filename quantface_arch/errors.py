@@ -9,6 +9,7 @@ from typing import Any
 __all__ = [
     "QuantFaceError",
     "UsageError",
+    "WriteError",
     "check_choice",
     "check_keys",
     "check_patterns",
@@ -26,6 +27,13 @@ class QuantFaceError(ValueError):
 
 class UsageError(QuantFaceError):
     """A command was typed wrong: found before any work began, so nothing was done (status 2)."""
+
+
+class WriteError(QuantFaceError):
+    """A file could not be written: disk full, read-only, no permission. Others will not be either.
+
+    The message names the file and says why.
+    """
 
 
 def one_line(error: BaseException | str) -> str:

@@ -1,18 +1,28 @@
-"""Files that are either whole or absent, and reading such as may be no files at all."""
+"""Files that are either whole or absent, what they hold, and what may be no file at all."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, WriteError
 
-__all__ = ["atomic_path", "kind_of", "read_bytes"]
+__all__ = ["atomic_path", "file_digest", "kind_of", "read_bytes", "remove_temporaries"]
 
+_PREFIX = ".tmp-"
+_PIECE = 1 << 24
+# What a disk or a folder answers when it takes no more files; a bad name is a matter of one file.
+_REFUSALS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
+    *(errno.EACCES, errno.EPERM, errno.ENOTDIR),
+}
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -63,13 +73,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         QuantFaceError: the folder cannot be created or written.
+        WriteError: the disk refuses it, in the block as well, whatever library writes there.
     """
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=target.suffix, dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=target.suffix, dir=target.parent)
     except OSError as error:
-        raise QuantFaceError(f"cannot write {target}: {error.strerror or error}") from error
+        kind = WriteError if error.errno in _REFUSALS else QuantFaceError
+        raise kind(f"cannot write {target}: {error.strerror or error}") from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -79,5 +91,36 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
+    except Exception as error:
+        code = _refusal(error)
+        if code is None:
+            raise
+        raise WriteError(f"cannot write {target}: {os.strerror(code)}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _refusal(error: BaseException | None) -> int | None:
+    """The system's error number, if that is why; libraries in Rust and C++ wrap it."""
+    if error is None or isinstance(error, WriteError):
+        return None
+    wrapped = re.search(r"\(os error (\d+)\)", str(error))
+    code = error.errno if isinstance(error, OSError) else int(wrapped[1]) if wrapped else None
+    return code if code in _REFUSALS else _refusal(error.__context__)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Delete what killed processes left half-written in a folder; no other may be writing there."""
+    for path in folder.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            found.update(piece)
+    return found.hexdigest()

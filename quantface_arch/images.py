@@ -248,15 +248,13 @@ def write_image(path: str | os.PathLike[str], picture: Picture) -> None:
 
     Raises:
         QuantFaceError: ``path`` cannot be written or does not end in ``.png``.
+        WriteError: the disk is full or refuses it.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise QuantFaceError(f"cannot write {path}: pictures are written as .png")
     with atomic_path(path) as temporary:
-        try:
-            temporary.write_bytes(_encode_png(picture))
-        except OSError as error:
-            raise QuantFaceError(f"cannot write {path}: {error.strerror or error}") from error
+        temporary.write_bytes(_encode_png(picture))
 
 
 def _encode_png(picture: Picture) -> bytes:
@@ -265,7 +263,7 @@ def _encode_png(picture: Picture) -> bytes:
         channels.append(picture.alpha[..., None])
     done, encoded = cv2.imencode(".png", np.concatenate(channels, axis=2))
     if not done:
-        raise OSError("OpenCV could not encode it as PNG")
+        raise QuantFaceError("OpenCV could not encode it as PNG")
     data = encoded.tobytes()
     if picture.icc_profile is None:
         return data

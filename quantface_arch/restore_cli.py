@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING
 from quantface_arch.cli import EXIT_FAILED, Parser
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.faces.detect import DETECTORS
-from quantface_arch.restore_files import OutputFolders, find_sources
+from quantface_arch.fsutil import remove_temporaries
+from quantface_arch.restore_files import OutputFolders, Source, find_sources
+from quantface_arch.sharding import Shard
 
 if TYPE_CHECKING:
+    from quantface_arch.restore_manifest import Manifest
     from quantface_arch.restorer import FaceRestorer
 
 __all__ = ["main", "make_parser"]
@@ -32,14 +35,21 @@ def make_parser() -> argparse.ArgumentParser:
         description="Restore the faces in photographs.",
         epilog="Writes restored/NAME.png, cropped_faces/NAME_00.png and restored_faces/NAME_00.png "
         "under the output folder. NAME is the input's stem, made longer where two inputs share it "
-        "(a_png and a_jpg; x_a and y_a). Exit status: 0 all done, 1 some input failed, 2 wrong "
-        "usage and nothing was done.",
+        "(a_png and a_jpg; x_a and y_a). What was done is noted, a line for each input, in "
+        "manifest-N.jsonl. Large batches: torchrun --nproc-per-node 4 inference/restore.py ... "
+        "shares the inputs out among 4 processes. Exit status: 0 all done, 1 some input failed, 2 "
+        "wrong usage and nothing was done.",
     )
     add = parser.add_argument
     add("-i", "--input", nargs="+", required=True, metavar="PATH", help="files, folders or globs")
     add("-o", "--output", type=Path, default=Path("results"), metavar="DIR", help="%(default)s")
     add("--recursive", action="store_true", help="look into subfolders")
     add("--skip-existing", action="store_true", help="leave out inputs whose result exists")
+    add(
+        "--resume",
+        action="store_true",
+        help="leave out inputs that the manifest says were done with the same settings",
+    )
     add("--keep-unrestored", action="store_true", help="write a picture without faces as it is")
     add("--compare", action="store_true", help="write compare/NAME.png, input beside result")
     add(
@@ -109,29 +119,79 @@ def main(args: argparse.Namespace) -> int:
     """
     if args.aligned and args.upscale != 1:
         raise UsageError("--upscale does not go with --aligned: aligned faces are 512x512")
+    if args.resume and args.skip_existing:
+        raise UsageError("--resume does not go with --skip-existing: both leave inputs out")
+    shard = Shard.here()
     folders = OutputFolders(args.output, args.aligned, args.compare)
     sources, ignored = find_sources(args.input, args.recursive, folders)
     folders.check(sources)
-    todo = [s for s in sources if not (args.skip_existing and folders.final(s).exists())]
-    skipped = len(sources) - len(todo)
-    if not todo:
-        print(f"all {skipped} images are done already; results in {args.output}")
+    with shard.joined():
+        # The first process's, since others may look when it has begun to write.
+        todo = [s for s in sources if not (args.skip_existing and folders.final(s).exists())]
+        sources, ignored, todo = shard.agree((sources, ignored, todo))
+        if todo:
+            return _restore(args, folders, shard, todo, len(sources) - len(todo), ignored)
+        _say_done(len(sources), args, shard)
         return 0
+
+
+def _say_done(images: int, args: argparse.Namespace, shard: Shard) -> None:
+    if shard.is_first:
+        print(f"all {images} images are done already; results in {args.output}")
+
+
+def _restore(
+    args: argparse.Namespace,
+    folders: OutputFolders,
+    shard: Shard,
+    todo: list[Source],
+    skipped: int,
+    ignored: int,
+) -> int:
+    """Do this process's share; returns the exit status of all."""
     try:
-        restorer = _load(args)
+        restorer = _load(args, shard)
     except QuantFaceError as error:
         raise UsageError(str(error)) from error
     folders.make()
 
-    from quantface_arch.restore_run import Run
+    from quantface_arch.restore_manifest import Manifest, settings_of
+    from quantface_arch.restore_run import Counts, Run
 
-    run = Run(restorer, folders, args)
-    run.process(todo)
-    print(run.summary(skipped, ignored))
-    return EXIT_FAILED if run.failed else 0
+    settings = shard.agree(settings_of(args, restorer) if shard.is_first else {})
+    manifest = Manifest(args.output, settings, shard.rank)
+    if args.resume:
+        left = _left(args, folders, shard, manifest, todo)
+        if not left:
+            _say_done(len(todo), args, shard)
+            return 0
+        skipped, todo = len(todo) - len(left), left
+    run = Run(restorer, folders, args, manifest, shard)
+    run.process(shard.share(todo))
+    counts = Counts.of_all(shard.gather(run.counts))
+    if shard.is_first:
+        print(counts.summary(skipped, ignored, args.output), flush=True)
+    return EXIT_FAILED if counts.failed else 0
 
 
-def _load(args: argparse.Namespace) -> FaceRestorer:
+def _left(
+    args: argparse.Namespace,
+    folders: OutputFolders,
+    shard: Shard,
+    manifest: Manifest,
+    sources: list[Source],
+) -> list[Source]:
+    """The pictures that are not done yet, found out by all processes together."""
+    if shard.is_first:
+        for folder in folders.used():
+            remove_temporaries(folder)
+    manifest.load()
+    done = [manifest.has(source, args.keep_unrestored) for source in shard.share(sources)]
+    flags = shard.whole(shard.gather(done))
+    return [source for source, is_done in zip(sources, flags, strict=True) if not is_done]
+
+
+def _load(args: argparse.Namespace, shard: Shard) -> FaceRestorer:
     from quantface_arch.zoo import resolve_model
 
     resolve_model(args.model)
@@ -141,24 +201,30 @@ def _load(args: argparse.Namespace) -> FaceRestorer:
     restorer = FaceRestorer.from_pretrained(
         args.model,
         args.runtime,
-        _device(args.device, args.runtime),
+        _device(args.device, args.runtime, shard),
         detector=args.detector,
         weights_dir=args.weights_dir,
         offline=args.offline,
         batch_size=args.batch_size,
-        notify=lambda message: print(f"note: {message}", file=sys.stderr),
+        notify=lambda message: shard.is_first and print(f"note: {message}", file=sys.stderr),
     )
+    if shard.count > 1:
+        import cv2
+
+        cv2.setNumThreads(shard.threads)
     if not args.aligned:
         # Built now, so that missing weights are found before any work.
         _ = restorer.detector
     return restorer
 
 
-def _device(name: str, runtime: str) -> str:
+def _device(name: str, runtime: str, shard: Shard) -> str:
     import torch
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() and runtime != "openvino" else "cpu"
+        name = "cuda" if torch.cuda.is_available() and runtime != "openvino" else "cpu"
+    if name == "cuda" and shard.count > 1 and torch.cuda.is_available():
+        return f"cuda:{shard.local_rank % torch.cuda.device_count()}"
     try:
         device = torch.device(name)
     except RuntimeError as error:

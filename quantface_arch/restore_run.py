@@ -7,21 +7,25 @@ import io
 import sys
 import time
 import traceback
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from quantface_arch.cli import describe
 from quantface_arch.compare import side_by_side
-from quantface_arch.errors import QuantFaceError, one_line
+from quantface_arch.errors import QuantFaceError, WriteError, one_line
 from quantface_arch.faces.align import FACE_SIZE
+from quantface_arch.fsutil import file_digest
 from quantface_arch.images import Picture, read_image, write_image
 from quantface_arch.restore_files import OutputFolders, Source
+from quantface_arch.restore_manifest import Manifest
 from quantface_arch.restorer import FaceRestorer, FoundFaces, blend
+from quantface_arch.sharding import Shard
 
-__all__ = ["Run"]
+__all__ = ["Counts", "Run"]
 
 # Pictures wait until their faces fill a batch, but not more of them than this many pixels.
 _MAX_WAITING_PIXELS = 32_000_000
@@ -36,10 +40,13 @@ class _LineByLine(io.TextIOBase):
         return len(text)
 
 
-def _progress_bar(images: int) -> tqdm:
+def _progress_bar(images: int, shard: Shard) -> tqdm:
+    options = {"total": images, "unit": "image", "disable": not shard.is_first}
+    if shard.count > 1:
+        options["desc"] = f"process 1 of {shard.count}"
     if sys.stderr.isatty():
-        return tqdm(total=images, unit="image", file=sys.stderr)
-    return tqdm(total=images, unit="image", file=_LineByLine(), mininterval=5.0)
+        return tqdm(file=sys.stderr, **options)
+    return tqdm(file=_LineByLine(), mininterval=5.0, **options)
 
 
 @dataclass(frozen=True)
@@ -48,54 +55,107 @@ class _Waiting:
     picture: Picture
     crops: list[np.ndarray]
     found: FoundFaces | None  # None: the picture is an aligned face
+    digest: str
+    since: float
 
 
 @dataclass
-class Run:
-    """Restores pictures one after the other and counts what became of them.
+class Counts:
+    """What became of pictures; ``seconds`` is the time that all of it took."""
 
-    Memory does not grow with the number of pictures: what is read is written before much more is
-    read. A picture that fails is reported in one line and the others go on.
-    """
-
-    restorer: FaceRestorer
-    folders: OutputFolders
-    args: argparse.Namespace
     done: int = 0
     faces: int = 0
     failed: int = 0
     unrestored: int = 0
     seconds: float = 0.0
+
+    @classmethod
+    def of_all(cls, parts: Sequence[Counts]) -> Counts:
+        """The counts of processes that ran side by side."""
+        sums = {
+            item.name: sum(getattr(part, item.name) for part in parts)
+            for item in fields(cls)
+            if item.name != "seconds"
+        }
+        return cls(**sums, seconds=max(part.seconds for part in parts))
+
+    def summary(self, skipped: int, ignored: int, where: Path) -> str:
+        """All of it in one line.
+
+        Args:
+            skipped: pictures that were done already.
+            ignored: files that are no pictures.
+            where: the results are.
+        """
+        parts = [f"{self.done} images", f"{self.faces} faces restored", f"{self.failed} failed"]
+        if self.unrestored:
+            parts.append(f"{self.unrestored} written unrestored (no face found)")
+        if skipped:
+            parts.append(f"{skipped} skipped (done already)")
+        if ignored:
+            parts.append(f"{ignored} other files ignored")
+        if self.faces:
+            parts.append(f"{self.seconds / self.faces:.2f} seconds per face")
+        return f"{', '.join(parts)}; results in {where}"
+
+
+@dataclass
+class Run:
+    """Restores pictures one after the other, notes each in the manifest, and counts them.
+
+    Memory does not grow with the number of pictures: what is read is written before much more is
+    read. A picture that fails is reported in one line and the others go on; only a disk that takes
+    no more ends the run.
+    """
+
+    restorer: FaceRestorer
+    folders: OutputFolders
+    args: argparse.Namespace
+    manifest: Manifest
+    shard: Shard = field(default_factory=Shard)
+    counts: Counts = field(default_factory=Counts)
     _waiting: list[_Waiting] = field(default_factory=list)
     _bar: tqdm | None = None
 
     def process(self, sources: list[Source]) -> None:
-        """Restore all of these."""
+        """Restore all of these.
+
+        Raises:
+            WriteError: nothing more can be written.
+        """
         start = time.perf_counter()
-        with _progress_bar(len(sources)) as bar:
-            self._bar = bar
-            for source in sources:
-                try:
-                    self._waiting.append(self._read(source))
-                except Exception as error:
-                    self._fail([source], error)
-                if self._is_full():
-                    self._flush()
-            self._flush()
-        self.seconds = time.perf_counter() - start
+        try:
+            with _progress_bar(len(sources), self.shard) as bar:
+                self._bar = bar
+                for source in sources:
+                    try:
+                        self._waiting.append(self._read(source))
+                    except Exception as error:
+                        self._fail([source], error)
+                    if self._is_full():
+                        self._flush()
+                self._flush()
+        except WriteError as error:
+            raise WriteError(
+                f"{error}; {self.counts.done} of {len(sources)} images are done, the same command "
+                "with --resume goes on"
+            ) from error
+        self.counts.seconds = time.perf_counter() - start
 
     def _read(self, source: Source) -> _Waiting:
+        since = time.perf_counter()
         picture = read_image(source.path)
+        digest = file_digest(source.path)
         if self.args.aligned:
             picture = picture.resized(FACE_SIZE, FACE_SIZE)
-            return _Waiting(source, picture, [picture.rgb], None)
+            return _Waiting(source, picture, [picture.rgb], None, digest, since)
         found = self.restorer.find(picture)
         if not found.faces and not self.args.keep_unrestored:
             raise QuantFaceError(
                 f"no face found by {self.restorer.detector.name} "
                 "(--keep-unrestored writes such pictures unrestored)"
             )
-        return _Waiting(source, picture, found.crops, found)
+        return _Waiting(source, picture, found.crops, found, digest, since)
 
     def _is_full(self) -> bool:
         faces = sum(len(item.crops) for item in self._waiting)
@@ -115,14 +175,22 @@ class Run:
         for item in waiting:
             own = [next(restored) for _ in item.crops]
             try:
-                self._write(item, own)
+                written = self._write(item, own)
+            except WriteError:
+                raise
             except Exception as error:
                 self._fail([item.source], error)
             else:
-                self._count(item)
+                self._count(item, written)
 
-    def _write(self, item: _Waiting, restored: list[np.ndarray]) -> None:
+    def _write(self, item: _Waiting, restored: list[np.ndarray]) -> list[Path]:
         """Write everything about one picture, that by which it counts as done at last."""
+        written = []
+
+        def write(path: Path, picture: Picture) -> None:
+            write_image(path, picture)
+            written.append(path)
+
         if item.found is None:
             face = blend(item.crops[0], restored[0], self.args.strength)
             picture = replace(item.picture, rgb=face)
@@ -134,17 +202,20 @@ class Run:
             for index, face in enumerate(result.faces):
                 name = f"{item.source.name}_{index:02d}.png"
                 profile = item.picture.icc_profile
-                write_image(self.folders.crops / name, Picture(face.crop, icc_profile=profile))
-                write_image(self.folders.faces / name, Picture(face.restored, icc_profile=profile))
+                write(self.folders.crops / name, Picture(face.crop, icc_profile=profile))
+                write(self.folders.faces / name, Picture(face.restored, icc_profile=profile))
         if self.args.compare:
             path = self.folders.compared / f"{item.source.name}.png"
-            write_image(path, side_by_side(item.picture, picture))
-        write_image(self.folders.final(item.source), picture)
+            write(path, side_by_side(item.picture, picture))
+        write(self.folders.final(item.source), picture)
+        return written
 
-    def _count(self, item: _Waiting) -> None:
-        self.done += 1
-        self.faces += len(item.crops)
-        self.unrestored += not item.crops
+    def _count(self, item: _Waiting, written: list[Path]) -> None:
+        seconds = time.perf_counter() - item.since
+        self.manifest.add(item.source, item.digest, written, len(item.crops), seconds)
+        self.counts.done += 1
+        self.counts.faces += len(item.crops)
+        self.counts.unrestored += not item.crops
         self._advance(1)
 
     def _fail(self, sources: Iterable[Source], error: Exception) -> None:
@@ -155,27 +226,10 @@ class Run:
             name = one_line(str(source.path))
             named = text if text.startswith(f"{name}: ") else f"{name}: {text}"
             tqdm.write(f"error: {named}", file=sys.stderr)
-            self.failed += 1
+            self.manifest.add(source, None, error=text)
+            self.counts.failed += 1
             self._advance(1)
 
     def _advance(self, images: int) -> None:
         if self._bar is not None:
             self._bar.update(images)
-
-    def summary(self, skipped: int, ignored: int) -> str:
-        """What became of the pictures, in one line.
-
-        Args:
-            skipped: pictures that were done already.
-            ignored: files that are no pictures.
-        """
-        parts = [f"{self.done} images", f"{self.faces} faces restored", f"{self.failed} failed"]
-        if self.unrestored:
-            parts.append(f"{self.unrestored} written unrestored (no face found)")
-        if skipped:
-            parts.append(f"{skipped} skipped (done already)")
-        if ignored:
-            parts.append(f"{ignored} other files ignored")
-        if self.faces:
-            parts.append(f"{self.seconds / self.faces:.2f} seconds per face")
-        return f"{', '.join(parts)}; results in {self.folders.root}"

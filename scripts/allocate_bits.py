@@ -40,9 +40,10 @@ from quantface_arch.quant.cost_plan import fixed_bytes
 from quantface_arch.quant.macs import count_macs
 from quantface_arch.quant.resume import digest
 from quantface_arch.quant.sensitivity import measure
-from quantface_arch.quant.sensitivity_file import LayerFacts, Sensitivities
+from quantface_arch.quant.sensitivity_file import LayerFacts, Sensitivities, part_of
 from quantface_arch.quant.similarity import ssim_distance
 from quantface_arch.quant.specs import MAX_BITS, MIN_BITS, is_width
+from quantface_arch.sharding import Shard
 
 DESCRIPTION = """\
 Choose the width of every layer: measure how much the network's pictures suffer from each layer and
@@ -60,7 +61,9 @@ examples:
     python scripts/allocate_bits.py -opt options/allocate_mini.yml -i datasets/faces_val/lq \\
         --out mini_mp.yml
 
-Killed half-way, the same command goes on where it was.
+Killed half-way, the same command goes on where it was. Under torchrun the pictures of calibration
+and the layers to measure are shared out among its processes:
+  torchrun --nproc-per-node 2 scripts/allocate_bits.py -opt options/allocate_mini.yml --out map.yml
 """
 
 ALLOCATE_OPTIONS = {
@@ -99,13 +102,20 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.input}: no such folder of faces")
     opt = read_options(args.opt)
     settings = Settings(opt.get("allocate") or {}, args)
-    if args.sensitivities is not None:
-        found = Sensitivities.load(args.sensitivities)
-    else:
-        if args.input is not None:
-            calibration = opt["quant"].get("calibration") or {}
-            opt["quant"]["calibration"] = {**calibration, "dataroot_lq": str(args.input)}
-        found = measured(opt, settings, args)
+    if args.input is not None:
+        calibration = opt["quant"].get("calibration") or {}
+        opt["quant"]["calibration"] = {**calibration, "dataroot_lq": str(args.input)}
+    shard = Shard.here()
+    with shard.joined():
+        known = args.sensitivities
+        found = Sensitivities.load(known) if known else measured(opt, settings, args, shard)
+        if shard.is_first:
+            _allocate(found, settings, args)
+    return 0
+
+
+def _allocate(found: Sensitivities, settings: Settings, args: argparse.Namespace) -> None:
+    """Solve, write, print the summary."""
     layers = settings.costs(found)
     bits = allocate(layers, settings.budget, found.fixed_bytes)
     average = {
@@ -118,7 +128,6 @@ def main(args: argparse.Namespace) -> int:
     title += f"{average['activation_bits']:g} activation bits on average"
     draw_allocation(args.out.with_suffix(".png"), layers, bits, title)
     print(summary(args.out, layers, bits, average, found.fixed_bytes))
-    return 0
 
 
 class Settings:
@@ -169,7 +178,9 @@ def _widths(what: str, value: Any) -> tuple[int, ...]:
     return tuple(sorted(set(value)))
 
 
-def measured(opt: Mapping[str, Any], settings: Settings, args: argparse.Namespace) -> Sensitivities:
+def measured(
+    opt: Mapping[str, Any], settings: Settings, args: argparse.Namespace, shard: Shard
+) -> Sensitivities:
     """Sensitivities of the options' network; what the file beside the bit map holds is kept."""
     import quantface_arch.register  # noqa: F401
     from quantface_arch.archs import build_arch
@@ -186,7 +197,8 @@ def measured(opt: Mapping[str, Any], settings: Settings, args: argparse.Namespac
     batch_size = int((quant.get("calibration") or {}).get("batch_size", 4))
     path = args.out.with_suffix(".sensitivities.json")
     key = fingerprint(net, pictures, [quant, settings.perceptual, settings.macs_size])
-    found = _earlier(path, key) or prepared(net, recipe, key, len(pictures), settings.macs_size)
+    found = Sensitivities.earlier(path, key) if shard.is_first else None
+    found = shard.agree(found) or prepared(net, recipe, key, len(pictures), settings.macs_size)
     settings.check(found)
     probes = found.probes(settings.widths, settings.protect)
     if not any(found.missing(probes)):
@@ -196,10 +208,20 @@ def measured(opt: Mapping[str, Any], settings: Settings, args: argparse.Namespac
     if plan is not None:
         apply_plan(net, plan)
     elif recipe.balance.wanted:
-        balance_stage(net, recipe, pictures, batch_size)
-    calibration = calibration_stage(net, pictures, batch_size)
-    batches = [picture[None] for picture in pictures]
-    measure(net, calibration, batches, probes, distance, found.measured, lambda _: found.save(path))
+        balance_stage(net, recipe, pictures, batch_size, shard.is_first, shard=shard)
+    calibration = calibration_stage(net, pictures, batch_size, shard.is_first, shard=shard)
+    measure(
+        net,
+        calibration,
+        [picture[None] for picture in pictures],
+        # Layer by layer: one that is at hand is measured at all its widths.
+        [probe for name in shard.share(list(found.layers)) for probe in probes if probe[0] == name],
+        distance,
+        found.measured,
+        lambda _: found.save(part_of(path, shard)),
+        progress=shard.is_first,
+    )
+    found.collect(probes, path, shard)
     return found
 
 
@@ -230,15 +252,6 @@ def fingerprint(net: nn.Module, pictures: list[Tensor], options: Any) -> str:
     for picture in pictures:
         state.update(picture.contiguous().numpy().tobytes())
     return state.hexdigest()
-
-
-def _earlier(path: Path, key: str) -> Sensitivities | None:
-    """The file of an earlier run of the same, if there is one."""
-    try:
-        found = Sensitivities.load(path)
-    except QuantFaceError:
-        return None
-    return found if found.key == key else None
 
 
 def perceptual_distance(

@@ -21,6 +21,7 @@ from quantface_arch.quant import CalibrationStore, Recipe, quantize, read_metada
 from quantface_arch.quant.bitmap import load_bit_map
 from quantface_arch.quant.resume import digest
 from quantface_arch.quant.specs import KINDS, RANGES
+from quantface_arch.sharding import Shard
 from quantface_arch.zoo import load_model, resolve_model
 
 DESCRIPTION = """\
@@ -43,7 +44,9 @@ examples:
         --rank 0 -i datasets/faces -o mini-unet4.safetensors
 
 Faces: aligned, degraded as the ones to be restored; 16 to 64 are enough. Killed half-way, the same
-command goes on where it was (statistics are kept in OUTPUT.calib.safetensors until it ends).
+command goes on where it was (statistics are kept in OUTPUT.calib.safetensors until it ends). Under
+torchrun the faces are shared out among its processes:
+    torchrun --nproc-per-node 2 scripts/quantize.py --model mini -i FACES -o FILE
 """
 
 
@@ -76,6 +79,13 @@ def make_parser() -> Parser:
 def main(args: argparse.Namespace) -> int:
     """Quantize, save, print the sizes."""
     _check_output(args.output)
+    shard = Shard.here()
+    with shard.joined():
+        _quantize(args, shard)
+    return 0
+
+
+def _quantize(args: argparse.Namespace, shard: Shard) -> None:
     faces = find_faces(args.input)
     count = min(args.num_images, len(faces))
     # Evenly spread: neighbours by name often come from one source.
@@ -101,7 +111,18 @@ def main(args: argparse.Namespace) -> int:
         fingerprint(model, [recipe.to_dict(), bits, args.size, args.batch_size], faces),
     )
     pictures = Faces(faces, args.size)
-    report = quantize(model, recipe, pictures, args.batch_size, store=store, bits=bits)
+    report = quantize(
+        model,
+        recipe,
+        pictures,
+        args.batch_size,
+        progress=shard.is_first,
+        store=store,
+        bits=bits,
+        shard=shard,
+    )
+    if not shard.is_first:
+        return
     extra = {"calibration": {"pictures": len(faces), "size": args.size}}
     save_checkpoint(model, args.output, model.arch_options, extra)
     store.remove()
@@ -115,7 +136,6 @@ def main(args: argparse.Namespace) -> int:
         f"{size / parameters:.3f} bytes a parameter, {4 * parameters / size:.1f} times smaller "
         "than fp32"
     )
-    return 0
 
 
 def check_is_float(model: str) -> None:

@@ -16,13 +16,15 @@ BENCHMARKS = (
     "osdface_memory",
     "osdface_training_memory",
     "restore_memory",
+    "robustness",
     "robustness_fuzz",
     "roofline",
 )
 # What they are made of, and those with tests of their own.
 OTHERS = {
     *("make_lq", "score", "report", "cells", "sheet", "latency_rows", "detection_rows"),
-    *("ablation", "quality", "fuzz_inputs", "fuzz_targets"),
+    *("ablation", "quality", "fuzz_inputs", "fuzz_targets", "batch_runs"),
+    *(f"robustness_{part}" for part in ("kill", "soak", "throughput", "faults")),
 }
 
 

@@ -25,8 +25,13 @@ FOREIGN = (
 )
 # Backends of a runtime are imported by the runtime that wraps them, and only there.
 BACKENDS = ("openvino", "triton")
-# What each layer may import of this package: itself, the layers below, and the two tools.
-TOOLS = ("quantface_arch.errors", "quantface_arch.fsutil", "quantface_arch.__version__")
+# What each layer may import of this package: itself, the layers below, and the tools.
+TOOLS = (
+    "quantface_arch.errors",
+    "quantface_arch.fsutil",
+    "quantface_arch.sharding",
+    "quantface_arch.__version__",
+)
 ALLOWED = {
     "quant": (*TOOLS, "quantface_arch.quant"),
     "runtime": (*TOOLS, "quantface_arch.quant", "quantface_arch.runtime"),

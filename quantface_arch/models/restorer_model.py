@@ -253,5 +253,6 @@ def _run_padded(net: nn.Module, lq: Tensor) -> Tensor:
 
 
 def _write(path: Path, state: Mapping[str, Any]) -> None:
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+    # A path's errors torch would replace by one that does not say why.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save(state, file)

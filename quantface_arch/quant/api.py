@@ -16,9 +16,11 @@ from quantface_arch.quant.calibrate import Calibration, calibrating
 from quantface_arch.quant.checkpoint import round_float_parts
 from quantface_arch.quant.convert import BitMap, ConversionReport, convert
 from quantface_arch.quant.layers import quant_layers
+from quantface_arch.quant.merge import check_mergeable
 from quantface_arch.quant.recipe import Recipe
 from quantface_arch.quant.resume import CalibrationStore
 from quantface_arch.quant.selection import balance_layers, best_factors, branch_ranks
+from quantface_arch.sharding import Shard
 
 __all__ = ["balance_stage", "batches", "branch_stage", "calibration_stage", "prepare", "quantize"]
 
@@ -36,13 +38,16 @@ def quantize(
     store: CalibrationStore | None = None,
     bits: BitMap | None = None,
     balance: Mapping[str, LayerBalance] | None = None,
+    shard: Shard | None = None,
 ) -> ConversionReport:
     """Quantize a network in place, as ``prepare`` does, ready to be saved.
 
     What stays in floating point is rounded to float16, as checkpoints hold it; arguments, result
     and errors are those of ``prepare``.
     """
-    report = prepare(model, recipe, calibration_images, batch_size, progress, store, bits, balance)
+    report = prepare(
+        model, recipe, calibration_images, batch_size, progress, store, bits, balance, shard
+    )
     round_float_parts(model)
     return report
 
@@ -56,6 +61,7 @@ def prepare(
     store: CalibrationStore | None = None,
     bits: BitMap | None = None,
     balance: Mapping[str, LayerBalance] | None = None,
+    shard: Shard | None = None,
 ) -> ConversionReport:
     """Convert a network's layers, balance them, add branches, fix ranges, round weights; in place.
 
@@ -73,6 +79,8 @@ def prepare(
         store: where statistics are kept while calibrating, and picked up after a crash.
         bits: widths by layer, instead of the recipe's.
         balance: balancing by layer that was chosen before, instead of the recipe's.
+        shard: of the processes (see ``Shard.joined``) among which the pictures are shared out; each
+            ends with the same model, see ``merge`` for how near to one process's.
 
     Returns:
         which layers were quantized to which width, and which were not.
@@ -88,10 +96,12 @@ def prepare(
         if isinstance(calibration_images, Iterator):
             calibration_images = list(calibration_images)
         first = store.stage("balance") if store else None
-        balance_stage(model, recipe, calibration_images, batch_size, progress, first, balance)
+        balance_stage(
+            model, recipe, calibration_images, batch_size, progress, first, balance, shard
+        )
     keep_samples = recipe.branch.iterations > 1
     calibration = calibration_stage(
-        model, calibration_images, batch_size, progress, store, keep_samples
+        model, calibration_images, batch_size, progress, store, keep_samples, shard
     )
     branch_stage(model, recipe, calibration)
     return report
@@ -131,6 +141,7 @@ def balance_stage(
     progress: bool = True,
     store: CalibrationStore | None = None,
     plan: Mapping[str, LayerBalance] | None = None,
+    shard: Shard | None = None,
 ) -> dict[str, LayerBalance]:
     """Watch a converted model run, then choose and apply the balancing of every layer.
 
@@ -146,14 +157,14 @@ def balance_stage(
     if plan is not None:
         check_plan(model, plan)
     watched = calibrating(model, keep_samples=plan is None)
-    watched = _watch(model, watched, images, batch_size, progress, store, "balancing")
+    watched = _watch(model, watched, images, batch_size, progress, store, "balancing", shard)
     _keep_input_ranges(model, watched)
     if plan is not None:
         apply_plan(model, plan)
         return dict(plan)
     find_sources = getattr(model, "input_sources", None)
     sources = find_sources() if find_sources else None
-    return balance_layers(model, watched, recipe, sources, progress)
+    return balance_layers(model, watched, recipe, sources, progress, shard)
 
 
 def calibration_stage(
@@ -163,6 +174,7 @@ def calibration_stage(
     progress: bool = True,
     store: CalibrationStore | None = None,
     keep_samples: bool = False,
+    shard: Shard | None = None,
 ) -> Calibration:
     """Watch the inputs, balanced if they are, of a converted model's layers.
 
@@ -170,7 +182,7 @@ def calibration_stage(
         keep_samples: keep crops of the inputs, which an SVD branch in several rounds needs.
     """
     watched = calibrating(model, keep_samples, keep_hessians=True)
-    return _watch(model, watched, images, batch_size, progress, store, "calibrating")
+    return _watch(model, watched, images, batch_size, progress, store, "calibrating", shard)
 
 
 def branch_stage(model: nn.Module, recipe: Recipe, calibration: Calibration) -> None:
@@ -205,15 +217,22 @@ def _watch(
     progress: bool,
     store: CalibrationStore | None,
     what: str,
+    shard: Shard | None,
 ) -> Calibration:
+    shard = shard or Shard()
     if batch_size < 1:
         raise QuantFaceError(f"batch_size: found {batch_size}, allowed are numbers from 1")
+    if shard.count > 1:
+        check_mergeable(quant_layers(model))
+        if store:
+            store = store.stage(f"part{shard.rank + 1}of{shard.count}")
     was_training = model.training
     model.eval()
     try:
         with watched as calibration:
             bar = tqdm(images, desc=what, unit="picture", disable=not progress)
-            _run(model, calibration, bar, batch_size, store)
+            _run(model, calibration, bar, batch_size, store, shard)
+            calibration.merge(shard)
     finally:
         model.train(was_training)
     return calibration
@@ -226,17 +245,26 @@ def _run(
     images: Iterable[Tensor],
     batch_size: int,
     store: CalibrationStore | None,
+    shard: Shard,
 ) -> None:
     done = store.load(calibration) if store else 0
     device = next(model.parameters()).device
     seen, ends = 0, []
-    for seen, batch in enumerate(batches(images, batch_size), start=1):
+    for index, batch in enumerate(batches(images, batch_size)):
         ends.append(batch.movedim(1, 0).flatten(1).aminmax(dim=1))
+        if index == 0 and not done and not shard.is_first:
+            model(batch.to(device))
+            calibration.forget()
+        if index % shard.count != shard.rank:
+            continue
+        seen += 1
         if seen > done:
+            if shard.count > 1:
+                calibration.seek(index)
             model(batch.to(device))
             if store:
                 store.save(calibration, seen)
-    if seen == 0:
+    if not ends:
         raise QuantFaceError("calibration_images: found none, at least one is needed")
     low = torch.stack([end.min for end in ends]).amin(0)
     flat = torch.stack([end.max for end in ends]).amax(0) == low

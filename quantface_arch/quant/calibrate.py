@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.gptq import MAX_COLUMNS
 from quantface_arch.quant.layers import QuantLayer, State, quant_layers
+from quantface_arch.quant.merge import merged
 from quantface_arch.quant.observer import ActivationObserver
+from quantface_arch.sharding import Shard
 
 __all__ = ["Calibration", "calibrating"]
 
@@ -57,6 +59,27 @@ class Calibration:
                 )
             if not bool(layer.weight.isfinite().all()):
                 raise QuantFaceError(f"layer {name}: its weight holds NaN or infinity")
+
+    def forget(self) -> None:
+        """See ``ActivationObserver.forget``."""
+        for observer in self.observers.values():
+            observer.forget()
+
+    def seek(self, batch: int) -> None:
+        """See ``ActivationObserver.seek``."""
+        for observer in self.observers.values():
+            observer.seek(batch)
+
+    def merge(self, shard: Shard) -> None:
+        """Make the statistics of all processes those of each; see ``merge``.
+
+        Raises:
+            QuantFaceError: see ``merged``; another process has ended.
+        """
+        if shard.count == 1:
+            return
+        for name, observer in self.observers.items():
+            observer.load_state_dict(merged(name, shard.gather(observer.state_dict())))
 
     def apply(self) -> None:
         """Fix ranges and round weights: every layer is quantized afterwards.

@@ -95,10 +95,7 @@ def save_checkpoint(
     )
     header = metadata.to_header()
     with atomic_path(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata=header)
-        except OSError as error:
-            raise QuantFaceError(f"cannot write {path}: {error.strerror or error}") from error
+        save_file(tensors, temporary, metadata=header)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

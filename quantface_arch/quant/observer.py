@@ -11,7 +11,7 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.ranges import histogram_range
 from quantface_arch.quant.specs import QuantSpec
 
-__all__ = ["ActivationObserver"]
+__all__ = ["BINS", "CROPS", "ActivationObserver", "widened"]
 
 BINS = 8192
 # Values of one call that enter the histogram; the extremes are taken over all of them.
@@ -40,7 +40,9 @@ class ActivationObserver:
             a crop of every input; empty unless ``columns`` is given.
         counts: int64 (BINS,).
         reach: outer edge of the histogram; 0 while nothing but zeros has been seen.
-        calls: how many inputs were seen.
+        places: int64 (crops,), during which call each of ``samples`` was seen.
+        calls: how many inputs were seen, by all processes before this one's last.
+        stride: of these, how many a batch has; 0 while no batch has been left out.
 
     Args:
         name: of the layer, for messages.
@@ -62,6 +64,7 @@ class ActivationObserver:
         self.columns = columns
         self.hessian = torch.empty(0, dtype=torch.float64)
         self.samples = torch.empty(0)
+        self.places = torch.empty(0, dtype=torch.int64)
         self.squares = torch.empty(0, dtype=torch.float64)
         self.positions = 0
         self.minimum = torch.empty(0)
@@ -70,6 +73,19 @@ class ActivationObserver:
         self.counts = torch.zeros(BINS, dtype=torch.int64)
         self.reach = 0.0
         self.calls = 0
+        self.stride = 0
+
+    def forget(self) -> None:
+        """Keep nothing of the first batch but the histogram's edges: another process counts it."""
+        reach, stride = self.reach, self.calls
+        self.__init__(self.name, self.channel_axis, self.keep_samples, self.columns)
+        self.reach, self.stride = reach, stride
+
+    def seek(self, batch: int) -> None:
+        """Go on at a batch, counted from 0; those between were left to other processes."""
+        if batch:
+            self.stride = self.stride or self.calls
+            self.calls = batch * self.stride
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> None:
@@ -86,8 +102,9 @@ class ActivationObserver:
             raise QuantFaceError(f"layer {self.name}: its input holds NaN or infinity")
         squares = channels.float().square().sum(1, dtype=torch.float64).cpu()
         ends = torch.stack((minimum.min(), maximum.max())).double()
-        self.average = self.average.lerp(ends, 1 - MOMENTUM) if self.calls else ends
-        if self.calls:
+        is_first = self.minimum.numel() == 0
+        self.average = ends if is_first else self.average.lerp(ends, 1 - MOMENTUM)
+        if not is_first:
             minimum = torch.minimum(self.minimum, minimum)
             maximum = torch.maximum(self.maximum, maximum)
             squares = squares + self.squares
@@ -112,6 +129,9 @@ class ActivationObserver:
                 self.samples = crop.clone()
             elif crop.shape[1:] == self.samples.shape[1:]:
                 self.samples = torch.cat((self.samples, crop))
+            else:
+                continue
+            self.places = torch.cat((self.places, torch.tensor([self.calls])))
 
     def _crop(self, x: Tensor, side: int, generator: torch.Generator) -> Tensor:
         """A part of all pictures, at most ``side`` long along every axis but the channels'."""
@@ -134,9 +154,7 @@ class ActivationObserver:
             # Zeros seen so far belong to the first bin right of the middle at any reach.
             self.reach = absmax
         while self.reach < absmax:
-            quarter = BINS // 4
-            merged = self.counts.view(-1, 2).sum(1)
-            self.counts = torch.nn.functional.pad(merged, (quarter, quarter))
+            self.counts = widened(self.counts)
             self.reach *= 2
 
     def _count(self, x: Tensor) -> None:
@@ -178,6 +196,8 @@ class ActivationObserver:
             "squares": self.squares,
             "positions": torch.tensor(self.positions),
             "samples": self.samples,
+            "places": self.places,
+            "stride": torch.tensor(self.stride),
             "hessian": self.hessian,
         }
 
@@ -189,6 +209,12 @@ class ActivationObserver:
         self.reach, self.calls = float(state["reach"]), int(state["calls"])
         self.squares, self.positions = state["squares"], int(state["positions"])
         self.samples, self.hessian = state["samples"], state["hessian"]
+        self.places, self.stride = state["places"], int(state["stride"])
+
+
+def widened(counts: Tensor) -> Tensor:
+    """A histogram over twice the reach, int64 (BINS,): pairs of bins merge in the middle."""
+    return torch.nn.functional.pad(counts.view(-1, 2).sum(1), (BINS // 4, BINS // 4))
 
 
 def _random(end: int, generator: torch.Generator) -> int:

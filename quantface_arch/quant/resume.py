@@ -18,6 +18,9 @@ from quantface_arch.quant.tensorfile import check_header
 
 __all__ = ["CalibrationStore", "digest"]
 
+# Raised when the statistics are others, so that older files are not used.
+FORMAT = "2"
+
 
 def digest(net: nn.Module) -> str:
     """Hash of a network's weights, by which a file knows what it was made from."""
@@ -57,7 +60,7 @@ class CalibrationStore:
             check_header(self.path)
             with safe_open(self.path, framework="pt") as file:
                 header = file.metadata() or {}
-                if header.get("key") != self.key:
+                if header.get("key") != self.key or header.get("format") != FORMAT:
                     return 0
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 batches = int(json.loads(header["batches"]))
@@ -76,8 +79,9 @@ class CalibrationStore:
             name: value.clone(memory_format=torch.contiguous_format)
             for name, value in calibration.state_dict().items()
         }
+        header = {"format": FORMAT, "key": self.key, "batches": str(batches)}
         with atomic_path(self.path) as temporary:
-            save_file(state, temporary, metadata={"key": self.key, "batches": str(batches)})
+            save_file(state, temporary, metadata=header)
 
     def remove(self) -> None:
         """Delete the file, and those of other passes beside it."""

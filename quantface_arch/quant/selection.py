@@ -19,6 +19,7 @@ from quantface_arch.quant.lowrank import choose_ranks, svd_factors
 from quantface_arch.quant.observer import ActivationObserver
 from quantface_arch.quant.recipe import Recipe
 from quantface_arch.quant.specs import MAX_BITS, BalanceSpec, BranchSpec
+from quantface_arch.sharding import Shard
 
 __all__ = ["balance_layers", "best_factors", "branch_ranks", "kinds_for", "output_error"]
 
@@ -36,6 +37,7 @@ def balance_layers(
     recipe: Recipe,
     sources: Mapping[str, tuple[int, ...]] | None = None,
     progress: bool = True,
+    shard: Shard | None = None,
 ) -> dict[str, LayerBalance]:
     """Choose and apply the balancing of every layer of a converted model.
 
@@ -43,6 +45,7 @@ def balance_layers(
         calibration: of the same model, made with ``keep_samples``.
         sources: channels of each part of inputs that are concatenations, by layer name.
         progress: show a bar on stderr.
+        shard: of the processes among which the layers are shared out.
 
     Returns:
         the balancing of every layer, also of those that have none.
@@ -56,13 +59,17 @@ def balance_layers(
     spec = recipe.balance
     check_patterns("balance layers", spec.layers, layers)
     ranks = branch_ranks(model, recipe.branch)
-    plan = {}
-    bar = tqdm(layers.items(), desc="choosing", unit="layer", disable=not progress)
-    for name, layer in bar:
+    shard = shard or Shard()
+    chosen = []
+    bar = tqdm(shard.share(list(layers)), desc="choosing", unit="layer", disable=not progress)
+    for name in bar:
+        layer = layers[name]
         parts = (sources or {}).get(name, (layer.channels,))
         svd, _ = ranks.get(name, (0, 0))
-        plan[name] = choose(layer, calibration.observers[name], spec, parts, svd)
-        layer.apply_balance(plan[name])
+        chosen.append(choose(layer, calibration.observers[name], spec, parts, svd))
+    plan = dict(zip(layers, shard.whole(shard.gather(chosen)), strict=True))
+    for name, balance in plan.items():
+        layers[name].apply_balance(balance)
     return plan
 
 

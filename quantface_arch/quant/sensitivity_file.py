@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import numpy as np
 
@@ -15,11 +16,24 @@ from quantface_arch.fsutil import atomic_path
 from quantface_arch.quant.allocation import LayerCosts, combine_costs
 from quantface_arch.quant.documents import read_json
 from quantface_arch.quant.sensitivity import Measured, Probe
+from quantface_arch.sharding import Shard
 
-__all__ = ["LayerFacts", "Sensitivities"]
+__all__ = ["LayerFacts", "Sensitivities", "part_of", "parts"]
 
 FORMAT_VERSION = 1
 Widths = Mapping[str, Sequence[int]]
+
+
+def part_of(path: Path, shard: Shard) -> Path:
+    """The file that a process saves to while it measures; the file itself where it is alone."""
+    if shard.count == 1:
+        return path
+    return path.with_name(f"{path.stem}-part{shard.rank + 1}of{shard.count}{path.suffix}")
+
+
+def parts(path: Path) -> list[Path]:
+    """Files of processes that have not been collected."""
+    return sorted(path.parent.glob(f"{path.stem}-part*of*{path.suffix}"))
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,40 @@ class Sensitivities:
             raise QuantFaceError(f"{path}: no file of sensitivities: {reason}") from error
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise QuantFaceError(f"{path}: no file of sensitivities ({error})") from error
+
+    @classmethod
+    def earlier(cls, path: Path, key: str) -> Sensitivities | None:
+        """What earlier runs of the same have left, their processes' parts taken together."""
+        found: Sensitivities | None = None
+        for place in (path, *parts(path)):
+            try:
+                part = cls.load(place)
+            except QuantFaceError:
+                continue
+            if part.key != key:
+                continue
+            found = found or part
+            for probe, values in part.measured.items():
+                if len(values) > len(found.measured.get(probe, ())):
+                    found.measured[probe] = values
+        return found
+
+    def collect(self, probes: Sequence[Probe], path: Path, shard: Shard) -> None:
+        """Make what each process has measured of its share that of all; the first writes the file.
+
+        Args:
+            probes: all of them, in the order of the file.
+        """
+        measured: Measured = {}
+        for part in shard.gather(self.measured):
+            for probe, values in part.items():
+                if len(values) > len(measured.get(probe, ())):
+                    measured[probe] = values
+        self.measured = {probe: measured[probe] for probe in dict.fromkeys([*probes, *measured])}
+        if shard.is_first:
+            self.save(path)
+            for part_path in parts(path):
+                part_path.unlink(missing_ok=True)
 
     def probes(self, widths: Widths, protect: Mapping[str, int]) -> list[Probe]:
         """What has to be measured: layers that are free, kinds with more than one width.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from threads import together
 from tiny import RRDB, TINY
 
 from quantface_arch.archs import build_arch
@@ -131,6 +133,43 @@ def test_a_killed_run_goes_on_and_an_ended_one_is_not_repeated(command, script, 
     assert not calls
     assert command(options={**OPTIONS, "quant": {**OPTIONS["quant"], "name": "w6a6"}})[0] == 0
     assert calls
+
+
+def test_layers_are_measured_by_several_processes_as_by_one(script, command, work, monkeypatch):
+    """Each measures its layers, one writes; a part that a killed process left is used."""
+    assert command()[0] == 0
+    names = ("map.yml", "map.sensitivities.json")
+    expected = [(work / name).read_bytes() for name in names]
+    (work / names[1]).unlink()
+    distances = []
+    plain = script.ssim_distance
+    monkeypatch.setattr(
+        script, "ssim_distance", lambda *a, **o: distances.append(1) or plain(*a, **o)
+    )
+    words = ["-opt", "options.yml", "--out", "map.yml"]
+    args = script.make_parser().parse_args(words)
+    opt = script.read_options(args.opt)
+    settings = script.Settings(opt["allocate"], args)
+
+    def work_of(shard):
+        found = script.measured(copy.deepcopy(opt), settings, args, shard)
+        if shard.is_first:
+            script._allocate(found, settings, args)
+        return found
+
+    first, second = together(2, work_of)
+    assert [(work / name).read_bytes() for name in names] == expected
+    assert first.measured == second.measured
+    assert len(distances) == 2 * len(first.measured)
+    assert not list(work.glob("*part*"))
+    # As if the second process had been killed with its share done, and the first had nothing.
+    first.measured = {probe: first.measured[probe] for probe in list(first.measured)[1::2]}
+    first.save(work / "map.sensitivities-part2of2.json")
+    (work / names[1]).unlink()
+    distances.clear()
+    together(2, work_of)
+    assert [(work / name).read_bytes() for name in names] == expected
+    assert len(distances) == 2 * (len(second.measured) - len(first.measured))
 
 
 @pytest.mark.parametrize(

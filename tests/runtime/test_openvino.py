@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import Recipe, load_checkpoint, quant_layers, quantize, save_checkpoint
 from quantface_arch.runtime import lowering
 from quantface_arch.runtime.openvino import load, network, trace
+from quantface_arch.runtime.openvino.cache import cached
 from quantface_arch.runtime.openvino.compiled import integer_products
 from quantface_arch.runtime.parts import parts_of
 from quantface_arch.zoo import load_model, resolve_model
@@ -156,6 +159,27 @@ def test_a_cache_that_cannot_be_written_is_told_and_done_without(net, tmp_path, 
     monkeypatch.setenv("QUANTFACE_CACHE", str(tmp_path / "file"))
     with pytest.warns(UserWarning, match=r"cache .*file.*QUANTFACE_CACHE"), torch.no_grad():
         assert load(*net)(pictures(1)).shape == (1, 3, 16, 16)
+
+
+def test_what_several_want_at_once_is_made_once_and_never_taken_away(cache):
+    """The first makes it while the others wait; none sees it missing or half-made."""
+    made = []
+
+    def make(folder):
+        made.append(folder)
+        (folder / "part.bin").write_bytes(b"half")
+        time.sleep(0.2)
+        (folder / "part.bin").write_bytes(b"whole")
+        return {"fact": 1}
+
+    def want(_):
+        folder, kept = cached("openvino", {"key": 1}, make)
+        time.sleep(0.3)
+        return (folder / "part.bin").read_bytes(), kept
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(want, range(4))) == [(b"whole", {"fact": 1})] * 4
+    assert len(made) == 1
 
 
 def test_an_interrupted_compilation_leaves_nothing(net, cache, monkeypatch):

@@ -1,7 +1,8 @@
 """What was compiled before: folders named by content, used only if they hold what was written.
 
 The cache lies in the folder that ``QUANTFACE_CACHE`` names, else in ``~/.cache/quantface``. Any of
-it may be removed at any time.
+it may be removed at any time. Processes that want the same folder at once wait for the first one to
+make it.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from quantface_arch.errors import QuantFaceError
+from filelock import FileLock
 
-__all__ = ["cache_root", "cached", "digest"]
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.fsutil import file_digest
+
+__all__ = ["cache_root", "cached"]
 
 MANIFEST = "manifest.json"
-PIECE = 1 << 24
 # Folders for this process alone, removed with it.
 _temporary: list[tempfile.TemporaryDirectory[str]] = []
 
@@ -30,15 +34,6 @@ def cache_root() -> Path:
     """The folder of everything that is cached."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("QUANTFACE_CACHE") or Path(base) / "quantface")
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(PIECE):
-            found.update(piece)
-    return found.hexdigest()
 
 
 def cached(
@@ -63,10 +58,33 @@ def cached(
     kept = _read(target)
     if kept is not None:
         return target, kept
+    with _locked(target):
+        # Again, since another process may have made it meanwhile.
+        kept = _read(target)
+        return (target, kept) if kept is not None else _made(target, make)
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """One process at a time; the system ends the lock of a process that is killed."""
+    path = cache_root() / "locks" / f"{target.name}.lock"
+    lock = FileLock(path)
+    # Where nothing can be written, or nothing locked, each process makes its own.
+    with suppress(OSError, NotImplementedError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _made(target: Path, make: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
+    """What ``cached`` returns, made anew."""
     scratch = _scratch(target)
     try:
         kept = make(scratch)
-        files = {path.name: digest(path) for path in sorted(scratch.iterdir())}
+        files = {path.name: file_digest(path) for path in sorted(scratch.iterdir())}
         (scratch / MANIFEST).write_text(json.dumps({"files": files, "kept": kept}))
         if scratch.parent == target.parent:
             shutil.rmtree(target, ignore_errors=True)
@@ -89,7 +107,7 @@ def _scratch(target: Path) -> Path:
         warnings.warn(
             f"cache {target.parent}: {error.strerror or error}; what is compiled is not kept, "
             "QUANTFACE_CACHE names another folder",
-            stacklevel=4,
+            stacklevel=5,
         )
         _temporary.append(tempfile.TemporaryDirectory(prefix="quantface-"))
         return Path(_temporary[-1].name)
@@ -100,7 +118,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         for name, wanted in manifest["files"].items():
-            if digest(folder / name) != wanted:
+            if file_digest(folder / name) != wanted:
                 return None
         return manifest["kept"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -10,9 +10,10 @@ import openvino
 from torch import nn
 
 from quantface_arch import __version__
+from quantface_arch.fsutil import file_digest
 from quantface_arch.quant.checkpoint import build_skeleton
 from quantface_arch.runtime.lowering import FULL, SPARE, Lowering
-from quantface_arch.runtime.openvino.cache import cached, digest
+from quantface_arch.runtime.openvino.cache import cached
 from quantface_arch.runtime.openvino.compiled import CompiledPart
 from quantface_arch.runtime.openvino.memory import return_freed
 from quantface_arch.runtime.openvino.trace import trace_checkpoint
@@ -46,7 +47,7 @@ def load_network(path: Path, build: Build, way: str) -> nn.Module:
             stacklevel=2,
         )
     key = {
-        "checkpoint": digest(path),
+        "checkpoint": file_digest(path),
         "way": way,
         "largest": lowering.largest,
         "versions": [VERSION, __version__, openvino.__version__],

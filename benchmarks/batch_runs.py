@@ -1,0 +1,134 @@
+"""Runs of the restore command on folders of faces, watched and killed: what robustness_* share."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+from report import data_root
+
+from quantface_arch.fsutil import file_digest
+
+__all__ = ["REPO", "Run", "digests", "end", "faces_folder", "lines", "restore_command", "tallied"]
+
+REPO = Path(__file__).resolve().parents[1]
+SIDE = 128
+
+
+def faces_folder(folder: Path, count: int) -> Path:
+    """Fill a folder with small aligned faces; more than there are repeat under other names."""
+    sources = sorted((data_root() / "faces/val512").glob("*.jpg"))
+    if not sources:
+        sys.exit(f"no faces in {data_root() / 'faces/val512'}; set QUANTFACE_DATA")
+    folder.mkdir(parents=True)
+    for index in range(count):
+        path = folder / f"{index:05d}.png"
+        if index < len(sources):
+            face = cv2.imread(str(sources[index]))
+            cv2.imwrite(str(path), cv2.resize(face, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
+        else:
+            path.hardlink_to(folder / f"{index % len(sources):05d}.png")
+    return folder
+
+
+def restore_command(
+    source: Path, out: Path, processes: int = 1, options: Sequence[str] = ()
+) -> list[str]:
+    """The restore command on aligned faces; several processes are torchrun's."""
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone"]
+        launcher += ["--nproc-per-node", str(processes)]
+    command = [*launcher, str(REPO / "inference/restore.py"), "-i", str(source), "-o", str(out)]
+    return [*command, "--aligned", "--offline", *options]
+
+
+class Run:
+    """A command in processes of its own, as a user types it.
+
+    Args:
+        environment: variables to change.
+    """
+
+    def __init__(self, command: Sequence[str], environment: dict[str, str] | None = None) -> None:
+        self.output = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed by wait)
+        self.process = subprocess.Popen(
+            command,
+            env={**os.environ, "PYTHONPATH": str(REPO), **(environment or {})},
+            stdout=self.output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.known: list[int] = []
+        self.distributed = "torch.distributed.run" in command
+
+    def printed(self) -> str:
+        """What it has printed so far."""
+        size = os.fstat(self.output.fileno()).st_size
+        return os.pread(self.output.fileno(), size, 0).decode(errors="replace")
+
+    def workers(self) -> list[int]:
+        """Process ids that restore."""
+        if not self.distributed:
+            return [self.process.pid]
+        with contextlib.suppress(OSError):
+            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+            # None are listed when torchrun has been killed and they have not been, yet.
+            self.known = [int(word) for word in children.read_text().split()] or self.known
+        return self.known
+
+    def wait(self) -> tuple[int, str]:
+        """Exit status and all that was printed; a run that was killed leaves nobody behind."""
+        workers = self.workers()
+        status = self.process.wait()
+        while any(_alive(pid) for pid in workers):
+            time.sleep(0.02)
+        printed = self.printed()
+        self.output.close()
+        return status, printed
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+def end(pid: int, number: int = signal.SIGKILL) -> None:
+    """Send a signal to a process that may have ended already."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def lines(out: Path) -> Iterator[dict[str, Any]]:
+    """Whole lines of an output folder's manifest that say that a picture is done."""
+    for path in sorted(out.glob("manifest-*.jsonl")):
+        for line in path.read_bytes().split(b"\n"):
+            with contextlib.suppress(ValueError):
+                record = json.loads(line)
+                if record["error"] is None:
+                    yield record
+
+
+def tallied(source: Path, out: Path) -> tuple[int, int]:
+    """How many pictures of a folder no line says are done, and how many more than one does."""
+    counts = Counter(record["name"] for record in lines(out))
+    lost = sum(path.stem not in counts for path in source.iterdir())
+    return lost, sum(count > 1 for count in counts.values())
+
+
+def digests(out: Path) -> dict[str, str]:
+    """Digest of every picture in an output folder, by name."""
+    return {str(path.relative_to(out)): file_digest(path) for path in sorted(out.rglob("*.png"))}

@@ -1,0 +1,50 @@
+"""What happens to large batches: kills, long runs, several processes, faults.
+
+    python benchmarks/robustness.py                       # all parts
+    python benchmarks/robustness.py kill --kill-rounds 20 # runs of 2 processes, killed and resumed
+    python benchmarks/robustness.py soak --soak 2000      # memory of one run
+    python benchmarks/robustness.py throughput faults
+    python benchmarks/robustness.py fuzz --inputs 20000   # broken files of every kind
+
+A part NAME is the function ``rows`` of robustness_NAME.py beside this file; each prints a table.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from report import parser, table, write
+
+PREFIX = "robustness_"
+
+
+def main() -> None:
+    found = sorted(Path(__file__).parent.glob(f"{PREFIX}*.py"))
+    parts = [path.stem.removeprefix(PREFIX) for path in found]
+    args_parser = parser(__doc__)
+    add = args_parser.add_argument
+    add("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)} (all)")
+    add("--kill-rounds", type=int, default=20, metavar="N", help="runs that are killed (20)")
+    add("--soak", type=int, default=2000, metavar="N", help="images of the long run (2000)")
+    add("--images", type=int, default=40, metavar="N", help="of a run that is timed (40)")
+    add("--turns", type=int, default=5, metavar="N", help="of timing one process, then two (5)")
+    add("--commands", nargs="+", metavar="NAME", help="that faults meet (all)")
+    add("--model", default="mini-w4a8", help="(%(default)s)")
+    add("--inputs", type=int, default=20000, metavar="N", help="of fuzzing (20000)")
+    add("--seconds", type=int, default=900, metavar="N", help="that fuzzing may take (900)")
+    add("--seed", type=int, default=0, help="of kills and inputs (0)")
+    args = args_parser.parse_args()
+    if unknown := set(args.parts) - set(parts):
+        args_parser.error(f"no part {min(unknown)}; there are {', '.join(parts)}")
+    rows = []
+    for name in args.parts or parts:
+        found_rows = import_module(PREFIX + name).rows(args)
+        print(f"\n{name}\n")
+        table(found_rows)
+        rows += [{"part": name, **row} for row in found_rows]
+    write(rows, args.json)
+
+
+if __name__ == "__main__":
+    main()

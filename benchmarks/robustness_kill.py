@@ -1,0 +1,94 @@
+"""Runs of two processes, killed at random and resumed: ``python benchmarks/robustness.py kill``.
+
+One folder is restored by as many runs as it takes. Each is ended with ``kill -9`` some moments
+after it has begun to write: one of its two processes, torchrun itself, or all of them. Then it is
+resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from batch_runs import Run, digests, end, faces_folder, lines, restore_command, tallied
+from tqdm import tqdm
+
+from quantface_arch.fsutil import file_digest
+
+VICTIMS = ("a process", "torchrun", "all")
+# Pictures that a run may finish before it is killed, at most.
+LONGEST = 4
+
+
+def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row: what is there after all rounds, when a last run has not been killed."""
+    rounds = 1 if args.smoke else args.kill_rounds
+    chance = random.Random(args.seed)
+    options = ["--model", args.model]
+    with tempfile.TemporaryDirectory() as folder:
+        # A run is killed after LONGEST / 2 pictures on average, and some are under way then.
+        source = faces_folder(Path(folder) / "in", (LONGEST // 2 + 1) * rounds + 4)
+        whole, out = Path(folder) / "whole", Path(folder) / "out"
+        status, output = Run(restore_command(source, whole, 1, options)).wait()
+        if status:
+            raise SystemExit(f"restore.py failed:\n{output}")
+        resume = restore_command(source, out, 2, [*options, "--resume"])
+        killed = {victim: 0 for victim in VICTIMS}
+        torn = 0
+        for number in tqdm(range(rounds), desc="kill", unit="round", file=sys.stderr):
+            victim = VICTIMS[number % len(VICTIMS)]
+            run = Run(resume)
+            killed[victim] += _kill(run, out, victim, chance)
+            run.wait()
+            torn += _torn(out)
+        status, output = Run(resume).wait()
+        lost, doubled = tallied(source, out)
+        equal = digests(out) == digests(whole)
+        images = len(list(source.iterdir()))
+    counts = {f"killed: {victim}": count for victim, count in killed.items()}
+    return [
+        {
+            "rounds": rounds,
+            **counts,
+            "images": images,
+            "lost": lost,
+            "doubled": doubled,
+            "damaged": torn,
+            "exit code at last": status,
+            "equal to a run by itself": "yes" if equal else "NO",
+        }
+    ]
+
+
+def _kill(run: Run, out: Path, victim: str, chance: random.Random) -> bool:
+    """Wait for some pictures and a moment, then kill; False if the run had ended by then."""
+    begun = sum(1 for _ in lines(out))
+    wanted, moment = begun + chance.randint(0, LONGEST), chance.uniform(0, 1)
+    while run.process.poll() is None and sum(1 for _ in lines(out)) < wanted:
+        time.sleep(0.05)
+    time.sleep(moment)
+    if run.process.poll() is not None:
+        return False
+    workers = run.workers()
+    if victim != "a process":
+        end(run.process.pid)
+    if victim == "all":
+        for pid in workers:
+            end(pid)
+    elif victim == "a process" and workers:
+        end(chance.choice(workers))
+    return True
+
+
+def _torn(out: Path) -> int:
+    """Files that a line says are done and that hold something else."""
+    wanted = {name: value for record in lines(out) for name, value in record["outputs"].items()}
+    return sum(
+        not (out / name).is_file() or file_digest(out / name) != value
+        for name, value in wanted.items()
+    )

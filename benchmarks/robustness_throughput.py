@@ -1,0 +1,60 @@
+"""Two processes against one with two threads: ``python benchmarks/robustness.py throughput``.
+
+Both restore the same folder, in turns, so that what else the machine does meets both alike. Seconds
+per face are those that the command reports, without start-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from batch_runs import Run, faces_folder, restore_command
+
+PROCESSES = 2
+
+
+def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for one process, a row for two; ratios are of neighbouring runs, in the middle."""
+    images, turns = (4, 1) if args.smoke else (args.images, args.turns)
+    with tempfile.TemporaryDirectory() as root:
+        source = faces_folder(Path(root) / "in", images)
+        times: dict[int, list[float]] = {1: [], PROCESSES: []}
+        for turn in range(turns):
+            for count, found in times.items():
+                out = Path(root) / f"{turn}-{count}"
+                found.append(_seconds(restore_command(source, out, count, ["--model", args.model])))
+    one, several = times.values()
+    return [
+        _row(f"1 process, {PROCESSES} threads", images, one, one),
+        _row(f"{PROCESSES} processes, 1 thread each", images, several, one),
+    ]
+
+
+def _row(what: str, images: int, times: list[float], base: list[float]) -> dict[str, Any]:
+    ratios = [first / own for own, first in zip(times, base, strict=True)]
+    return {
+        "run": what,
+        "images": images,
+        "turns": len(times),
+        "s/face": median(times),
+        "faces/s against 1 process": median(ratios),
+        "lowest": min(ratios),
+        "highest": max(ratios),
+    }
+
+
+def _seconds(command: list[str]) -> float:
+    """Seconds per face of the whole run."""
+    # torchrun gives each its share; one process takes this number.
+    threads = str(min(PROCESSES, os.cpu_count() or 1))
+    status, output = Run(command, {"OMP_NUM_THREADS": threads}).wait()
+    found = re.search(r"([\d.]+) seconds per face", output)
+    if status or found is None:
+        raise SystemExit(f"restore.py failed:\n{output}")
+    return float(found[1])
