@@ -32,13 +32,13 @@ _MAX_UPSCALE = 8
 def make_parser() -> argparse.ArgumentParser:
     """The options, as ``--help`` shows them."""
     parser = Parser(
-        description="Restore the faces in photographs.",
+        description="Restore the faces in photographs and clips.",
         epilog="Writes restored/NAME.png, cropped_faces/NAME_00.png and restored_faces/NAME_00.png "
-        "under the output folder. NAME is the input's stem, made longer where two inputs share it "
-        "(a_png and a_jpg; x_a and y_a). What was done is noted, a line for each input, in "
-        "manifest-N.jsonl. Large batches: torchrun --nproc-per-node 4 inference/restore.py ... "
-        "shares the inputs out among 4 processes. Exit status: 0 all done, 1 some input failed, 2 "
-        "wrong usage and nothing was done.",
+        "under the output folder; of a clip restored/NAME.mp4 alone. NAME is the input's stem, "
+        "made longer where two inputs share it (a_png and a_jpg; x_a and y_a). What was done is "
+        "noted, a line for each input, in manifest-N.jsonl. Large batches: torchrun "
+        "--nproc-per-node 4 inference/restore.py ... shares the inputs out among 4 processes. Exit "
+        "status: 0 all done, 1 some input failed, 2 wrong usage and nothing was done.",
     )
     add = parser.add_argument
     add("-i", "--input", nargs="+", required=True, metavar="PATH", help="files, folders or globs")
@@ -50,14 +50,20 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="leave out inputs that the manifest says were done with the same settings",
     )
-    add("--keep-unrestored", action="store_true", help="write a picture without faces as it is")
-    add("--compare", action="store_true", help="write compare/NAME.png, input beside result")
+    add("--keep-unrestored", action="store_true", help="write what has no faces as it is")
+    add("--compare", action="store_true", help="write compare/NAME, input beside result")
     add(
         "--aligned",
         action="store_true",
         help="every input is one aligned face: resized to 512x512, written to restored_faces/",
     )
     add("--upscale", type=_number(1, _MAX_UPSCALE), default=1.0, help="enlarge, 1 to 8 times")
+    add(
+        "--bg-upsampler",
+        metavar="PATH",
+        help="what enlarges the rest of a picture: Real-ESRGAN's weights (RRDBNet, x2 or x4), or "
+        "such a network quantized here; default: interpolation",
+    )
     add("--strength", type=_number(0, 1), default=1.0, help="0 keeps the input's faces, 1 replaces")
     _add_model_options(parser)
     return parser
@@ -121,23 +127,27 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("--upscale does not go with --aligned: aligned faces are 512x512")
     if args.resume and args.skip_existing:
         raise UsageError("--resume does not go with --skip-existing: both leave inputs out")
+    if args.bg_upsampler:
+        _check_background(args)
     shard = Shard.here()
     folders = OutputFolders(args.output, args.aligned, args.compare)
     sources, ignored = find_sources(args.input, args.recursive, folders)
     folders.check(sources)
+    _check_clip_options(args, sources)
     with shard.joined():
         # The first process's, since others may look when it has begun to write.
         todo = [s for s in sources if not (args.skip_existing and folders.final(s).exists())]
         sources, ignored, todo = shard.agree((sources, ignored, todo))
         if todo:
             return _restore(args, folders, shard, todo, len(sources) - len(todo), ignored)
-        _say_done(len(sources), args, shard)
+        _say_done(sources, args, shard)
         return 0
 
 
-def _say_done(images: int, args: argparse.Namespace, shard: Shard) -> None:
+def _say_done(sources: list[Source], args: argparse.Namespace, shard: Shard) -> None:
     if shard.is_first:
-        print(f"all {images} images are done already; results in {args.output}")
+        kind = "inputs" if any(source.is_clip for source in sources) else "images"
+        print(f"all {len(sources)} {kind} are done already; results in {args.output}")
 
 
 def _restore(
@@ -156,22 +166,51 @@ def _restore(
     folders.make()
 
     from quantface_arch.restore_manifest import Manifest, settings_of
-    from quantface_arch.restore_run import Counts, Run
+    from quantface_arch.restore_run import Run
+    from quantface_arch.video.run import ClipRun
 
     settings = shard.agree(settings_of(args, restorer) if shard.is_first else {})
     manifest = Manifest(args.output, settings, shard.rank)
     if args.resume:
         left = _left(args, folders, shard, manifest, todo)
         if not left:
-            _say_done(len(todo), args, shard)
+            _say_done(todo, args, shard)
             return 0
         skipped, todo = len(todo) - len(left), left
-    run = Run(restorer, folders, args, manifest, shard)
-    run.process(shard.share(todo))
-    counts = Counts.of_all(shard.gather(run.counts))
-    if shard.is_first:
-        print(counts.summary(skipped, ignored, args.output), flush=True)
-    return EXIT_FAILED if counts.failed else 0
+    failed = 0
+    for make, is_clip in ((Run, False), (ClipRun, True)):
+        sources = [source for source in todo if source.is_clip == is_clip]
+        if sources:
+            run = make(restorer, folders, args, manifest, shard)
+            run.process(shard.share(sources))
+            counts = run.counts.of_all(shard.gather(run.counts))
+            if shard.is_first:
+                print(counts.summary(skipped, ignored, args.output), flush=True)
+            failed += counts.failed
+            skipped = ignored = 0
+    return EXIT_FAILED if failed else 0
+
+
+def _check_background(args: argparse.Namespace) -> None:
+    from quantface_arch.background.weights import check_name
+
+    if args.aligned:
+        raise UsageError("--bg-upsampler does not go with --aligned: there is no background")
+    try:
+        check_name(args.bg_upsampler)
+    except QuantFaceError as error:
+        raise UsageError(str(error)) from error
+
+
+def _check_clip_options(args: argparse.Namespace, sources: list[Source]) -> None:
+    clip = next((source for source in sources if source.is_clip), None)
+    reasons = {
+        "aligned": "faces of a clip are found in its frames",
+        "sample": "its noise would change from frame to frame",
+    }
+    for option, reason in reasons.items():
+        if clip and getattr(args, option):
+            raise UsageError(f"--{option} does not go with the clip {clip.path}: {reason}")
 
 
 def _left(
@@ -198,16 +237,29 @@ def _load(args: argparse.Namespace, shard: Shard) -> FaceRestorer:
 
     from quantface_arch.restorer import FaceRestorer
 
+    def notify(message: str) -> None:
+        if shard.is_first:
+            print(f"note: {message}", file=sys.stderr)
+
+    device = _device(args.device, args.runtime, shard)
     restorer = FaceRestorer.from_pretrained(
         args.model,
         args.runtime,
-        _device(args.device, args.runtime, shard),
+        device,
         detector=args.detector,
         weights_dir=args.weights_dir,
         offline=args.offline,
         batch_size=args.batch_size,
-        notify=lambda message: shard.is_first and print(f"note: {message}", file=sys.stderr),
+        notify=notify,
     )
+    if args.bg_upsampler:
+        from quantface_arch.background.load import load_background
+
+        # The experimental runtime is for the restorer.
+        runtime = "reference" if args.runtime == "cuda" else args.runtime
+        restorer.background = load_background(
+            args.bg_upsampler, runtime, device, args.offline, notify
+        )
     if shard.count > 1:
         import cv2
 

@@ -14,16 +14,21 @@ from pathlib import Path
 from quantface_arch.errors import UsageError
 from quantface_arch.fsutil import kind_of
 from quantface_arch.images import SUFFIXES
+from quantface_arch.video import SUFFIXES as CLIP_SUFFIXES
 
 __all__ = ["OutputFolders", "Source", "find_sources", "output_names"]
 
 
 @dataclass(frozen=True)
 class Source:
-    """One picture to restore and the NAME that its outputs get."""
+    """One picture or clip to restore and the NAME that its outputs get."""
 
     path: Path
     name: str
+
+    @property
+    def is_clip(self) -> bool:
+        return self.path.suffix.lower() in CLIP_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,8 @@ class OutputFolders:
 
     def final(self, source: Source) -> Path:
         """The file that is written last, so that an input is done where it exists."""
-        return (self.faces if self.aligned else self.restored) / f"{source.name}.png"
+        folder = self.faces if self.aligned else self.restored
+        return folder / f"{source.name}{'.mp4' if source.is_clip else '.png'}"
 
     def check(self, sources: list[Source]) -> None:
         """Find out, without making anything, whether this run may write here.
@@ -114,30 +120,30 @@ class OutputFolders:
 def find_sources(
     inputs: list[str], recursive: bool, folders: OutputFolders
 ) -> tuple[list[Source], int]:
-    """The pictures that files, folders and globs name, sorted, each once.
+    """The pictures and clips that files, folders and globs name, sorted, each once.
 
-    Files whose suffix is not a picture's, and hidden ones, are left out; so is what an earlier run
+    Files whose suffix is neither's, and hidden ones, are left out; so is what an earlier run
     wrote, where the output lies inside an input folder.
 
     Returns:
-        the pictures, and how many other files were left out.
+        the pictures and clips, and how many other files were left out.
 
     Raises:
-        UsageError: a path does not exist, a glob matches nothing, or no pictures are left.
+        UsageError: a path does not exist, a glob matches nothing, or nothing is left.
     """
     found: dict[Path, Path] = {}
     skipped: set[Path] = set()
     own = {folder.resolve() for folder in folders.all()}
     for text in inputs:
         for path in _expand(text, recursive, own):
-            if path.suffix.lower() in SUFFIXES:
+            if path.suffix.lower() in SUFFIXES | CLIP_SUFFIXES:
                 found.setdefault(path.resolve(), path)
             else:
                 skipped.add(path.resolve())
     if not found:
         raise UsageError(
-            f"no pictures in {', '.join(inputs)} ({len(skipped)} other files; "
-            f"allowed are {', '.join(sorted(SUFFIXES))}"
+            f"no pictures or clips in {', '.join(inputs)} ({len(skipped)} other files; "
+            f"allowed are {', '.join([*sorted(SUFFIXES), *sorted(CLIP_SUFFIXES)])}"
             f"{'' if recursive else '; --recursive looks into subfolders'})"
         )
     paths = sorted(found.values())

@@ -45,8 +45,15 @@ def settings_of(args: argparse.Namespace, restorer: FaceRestorer) -> dict[str, A
         "strength": args.strength,
         "seed": args.seed if args.sample else None,
         "compare": args.compare,
+        "background": _background(args.bg_upsampler),
         "version": __version__,
     }
+
+
+def _background(name_or_path: str | None) -> str | None:
+    """Digest of a network's file; a name stands for one file alone."""
+    path = Path(name_or_path or "")
+    return file_digest(path) if path.is_file() else name_or_path
 
 
 @dataclass

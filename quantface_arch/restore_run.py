@@ -25,7 +25,7 @@ from quantface_arch.restore_manifest import Manifest
 from quantface_arch.restorer import FaceRestorer, FoundFaces, blend
 from quantface_arch.sharding import Shard
 
-__all__ = ["Counts", "Run"]
+__all__ = ["Counts", "Run", "complain", "progress_bar"]
 
 # Pictures wait until their faces fill a batch, but not more of them than this many pixels.
 _MAX_WAITING_PIXELS = 32_000_000
@@ -40,13 +40,24 @@ class _LineByLine(io.TextIOBase):
         return len(text)
 
 
-def _progress_bar(images: int, shard: Shard) -> tqdm:
-    options = {"total": images, "unit": "image", "disable": not shard.is_first}
+def progress_bar(total: int, shard: Shard, unit: str = "image") -> tqdm:
+    """A bar on stderr, the first process's; in a log it is a line of its own every few seconds."""
+    options = {"total": total, "unit": unit, "disable": not shard.is_first}
     if shard.count > 1:
         options["desc"] = f"process 1 of {shard.count}"
     if sys.stderr.isatty():
         return tqdm(file=sys.stderr, **options)
     return tqdm(file=_LineByLine(), mininterval=5.0, **options)
+
+
+def complain(source: Source, error: Exception, debug: bool) -> str:
+    """Say in one line on stderr why an input failed, with ``debug`` also where; returns why."""
+    if debug:
+        tqdm.write("".join(traceback.format_exception(error)), file=sys.stderr)
+    text, name = describe(error), one_line(str(source.path))
+    named = text if text.startswith(f"{name}: ") else f"{name}: {text}"
+    tqdm.write(f"error: {named}", file=sys.stderr)
+    return text
 
 
 @dataclass(frozen=True)
@@ -125,7 +136,7 @@ class Run:
         """
         start = time.perf_counter()
         try:
-            with _progress_bar(len(sources), self.shard) as bar:
+            with progress_bar(len(sources), self.shard) as bar:
                 self._bar = bar
                 for source in sources:
                     try:
@@ -219,13 +230,8 @@ class Run:
         self._advance(1)
 
     def _fail(self, sources: Iterable[Source], error: Exception) -> None:
-        text = describe(error)
-        if self.args.debug:
-            tqdm.write("".join(traceback.format_exception(error)), file=sys.stderr)
         for source in sources:
-            name = one_line(str(source.path))
-            named = text if text.startswith(f"{name}: ") else f"{name}: {text}"
-            tqdm.write(f"error: {named}", file=sys.stderr)
+            text = complain(source, error, self.args.debug)
             self.manifest.add(source, None, error=text)
             self.counts.failed += 1
             self._advance(1)

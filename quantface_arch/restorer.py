@@ -17,7 +17,7 @@ from quantface_arch.faces.align import FACE_SIZE, similarity, warp_face
 from quantface_arch.faces.color import keep_color
 from quantface_arch.faces.detect import Detector, Face, build_detector
 from quantface_arch.faces.paste import paste_face
-from quantface_arch.images import Picture
+from quantface_arch.images import Picture, resize
 
 __all__ = ["DEFAULT_MODEL", "FaceRestorer", "FoundFaces", "RestoredFace", "RestoredPicture"]
 
@@ -87,6 +87,8 @@ class FaceRestorer:
         offline: never download detector weights.
         batch_size: faces that go through the model at once; None is 8 on a GPU, and 1 on a CPU,
             which gains nothing from more but memory use. It does not change the result.
+        background: enlarges the photograph around the faces: (H, W, 3) RGB of either dtype to
+            (s * H, s * W, 3), which is then resized to the size wanted; None is interpolation.
         notify: told about downloads and fallbacks, one line each.
     """
 
@@ -99,11 +101,13 @@ class FaceRestorer:
         weights_dir: str | os.PathLike[str] | None = None,
         offline: bool = False,
         batch_size: int | None = None,
+        background: Callable[[np.ndarray], np.ndarray] | None = None,
         notify: Callable[[str], None] = lambda message: None,
     ) -> None:
         self.device = torch.device(device)
         self.model = model.eval()
         self.batch_size = batch_size or (1 if self.device.type == "cpu" else 8)
+        self.background = background
         self._detector = detector
         self._detector_options = {"weights_dir": weights_dir, "offline": offline, "notify": notify}
 
@@ -195,7 +199,10 @@ class FaceRestorer:
                 f"{width}x{height}: at most {MAX_OUTPUT_PIXELS // 10**6} megapixels are allowed"
             )
         canvas = source.resized(width, height)
-        canvas = replace(canvas, rgb=canvas.rgb.copy())
+        if self.background is None:
+            canvas = replace(canvas, rgb=canvas.rgb.copy())
+        else:
+            canvas = replace(canvas, rgb=resize(self.background(source.rgb), width, height))
         scale = width / source.size[0], height / source.size[1]
         for face, matrix in zip(restored, found.matrices, strict=True):
             paste_face(canvas.rgb, face, matrix, scale, strength)

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 BENCHMARKS = (
+    "background",
     "folding",
     "latency",
     "mini_quality",
@@ -19,11 +20,12 @@ BENCHMARKS = (
     "robustness",
     "robustness_fuzz",
     "roofline",
+    "video",
 )
 # What they are made of, and those with tests of their own.
 OTHERS = {
     *("make_lq", "score", "report", "cells", "sheet", "latency_rows", "detection_rows"),
-    *("ablation", "quality", "fuzz_inputs", "fuzz_targets", "batch_runs"),
+    *("ablation", "quality", "fuzz_inputs", "fuzz_targets", "batch_runs", "moving_face"),
     *(f"robustness_{part}" for part in ("kill", "soak", "throughput", "faults")),
 }
 

@@ -64,7 +64,7 @@ def test_inputs_without_pictures_are_wrong_usage(tree, text):
 
 def test_an_empty_folder_is_wrong_usage(tree):
     (tree / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"no pictures in .*empty .*--recursive"):
+    with pytest.raises(UsageError, match=r"no pictures or clips in .*empty .*--recursive"):
         _found(tree, tree / "empty")
 
 

@@ -1,0 +1,132 @@
+"""Faces in clips: how steadily they are followed, or, with --command, the whole command's cost.
+
+    python benchmarks/video.py                     # jitter by smoothing, both detectors
+    python benchmarks/video.py --command           # seconds a frame and memory of restore.py
+
+The clip is a photograph that sways, nods, turns and comes nearer, with noise of 6 levels drawn for
+every frame. "jitter" is how far the face moves inside its aligned 512x512 crop from one frame to
+the next, "drift" how far it is from its mean place there; both would be 0 if every face were cut
+out in its true place. "smoothing" is the number of frames on either side that a place is averaged
+over; "ema" is exponential smoothing of the landmarks instead, by that weight of the new frame.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from moving_face import RATE, deviations, moving
+from report import data_root, parser, report
+from restore_memory import GIB, REPO, resident
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.faces.align import similarity
+from quantface_arch.faces.detect import Face, build_detector
+from quantface_arch.images import load_rgb
+from quantface_arch.video.tracking import follow
+
+PHOTO = REPO / "inputs/astronaut.jpg"
+DETECTORS = ("retinaface_mobile0.25", "haar")
+HALVES = (0, 1, 2, 3, 4, 6)
+WEIGHTS = (0.5, 0.3)
+
+
+def steadiness(detector: str, count: int) -> list[dict[str, Any]]:
+    """A row for every smoothing, of the same frames and the same detections."""
+    frames, true = zip(*moving(load_rgb(PHOTO), count, (384, 384)), strict=True)
+    finder = build_detector(detector, weights_dir=data_root() / "weights/facexlib", offline=True)
+    start = time.perf_counter()
+    faces = [finder.detect(frame) for frame in frames]
+    seconds = (time.perf_counter() - start) / count
+    missed = sum(not found for found in faces)
+    found = {}
+    for half in HALVES:
+        followed = follow(zip(frames, faces, strict=True), half)
+        found[str(half)] = [frame.matrices[:1] for frame in followed]
+    found |= {f"ema {weight:g}": _exponential(faces, weight) for weight in WEIGHTS}
+    rows = []
+    for smoothing, matrices in found.items():
+        seen = [(own[0], matrix) for own, matrix in zip(matrices, true, strict=True) if own]
+        jitter, drift = deviations(*zip(*seen, strict=True))
+        rows.append(
+            {
+                "detector": detector,
+                "smoothing": smoothing,
+                "jitter px": jitter,
+                "of none": jitter / rows[0]["jitter px"] if rows else 1.0,
+                "drift px": drift,
+                "frames": count,
+                "missed": missed,
+                "detection s/frame": seconds,
+            }
+        )
+    return rows
+
+
+def _exponential(faces: Sequence[list[Face]], weight: float) -> list[list[np.ndarray]]:
+    matrices, state = [], None
+    for found in faces:
+        if found:
+            marks = found[0].landmarks
+            state = marks if state is None else state + weight * (marks - state)
+        matrices.append([similarity(state)] if found and state is not None else [])
+    return matrices
+
+
+def whole_command(count: int, folder: Path) -> dict[str, Any]:
+    """Restore a clip of so many frames as a user does, and watch the memory."""
+    clip = folder / f"{count}.mp4"
+    code = cv2.VideoWriter.fourcc(*"mp4v")
+    writer = cv2.VideoWriter(str(clip), cv2.CAP_FFMPEG, code, RATE, (640, 480))
+    for frame, _ in moving(load_rgb(PHOTO), count, (640, 480)):
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    writer.release()
+    command = [sys.executable, str(REPO / "inference/restore.py"), "-i", str(clip)]
+    command += ["-o", str(folder / "out"), "--offline"]
+    command += ["--weights-dir", str(data_root() / "weights/facexlib")]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, resident(process.pid))
+        time.sleep(0.1)
+    output = process.stdout.read() if process.stdout else ""
+    seconds = re.search(r"([\d.]+) seconds per frame", output)
+    if process.returncode or seconds is None:
+        raise QuantFaceError(f"restore.py failed on {clip}: {output}")
+    faces = re.search(r"(\d+) faces", output)
+    return {
+        "clip": "640x480",
+        "frames": count,
+        "faces": int(faces[1]) if faces else 0,
+        "s/frame": float(seconds[1]),
+        "peak GiB": peak / GIB,
+    }
+
+
+def main() -> None:
+    args_parser = parser(__doc__)
+    args_parser.add_argument("--command", action="store_true", help="measure restore.py instead")
+    args_parser.add_argument("--frames", type=int, nargs="+", default=[60], help="(%(default)s)")
+    args = args_parser.parse_args()
+    counts = [8] if args.smoke else args.frames
+    if args.command:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = [whole_command(count, Path(folder)) for count in counts]
+    else:
+        detectors = DETECTORS[:1] if args.smoke else DETECTORS
+        rows = [row for name in detectors for row in steadiness(name, counts[0])]
+    report(rows, args.json)
+
+
+if __name__ == "__main__":
+    main()

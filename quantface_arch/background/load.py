@@ -1,0 +1,130 @@
+"""Real-ESRGAN's network from its authors' files, or quantized by this package, ready to run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from quantface_arch.archs import build_arch
+from quantface_arch.archs.lora import listed
+from quantface_arch.archs.quantface_arch import PARAM_KEYS
+from quantface_arch.archs.statefile import fill, read_state
+from quantface_arch.background.tiles import BackgroundUpsampler
+from quantface_arch.background.weights import find_background
+from quantface_arch.errors import QuantFaceError, one_line
+from quantface_arch.quant.checkpoint import read_metadata, save_checkpoint
+from quantface_arch.quant.metadata import KEY
+from quantface_arch.runtime.openvino.cache import cached, digest
+from quantface_arch.zoo import load_model
+
+__all__ = ["load_background", "rrdbnet_options"]
+
+# Channels of the first layer → scale: for small scales the network folds pixels into channels.
+_SCALES = {3: 4, 12: 2}
+# Raised when what is written for a file of weights changes.
+_VERSION = 1
+
+
+def load_background(
+    name_or_path: str,
+    runtime: str = "auto",
+    device: str = "cpu",
+    offline: bool = False,
+    notify: Callable[[str], None] = lambda message: None,
+) -> BackgroundUpsampler:
+    """Load a network that enlarges backgrounds.
+
+    Args:
+        name_or_path: BasicSR's RRDBNet for x2 or x4 in a ``.pth`` (nothing but tensors is
+            unpickled) or a ``.safetensors`` file, plain or a checkpoint of this package, float or
+            quantized; or a name of ``PUBLISHED``.
+        runtime: see ``quantface_arch.runtime``.
+        device: a torch device.
+        offline: never download.
+        notify: told about a download.
+
+    Raises:
+        QuantFaceError: no such file, a damaged one, or weights of another network.
+    """
+    path = find_background(name_or_path, offline, notify)
+    checkpoint = path if _is_checkpoint(path) else _as_checkpoint(path)
+    arch = read_metadata(checkpoint)["arch"]
+    colours = arch.get("num_in_ch"), arch.get("num_out_ch")
+    scale = arch.get("scale", 4)
+    if arch.get("type") != "RRDBNet" or colours != (3, 3) or scale not in _SCALES.values():
+        raise QuantFaceError(f"{path}: found {arch}, wanted is an RRDBNet for x2 or x4, RGB to RGB")
+    network = load_model(checkpoint, runtime=runtime, device=device)
+    return BackgroundUpsampler(network, scale, torch.device(device))
+
+
+def rrdbnet_options(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Type and options of the RRDBNet that a state dict belongs to, by its shapes.
+
+    Raises:
+        QuantFaceError: it belongs to none, or to one for another scale than 2 or 4.
+    """
+    try:
+        first, growing = tensors["conv_first.weight"], tensors["body.0.rdb1.conv1.weight"]
+        scale = _SCALES[first.shape[1]]
+        out = tensors["conv_last.weight"].shape[0]
+    except (KeyError, IndexError) as error:
+        raise QuantFaceError(
+            f"{path}: does not hold an RRDBNet for x2 or x4 (missing or of another size: {error}); "
+            f"found {listed(tensors)}"
+        ) from error
+    blocks = [int(found[1]) for key in tensors if (found := re.match(r"body\.(\d+)\.", key))]
+    return {
+        "type": "RRDBNet",
+        "num_in_ch": 3,
+        "num_out_ch": out,
+        "scale": scale,
+        "num_feat": first.shape[0],
+        "num_block": max(blocks) + 1,
+        "num_grow_ch": growing.shape[0],
+    }
+
+
+def _is_checkpoint(path: Path) -> bool:
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(path, "pt") as file:
+            return KEY in (file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise QuantFaceError(f"{path}: {one_line(error)}") from error
+
+
+def _as_checkpoint(path: Path) -> Path:
+    """The same weights as a float checkpoint, which every runtime loads; kept in the cache."""
+
+    def make(folder: Path) -> dict[str, Any]:
+        tensors = _tensors(path)
+        arch = rrdbnet_options(path, tensors)
+        network = build_arch(arch)
+        fill(network, path, tensors)
+        save_checkpoint(network, folder / name, arch, dtype=torch.float32)
+        return {}
+
+    name = "background.safetensors"
+    folder, _ = cached("background", {"weights": digest(path), "version": _VERSION}, make)
+    return folder / name
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    else:
+        tensors = read_state(path, PARAM_KEYS)
+    for prefix in (*PARAM_KEYS, "module"):
+        # As scripts/convert_pickle.py names them; or saved from a network for several devices.
+        own = {key: tensors[key] for key in tensors if key.startswith(f"{prefix}.")}
+        if own:
+            tensors = {key.removeprefix(f"{prefix}."): value for key, value in own.items()}
+    return tensors

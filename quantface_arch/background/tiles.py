@@ -1,0 +1,109 @@
+"""A network run over a picture tile by tile, so that memory does not grow with the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.restorer import MAX_OUTPUT_PIXELS
+
+__all__ = ["CONTEXT", "TILE", "BackgroundUpsampler", "windows"]
+
+# Pixels of the input that one run of the network adds to the result, and what it sees around them.
+TILE = 256
+CONTEXT = 16
+# Networks fold up to 4x4 pixels into channels; all windows begin and end on that grid.
+_GRID = 4
+
+
+@dataclass(frozen=True)
+class BackgroundUpsampler:
+    """Enlarges pictures.
+
+    Attributes:
+        network: float (1, 3, h, w) in [0, 1] to (1, 3, scale * h, scale * w).
+        scale: how many times wider and higher its pictures become.
+        device: where it runs.
+        tile: side of a tile in pixels of the input, a multiple of 4.
+        context: pixels around a tile that the network sees with it, a multiple of 4.
+    """
+
+    network: nn.Module
+    scale: int
+    device: torch.device
+    tile: int = TILE
+    context: int = CONTEXT
+
+    def __call__(self, rgb: np.ndarray) -> np.ndarray:
+        """Enlarge an RGB picture ``scale`` times; one without colour stays without.
+
+        Args:
+            rgb: (H, W, 3) uint8 or uint16.
+
+        Returns:
+            (scale * H, scale * W, 3) of the same dtype.
+
+        Raises:
+            QuantFaceError: too many pixels would come out, or values that are not finite.
+        """
+        height, width = (side * self.scale for side in rgb.shape[:2])
+        if width * height > MAX_OUTPUT_PIXELS:
+            raise QuantFaceError(
+                f"--bg-upsampler: {rgb.shape[1]}x{rgb.shape[0]} pixels enlarged {self.scale} times "
+                f"are more than {MAX_OUTPUT_PIXELS // 10**6} megapixels"
+            )
+        padded = _on_grid(rgb)
+        result = np.empty((height, width, 3), rgb.dtype)
+        side = self.tile + 2 * self.context
+        rows = list(windows(padded.shape[0], side, self.context))
+        for left, from_x, to_x in windows(padded.shape[1], side, self.context):
+            for top, from_y, to_y in rows:
+                large = self._run(padded[top : top + side, left : left + side])
+                place = np.s_[
+                    from_y * self.scale : to_y * self.scale, from_x * self.scale : to_x * self.scale
+                ]
+                target = result[place]
+                y, x = (from_y - top) * self.scale, (from_x - left) * self.scale
+                target[:] = large[y : y + target.shape[0], x : x + target.shape[1]]
+        if (rgb == rgb[..., :1]).all():
+            return np.repeat(cv2.cvtColor(result, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+        return result
+
+    @torch.inference_mode()
+    def _run(self, rgb: np.ndarray) -> np.ndarray:
+        peak = np.iinfo(rgb.dtype).max
+        scaled = torch.from_numpy(rgb.transpose(2, 0, 1).astype(np.float32) / peak)
+        large = self.network(scaled[None].to(self.device))[0].float().cpu()
+        if not torch.isfinite(large).all():
+            raise QuantFaceError("--bg-upsampler: the network gave values that are not finite")
+        levels = large.clamp(0, 1).mul(peak).round().numpy()
+        return levels.transpose(1, 2, 0).astype(rgb.dtype)
+
+
+def windows(length: int, size: int, context: int) -> Iterator[tuple[int, int, int]]:
+    """Cut an axis into windows of one size that overlap by twice the context, or more at its end.
+
+    Yields:
+        (start, from, to): where the window begins, and the part of the axis that it answers for.
+        The parts follow one another; each lies ``context`` inside its window, or at an end of the
+        axis. An axis that is not longer than ``size`` is one window.
+    """
+    last = max(0, length - size)
+    step = size - 2 * context
+    starts = [*range(0, last, step), last]
+    ends = [start + context for start in starts[1:]] + [length]
+    begin = 0
+    for start, end in zip(starts, ends, strict=True):
+        yield start, begin, end
+        begin = end
+
+
+def _on_grid(rgb: np.ndarray) -> np.ndarray:
+    below, right = (-side % _GRID for side in rgb.shape[:2])
+    return cv2.copyMakeBorder(rgb, 0, below, 0, right, cv2.BORDER_REFLECT_101)
