@@ -112,23 +112,28 @@ def load_rgb(path: str | os.PathLike[str]) -> np.ndarray:
     return to_uint8(read_image(path).rgb)
 
 
-def read_image(path: str | os.PathLike[str]) -> Picture:
+def read_image(path: str | os.PathLike[str], max_side: int | None = None) -> Picture:
     """Read a PNG, JPEG, WebP or BMP file, turned upright by its EXIF orientation.
 
     Grey pictures become RGB. A profile that does not describe RGB (of a grey or CMYK file) is
     dropped together with its colour space. Of an animation the first frame is read.
 
+    Args:
+        path: of the file.
+        max_side: pixels that the longer side may have; None for no such limit.
+
     Raises:
         QuantFaceError: the file is missing, no regular file, larger than ``MAX_FILE_BYTES``, empty,
-            truncated, corrupt or of another format; or it is smaller than 16 pixels a side or
-            larger than 100 megapixels, which is found out from the header alone.
+            truncated, corrupt or of another format; or it is smaller than 16 pixels a side, larger
+            than 100 megapixels or longer than ``max_side``, which is found out from the header
+            alone.
     """
     path = Path(path)
     data = read_bytes(path, MAX_FILE_BYTES)
     if not data:
         raise QuantFaceError(f"{path}: empty file (0 bytes)")
     with _readable(path), _open(io.BytesIO(data)) as image:
-        _check_size(path, *image.size)
+        _check_size(path, *image.size, max_side)
         _check_scans(path, data, image)
         return _decode(data, image)
 
@@ -172,7 +177,7 @@ def _open(file: BinaryIO) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _check_size(path: Path, width: int, height: int) -> None:
+def _check_size(path: Path, width: int, height: int, max_side: int | None) -> None:
     if min(width, height) < MIN_SIDE:
         raise QuantFaceError(
             f"{path}: {width}x{height} pixels: at least {MIN_SIDE}x{MIN_SIDE} are needed"
@@ -181,6 +186,10 @@ def _check_size(path: Path, width: int, height: int) -> None:
         raise QuantFaceError(
             f"{path}: {width}x{height} pixels ({width * height / 1e6:.0f} megapixels): "
             f"at most {MAX_PIXELS // 10**6} megapixels are allowed"
+        )
+    if max_side is not None and max(width, height) > max_side:
+        raise QuantFaceError(
+            f"{path}: {width}x{height} pixels: at most {max_side} on the longer side are allowed"
         )
 
 

@@ -6,26 +6,23 @@ Nothing heavy is imported before the options and the inputs are known to be good
 from __future__ import annotations
 
 import argparse
-import math
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantface_arch.cli import EXIT_FAILED, Parser
 from quantface_arch.errors import QuantFaceError, UsageError
-from quantface_arch.faces.detect import DETECTORS
 from quantface_arch.fsutil import remove_temporaries
 from quantface_arch.restore_files import OutputFolders, Source, find_sources
+from quantface_arch.restore_options import add_model_options, load_restorer, note, number
 from quantface_arch.sharding import Shard
 
 if TYPE_CHECKING:
+    from quantface_arch.background.tiles import BackgroundUpsampler
     from quantface_arch.restore_manifest import Manifest
     from quantface_arch.restorer import FaceRestorer
 
 __all__ = ["main", "make_parser"]
 
-_RUNTIMES = ("auto", "reference", "openvino", "cuda")
 _MAX_UPSCALE = 8
 
 
@@ -57,60 +54,16 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="every input is one aligned face: resized to 512x512, written to restored_faces/",
     )
-    add("--upscale", type=_number(1, _MAX_UPSCALE), default=1.0, help="enlarge, 1 to 8 times")
+    add("--upscale", type=number(1, _MAX_UPSCALE), default=1.0, help="enlarge, 1 to 8 times")
     add(
         "--bg-upsampler",
         metavar="PATH",
         help="what enlarges the rest of a picture: Real-ESRGAN's weights (RRDBNet, x2 or x4), or "
         "such a network quantized here; default: interpolation",
     )
-    add("--strength", type=_number(0, 1), default=1.0, help="0 keeps the input's faces, 1 replaces")
-    _add_model_options(parser)
+    add("--strength", type=number(0, 1), default=1.0, help="0 keeps the input's faces, 1 replaces")
+    add_model_options(parser)
     return parser
-
-
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--model", default="mini-w4a8", metavar="NAME_OR_PATH", help="default: %(default)s")
-    add("--runtime", choices=_RUNTIMES, default="auto", help="default: %(default)s")
-    add("--device", default="auto", help="auto (default), cpu, cuda, cuda:0")
-    add("--batch-size", type=_integer(1), metavar="N", help="faces at once: 1, on a GPU 8")
-    add("--sample", action="store_true", help="sample the latent instead of taking its mean")
-    add("--seed", type=_integer(0), default=0, help="of --sample, with the picture's content")
-    add(
-        "--detector",
-        choices=DETECTORS,
-        default="auto",
-        help="auto (default): retinaface_mobile0.25, without its weights haar",
-    )
-    add("--weights-dir", type=Path, metavar="DIR", help="holds the detector's .pth")
-    add("--offline", action="store_true", help="never download anything")
-
-
-def _number(low: float, high: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not a number from {low:g} to {high:g}")
-        return value
-
-    return parse
-
-
-def _integer(low: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = low - 1
-        if value < low:
-            raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {low}")
-        return value
-
-    return parse
 
 
 def main(args: argparse.Namespace) -> int:
@@ -160,7 +113,12 @@ def _restore(
 ) -> int:
     """Do this process's share; returns the exit status of all."""
     try:
-        restorer = _load(args, shard)
+        restorer = load_restorer(args, shard)
+        if args.bg_upsampler:
+            restorer.background = _background(args, restorer, shard)
+        if not args.aligned:
+            # Built now, so that missing weights are found before any work.
+            _ = restorer.detector
     except QuantFaceError as error:
         raise UsageError(str(error)) from error
     folders.make()
@@ -230,57 +188,12 @@ def _left(
     return [source for source, is_done in zip(sources, flags, strict=True) if not is_done]
 
 
-def _load(args: argparse.Namespace, shard: Shard) -> FaceRestorer:
-    from quantface_arch.zoo import resolve_model
+def _background(
+    args: argparse.Namespace, restorer: FaceRestorer, shard: Shard
+) -> BackgroundUpsampler:
+    from quantface_arch.background.load import load_background
 
-    resolve_model(args.model)
-
-    from quantface_arch.restorer import FaceRestorer
-
-    def notify(message: str) -> None:
-        if shard.is_first:
-            print(f"note: {message}", file=sys.stderr)
-
-    device = _device(args.device, args.runtime, shard)
-    restorer = FaceRestorer.from_pretrained(
-        args.model,
-        args.runtime,
-        device,
-        detector=args.detector,
-        weights_dir=args.weights_dir,
-        offline=args.offline,
-        batch_size=args.batch_size,
-        notify=notify,
-    )
-    if args.bg_upsampler:
-        from quantface_arch.background.load import load_background
-
-        # The experimental runtime is for the restorer.
-        runtime = "reference" if args.runtime == "cuda" else args.runtime
-        restorer.background = load_background(
-            args.bg_upsampler, runtime, device, args.offline, notify
-        )
-    if shard.count > 1:
-        import cv2
-
-        cv2.setNumThreads(shard.threads)
-    if not args.aligned:
-        # Built now, so that missing weights are found before any work.
-        _ = restorer.detector
-    return restorer
-
-
-def _device(name: str, runtime: str, shard: Shard) -> str:
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() and runtime != "openvino" else "cpu"
-    if name == "cuda" and shard.count > 1 and torch.cuda.is_available():
-        return f"cuda:{shard.local_rank % torch.cuda.device_count()}"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"unknown --device {name!r}: auto, cpu, cuda or cuda:0") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: {torch.cuda.device_count()} CUDA devices are here")
-    return name
+    # The experimental runtime is for the restorer.
+    runtime = "reference" if args.runtime == "cuda" else args.runtime
+    device = str(restorer.device)
+    return load_background(args.bg_upsampler, runtime, device, args.offline, note(shard))

@@ -21,11 +21,13 @@ BENCHMARKS = (
     "robustness_fuzz",
     "roofline",
     "video",
+    "web",
 )
 # What they are made of, and those with tests of their own.
 OTHERS = {
     *("make_lq", "score", "report", "cells", "sheet", "latency_rows", "detection_rows"),
     *("ablation", "quality", "fuzz_inputs", "fuzz_targets", "batch_runs", "moving_face"),
+    *("web_browser", "web_client"),
     *(f"robustness_{part}" for part in ("kill", "soak", "throughput", "faults")),
 }
 

@@ -1,0 +1,100 @@
+"""The page's server and what talks to it over HTTP: for web.py and the tests."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Client", "serving"]
+
+APP = Path(__file__).resolve().parents[1] / "inference/app.py"
+_TIMEOUT = 300
+
+
+@dataclass
+class Client:
+    """A visitor without a browser.
+
+    Attributes:
+        url: of the page, without a slash at its end.
+        process: the server's.
+        log: the lines that it has printed so far.
+    """
+
+    url: str
+    process: subprocess.Popen[str]
+    log: list[str]
+
+    def get(self, path: str) -> bytes:
+        """Raises urllib.error.HTTPError for any status but 200."""
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=_TIMEOUT) as answer:
+            return answer.read()
+
+    def post(self, path: str, body: bytes, content_type: str) -> Any:
+        """What the server answers, from JSON; raises as :meth:`get`."""
+        request = urllib.request.Request(
+            f"{self.url}{path}", data=body, headers={"Content-Type": content_type}
+        )
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+            return json.load(answer)
+
+    def upload(self, data: bytes, name: str) -> str:
+        """Upload a file; its path on the server."""
+        mark = uuid.uuid4().hex
+        field = f'Content-Disposition: form-data; name="files"; filename="{name}"'
+        body = f"--{mark}\r\n{field}\r\n\r\n".encode() + data + f"\r\n--{mark}--\r\n".encode()
+        paths = self.post("/gradio_api/upload", body, f"multipart/form-data; boundary={mark}")
+        return paths[0]
+
+    def enqueue(self, path: str | None, model: str = "mini-w4a8", strength: float = 1.0) -> str:
+        """Ask for a restoration; the request's id, which tells that it has its place."""
+        photo = path and {"path": path, "meta": {"_type": "gradio.FileData"}}
+        body = json.dumps({"data": [photo, model, strength]}).encode()
+        return self.post("/gradio_api/call/restore", body, "application/json")["event_id"]
+
+    def wait(self, event: str) -> list[Any] | None:
+        """The page's fields after the request; None if the server refused it."""
+        text = self.get(f"/gradio_api/call/restore/{event}").decode()
+        kind, data = re.findall(r"event: (\w+)\ndata: (.*)", text)[-1]
+        return json.loads(data) if kind == "complete" else None
+
+    def restore(self, path: str | None, **options: Any) -> list[Any] | None:
+        """Ask and wait."""
+        return self.wait(self.enqueue(path, **options))
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[Client]:
+    """Run ``inference/app.py`` on a free port, from its call until it has ended.
+
+    Raises:
+        RuntimeError: it ended before the page could be opened; with what it printed.
+    """
+    command = [sys.executable, str(APP), "--port", "0", "--offline", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    log: list[str] = []
+    try:
+        for line in process.stderr:
+            log.append(line)
+            found = re.search(r"is at (http\S+?)/? ", line)
+            if found:
+                break
+        else:
+            raise RuntimeError("".join(log))
+        # Read on, or the server would wait for somebody to do so.
+        threading.Thread(target=log.extend, args=(process.stderr,), daemon=True).start()
+        yield Client(found[1], process, log)
+    finally:
+        process.terminate()
+        process.wait(_TIMEOUT)

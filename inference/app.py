@@ -1,0 +1,9 @@
+"""Restore photographs in the browser: ``python inference/app.py``."""
+
+from __future__ import annotations
+
+from quantface_arch.cli import run
+from quantface_arch.web.cli import main, make_parser
+
+if __name__ == "__main__":
+    run(main, make_parser())

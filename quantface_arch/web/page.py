@@ -1,0 +1,192 @@
+"""The page: what stands where, and what happens on a click."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import ImageData
+
+from quantface_arch.errors import QuantFaceError, one_line
+from quantface_arch.images import SUFFIXES
+from quantface_arch.web.limits import Limits
+from quantface_arch.web.service import Service, count
+from quantface_arch.web.views import message, timings, write_views
+
+__all__ = ["CSS", "THEME", "make_page"]
+
+CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+# Fonts that are on every machine: by default the theme would bring others.
+THEME = gr.themes.Default(
+    primary_hue="blue",
+    font=("system-ui", "sans-serif"),
+    font_mono=("ui-monospace", "monospace"),
+)
+_EMPTY = "Drop a photograph at the left, or click there to choose one."
+_READY = "Press Restore."
+_BROKEN = "Not restored. Something went wrong here, not with your picture: see the server's log."
+# Gradio knows by this default value that a function reports its progress.
+_PROGRESS = gr.Progress()
+
+
+def make_page(service: Service, files: Path) -> gr.Blocks:
+    """The page of a service.
+
+    Args:
+        service: does the work, one request after the other.
+        files: where results are put: the folder that Gradio serves uploads from.
+    """
+    with gr.Blocks(title="QuantFace", analytics_enabled=False) as page:
+        gr.HTML(_header(service.limits))
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                photo, model, strength = _inputs(service)
+                button = gr.Button("Restore", variant="primary", elem_id="restore")
+            with gr.Column(scale=3, min_width=320):
+                status, slider, download = _outcome()
+        with gr.Row(visible=False) as details:
+            boxes, faces, spent = _details()
+        results = [status, slider, download, details, boxes, faces, spent]
+        restoring = button.click(
+            _action(service, files),
+            [photo, model, strength],
+            results,
+            api_name="restore",
+            concurrency_limit=1,
+            show_progress_on=slider,
+        )
+        # A result must never stand beside another photograph.
+        photo.change(
+            lambda path: _nothing(_READY, "ready") if path else _nothing(_EMPTY, "empty"),
+            photo,
+            results,
+            queue=False,
+            show_progress="hidden",
+            cancels=[restoring],
+            api_visibility="private",
+        )
+    page.queue(max_size=service.limits.max_users, default_concurrency_limit=1)
+    return page
+
+
+def _inputs(service: Service) -> tuple[gr.Image, gr.Dropdown, gr.Slider]:
+    photo = gr.Image(
+        label="Photograph",
+        type="filepath",
+        sources=["upload", "clipboard"],
+        height=320,
+        buttons=[],
+        elem_id="photo",
+    )
+    photo.preprocess = _as_uploaded
+    model = gr.Dropdown(
+        list(service.models), value=service.first_model, label="Model", elem_id="model"
+    )
+    hint = "0 keeps the faces, 1 replaces them"
+    strength = gr.Slider(
+        0, 1, value=1.0, step=0.05, label="Strength", info=hint, elem_id="strength"
+    )
+    return photo, model, strength
+
+
+def _as_uploaded(payload: ImageData | None) -> str | None:
+    """The uploaded file as it is, which Gradio would decode and convert."""
+    return None if payload is None else payload.path
+
+
+def _outcome() -> tuple[gr.HTML, gr.ImageSlider, gr.DownloadButton]:
+    status = gr.HTML(message(_EMPTY, "empty"), elem_id="status")
+    slider = gr.ImageSlider(
+        label="Before and after",
+        type="filepath",
+        interactive=False,
+        max_height=520,
+        buttons=["fullscreen"],
+        elem_id="slider",
+    )
+    download = gr.DownloadButton("Download the result (PNG)", interactive=False, elem_id="download")
+    return status, slider, download
+
+
+def _details() -> tuple[gr.Image, gr.Gallery, gr.HTML]:
+    boxes = gr.Image(
+        label="Faces found",
+        type="filepath",
+        interactive=False,
+        height=300,
+        buttons=["fullscreen"],
+        elem_id="boxes",
+    )
+    faces = gr.Gallery(
+        label="Each face, before and after",
+        columns=1,
+        height=300,
+        object_fit="contain",
+        buttons=["download", "fullscreen"],
+        interactive=False,
+        elem_id="faces",
+    )
+    return boxes, faces, gr.HTML(elem_id="timings", container=True)
+
+
+def _action(service: Service, files: Path) -> Callable[..., list[Any]]:
+    """What a click does: the photograph's path, a model and a strength to the page's results."""
+
+    def restore(
+        path: str | None, name: str, power: float, progress: gr.Progress = _PROGRESS
+    ) -> list[Any]:
+        if path is None:
+            return _nothing(_EMPTY, "failed")
+        try:
+            os.utime(path)  # used again, and so kept for longer
+            return _results(service, files, Path(path), name, power, progress)
+        except FileNotFoundError:
+            minutes = service.limits.keep_minutes
+            gone = f"Photographs are deleted after {minutes:g} minutes: drop it once more."
+            return _nothing(f"Not restored. {gone}", "failed")
+        except QuantFaceError as error:
+            return _nothing(f"Not restored. {one_line(error)}", "failed")
+        except Exception:
+            traceback.print_exc()
+            return _nothing(_BROKEN, "failed")
+
+    return restore
+
+
+def _results(
+    service: Service, files: Path, path: Path, name: str, power: float, progress: gr.Progress
+) -> list[Any]:
+    done = service.restore(path, name, power, progress)
+    folder = files / secrets.token_hex(16)
+    folder.mkdir()
+    views = write_views(done, folder)
+    return [
+        message(f"{count(len(done.faces))} restored", "done"),
+        (views.before, views.after),
+        gr.DownloadButton(value=views.result, interactive=True),
+        gr.Row(visible=True),
+        views.boxes,
+        [(file, f"face {number}") for number, file in enumerate(views.faces, start=1)],
+        timings(done),
+    ]
+
+
+def _nothing(text: str, kind: str) -> list[Any]:
+    """Empty results with a message."""
+    download, details = gr.DownloadButton(value=None, interactive=False), gr.Row(visible=False)
+    return [message(text, kind), None, download, details, None, None, ""]
+
+
+def _header(limits: Limits) -> str:
+    kinds = ", ".join(sorted(suffix[1:].upper() for suffix in SUFFIXES - {".jpeg"}))
+    return f"""<div id="top"><h1>QuantFace</h1>
+<p>Restores blurred, noisy and compressed faces in photographs. The work is done on the machine
+that shows this page; photographs go nowhere else and are deleted after
+{limits.keep_minutes:g} minutes.</p>
+<p class="limits">{kinds}; at most {limits.max_mb:g} MB, {limits.max_side} pixels a side,
+{count(limits.max_faces)}.</p></div>"""

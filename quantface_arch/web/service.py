@@ -1,0 +1,175 @@
+"""The work behind the page, without the page: an uploaded file in, restored faces out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.faces.align import FACE_SIZE
+from quantface_arch.images import Picture, read_image
+from quantface_arch.restorer import FaceRestorer, FoundFaces, RestoredFace
+from quantface_arch.web.limits import Limits
+from quantface_arch.zoo import shipped_models
+
+__all__ = ["Restoration", "Service"]
+
+# Told what is done now, and which part of the work lies behind, 0 to 1.
+Tell = Callable[[float, str], None]
+
+
+@dataclass
+class Restoration:
+    """What became of one picture.
+
+    Attributes:
+        name: the uploaded file's name without its suffix.
+        before: the upright input.
+        after: the same with restored faces.
+        faces: from left to right; at least one.
+        seconds: each step of the work and how long it took.
+    """
+
+    name: str
+    before: Picture
+    after: Picture
+    faces: list[RestoredFace]
+    seconds: dict[str, float]
+
+
+@dataclass
+class Service:
+    """Restores uploaded files, one at a time.
+
+    Args:
+        load: makes a restorer of a model's name or path.
+        model: the model that is chosen at first: a shipped name, or a path.
+        limits: what is accepted.
+        sampling: what :meth:`FaceRestorer.restore_aligned` takes beside the faces.
+
+    Visitors choose among names: nobody can have another file loaded, or learn where one lies.
+    """
+
+    load: Callable[[str], FaceRestorer]
+    model: str
+    limits: Limits
+    sampling: dict[str, bool | int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.models = {name: name for name in shipped_models()}
+        if self.model not in self.models:
+            self.models = {_label(self.model, self.models): self.model, **self.models}
+        self._restorers: dict[str, FaceRestorer] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def first_model(self) -> str:
+        """The name under which visitors find ``model``."""
+        return next(name for name, model in self.models.items() if model == self.model)
+
+    def open(self) -> None:
+        """Load the first model and the detector, and have them compiled meanwhile.
+
+        Raises:
+            QuantFaceError: one of them cannot be loaded.
+        """
+        restorer = self._restorer(self.first_model)
+        _ = restorer.detector
+        threading.Thread(target=self._warm_up, args=(restorer,), daemon=True).start()
+
+    def _warm_up(self, restorer: FaceRestorer) -> None:
+        with self._lock:
+            restorer.restore_aligned([np.zeros((FACE_SIZE, FACE_SIZE, 3), np.uint8)])
+
+    def _restorer(self, name: str) -> FaceRestorer:
+        if name not in self.models:
+            raise QuantFaceError(f"model {name!r}: choose from {', '.join(self.models)}")
+        if name not in self._restorers:
+            self._restorers[name] = self.load(self.models[name])
+        return self._restorers[name]
+
+    def restore(self, path: Path, model: str, strength: float, tell: Tell) -> Restoration:
+        """Restore one uploaded file.
+
+        Args:
+            path: of the upload; its name is the visitor's own.
+            model: one of ``models``.
+            strength: 0 leaves the faces as they are, 1 replaces them.
+            tell: is told how far it is.
+
+        Raises:
+            QuantFaceError: the file cannot be read, is too large, has no face or too many of them;
+                no message tells where the file lies.
+        """
+        try:
+            with self._lock:
+                return self._restore(path, model, strength, tell)
+        except QuantFaceError as error:
+            raise QuantFaceError(str(error).replace(str(path), path.name)) from error
+
+    def _restore(self, path: Path, model: str, strength: float, tell: Tell) -> Restoration:
+        if not 0 <= strength <= 1:
+            raise QuantFaceError(f"strength {strength:g}: a number from 0 to 1 is needed")
+        seconds: dict[str, float] = {}
+        tell(0, "Reading")
+        with _timed(seconds, "read"):
+            picture = read_image(path, self.limits.max_side)
+        if model not in self._restorers:
+            tell(0, "Loading the model")
+            with _timed(seconds, "load the model"):
+                self._restorer(model)
+        restorer = self._restorer(model)
+        tell(0.05, "Looking for faces")
+        with _timed(seconds, "find faces"):
+            found = restorer.find(picture)
+        self._check(path, found)
+        with _timed(seconds, f"restore {count(len(found.crops))}"):
+            faces = self._restore_faces(restorer, found, tell)
+        tell(0.9, "Pasting back")
+        with _timed(seconds, "paste back"):
+            result = restorer.assemble(found, faces, strength=strength)
+        return Restoration(path.stem, picture, result.picture, result.faces, seconds)
+
+    def _check(self, path: Path, found: FoundFaces) -> None:
+        if not found.faces:
+            raise QuantFaceError(
+                f"{path}: no face found. Faces are found best when they look at the camera and "
+                "are at least 40 pixels wide"
+            )
+        if len(found.faces) > self.limits.max_faces:
+            raise QuantFaceError(
+                f"{path}: {len(found.faces)} faces: at most {self.limits.max_faces} are allowed"
+            )
+
+    def _restore_faces(
+        self, restorer: FaceRestorer, found: FoundFaces, tell: Tell
+    ) -> list[np.ndarray]:
+        restored: list[np.ndarray] = []
+        for start in range(0, len(found.crops), restorer.batch_size):
+            tell(0.1 + 0.8 * start / len(found.crops), f"Face {start + 1} of {len(found.crops)}")
+            batch = found.crops[start : start + restorer.batch_size]
+            restored += restorer.restore_aligned(batch, **self.sampling)
+        return restored
+
+
+def count(faces: int) -> str:
+    """``1 face``, ``2 faces``."""
+    return f"{faces} face{'' if faces == 1 else 's'}"
+
+
+def _label(model: str, taken: dict[str, str]) -> str:
+    name = Path(model).name
+    return f"{name} (yours)" if name in taken else name
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[step] = time.perf_counter() - start
