@@ -1,5 +1,7 @@
 # make demo   restore the pictures in inputs/ with the shipped model; look at results/compare
 # make test   lint, type checks and the whole test suite
+# make coverage  the test suite, and which lines of the package it did not reach
+# make docs   the documentation as a site, in site/
 # make clean  remove the environment and results
 #
 # PYTHON=python3.11 chooses the interpreter (3.10 to 3.12).
@@ -10,7 +12,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
   echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test clean
+.PHONY: demo test coverage docs clean
 
 demo: .venv/installed
 	$(BIN)/python inference/restore.py -i inputs -o results --compare --offline
@@ -20,6 +22,13 @@ test: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest
+
+coverage: .venv/installed-test
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 found; name one with make PYTHON=..." >&2; exit 1; }
@@ -35,5 +44,9 @@ test: .venv/installed-test
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@
 
+.venv/installed-docs: pyproject.toml | .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf .venv results
+	rm -rf .venv results site

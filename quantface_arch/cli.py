@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+from quantface_arch import __version__
 from quantface_arch.errors import QuantFaceError, UsageError, one_line
 
 __all__ = ["Parser", "describe", "run"]
@@ -37,11 +38,13 @@ def describe(error: BaseException) -> str:
 def run(main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser) -> NoReturn:
     """Parse the command line, call ``main`` and exit with what it returns; never returns.
 
-    ``--debug`` is added to the parser: it shows tracebacks. Exit status: what ``main`` returns;
-    2 for a :class:`UsageError` and for options that do not parse; 1 for every other exception;
-    130 when interrupted.
+    ``--debug``, which shows tracebacks, and ``--version`` are added to the parser. Exit status:
+    what ``main`` returns; 2 for a :class:`UsageError` and for options that do not parse; 1 for
+    every other exception; 130 when interrupted.
     """
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    version = f"quantface {__version__}"
+    parser.add_argument("--version", action="version", version=version, help="show it and exit")
     args = parser.parse_args()
     try:
         status = main(args)

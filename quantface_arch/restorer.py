@@ -78,8 +78,8 @@ class FaceRestorer:
     """Restores the faces of whole photographs, or faces that are already aligned.
 
     Args:
-        model: maps float (N, 3, 512, 512) in [-1, 1] and a keyword ``noise`` (None, or standard
-            normal of shape ``model.latent_shape(N, 512, 512)``) to restored faces alike.
+        model: maps float (N, 3, 512, 512) in [-1, 1] to restored faces alike; to sample, also with
+            a keyword ``noise``, standard normal of shape ``model.latent_shape(N, 512, 512)``.
         device: where the model and the detector run.
         detector: one of :data:`quantface_arch.faces.detect.DETECTORS`, or a detector; loaded when
             the first photograph comes.
@@ -243,8 +243,9 @@ class FaceRestorer:
     @torch.inference_mode()
     def _run(self, faces: Sequence[np.ndarray], sample: bool, seed: int) -> list[np.ndarray]:
         lq = torch.stack([_to_tensor(face) for face in faces]).to(self.device)
-        noise = self._noise(faces, seed).to(self.device) if sample else None
-        restored = self.model(lq, noise=noise)
+        # Only a network that samples has to know the keyword.
+        options = {"noise": self._noise(faces, seed).to(self.device)} if sample else {}
+        restored = self.model(lq, **options)
         if not torch.isfinite(restored).all():
             raise QuantFaceError("the model gave values that are not finite numbers")
         pairs = zip(restored.cpu(), faces, strict=True)

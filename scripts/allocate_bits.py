@@ -133,6 +133,20 @@ def _allocate(found: Sensitivities, settings: Settings, args: argparse.Namespace
 class Settings:
     """The block ``allocate`` of an options file, checked; the command line's budgets go before.
 
+    Options:
+        weights (list): candidate widths of weights; one alone is fixed and not measured. Default
+            [4].
+        activations (list): candidate widths of inputs. Default [3, 4, 5, 6, 8].
+        budget (dict): upper limits, see ``Budget``. Default: none.
+        lambda (float): what a width costs, 0 to 1. 1: the quantization error alone; 0: the
+            perceptual distance alone. Default 0.5.
+        perceptual (dict | null): a registered loss, ``{type: ..., ...}``. Default null: 1 - SSIM.
+        protect (dict): name pattern → width, of layers to leave alone. Default: none beside the
+            network's own 8-bit layers.
+        count (list): name patterns of the layers that count in averages. Default: all.
+        macs_size (int): side in pixels of the pictures whose multiply-accumulates weigh inputs.
+            Default 512.
+
     Raises:
         QuantFaceError: an unknown option, or a value that is not allowed.
     """

@@ -46,11 +46,18 @@ def seeded(*key: int) -> Iterator[None]:
 class Degradation:
     """Blur, downsample, noise, JPEG, upsample back: the usual blind-face model.
 
-    Ranges are those of uniform draws. ``blur_sigma`` is in pixels of a 512×512 face and shrinks
-    with the face; ``downsample`` is a factor; ``noise`` a standard deviation on the 0…255 scale;
-    ``jpeg`` a quality. ``aniso_prob`` is the share of anisotropic blur kernels, ``gray_noise_prob``
-    that of grey noise. With ``second_order_prob`` the chain runs a second time, at half strength
-    (after Real-ESRGAN, Wang et al., 2021).
+    Ranges, [least, most], are those of uniform draws.
+
+    Attributes:
+        blur_sigma: range of the blur in pixels of a 512×512 face; it shrinks with the face.
+        downsample: range of the factor.
+        noise: range of the standard deviation on the 0…255 scale.
+        jpeg: range of the quality.
+        aniso_prob: share of anisotropic blur kernels.
+        gray_noise_prob: share of grey noise.
+        second_order_prob: share of pictures on which the chain runs a second time, at half
+            strength (after Real-ESRGAN, Wang et al., 2021).
+        kernel_size: side of the blur kernels in pixels, odd.
 
     Raises:
         QuantFaceError: from ``from_options``, an option that does not exist.

@@ -59,16 +59,17 @@ class QuantFaceDataset(Dataset):
     Options:
         dataroot_gt (str): folder of clean square faces, scanned with its subfolders, or a
             ``.lmdb``.
-        io_backend (dict): BasicSR's, ``type: disk`` or ``type: lmdb``.
+        io_backend (dict): BasicSR's, ``type: disk`` or ``type: lmdb``. Default disk.
         gt_size (int | list): side S of the samples; or a schedule [[iteration, size], …] from which
             the last entry not after the current iteration counts. Larger pictures are cropped at
             random; in place of a smaller one, one that is large enough is drawn at random.
         rescale_prob (float): share of pictures shrunk by a random factor, down to S, before
             cropping. Default 0.
-        repeat (dict): subfolder name → how many times an epoch goes through its pictures.
-        degradation (dict): see ``Degradation``.
-        use_hflip (bool): mirror half of the samples. Default True.
-        seed (int): default 0.
+        repeat (dict): subfolder name → how many times an epoch goes through its pictures. Default
+            once.
+        degradation (dict): see ``Degradation``. Default: as there.
+        use_hflip (bool): mirror half of the samples. Default true.
+        seed (int): of what is random. Default 0.
 
     Raises:
         QuantFaceError: no such folder, no pictures in it, none as large as ``gt_size``, or one that

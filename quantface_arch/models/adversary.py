@@ -18,9 +18,14 @@ __all__ = ["Adversary"]
 class Adversary:
     """A discriminator from BasicSR's registry that learns to tell restored from clean faces.
 
+    Options under ``train: adversary``:
+        network (dict): a registered discriminator.
+        loss (dict): a registered GAN loss.
+        lr (float): learning rate of the discriminator.
+        start_iter (int): first iteration at which it plays. Default 0.
+
     Args:
-        options: ``network`` (a registered discriminator), ``loss`` (a registered GAN loss),
-            ``lr``, and ``start_iter``, the first iteration at which it plays.
+        options: the block.
         device: where it lives.
     """
 

@@ -43,8 +43,15 @@ def read_quant_options(
 ) -> tuple[Recipe, BitMap | None, dict[str, Any] | None]:
     """The block ``quant`` of an options file, without its ``calibration``.
 
+    Options beside those of ``Recipe``:
+        bit_map (str | null): file of widths by layer, see ``bitmap``; it overrules the widths of
+            ``name``. Default null.
+        balance (dict): of ``BalanceSpec``; or ``file``, what ``scripts/balance.py`` wrote.
+            Default: as there.
+        calibration (dict): see ``calibration_pictures``. Default: as there.
+
     Args:
-        options: of ``Recipe.from_dict``, and ``bit_map`` and ``balance: file``, paths.
+        options: the block.
         net: the float network; its ``eight_bit_patterns`` hold unless ``eight_bit`` is given.
 
     Returns:
@@ -82,11 +89,15 @@ def calibration_pictures(
 ) -> list[Tensor]:
     """Degraded pictures on which the network is calibrated, in the range that it sees.
 
+    Options under ``quant: calibration``:
+        num_images (int): pictures to use, spread evenly over what there is. Default 32.
+        batch_size (int): pictures at a time. Default 4.
+        size (int | null): side in pixels. Default null: as in training.
+        dataroot_lq (str | null): folder of degraded pictures. Default null: samples of
+            ``datasets: train``.
+
     Args:
-        opt: a whole options file; ``quant: calibration`` may hold ``num_images`` (default 32),
-            ``size``, the side in pixels (default: as in training), ``batch_size``, and
-            ``dataroot_lq``, a folder of pictures. Without that they are samples of
-            ``datasets: train``, spread evenly over it.
+        opt: a whole options file.
         net: the network, for its ``input_range``.
         count, size: another number of pictures, and another side.
 

@@ -22,15 +22,19 @@ __all__ = ["OSDFaceModel"]
 class OSDFaceModel(RestorerModel):
     """Training of a full-precision restorer on pairs of degraded and clean faces.
 
-    Options under ``train`` beside SRModel's:
+    Options under ``train`` beside RestorerModel's:
         losses (list): registered losses of the restored and the clean picture, both in [-1, 1],
             each with its ``loss_weight``; their log names are their types.
-        clip_grad (float): largest norm of the gradient. Default 1.
+        clip_grad (float): largest norm of the gradient. Default 1.0.
         autoencode_every (int): every so many steps the clean picture itself is encoded and
-            decoded, without the UNet, so that the latent keeps what the decoder needs. 0: never.
+            decoded, without the UNet, so that the latent keeps what the decoder needs. Default 0:
+            never.
         vre_weight, kl_weight (float): weights of the codebook loss and of the VAE's KL divergence.
-        autocast (str | null): ``bfloat16`` runs forward passes in that type.
-        adversary (dict): see ``Adversary``; absent: none.
+            Default 0.
+        autocast (str | null): ``bfloat16`` runs forward passes in that type. Default null.
+        ema_decay (float): of the moving average of the weights, which is then what is tested and
+            written in the end. Default 0: none.
+        adversary (dict): see ``Adversary``. Default: none.
     """
 
     train_options = frozenset(

@@ -37,26 +37,30 @@ class QuantFaceModel(RestorerModel):
     it. Both run in evaluation mode, on the posterior's mean, so that they differ by the
     quantization alone. Beside BasicSR's files, ``net_g_latest.safetensors`` is written at the end.
 
-    Options under ``train`` beside SRModel's:
-        losses (list): terms of the loss. Each is a registered loss with its options, and ``of``,
-            the output that it compares: ``image`` (default, in [-1, 1]), and where the architecture
-            returns them ``latent``, ``eps``, ``x0``; ``target``: ``teacher`` (default) or ``gt``.
+    Options under ``train`` beside RestorerModel's:
+        losses (list): terms of the loss, see ``build_terms``.
         bounds (bool | str): train the activation ranges' ends too; ``step``: only the distance of
             their levels. Default false.
         weights (str | null): train the rounded weights too: ``merged``, by a low-rank change that
             is rounded with them (EfficientDM), or ``scale``, by scales and offsets of the input's
             channels (PassionSR). Default null.
-        autocast (str | null): ``bfloat16`` runs forward passes in that type.
+        autocast (str | null): ``bfloat16`` runs forward passes in that type. Default null.
         accumulate (int): a batch goes through in so many pieces whose gradients add up: the memory
             of one piece, the same step. Default 1.
-        clip_grad (float): largest norm of the gradient. Default 1.
+        clip_grad (float): largest norm of the gradient. Default 1.0.
         ema_decay (float): of moving averages of what is trained, which are then what is tested and
             written in the end. Default 0: none.
         checkpointing (bool): keep fewer activations and compute them again in the backward pass.
-        reconstruction (dict): tune block by block before, see ``quant.reconstruct``: ``blocks``
-            (globs), ``steps``, ``lr``, ``num_images`` and ``size`` of their side (default: those
-            of the calibration), ``bounds`` (default: as above) and ``weights``, also ``rounding``
-            (AdaRound).
+            Default false.
+        reconstruction (dict): tune block by block before. Default: not.
+
+    Options under ``train: reconstruction``, see ``quant.reconstruct``:
+        blocks (list): name patterns of the blocks; of nested matches the outermost is the block.
+        steps (int): of Adam, per block.
+        lr (float): learning rate at the start; it falls to 0 by a cosine.
+        num_images, size (int): pictures and their side. Default: those of the calibration.
+        bounds (bool | str): as above. Default: as above.
+        weights (str | null): as above, also ``rounding`` (AdaRound). Default null.
 
     With ``total_iter: 0`` the network is quantized, reconstructed if that is wanted, and saved; of
     the options above only ``reconstruction`` is read then.

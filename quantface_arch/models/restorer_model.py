@@ -42,6 +42,14 @@ class RestorerModel(SRModel):
 
     ``path: pretrain_network_g`` may name a checkpoint of this project (``.safetensors``) or one of
     its shipped models as well as BasicSR's ``.pth``.
+
+    Options under ``train`` that every training has:
+        total_iter (int): steps of the training.
+        warmup_iter (int): steps in which the learning rate rises to its full height. Default -1:
+            none.
+        optim_g (dict): ``type``, a class of ``torch.optim``, and its options.
+        scheduler (dict): ``type`` (``MultiStepLR``, ``MultiStepRestartLR`` or
+            ``CosineAnnealingRestartLR``) and its options; it may not end before ``total_iter``.
     """
 
     train_options: frozenset[str]

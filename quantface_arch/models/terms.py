@@ -49,9 +49,15 @@ def build_terms(
 ) -> list[Term]:
     """Build the list ``train: losses`` of an options file.
 
+    Options of a term, beside the loss's own:
+        type (str): a loss of BasicSR's registry.
+        of (str): which output of the network is compared: ``image``, in [-1, 1], or where the
+            architecture returns them ``latent``, ``eps``, ``x0``. Default image.
+        target (str): what it is compared with: ``teacher``, the full-precision network's same
+            output, or ``gt``, the clean picture. Default teacher, without a teacher gt.
+
     Args:
-        options: per term ``type``, of BasicSR's registry, the loss's own options such as
-            ``loss_weight``, and ``of`` (default ``image``) and ``target``.
+        options: one mapping per term.
         outputs: of the network, that ``of`` may name.
         targets: that ``target`` may name; the first is the default.
 

@@ -42,7 +42,7 @@ class Recipe:
         exclude: layers to leave in floating point, of those included.
         eight_bit: layers that stand at 8 bits (weights and activations) whatever the widths above:
             the first and last convolution of a network, its time embedding.
-        name: what reports and checkpoints call it.
+        name: a setting's, see ``from_dict``, or what reports and checkpoints are to call it.
         balance: balancing of every layer's input channels.
         branch: ranks of every layer's low-rank branches.
     """

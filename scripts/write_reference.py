@@ -1,0 +1,229 @@
+"""The YAML reference, docs/yaml_reference.md, from the docstrings and signatures of the code."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import allocate_bits
+from reference_tables import Section, documented, markdown, table, yaml_value
+
+import quantface_arch.register  # noqa: F401
+from basicsr.utils.registry import LOSS_REGISTRY, METRIC_REGISTRY
+from quantface_arch.archs.osdface_arch import OSDFace
+from quantface_arch.archs.presets import PRESETS
+from quantface_arch.archs.quantface_arch import QuantFaceArch
+from quantface_arch.cli import EXIT_FAILED, Parser, run
+from quantface_arch.data.degradation import Degradation
+from quantface_arch.data.face_dataset import OWN_OPTIONS, QuantFaceDataset
+from quantface_arch.fsutil import atomic_path
+from quantface_arch.models import first_stage
+from quantface_arch.models.adversary import Adversary
+from quantface_arch.models.osdface_model import OSDFaceModel
+from quantface_arch.models.quantface_model import QuantFaceModel
+from quantface_arch.models.restorer_model import SCHEDULERS, RestorerModel
+from quantface_arch.models.terms import build_terms
+from quantface_arch.quant import Recipe, bitmap, specs
+from quantface_arch.quant.allocation import Budget
+from quantface_arch.quant.training import BOUNDS
+from quantface_arch.quant.tuners import TUNERS
+
+DESCRIPTION = """\
+Write docs/yaml_reference.md: every option of this project's blocks in options files, with its type,
+default and meaning, taken from the code's docstrings.
+
+examples:
+  python scripts/write_reference.py
+  python scripts/write_reference.py --check     exit status 1 where the page is not up to date
+"""
+PAGE = Path(__file__).resolve().parents[1] / "docs/yaml_reference.md"
+INTRODUCTION = """\
+# YAML reference
+
+*Written by `python scripts/write_reference.py` from the code's docstrings; change those, not this
+page.*
+
+Options files are BasicSR's; these tables list what this project adds. All else (`path`, `logger`,
+`val`, other data sets) is as BasicSR documents it. `options/quantface_w4.yml` has every block in
+its place. An option that is in no table is refused with the names of those that are.
+"""
+RECIPE = """\
+`name: wXaY`, X and Y from 2 to 8, is a whole recipe; the other options replace parts of it. With
+any other name, `weights` and `activations` have to give their `bits`."""
+RECIPE_DEFAULTS = {
+    "weights": "the name's",
+    "activations": "the name's",
+    "eight_bit": "the network's own",
+}
+# What the docstrings refer to, as the reader of the page finds it.
+REFERENCES = {
+    "of `BalanceSpec`": "of `quant: balance` below",
+    "see `calibration_pictures`": "see `quant: calibration` below",
+    "see `build_terms`": "see `train: losses` below",
+    "see `Adversary`": "see `train: adversary` below",
+    "see `Degradation`": "see `datasets: train: degradation` below",
+    "see `Budget`": "see `allocate: budget` below",
+    "see `bitmap`": "see bit maps below",
+    "see `from_dict`": "see above",
+    "see `VREFeatures`": "that of a shipped model or of a checkpoint",
+}
+MODEL_OPTIONS = r"Options under ``train`` (?:beside|that)"
+WIDTHS = f"{specs.MIN_BITS} to {specs.MAX_BITS}"
+
+
+def sections() -> list[Section]:
+    """All tables but those of losses and metrics, in their order on the page."""
+    quantizer = {
+        "bits": WIDTHS,
+        "granularity": specs.GRANULARITIES,
+        "range": specs.RANGES,
+        "rounding": specs.ROUNDINGS,
+    }
+    balance = {"kind": specs.KINDS, "block": (*specs.BLOCKS, None), "sources": ("whole", "split")}
+    trained = {
+        "bounds": BOUNDS,
+        "weights": (None, "merged", "scale"),
+        "autocast": ("bfloat16", None),
+    }
+    shared = documented(RestorerModel, MODEL_OPTIONS).keys()
+    own = [QuantFaceModel.train_options - shared, OSDFaceModel.train_options - shared]
+    rebuilt = {"bounds": BOUNDS, "weights": (None, *TUNERS)}
+    return [
+        Section("`network_g` with `type: QuantFaceArch`", QuantFaceArch),
+        Section("`network_g` with `type: OSDFace`", OSDFace, allowed={"preset": tuple(PRESETS)}),
+        Section("`quant`", Recipe, defaults=RECIPE_DEFAULTS, intro=RECIPE),
+        Section(
+            "`quant`, the rest",
+            first_stage.read_quant_options,
+            "Options beside",
+            ("bit_map", "balance", "calibration"),
+        ),
+        Section(
+            "`quant: weights` and `quant: activations`",
+            specs.QuantSpec,
+            allowed=quantizer,
+            defaults={"bits": "the name's"},
+            intro=f"Weights begin with {_departures(Recipe.from_name('w8a8').weights)}.",
+        ),
+        Section("`quant: balance`", specs.BalanceSpec, allowed=balance),
+        Section("`quant: branch`", specs.BranchSpec),
+        Section(
+            "`quant: calibration`",
+            first_stage.calibration_pictures,
+            "Options under",
+            first_stage.CALIBRATION_OPTIONS,
+        ),
+        Section(
+            "`train`, every model",
+            RestorerModel,
+            MODEL_OPTIONS,
+            shared,
+            {"scheduler": tuple(SCHEDULERS)},
+        ),
+        Section("`train` with `QuantFaceModel`", QuantFaceModel, MODEL_OPTIONS, own[0], trained),
+        Section("`train: losses`, each entry", build_terms, "Options of a term", ("of", "target")),
+        Section(
+            "`train: reconstruction`",
+            QuantFaceModel,
+            "Options under ``train: reconstruction``",
+            first_stage.RECONSTRUCTION_OPTIONS,
+            rebuilt,
+        ),
+        Section("`train` with `OSDFaceModel`", OSDFaceModel, MODEL_OPTIONS, own[1], trained),
+        Section("`train: adversary`", Adversary, "Options under", ("network", "loss", "lr")),
+        Section(
+            "`datasets: train` with `type: QuantFaceDataset`",
+            QuantFaceDataset,
+            "Options",
+            OWN_OPTIONS,
+            intro="Beside BasicSR's own options of a loader, such as `batch_size_per_gpu`.",
+        ),
+        Section("`datasets: train: degradation`", Degradation),
+        Section(
+            "`allocate`",
+            allocate_bits.Settings,
+            "Options",
+            allocate_bits.ALLOCATE_OPTIONS,
+            {"weights": WIDTHS, "activations": WIDTHS},
+            intro="Read by `scripts/allocate_bits.py` alone.",
+        ),
+        Section("`allocate: budget`", Budget),
+    ]
+
+
+def _departures(spec: specs.QuantSpec) -> str:
+    """What a quantizer has beside the defaults."""
+    plain = vars(specs.QuantSpec(spec.bits))
+    changed = {name: value for name, value in vars(spec).items() if value != plain[name]}
+    return ", ".join(f"`{name}: {yaml_value(value)}`" for name, value in changed.items())
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [INTRODUCTION]
+    for section in sections():
+        parts.append(f"## {section.title}\n\n{section.intro and section.intro + chr(10) * 2}")
+        parts.append(table(section) + "\n")
+    parts.append("\n## Bit maps\n\n" + markdown(inspect.getdoc(bitmap) or "") + "\n")
+    parts.append(_losses())
+    parts.append(_metrics())
+    text = "\n".join(parts)
+    for name, place in REFERENCES.items():
+        text = text.replace(name, place)
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
+
+
+def _ours(registry: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    return (item for item in sorted(registry) if item[0].startswith(prefix))
+
+
+def _losses() -> str:
+    lines = [
+        "\n## Losses\n",
+        "Registered beside BasicSR's own (`L1Loss`, `MSELoss`, `PerceptualLoss` and others).",
+    ]
+    for name, loss in _ours(LOSS_REGISTRY, "QuantFace"):
+        summary = (inspect.getdoc(loss) or "").partition("\n\n")[0]
+        lines += [f"\n### `{name}`\n", markdown(summary), "", table(Section(name, loss))]
+    return "\n".join(lines)
+
+
+def _metrics() -> str:
+    lines = [
+        "\n## Metrics\n",
+        "For `val: metrics: NAME: {type: ...}`.\n",
+        "| type | what |",
+        "|---|---|",
+    ]
+    for name, metric in _ours(METRIC_REGISTRY, "calculate_quantface"):
+        summary = (inspect.getdoc(metric) or "").partition("\n")[0]
+        lines.append(f"| `{name}` | {markdown(summary)} |")
+    return "\n".join(lines)
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write the page, or compare it."""
+    text = page()
+    if args.check:
+        same = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
+        print(f"{PAGE}: {'up to date' if same else 'not up to date, run this without --check'}")
+        return 0 if same else EXIT_FAILED
+    with atomic_path(PAGE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(f"{PAGE}: written")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main, make_parser())

@@ -1,0 +1,35 @@
+"""The version stands in one place, and the hooks before a commit are what make test runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import yaml
+
+import quantface_arch
+
+
+def test_the_version_stands_in_one_place(repo):
+    project = (repo / "pyproject.toml").read_text().partition("[project]")[2]
+    assert 'dynamic = ["version"]' in project and not re.search(r"^version = \"", project, re.M)
+    assert 'version = {attr = "quantface_arch.__version__"}' in project
+    newest = re.search(r"^## \[(.+?)\]", (repo / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", quantface_arch.__version__)
+    assert newest and newest[1] == quantface_arch.__version__
+
+
+def test_commands_say_their_version(repo):
+    command = [sys.executable, str(repo / "inference/restore.py"), "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, f"quantface {quantface_arch.__version__}\n")
+
+
+def test_hooks_are_local_and_those_of_make_test(repo):
+    recipe = (repo / "Makefile").read_text().partition("\ntest: ")[2].partition("\n\n")[0]
+    wanted = re.findall(r"\$\(BIN\)/((?:ruff|pyright)[^\n]*)", recipe)
+    config = yaml.safe_load((repo / ".pre-commit-config.yaml").read_text())
+    assert [source["repo"] for source in config["repos"]] == ["local"]
+    hooks = [hook["entry"].removeprefix(".venv/bin/") for hook in config["repos"][0]["hooks"]]
+    assert hooks == [line.removesuffix(" .") for line in wanted] and len(hooks) == 3
