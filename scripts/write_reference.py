@@ -27,6 +27,7 @@ from quantface_arch.models.osdface_model import OSDFaceModel
 from quantface_arch.models.quantface_model import QuantFaceModel
 from quantface_arch.models.restorer_model import SCHEDULERS, RestorerModel
 from quantface_arch.models.terms import build_terms
+from quantface_arch.models.tiny_decoder_model import TinyDecoderModel
 from quantface_arch.quant import Recipe, bitmap, specs
 from quantface_arch.quant.allocation import Budget
 from quantface_arch.quant.training import BOUNDS
@@ -90,7 +91,8 @@ def sections() -> list[Section]:
         "autocast": ("bfloat16", None),
     }
     shared = documented(RestorerModel, MODEL_OPTIONS).keys()
-    own = [QuantFaceModel.train_options - shared, OSDFaceModel.train_options - shared]
+    models = QuantFaceModel, OSDFaceModel, TinyDecoderModel
+    own = [model.train_options - shared for model in models]
     rebuilt = {"bounds": BOUNDS, "weights": (None, *TUNERS)}
     return [
         Section("`network_g` with `type: QuantFaceArch`", QuantFaceArch),
@@ -134,6 +136,9 @@ def sections() -> list[Section]:
             rebuilt,
         ),
         Section("`train` with `OSDFaceModel`", OSDFaceModel, MODEL_OPTIONS, own[1], trained),
+        Section(
+            "`train` with `TinyDecoderModel`", TinyDecoderModel, MODEL_OPTIONS, own[2], trained
+        ),
         Section("`train: adversary`", Adversary, "Options under", ("network", "loss", "lr")),
         Section(
             "`datasets: train` with `type: QuantFaceDataset`",

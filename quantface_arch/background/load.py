@@ -18,9 +18,10 @@ from quantface_arch.archs.statefile import fill, read_state
 from quantface_arch.background.tiles import BackgroundUpsampler
 from quantface_arch.background.weights import find_background
 from quantface_arch.errors import QuantFaceError, one_line
+from quantface_arch.fsutil import file_digest
 from quantface_arch.quant.checkpoint import read_metadata, save_checkpoint
 from quantface_arch.quant.metadata import KEY
-from quantface_arch.runtime.openvino.cache import cached, digest
+from quantface_arch.runtime.openvino.cache import cached
 from quantface_arch.zoo import load_model
 
 __all__ = ["load_background", "rrdbnet_options"]
@@ -112,7 +113,7 @@ def _as_checkpoint(path: Path) -> Path:
         return {}
 
     name = "background.safetensors"
-    folder, _ = cached("background", {"weights": digest(path), "version": _VERSION}, make)
+    folder, _ = cached("background", {"weights": file_digest(path), "version": _VERSION}, make)
     return folder / name
 
 

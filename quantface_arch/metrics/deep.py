@@ -21,10 +21,10 @@ import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import METRIC_REGISTRY
 from quantface_arch.archs.statefile import unpickle
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.fsutil import file_digest
 from quantface_arch.losses.network_losses import QuantFaceLPIPSLoss
 from quantface_arch.metrics.networks import FILES, Builder, MetricUnavailable, network
 from quantface_arch.metrics.tensors import as_tensors
-from quantface_arch.runtime.openvino.cache import digest
 
 __all__ = [
     "calculate_quantface_clipiqa",
@@ -71,7 +71,7 @@ def check_digest(metric: str, file: Path, url: str) -> None:
     Raises:
         QuantFaceError: it is another one.
     """
-    found = digest(file)
+    found = file_digest(file)
     if f"/{found}/" not in url:
         raise QuantFaceError(
             f"{metric} of {file}: it holds a program, and is not the published one: found SHA-256 "

@@ -30,7 +30,7 @@ class TinyDecoderModel(RestorerModel):
     Options under ``train`` beside SRModel's:
         teacher (str): a shipped model or checkpoint of the same architecture with its own decoder.
         losses (list): see ``QuantFaceModel``; of the picture alone.
-        autocast (str | null): ``bfloat16`` runs forward passes in that type.
+        autocast (str | null): ``bfloat16`` runs forward passes in that type. Default null.
         clip_grad (float): largest norm of the gradient. Default 1.
     """
 
