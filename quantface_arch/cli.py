@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import NoReturn
 
 from quantface_arch import __version__
 from quantface_arch.errors import QuantFaceError, UsageError, one_line
+from quantface_arch.sharding import Shard
 
 __all__ = ["Parser", "describe", "run"]
 
@@ -56,4 +58,9 @@ def run(main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentPars
             traceback.print_exc()
         print(f"error: {describe(error)}", file=sys.stderr)
         status = EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+    if Shard.here().count > 1:
+        # A thread that torch has left behind would now and then abort a process whose work is done.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)

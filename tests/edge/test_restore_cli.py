@@ -20,7 +20,9 @@ from quantface_arch.restore_cli import make_parser
 
 
 def _written(folder):
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    """Files of a folder, the manifest apart, which every run leaves."""
+    found = (p for p in folder.rglob("*") if p.is_file() and p.suffix != ".jsonl")
+    return sorted(str(p.relative_to(folder)) for p in found)
 
 
 def _errors(stderr):

@@ -48,7 +48,9 @@ def _swaying(photo, count):
 
 
 def _written(folder):
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    """Files of a folder, the manifest apart, which every run leaves."""
+    found = (p for p in folder.rglob("*") if p.is_file() and p.suffix != ".jsonl")
+    return sorted(str(p.relative_to(folder)) for p in found)
 
 
 @needs_ffmpeg
