@@ -90,24 +90,32 @@ class Counts:
         }
         return cls(**sums, seconds=max(part.seconds for part in parts))
 
+    def results(self) -> list[str]:
+        """What was done."""
+        found = [f"{self.done} images", f"{self.faces} faces restored", f"{self.failed} failed"]
+        if self.unrestored:
+            found.append(f"{self.unrestored} written unrestored (no face found)")
+        return found
+
+    def pace(self) -> str | None:
+        """How fast, if anything was done."""
+        return f"{self.seconds / self.faces:.2f} seconds per face" if self.faces else None
+
     def summary(self, skipped: int, ignored: int, where: Path) -> str:
         """All of it in one line.
 
         Args:
-            skipped: pictures that were done already.
-            ignored: files that are no pictures.
+            skipped: inputs that were done already.
+            ignored: files that are none.
             where: the results are.
         """
-        parts = [f"{self.done} images", f"{self.faces} faces restored", f"{self.failed} failed"]
-        if self.unrestored:
-            parts.append(f"{self.unrestored} written unrestored (no face found)")
+        parts = self.results()
         if skipped:
             parts.append(f"{skipped} skipped (done already)")
         if ignored:
             parts.append(f"{ignored} other files ignored")
-        if self.faces:
-            parts.append(f"{self.seconds / self.faces:.2f} seconds per face")
-        return f"{', '.join(parts)}; results in {where}"
+        pace = self.pace()
+        return f"{', '.join([*parts, *([pace] if pace else [])])}; results in {where}"
 
 
 @dataclass

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from quantface_arch.compare import side_by_side
 from quantface_arch.errors import QuantFaceError, WriteError
@@ -37,23 +36,21 @@ class ClipCounts(Counts):
 
     frames: int = 0
 
-    def summary(self, skipped: int, ignored: int, where: Path) -> str:
-        """See ``Counts.summary``."""
-        parts = [
+    def results(self) -> list[str]:
+        """See ``Counts.results``."""
+        found = [
             f"{self.done} clips",
             f"{self.frames} frames",
             f"{self.faces} faces restored",
             f"{self.failed} failed",
         ]
         if self.unrestored:
-            parts.append(f"{self.unrestored} frames written unrestored (no face found)")
-        if skipped:
-            parts.append(f"{skipped} skipped (done already)")
-        if ignored:
-            parts.append(f"{ignored} other files ignored")
-        if self.frames:
-            parts.append(f"{self.seconds / self.frames:.2f} seconds per frame")
-        return f"{', '.join(parts)}; results in {where}"
+            found.append(f"{self.unrestored} frames written unrestored (no face found)")
+        return found
+
+    def pace(self) -> str | None:
+        """See ``Counts.pace``."""
+        return f"{self.seconds / self.frames:.2f} seconds per frame" if self.frames else None
 
 
 @dataclass
