@@ -142,12 +142,20 @@ def test_files_elsewhere_are_out_of_reach(client, repo):
     assert "web addresses are not fetched" in "".join(client.log)
 
 
+def is_too_large(send, *words):
+    """Whether a request is refused; what is not read at all may find the connection closed."""
+    try:
+        return status_of(send, *words) == 413
+    except urllib.error.URLError as error:
+        return isinstance(error.reason, BrokenPipeError | ConnectionResetError)
+
+
 def test_requests_are_bounded(client):
     assert status_of(client.upload, bytes(310_000), "a.png") == 413
     # Refused by its announced length, before it is read.
-    assert status_of(client.upload, bytes(2_000_000), "a.png") == 413
+    assert is_too_large(client.upload, bytes(2_000_000), "a.png")
     big = bytes(1_100_000)
-    assert status_of(client.post, "/gradio_api/call/restore", big, "application/json") == 413
+    assert is_too_large(client.post, "/gradio_api/call/restore", big, "application/json")
     chunks = iter([b"x"])
     assert status_of(client.post, "/gradio_api/upload", chunks, "multipart/form-data") == 411
 
