@@ -177,7 +177,7 @@ def _open(file: BinaryIO) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _check_size(path: Path, width: int, height: int, max_side: int | None) -> None:
+def _check_size(path: Path, width: int, height: int, max_side: int | None = None) -> None:
     if min(width, height) < MIN_SIDE:
         raise QuantFaceError(
             f"{path}: {width}x{height} pixels: at least {MIN_SIDE}x{MIN_SIDE} are needed"
