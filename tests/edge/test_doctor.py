@@ -12,6 +12,7 @@ import pytest
 from quantface_arch import doctor, runtime
 from quantface_arch.doctor_report import render
 from quantface_arch.doctor_steps import RUNTIME_NAMES
+from quantface_arch.zoo import WEIGHTS
 
 
 def shadow(folder, name, code):

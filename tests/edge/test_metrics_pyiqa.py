@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.fsutil import file_digest
 from quantface_arch.metrics.catalogue import METRICS
 from quantface_arch.metrics.networks import FILES, find_files, network
-from quantface_arch.runtime.openvino.cache import digest
 
 pyiqa = pytest.importorskip("pyiqa", reason="pyiqa is not installed (the extra 'metrics')")
 from pyiqa.utils import download_util  # noqa: E402
@@ -85,7 +85,7 @@ def weights(tmp_path, monkeypatch):
             save(state, str(tmp_path / url.rsplit("/", 1)[-1]))
         if metric == "clipiqa":
             # Published under its own digest, as CLIP's file is.
-            url = f"https://example.org/{digest(tmp_path / 'RN50.pt')}/RN50.pt"
+            url = f"https://example.org/{file_digest(tmp_path / 'RN50.pt')}/RN50.pt"
             monkeypatch.setitem(FILES, metric, (("clip", url),))
         return tmp_path
 
