@@ -43,7 +43,8 @@ def channel_scale(
         alpha, beta: exponents; β = 1 - α where None (SmoothQuant, Xiao et al., 2023).
 
     Returns:
-        float32 (Cin,), positive; 1 for a channel that is never used, on either side.
+        float32 (Cin,), positive; 1 for a channel that is never used, on either side. Each is the
+        reciprocal of its reciprocal, which is what layers keep, so that nothing is lost by it.
     """
     x, w = input_absmax.double(), weight_absmax.double()
     exponent = 1 - alpha if beta is None else beta
@@ -51,7 +52,8 @@ def channel_scale(
     log = alpha * x.clamp(min=1e-30).log() - exponent * w.clamp(min=1e-30).log()
     middle = log[used].mean() if bool(used.any()) else log.new_zeros(())
     scale = (log - middle).exp().clamp(1 / REACH, REACH)
-    return torch.where(used, scale, torch.ones_like(scale)).float()
+    scale = torch.where(used, scale, torch.ones_like(scale)).float()
+    return scale.reciprocal().reciprocal()
 
 
 @dataclass(frozen=True, eq=False)

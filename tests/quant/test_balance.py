@@ -151,6 +151,14 @@ def test_dead_and_extreme_channels_have_finite_scales(alpha):
     assert torch.equal(channel_scale(torch.zeros(3), torch.ones(3), alpha), torch.ones(3))
 
 
+def test_scales_survive_being_kept_as_reciprocals():
+    scale = channel_scale(torch.rand(100_000) + 1e-3, torch.rand(100_000) + 1e-3, 0.5)
+    assert torch.equal(1 / (1 / scale), scale)
+    # That is no property of numbers.
+    x = torch.rand(100_000) + 1e-3
+    assert not torch.equal(1 / (1 / x), x)
+
+
 def plan_for(model):
     return {
         layer.name: balance_of("both", ((1, 16),), 16)
