@@ -179,7 +179,12 @@ def test_layers_are_measured_by_several_processes_as_by_one(script, command, wor
         (("--bytes", "1000"), OPTIONS, 1, "bytes: found 1000, the smallest feasible one is"),
         (("--activation-bits", "-1"), OPTIONS, 1, "budget activation_bits: found -1"),
         (("-i", "nowhere"), OPTIONS, 2, "nowhere: no such folder"),
-        (("--sensitivities", "none.json"), OPTIONS, 1, "none.json: sensitivities: No such file"),
+        (
+            ("--sensitivities", "none.json"),
+            OPTIONS,
+            1,
+            "sensitivities: cannot be read: No such file",
+        ),
         ((), changed(activations=[3, 9]), 1, "option activations: found [3, 9]"),
         ((), changed(weights=[1]), 1, "option weights: found [1]"),
         ((), changed(protect={"nothing.*": 8}), 1, "protect: pattern 'nothing.*' matches no"),

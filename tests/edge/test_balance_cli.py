@@ -111,7 +111,7 @@ def test_a_folder_of_faces_and_a_report_file(command, work):
         ((), {"name": "w4"}, 1, "recipe"),
         (("-i", "nowhere"), {}, 2, "nowhere: no such folder"),
         ((), {"out": "balance.pth"}, 2, "written as .safetensors"),
-        (("-opt", "no.yml"), {}, 1, "options file no.yml: No such file"),
+        (("-opt", "no.yml"), {}, 1, "options file no.yml: cannot be read: No such file"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(command, work, words, options, status, message):
@@ -125,7 +125,7 @@ def test_mistakes_are_one_line_and_leave_nothing(command, work, words, options, 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "not YAML"), ("- 1", "network_g is missing"), ("network_g: {}", "quant is missing")],
+    [("a: [", "not YAML"), ("- 1", "a mapping is wanted"), ("network_g: {}", "quant is missing")],
 )
 def test_damaged_options_are_named(tmp_path, text, message):
     path = tmp_path / "options.yml"

@@ -214,7 +214,7 @@ def test_training_that_learns_offsets_is_counted_with_them(command):
         (("--picture", "x.jpg"), {"network_g": RRDB}, 2, "the file is written as .png"),
         (("--checkpoint", "nothing"), None, 1, "model 'nothing': neither a shipped one"),
         (("--checkpoint", "."), None, 1, "a folder; a .safetensors file is wanted"),
-        (("-opt", "none.yml"), None, 1, "options file none.yml: No such file"),
+        (("-opt", "none.yml"), None, 1, "options file none.yml: cannot be read: No such file"),
         ((), {"quant": {"name": "w4a4"}}, 1, "the block network_g is missing"),
         ((), {"network_g": {"type": "Nothing"}}, 1, "network type: found 'Nothing'"),
         ((), {"network_g": {"type": "QuantFaceArch"}}, 1, "network_g option arch: missing"),
@@ -226,7 +226,7 @@ def test_training_that_learns_offsets_is_counted_with_them(command):
             (),
             {"network_g": RRDB, "quant": {"name": "w4a4", "bit_map": "gone.yml"}},
             1,
-            "gone.yml: bit map: No such file",
+            "gone.yml: no bit map: cannot be read: No such file",
         ),
     ],
 )
