@@ -183,7 +183,7 @@ def test_layers_are_measured_by_several_processes_as_by_one(script, command, wor
             ("--sensitivities", "none.json"),
             OPTIONS,
             1,
-            "sensitivities: cannot be read: No such file",
+            "sensitivities: cannot be read:",
         ),
         ((), changed(activations=[3, 9]), 1, "option activations: found [3, 9]"),
         ((), changed(weights=[1]), 1, "option weights: found [1]"),
