@@ -21,7 +21,7 @@ test: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 coverage: .venv/installed-test
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered

@@ -45,6 +45,8 @@ def launch(phase: str, root: Path) -> None:
     except Exception as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
+        # BasicSR prints what it makes of it; the last line is ours.
+        sys.stdout.flush()
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
 

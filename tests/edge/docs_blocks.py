@@ -97,8 +97,8 @@ def location(what: tuple[str, ...]) -> Path:
 
 @contextlib.contextmanager
 def started(what: tuple[str, ...], arguments: tuple[str, ...]):
-    """``sys.argv`` and ``sys.path`` as for a program of its own; its helpers are forgotten."""
-    before = sys.argv, sys.path[:], set(sys.modules)
+    """``sys.argv`` and ``sys.path`` as for a program of its own; what else it sets is forgotten."""
+    before = sys.argv, sys.path[:], set(sys.modules), dict(os.environ)
     sys.argv = [what[-1], *arguments]
     folder = str(location(what).parent)
     if what[0] != "-m":
@@ -107,6 +107,8 @@ def started(what: tuple[str, ...], arguments: tuple[str, ...]):
         yield
     finally:
         sys.argv, sys.path[:] = before[:2]
+        os.environ.clear()
+        os.environ.update(before[3])
         for name in set(sys.modules) - before[2]:
             file = getattr(sys.modules[name], "__file__", None)
             if file and str(Path(file).parent) == folder and REPO in Path(file).parents:

@@ -82,7 +82,7 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(
 def test_what_cannot_be_distilled_is_refused_by_name(tmp_path, options, monkeypatch):
     other = {**SMALL, "unet": {**SMALL["unet"], "block_out_channels": [32, 64]}}
     save_checkpoint(build_arch(other), tmp_path / "other.safetensors", other)
-    for changes, network, said in (
+    cases = (
         ({"teacher": None}, {}, "train option teacher: missing"),
         ({}, {"fast_decoder": None}, "network_g option fast_decoder: missing"),
         (
@@ -90,8 +90,9 @@ def test_what_cannot_be_distilled_is_refused_by_name(tmp_path, options, monkeypa
             {},
             r"other.safetensors: of another architecture than network_g: unet\.",
         ),
-    ):
+    )
+    for number, (changes, network, said) in enumerate(cases):
         opt = {**options, "network_g": {**options["network_g"], **network}}
         opt["train"] = {**options["train"], **changes}
         with pytest.raises(QuantFaceError, match=said):
-            train(monkeypatch, tmp_path / "refused", opt)
+            train(monkeypatch, tmp_path / f"refused{number}", opt)
