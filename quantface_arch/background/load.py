@@ -21,6 +21,7 @@ from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.fsutil import file_digest
 from quantface_arch.quant.checkpoint import read_metadata, save_checkpoint
 from quantface_arch.quant.metadata import KEY
+from quantface_arch.quant.tensorfile import check_header
 from quantface_arch.runtime.openvino.cache import cached
 from quantface_arch.zoo import load_model
 
@@ -94,6 +95,7 @@ def rrdbnet_options(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]
 def _is_checkpoint(path: Path) -> bool:
     if path.suffix != ".safetensors":
         return False
+    check_header(path)
     try:
         with safe_open(path, "pt") as file:
             return KEY in (file.metadata() or {})

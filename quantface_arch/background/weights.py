@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import urllib.request
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.fsutil import atomic_path
+from quantface_arch.fsutil import atomic_path, file_digest
 
 __all__ = ["PUBLISHED", "check_name", "find_background"]
 
@@ -101,6 +100,6 @@ def _download(file: Published, target: Path) -> None:
 
 
 def _check(path: Path, file: Published) -> None:
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = file_digest(path)
     if found != file.sha256:
         raise QuantFaceError(f"{path}: SHA-256 {found}, {file.name} has {file.sha256}")
