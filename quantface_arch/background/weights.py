@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from quantface_arch.download import download
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.fsutil import atomic_path, file_digest
+from quantface_arch.fsutil import file_digest
 
 __all__ = ["PUBLISHED", "check_name", "find_background"]
 
 _RELEASES = "https://github.com/xinntao/Real-ESRGAN/releases/download"
 _SUFFIXES = (".pth", ".safetensors")
-_TIMEOUT_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -82,21 +81,11 @@ def find_background(name_or_path: str, offline: bool, notify: Callable[[str], No
         raise QuantFaceError(f"{what}, and --offline forbids the download: {way_out}")
     notify(f"downloading {name_or_path} from {file.url} to {target}")
     try:
-        _download(file, target)
+        download(file.url, target, partial(_check, file=file))
     except (OSError, QuantFaceError) as error:
         reason = getattr(error, "reason", None) or error
         raise QuantFaceError(f"{what}, and the download failed ({reason}): {way_out}") from error
     return target
-
-
-def _download(file: Published, target: Path) -> None:
-    with atomic_path(target) as temporary:
-        with (
-            urllib.request.urlopen(file.url, timeout=_TIMEOUT_SECONDS) as source,
-            temporary.open("wb") as sink,
-        ):
-            shutil.copyfileobj(source, sink)
-        _check(temporary, file)
 
 
 def _check(path: Path, file: Published) -> None:

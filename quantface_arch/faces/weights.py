@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantface_arch.download import download
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.fsutil import atomic_path
 
 __all__ = ["FILES", "WeightsUnavailable", "find_weights"]
 
 _RELEASE = "https://github.com/xinntao/facexlib/releases/download/v0.1.0"
-_TIMEOUT_SECONDS = 10
 
 
 class WeightsUnavailable(QuantFaceError):
@@ -78,21 +75,10 @@ def find_weights(
     target = folders[0] / file.name
     notify(f"downloading {network} weights ({file.megabytes} MB) from {file.url} to {target}")
     try:
-        _download(file.url, target)
+        download(file.url, target)
     except (OSError, QuantFaceError) as error:
         reason = getattr(error, "reason", None) or error
         raise WeightsUnavailable(f"{missing}, and the download failed ({reason}): {way_out}") from (
             error
         )
     return target
-
-
-def _download(url: str, target: Path) -> None:
-    with atomic_path(target) as temporary:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as source:
-            expected = source.headers.get("Content-Length")
-            with temporary.open("wb") as sink:
-                shutil.copyfileobj(source, sink)
-        found = temporary.stat().st_size
-        if expected is not None and found != int(expected):
-            raise QuantFaceError(f"{url} ended after {found} of {expected} bytes")

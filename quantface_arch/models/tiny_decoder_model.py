@@ -27,7 +27,7 @@ class TinyDecoderModel(RestorerModel):
     Everything else of ``network_g`` is the teacher's and stays as it is. Both decoders are given
     the latents that the UNet makes of degraded pictures.
 
-    Options under ``train`` beside SRModel's:
+    Options under ``train`` beside RestorerModel's:
         teacher (str): a shipped model or checkpoint of the same architecture with its own decoder.
         losses (list): see ``QuantFaceModel``; of the picture alone.
         autocast (str | null): ``bfloat16`` runs forward passes in that type. Default null.
