@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 from torch import nn
 
-from quantface_arch.archs.osdface_arch import OSDFace
+from quantface_arch.archs.pipeline import Pipeline
 from quantface_arch.errors import QuantFaceError
 
 __all__ = ["build_arch"]
 
+OSDFACE = "OSDFace"
 # Of BasicSR's registry: feature extractors, no restorers, that download or unpickle when made.
 FETCHING = ("VGGFeatureExtractor", "DFDNet")
 
@@ -19,20 +21,36 @@ FETCHING = ("VGGFeatureExtractor", "DFDNet")
 def build_arch(options: Mapping[str, Any]) -> nn.Module:
     """Build any architecture of BasicSR's registry from ``{"type": NAME, **options}``.
 
+    ``build_arch.pipeline`` builds what a runtime needs that has compiled the network's parts.
+
     Raises:
         QuantFaceError: no type, a type that is not registered, or options that it does not take.
     """
     options = dict(options)
     name = options.pop("type", None)
-    # BasicSR imports all that it has, in seconds and some memory: not for ours.
-    build = OSDFace if name == OSDFace.__name__ else _registered(name)
     try:
-        return build(**options)
+        return _builder(name)(**options)
     except TypeError as error:
         raise QuantFaceError(f"network {name}: {error}") from error
 
 
-def _registered(name: Any) -> Any:
+def _pipeline(options: Mapping[str, Any]) -> nn.Module:
+    """What ``build_arch`` builds, without what its ``parts`` compute, where that can be had."""
+    if options.get("type") != OSDFACE:
+        return build_arch(options)
+    known = signature(Pipeline).parameters
+    return Pipeline(**{key: value for key, value in options.items() if key in known})
+
+
+build_arch.pipeline = _pipeline
+
+
+def _builder(name: Any) -> Callable[..., nn.Module]:
+    """The class of a type. Imported here, since diffusers and BasicSR take seconds and memory."""
+    if name == OSDFACE:
+        from quantface_arch.archs.osdface_arch import OSDFace
+
+        return OSDFace
     from quantface_arch.archs.registered import ARCH_REGISTRY
 
     if name in FETCHING:

@@ -3,51 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
-from quantface_arch.archs.presets import PRESETS
+from quantface_arch.archs.pipeline import LOGVAR, Pipeline
 from quantface_arch.archs.tiny import HALVES, tiny_half
 from quantface_arch.archs.vre import VRE, EmbeddingChange
-from quantface_arch.errors import QuantFaceError
 
-__all__ = ["OSDFace", "OSDFaceOutput"]
-
-# Log-variance of a latent that is known exactly, as a tiny encoder's is; diffusers' least one.
-NO_VARIANCE = -30.0
+__all__ = ["OSDFace"]
 
 
-class OSDFaceOutput(NamedTuple):
-    """Everything that a loss may look at.
-
-    image (N, 3, H, W), not clamped; latent z, eps and x0 (N, C, h, w); vre_loss scalar;
-    kl scalar, the VAE posterior's mean divergence from a standard normal.
-    """
-
-    image: Tensor
-    latent: Tensor
-    eps: Tensor
-    x0: Tensor
-    vre_loss: Tensor
-    kl: Tensor
-
-
-class OSDFace(nn.Module):
-    """VRE → VAE encoder → UNet at one timestep → x₀ → VAE decoder.
+class OSDFace(Pipeline):
+    """The pipeline with its networks.
 
     Args:
-        preset: ``osdface`` (Stable Diffusion 2.1 sizes) or ``mini``.
-        vre, vae, unet: options that replace single entries of the preset's.
-        patch_size: side of the pixel patches folded into channels before the VAE; None takes the
-            preset's.
-        timestep: the one step at which the UNet is evaluated.
-        beta_start, beta_end: of the scaled-linear noise schedule with 1000 steps.
+        preset, vre, vae, unet, patch_size, timestep, beta_start, beta_end: see ``Pipeline``.
         initial_logvar: bias given to the posterior's log-variance when a model is made without
             weights, so that training from scratch does not begin in unit noise.
         fast_encoder, fast_decoder: options of ``tiny_half``, {} for TAESD's sizes, to have a tiny
@@ -71,10 +46,6 @@ class OSDFace(nn.Module):
         "vre.*",
         "embedding_change.*",
     )
-    # Of the pictures that ``forward`` takes.
-    input_range = (-1.0, 1.0)
-    # Functions of tensors alone, one after the other; a runtime compiles each by itself.
-    parts = ("encode_prompt", "encode_moments", "predict_noise", "decode")
 
     def __init__(
         self,
@@ -90,22 +61,12 @@ class OSDFace(nn.Module):
         fast_encoder: Mapping[str, Any] | None = None,
         fast_decoder: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        if preset not in PRESETS:
-            known = ", ".join(PRESETS)
-            raise QuantFaceError(f"network option preset: found {preset!r}, allowed are {known}")
-        sizes = PRESETS[preset]
-        self.patch_size = sizes["patch_size"] if patch_size is None else patch_size
-        self.latent_spread = sizes["latent_spread"]
-        self.timestep = timestep
-        self.vre = VRE(**{**sizes["vre"], **(vre or {})})
+        super().__init__(preset, vre, vae, unet, patch_size, timestep, beta_start, beta_end)
+        self.vre = VRE(**self.sizes["vre"])
         z_channels = self.vre.quant_conv.out_channels
         self.embedding_change = EmbeddingChange(z_channels, self.vre.prompt_dim)
-        self.vae = AutoencoderKL(**{**sizes["vae"], **(vae or {})})
-        self.unet = UNet2DConditionModel(**{**sizes["unet"], **(unet or {})})
-        # Kept outside the VAE, which is hidden from a compiler where a part calls nothing of it.
-        self.latent_scale = self.vae.config.scaling_factor
-        self.set_noise_schedule(beta_start, beta_end)
+        self.vae = AutoencoderKL(**self.sizes["vae"])
+        self.unet = UNet2DConditionModel(**self.sizes["unet"])
         latent_channels = self.vae.config.latent_channels
         nn.init.constant_(self.vae.quant_conv.bias[latent_channels:], initial_logvar)
         self.fast_encoder: nn.Module | None = None
@@ -129,24 +90,6 @@ class OSDFace(nn.Module):
         kept = [name for name in self.eight_bit_patterns if not name.startswith(f"vae.{half}.")]
         ends = (0, len(tiny.layers) - 1)
         self.eight_bit_patterns = (*kept, *(f"fast_{half}.layers.{place}" for place in ends))
-
-    def set_noise_schedule(self, beta_start: float, beta_end: float) -> None:
-        """Fix √ᾱ and √(1−ᾱ) at the timestep from a scaled-linear schedule of 1000 steps."""
-        scheduler = DDPMScheduler(
-            beta_start=beta_start, beta_end=beta_end, beta_schedule="scaled_linear"
-        )
-        alpha_bar = float(scheduler.alphas_cumprod[self.timestep].double())
-        self.sqrt_alpha, self.sqrt_one_minus_alpha = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
-
-    @property
-    def stride(self) -> int:
-        """Side of the square of pixels behind one latent position."""
-        return self.patch_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
-
-    def latent_shape(self, batch: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """Shape of the latent, and of the noise that ``forward`` takes, for pictures in pixels."""
-        channels = self.vae.config.latent_channels
-        return batch, channels, height // self.stride, width // self.stride
 
     def input_sources(self) -> dict[str, tuple[int, ...]]:
         """Layers whose input is concatenated from several tensors, and the channels of each.
@@ -175,20 +118,9 @@ class OSDFace(nn.Module):
         patches = F.pixel_unshuffle(image, self.patch_size)
         if self.fast_encoder is None:
             return self.vae.encode(patches).latent_dist.parameters
+        # A tiny encoder gives the latent itself, with no variance to speak of.
         mean = self.fast_encoder(patches) * (self.latent_spread / self.latent_scale)
-        return torch.cat((mean, torch.full_like(mean, NO_VARIANCE)), dim=1)
-
-    def encode_latent(self, image: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Scaled latent of a picture in [-1, 1] and the posterior's mean KL divergence.
-
-        Args:
-            image: float (N, 3, H, W).
-            noise: standard normal, of ``latent_shape``, for a posterior sample; None: the mean.
-        """
-        posterior = DiagonalGaussianDistribution(self.encode_moments(image))
-        z = posterior.mean if noise is None else posterior.mean + posterior.std * noise
-        kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        return z * self.latent_scale, kl
+        return torch.cat((mean, torch.full_like(mean, LOGVAR[0])), dim=1)
 
     def predict_noise(self, z: Tensor, prompt: Tensor) -> Tensor:
         """ε of the UNet at the timestep, of z's shape."""
@@ -205,12 +137,6 @@ class OSDFace(nn.Module):
                 constants[f"{name}.time_emb_proj"] = module.time_emb_proj(embedding)
         return constants
 
-    def predict_x0(self, z: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
-        """``predict_noise``, and x₀ = (z − √(1−ᾱ)·ε)/√ᾱ, computed in float64."""
-        eps = self.predict_noise(z, prompt)
-        x0 = (z.double() - self.sqrt_one_minus_alpha * eps.double()) / self.sqrt_alpha
-        return eps, x0.to(z.dtype)
-
     def decode(self, x0: Tensor) -> Tensor:
         """Picture (N, 3, H, W) of a scaled latent, not clamped."""
         if self.fast_decoder is not None:
@@ -218,57 +144,3 @@ class OSDFace(nn.Module):
             return F.pixel_shuffle(tiny, self.patch_size)
         image = self.vae.decode(x0 / self.latent_scale).sample
         return F.pixel_shuffle(image, self.patch_size)
-
-    def forward_all(self, lq: Tensor, noise: Tensor | None = None) -> OSDFaceOutput:
-        """Run the whole pipeline and return every intermediate that a loss may look at."""
-        prompt, vre_loss = self.encode_prompt(lq)
-        z, kl = self.encode_latent(lq, noise)
-        eps, x0 = self.predict_x0(z, prompt)
-        return OSDFaceOutput(self.decode(x0), z, eps, x0, vre_loss, kl)
-
-    def autoencode(self, image: Tensor, noise: Tensor | None = None) -> OSDFaceOutput:
-        """Encode and decode a clean picture; prompt and UNet take no part."""
-        z, kl = self.encode_latent(image, noise)
-        return OSDFaceOutput(self.decode(z), z, torch.zeros_like(z), z, z.new_zeros(()), kl)
-
-    def check_input(self, lq: Tensor, noise: Tensor | None) -> None:
-        """Raise QuantFaceError for pictures or noise of a shape that the network cannot take."""
-        if lq.ndim != 4 or lq.shape[1] != 3:
-            raise QuantFaceError(f"pictures of shape {tuple(lq.shape)}: (N, 3, H, W) is wanted")
-        step = self.stride * 2 ** (len(self.unet.config.block_out_channels) - 1)
-        height, width = lq.shape[-2:]
-        if height % step or width % step:
-            raise QuantFaceError(
-                f"picture of {width}x{height} pixels: both sides must be multiples of {step}"
-            )
-        wanted = self.latent_shape(len(lq), height, width)
-        if noise is not None and tuple(noise.shape) != wanted:
-            raise QuantFaceError(f"noise of shape {tuple(noise.shape)}: {wanted} is wanted")
-
-    def forward(
-        self,
-        lq: Tensor,
-        noise: Tensor | None = None,
-        return_all: bool = False,
-        autoencode: bool = False,
-    ) -> Tensor | OSDFaceOutput:
-        """Restore degraded faces.
-
-        Args:
-            lq: float (N, 3, H, W) in [-1, 1].
-            noise: see ``encode_latent``.
-            return_all: return an ``OSDFaceOutput`` instead of the picture.
-            autoencode: only encode and decode, see ``autoencode``. A switch of ``forward`` because
-                distributed training synchronizes gradients of nothing else.
-
-        Returns:
-            restored faces (N, 3, H, W), clamped to [-1, 1] in evaluation mode.
-
-        Raises:
-            QuantFaceError: see ``check_input``.
-        """
-        self.check_input(lq, noise)
-        output = (self.autoencode if autoencode else self.forward_all)(lq, noise)
-        if return_all:
-            return output
-        return output.image if self.training else output.image.clamp(-1, 1)

@@ -11,12 +11,14 @@ import onnxruntime
 import openvino
 import pytest
 import torch
+from onnx import numpy_helper
 from quant_helpers import sqnr
 from tiny import RRDB
 
 from quantface_arch.archs import build_arch
 from quantface_arch.images import load_rgb
 from quantface_arch.quant import Recipe, load_checkpoint, quant_layers, quantize, save_checkpoint
+from quantface_arch.runtime.openvino.network import has_vnni
 from quantface_arch.zoo import load_model
 
 
@@ -83,6 +85,13 @@ def assert_integers(target, layers):
     assert max(np.prod(x.dims) for x in floats) < max(np.prod(x.dims) for x in weights)
 
 
+def largest_weight(target):
+    """The largest integer of all int8 weights."""
+    stored = onnx.load(target).graph.initializer
+    weights = [numpy_helper.to_array(x) for x in stored if x.data_type == x.INT8]
+    return max(int(np.abs(weight).max()) for weight in weights)
+
+
 def test_onnx_runtime_computes_what_the_reference_does(repo, plain, tmp_path):
     target = exported(repo, plain, tmp_path / "net.onnx", "--way", "faithful")
     reference = load_checkpoint(plain, build_arch)
@@ -91,7 +100,10 @@ def test_onnx_runtime_computes_what_the_reference_does(repo, plain, tmp_path):
 
 
 def test_onnx_runtime_restores_faces(repo, data_root, tmp_path):
-    target = exported(repo, "mini-w4a8", tmp_path / "mini.onnx")
+    # Not more than this processor can add without overflowing.
+    bits = 8 if has_vnni() else 7
+    target = exported(repo, "mini-w4a8", tmp_path / "mini.onnx", "--weight-bits", bits)
+    assert largest_weight(target) == 2 ** (bits - 1) - 1
     reference = load_model("mini-w4a8")
     face = load_rgb(sorted((data_root / "faces/tune512").glob("*.jpg"))[0])
     x = torch.tensor(face).permute(2, 0, 1)[None, :, 128:384, 96:416].float() / 127.5 - 1
@@ -100,6 +112,14 @@ def test_onnx_runtime_restores_faces(repo, data_root, tmp_path):
     assert 10 * torch.log10(4 / error) > 38
     layers = [layer for layer in quant_layers(reference) if "time_emb" not in layer.name]
     assert_integers(target, len(layers))
+
+
+def test_weights_of_seven_bits_leave_room_to_add_pairs(repo, plain, tmp_path):
+    target = exported(repo, plain, tmp_path / "net.onnx", "--weight-bits", 7)
+    assert largest_weight(target) == 63
+    x = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        assert sqnr(load_checkpoint(plain, build_arch)(x), run_onnx(target)(x)) > 25
 
 
 def test_folded_files_have_no_branches(repo, plain, tmp_path):

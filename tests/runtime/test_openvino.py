@@ -26,6 +26,8 @@ from quantface_arch.runtime.parts import parts_of
 from quantface_arch.zoo import load_model, resolve_model
 
 BRANCH = {"svd": 1, "budget": 1}
+# Without VNNI 8-bit weights are rounded once more, to 7 bits.
+EXACT = network.has_vnni()
 
 
 def saved(path, build, x, arch, name="w4a8", **options):
@@ -75,7 +77,7 @@ def compare(path, build, way, x):
 def test_every_layer_is_integer_arithmetic_and_equals_the_reference(tmp_path, name):
     path = saved(tmp_path / "net.safetensors", TinyNet, pictures(), {"type": "any"}, name)
     distance, found = compare(path, lambda _: TinyNet(), "faithful", pictures(2))
-    assert distance > 45
+    assert distance > (45 if EXACT or name != "w8a8" else 30)
     assert products(found).keys() == {"conv_in", "body", "linear", "line", "conv_out"}
     assert set(products(found).values()) <= {"u8", "i8"}
 
@@ -100,13 +102,14 @@ def test_a_float_network_has_no_integer_products_and_stays_exact(tmp_path):
 def test_a_restorer_is_compiled_in_parts_for_batches_and_sizes(tmp_path):
     path = make_tiny(tmp_path / "tiny.safetensors")
     reference, found = load_model(path, "reference"), load(path, build_arch, "faithful")
+    close = 60 if EXACT else 30
     for shape in ((1, 3, 64, 64), (3, 3, 64, 64), (1, 3, 96, 128)):
         x = torch.rand(shape) * 2 - 1
         noise = torch.randn(reference.latent_shape(shape[0], *shape[2:]))
         with torch.no_grad():
             z, prompt = reference.encode_latent(x, noise)[0], reference.encode_prompt(x)[0]
-            assert sqnr(prompt, found.encode_prompt(x)[0]) > 60
-            assert sqnr(z, found.encode_latent(x, noise)[0]) > 60
+            assert sqnr(prompt, found.encode_prompt(x)[0]) > close
+            assert sqnr(z, found.encode_latent(x, noise)[0]) > close
             # A rounding that tips the other way moves everything after it.
             assert sqnr(reference.predict_noise(z, prompt), found.predict_noise(z, prompt)) > 25
             assert sqnr(reference.decode(z), found.decode(z)) > 25
@@ -116,6 +119,21 @@ def test_a_restorer_is_compiled_in_parts_for_batches_and_sizes(tmp_path):
     layers = {layer.name for layer in quant_layers(reference) if "time_emb" not in layer.name}
     assert products(found).keys() == layers
     assert set(products(found).values()) <= {"u8", "i8"}
+
+
+def test_a_compiled_restorer_needs_none_of_the_libraries_of_its_networks(monkeypatch):
+    monkeypatch.undo()  # the cache of all tests, where it may be already
+    shape = load_model("mini-w4a8", "openvino").latent_shape(1, 512, 512)
+    code = (
+        "import sys\n"
+        "from quantface_arch.zoo import load_model\n"
+        f"assert load_model('mini-w4a8', 'openvino').latent_shape(1, 512, 512) == {shape}\n"
+        "heavy = {'diffusers', 'transformers', 'peft', 'sympy', 'torch._dynamo'}\n"
+        "found = heavy & set(sys.modules)\n"
+        "assert not found, found"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_weights_are_not_kept_twice(net):
@@ -240,6 +258,7 @@ def test_shipped_models_give_the_reference_s_pictures(data_root, monkeypatch):
     path = resolve_model("mini-w4a8")
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "this processor has no VNNI")
         wanted = load_checkpoint(path, build_arch)(x)
         error = (load(path, build_arch)(x) - wanted).square().mean()
     assert 10 * torch.log10(4 / error) > 38

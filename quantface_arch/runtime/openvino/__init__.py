@@ -29,7 +29,8 @@ def load(path: Path, build: Build, way: str = "auto") -> nn.Module:
     pictures may have any size and number, each combination costs a compilation.
 
     Args:
-        build: see ``load_checkpoint``.
+        build: see ``load_checkpoint``; if it has an attribute ``pipeline``, a function alike that
+            leaves out what the parts compute, the whole network is built for compiling alone.
         way: of the layers, see ``lowering.WAYS``.
 
     Raises:

@@ -39,7 +39,7 @@ def has_vnni() -> bool:
 
 def load_network(path: Path, build: Build, way: str) -> nn.Module:
     """See ``quantface_arch.runtime.openvino.load``."""
-    network = build_skeleton(path, build)
+    network = build_skeleton(path, getattr(build, "pipeline", build))
     lowering = Lowering(way, FULL if has_vnni() else SPARE)
     if lowering.largest == SPARE:
         warnings.warn(
