@@ -61,8 +61,8 @@ def find_background(name_or_path: str, offline: bool, notify: Callable[[str], No
     """The file of weights; a published one is downloaded into the cache folder once.
 
     Raises:
-        QuantFaceError: see ``check_name``; the file is not here and offline or no network, or what
-            came is another file. The message says where to get it.
+        QuantFaceError: see ``check_name``; the file that is here is another.
+        Unavailable: it is not here and could not, or may not, be downloaded.
     """
     check_name(name_or_path)
     if Path(name_or_path).exists():
@@ -75,16 +75,15 @@ def find_background(name_or_path: str, offline: bool, notify: Callable[[str], No
     if target.is_file():
         _check(target, file)
         return target
-    what = f"--bg-upsampler {name_or_path}: {file.name} is not in {target.parent}"
-    way_out = f"get {file.url} and name the file with --bg-upsampler"
-    if offline:
-        raise QuantFaceError(f"{what}, and --offline forbids the download: {way_out}")
-    notify(f"downloading {name_or_path} from {file.url} to {target}")
-    try:
-        download(file.url, target, partial(_check, file=file))
-    except (OSError, QuantFaceError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise QuantFaceError(f"{what}, and the download failed ({reason}): {way_out}") from error
+    download(
+        f"{name_or_path}: {file.name}",
+        file.url,
+        target,
+        "name the file with --bg-upsampler",
+        offline=offline,
+        notify=notify,
+        check=partial(_check, file=file),
+    )
     return target
 
 

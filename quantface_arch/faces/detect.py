@@ -70,9 +70,10 @@ def build_detector(
         QuantFaceError: unknown name; or weights that are missing or damaged (with ``auto``, only
             damaged ones).
     """
+    from quantface_arch.download import Unavailable
     from quantface_arch.faces.haar import HaarDetector
     from quantface_arch.faces.retinaface import RetinaFaceDetector
-    from quantface_arch.faces.weights import WeightsUnavailable, find_weights
+    from quantface_arch.faces.weights import find_weights
 
     if name not in DETECTORS:
         raise QuantFaceError(f"unknown detector {name!r}: choose from {', '.join(DETECTORS)}")
@@ -81,7 +82,7 @@ def build_detector(
     network = _AUTO if name == "auto" else name
     try:
         path = find_weights(network, weights_dir, offline, notify)
-    except WeightsUnavailable as error:
+    except Unavailable as error:
         if name != "auto":
             raise
         notify(f"{error}; using OpenCV's Haar cascades, which find frontal faces only")

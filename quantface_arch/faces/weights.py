@@ -8,16 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantface_arch.download import download
+from quantface_arch.download import Unavailable, download
 from quantface_arch.errors import QuantFaceError
 
-__all__ = ["FILES", "WeightsUnavailable", "find_weights"]
+__all__ = ["FILES", "find_weights"]
 
 _RELEASE = "https://github.com/xinntao/facexlib/releases/download/v0.1.0"
-
-
-class WeightsUnavailable(QuantFaceError):
-    """The weights are not on this machine and could not, or may not, be downloaded."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ FILES = {
 def _facexlib_cache() -> Path:
     spec = importlib.util.find_spec("facexlib")
     if spec is None or not spec.submodule_search_locations:
-        raise WeightsUnavailable("facexlib is not installed (pip install facexlib)")
+        raise Unavailable("facexlib is not installed (pip install facexlib)")
     return Path(spec.submodule_search_locations[0]) / "weights"
 
 
@@ -57,8 +53,8 @@ def find_weights(
 
     Raises:
         QuantFaceError: ``weights_dir`` is not a folder.
-        WeightsUnavailable: nothing found, and offline or no network; the message says where to
-            put the file.
+        Unavailable: nothing found, and offline or no network; the message says where to put the
+            file.
     """
     file = FILES[network]
     folders = [] if weights_dir is None else [Path(weights_dir)]
@@ -68,17 +64,13 @@ def find_weights(
     for folder in folders:
         if (folder / file.name).is_file():
             return folder / file.name
-    missing = f"{network} weights {file.name} are not in {' or '.join(map(str, folders))}"
-    way_out = f"get {file.url} and name its folder with --weights-dir"
-    if offline:
-        raise WeightsUnavailable(f"{missing}, and --offline forbids the download: {way_out}")
     target = folders[0] / file.name
-    notify(f"downloading {network} weights ({file.megabytes} MB) from {file.url} to {target}")
-    try:
-        download(file.url, target)
-    except (OSError, QuantFaceError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise WeightsUnavailable(f"{missing}, and the download failed ({reason}): {way_out}") from (
-            error
-        )
+    download(
+        f"{network}: {file.name} ({file.megabytes} MB)",
+        file.url,
+        target,
+        "name its folder with --weights-dir",
+        offline=offline,
+        notify=notify,
+    )
     return target

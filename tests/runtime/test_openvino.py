@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 import torch
@@ -134,6 +136,19 @@ def test_a_compiled_restorer_needs_none_of_the_libraries_of_its_networks(monkeyp
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where threads may run is read from /proc")
+def test_threads_are_bound_to_no_core_so_that_processes_can_share_them(net):
+    found, x, seen = load(*net), pictures(1, 512), set()
+    found(x)  # compiling binds a thread for a while
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(lambda: [found(x) for _ in range(20)])
+        while not running.done():
+            for task in os.listdir("/proc/self/task"):
+                with suppress(ProcessLookupError):
+                    seen.add(frozenset(os.sched_getaffinity(int(task))))
+    assert seen == {frozenset(os.sched_getaffinity(0))}
 
 
 def test_weights_are_not_kept_twice(net):

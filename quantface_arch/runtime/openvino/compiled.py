@@ -38,7 +38,11 @@ class CompiledPart:
 
     def __init__(self, path: Path, exact: bool, frugal: bool = False) -> None:
         self.path, self.frugal = path, frugal
-        self.options: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        self.options: dict[str, Any] = {
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            # Else every process binds its threads to the first cores, and several share them.
+            "ENABLE_CPU_PINNING": False,
+        }
         if exact:
             self.options["INFERENCE_PRECISION_HINT"] = "f32"
         self.compiled: Recent[openvino.CompiledModel] = Recent(SHAPES)
