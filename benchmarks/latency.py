@@ -25,12 +25,13 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from latency_rows import KINDS, measure
+from latency_rows import KINDS, NNCF, measure
 from report import parser, report
 from tqdm import tqdm
 
@@ -70,6 +71,11 @@ def rows_of(args: argparse.Namespace, full: Path) -> list[dict[str, Any]]:
     kinds = [kind for kind in known if kind in (args.kinds or known)]
     if not kinds:
         sys.exit(f"error: --kinds: none is of device {args.device}: {', '.join(known)}")
+    if NNCF in kinds and find_spec("nncf") is None:
+        if args.kinds:
+            sys.exit(f"error: --kinds {NNCF!r}: nncf is not installed; pip install -e '.[bench]'")
+        print("without NNCF's row: pip install -e '.[bench]'", file=sys.stderr)
+        kinds.remove(NNCF)
     rows = [{"kind": kind, "path": str(full)} for kind in kinds if kind != "quantized"]
     if "quantized" in kinds:
         paths = [resolve_model(name) for name in args.quantized]

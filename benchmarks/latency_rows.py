@@ -16,8 +16,9 @@ from quantface_arch.quant import read_metadata
 from quantface_arch.runtime.parts import parts_of, record
 from quantface_arch.zoo import load_model
 
-__all__ = ["KINDS", "measure"]
+__all__ = ["KINDS", "NNCF", "measure"]
 
+NNCF = "openvino nncf w8a8"
 # Rows by type of device; the first is what others are compared with.
 KINDS = {
     "cpu": (
@@ -25,7 +26,7 @@ KINDS = {
         "torch bf16",
         "openvino fp32",
         "openvino bf16",
-        "openvino nncf w8a8",
+        NNCF,
         "quantized",
     ),
     "cuda": ("torch fp16", "torch fp16 compiled", "quantized"),
@@ -113,12 +114,12 @@ def _network(row: dict[str, Any], x: Tensor) -> tuple[nn.Module, torch.dtype]:
     if kind == "quantized":
         return openvino.load(path, build_arch, row["way"]), torch.float32
     network = openvino.load(path, build_arch)
-    inputs = record(network, x) if kind == "openvino nncf w8a8" else {}
+    inputs = record(network, x) if kind == NNCF else {}
     for name in network.parts:
         part = vars(network)[name]
         if kind == "openvino bf16":
             part.options["INFERENCE_PRECISION_HINT"] = "bf16"
-        elif kind == "openvino nncf w8a8":
+        elif kind == NNCF:
             _quantize(part, inputs[name][0])
     return network, torch.float32
 
