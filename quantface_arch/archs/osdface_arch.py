@@ -22,7 +22,12 @@ class OSDFace(Pipeline):
     """The pipeline with its networks.
 
     Args:
-        preset, vre, vae, unet, patch_size, timestep, beta_start, beta_end: see ``Pipeline``.
+        preset: ``osdface`` (Stable Diffusion 2.1 sizes) or ``mini``.
+        vre, vae, unet: options that replace single entries of the preset's.
+        patch_size: side of the pixel patches folded into channels before the VAE; None takes the
+            preset's.
+        timestep: the one step at which the UNet is evaluated.
+        beta_start, beta_end: of the scaled-linear noise schedule with 1000 steps.
         initial_logvar: bias given to the posterior's log-variance when a model is made without
             weights, so that training from scratch does not begin in unit noise.
         fast_encoder, fast_decoder: options of ``tiny_half``, {} for TAESD's sizes, to have a tiny

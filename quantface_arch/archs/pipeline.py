@@ -45,12 +45,7 @@ class Pipeline(nn.Module):
     The methods that ``parts`` names come from a subclass, or are set on an instance.
 
     Args:
-        preset: ``osdface`` (Stable Diffusion 2.1 sizes) or ``mini``.
-        vre, vae, unet: options that replace single entries of the preset's.
-        patch_size: side of the pixel patches folded into channels before the VAE; None takes the
-            preset's.
-        timestep: the one step at which the UNet is evaluated.
-        beta_start, beta_end: of the scaled-linear noise schedule with 1000 steps.
+        preset, vre, vae, unet, patch_size, timestep, beta_start, beta_end: see ``OSDFace``.
 
     Raises:
         QuantFaceError: unknown preset.
