@@ -11,6 +11,7 @@ A part NAME is the function ``rows`` of robustness_NAME.py beside this file; eac
 
 from __future__ import annotations
 
+import signal
 from importlib import import_module
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def main() -> None:
     add("--images", type=int, default=40, metavar="N", help="of a run that is timed (40)")
     add("--turns", type=int, default=5, metavar="N", help="of timing one process, then two (5)")
     add("--commands", nargs="+", metavar="NAME", help="that faults meet (all)")
+    add("--faults", nargs="+", metavar="NAME", help="that they meet (all)")
     add("--model", default="mini-w4a8", help="(%(default)s)")
     add("--inputs", type=int, default=20000, metavar="N", help="of fuzzing (20000)")
     add("--seconds", type=int, default=900, metavar="N", help="that fuzzing may take (900)")
@@ -37,6 +39,8 @@ def main() -> None:
     args = args_parser.parse_args()
     if unknown := set(args.parts) - set(parts):
         args_parser.error(f"no part {min(unknown)}; there are {', '.join(parts)}")
+    # Whatever a shell starts in the background ignores Ctrl-C, and what that starts does, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rows = []
     for name in args.parts or parts:
         found_rows = import_module(PREFIX + name).rows(args)

@@ -208,7 +208,12 @@ def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
         faces = faces_folder(Path(root) / "faces", 24)
         all_commands = commands(faces)
         wanted = args.commands or list(all_commands)
-        cases = [(name, fault) for name in wanted for fault in _faults(all_commands[name])]
+        cases = [
+            (name, fault)
+            for name in wanted
+            for fault in _faults(all_commands[name])
+            if not args.faults or fault in args.faults
+        ]
         if args.smoke:
             cases = [("restore", "Ctrl-C")]
         undisturbed: dict[str, dict[str, str]] = {}
