@@ -207,13 +207,14 @@ def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as root:
         faces = faces_folder(Path(root) / "faces", 24)
         all_commands = commands(faces)
-        wanted = args.commands or list(all_commands)
         cases = [
             (name, fault)
-            for name in wanted
-            for fault in _faults(all_commands[name])
-            if not args.faults or fault in args.faults
+            for name, command in all_commands.items()
+            for fault in _faults(command)
+            if name in (args.commands or [name]) and fault in (args.faults or [fault])
         ]
+        if not cases:
+            raise SystemExit(f"error: no such command or fault; there are {list(all_commands)}")
         if args.smoke:
             cases = [("restore", "Ctrl-C")]
         undisturbed: dict[str, dict[str, str]] = {}
