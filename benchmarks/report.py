@@ -6,13 +6,11 @@ import argparse
 import json
 import os
 import platform
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["data_root", "parser", "peak_gb", "report", "table", "write"]
+__all__ = ["data_root", "memory", "parser", "peak_gb", "report", "table", "write"]
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -30,10 +28,18 @@ def data_root() -> Path:
     return Path(os.environ.get("QUANTFACE_DATA", Path(__file__).resolve().parents[2] / "shared"))
 
 
+def memory(what: str) -> int:
+    """Bytes of this process's memory by Linux's names: VmRSS, VmHWM (its peak), VmSize."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == what:
+            return int(value.split()[0]) * 1024
+    raise KeyError(what)
+
+
 def peak_gb() -> float:
-    """Largest resident memory of this process so far."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    """Largest resident memory of this process so far; getrusage's is at least the parent's."""
+    return memory("VmHWM") / 1e9
 
 
 def _cell(value: Any) -> str:

@@ -180,7 +180,7 @@ def _work(target: str, inputs: int, seed: int, folder: Path) -> None:
     strategy, suffix, read = TARGETS[target](folder)
     path = folder / f"input{suffix}"
     _limit_memory()
-    start = _memory("VmRSS")
+    start = report.memory("VmRSS")
 
     def say(**words: Any) -> None:
         os.write(answers, json.dumps(words).encode() + b"\n")
@@ -200,7 +200,8 @@ def _work(target: str, inputs: int, seed: int, folder: Path) -> None:
         begin = time.process_time()
         outcome, error = _outcome(read, path)
         seconds = time.process_time() - begin
-        say(outcome=outcome, error=error, seconds=seconds, peak=_memory("VmHWM") - start)
+        peak = (report.memory("VmHWM") - start) / 1e6
+        say(outcome=outcome, error=error, seconds=seconds, peak=peak)
 
     once()
 
@@ -221,17 +222,8 @@ def _outcome(read: Any, path: Path) -> tuple[str, str]:
 
 
 def _limit_memory() -> None:
-    most = int(_memory("VmSize") * 1e6) + MEMORY
+    most = report.memory("VmSize") + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
-
-def _memory(what: str) -> float:
-    """A figure of this process's memory in MB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == what:
-            return int(value.split()[0]) * 1024 / 1e6
-    raise KeyError(what)
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     chance = random.Random(args.seed)
     options = ["--model", args.model]
     with tempfile.TemporaryDirectory() as folder:
-        # A run is killed after LONGEST / 2 pictures on average, and some are under way then.
-        source = faces_folder(Path(folder) / "in", (LONGEST // 2 + 1) * rounds + 4)
+        # A run is killed after LONGEST / 2 pictures on average, and some more in the moment after.
+        source = faces_folder(Path(folder) / "in", (LONGEST + 2) * rounds + 4)
         whole, out = Path(folder) / "whole", Path(folder) / "out"
         status, output = Run(restore_command(source, whole, 1, options)).wait()
         if status:
