@@ -68,3 +68,12 @@ def test_degraded_faces_score_as_expected(repo, tmp_path, data_root):
     same, low = scored(tmp_path / "gt"), scored(tmp_path / "lq")
     assert same["ssim"] == same["sharpness"] == 1 and same["psnr"] > 100
     assert low["images"] == 2 and 15 < low["psnr"] < 40 and low["ssim"] < 1
+
+
+def test_the_peak_of_memory_is_that_of_the_process_alone(repo):
+    held = bytearray(os.urandom(2**20) * 400)
+    code = "from report import peak_gb; print(peak_gb()); x = b'1' * 10**8; print(peak_gb())"
+    child = [sys.executable, "-c", code]
+    done = subprocess.run(child, cwd=repo / "benchmarks", capture_output=True, text=True)
+    before, after = map(float, done.stdout.split())
+    assert held and before < 0.1 and after - before == pytest.approx(0.1, abs=0.01), done.stderr
