@@ -11,10 +11,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from quantface_arch.errors import QuantFaceError, WriteError
 
-__all__ = ["atomic_path", "file_digest", "kind_of", "read_bytes", "remove_temporaries"]
+__all__ = [
+    "atomic_path",
+    "file_digest",
+    "kind_of",
+    "open_file",
+    "read_bytes",
+    "remove_temporaries",
+]
 
 _PREFIX = ".tmp-"
 _PIECE = 1 << 24
@@ -37,28 +45,42 @@ def kind_of(mode: int) -> str | None:
     return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no file")
 
 
+@contextmanager
+def open_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A regular file, open for reading; a pipe or a device is refused, never waited for.
+
+    Raises:
+        QuantFaceError: missing, no regular file, or not readable, in the block as well.
+    """
+    try:
+        # A pipe that nobody writes to would block the opening as well.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            kind = kind_of(os.fstat(handle).st_mode)
+            if kind is not None:
+                raise QuantFaceError(f"{path}: cannot be read: it is {kind}, a file is wanted")
+            with open(handle, "rb", closefd=False) as file:
+                yield file
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise QuantFaceError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
 def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
-    """All bytes of a regular file; a pipe or a device is refused, never waited for.
+    """All bytes of a regular file.
 
     Args:
         limit: bytes that it may have.
 
     Raises:
-        QuantFaceError: missing, no regular file, not readable, or larger than ``limit``.
+        QuantFaceError: see ``open_file``, or larger than ``limit``.
     """
-    try:
-        # A pipe that nobody writes to would block the opening as well.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(handle, "rb") as file:
-            found = os.fstat(handle)
-            kind = kind_of(found.st_mode)
-            if kind is not None:
-                raise QuantFaceError(f"{path}: cannot be read: it is {kind}, a file is wanted")
-            # Files such as those of /proc have more bytes than they say.
-            data = b"" if found.st_size > limit else file.read(limit + 1)
-    except OSError as error:
-        raise QuantFaceError(f"{path}: cannot be read: {error.strerror or error}") from error
-    size = max(found.st_size, len(data))
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        # Files such as those of /proc have more bytes than they say.
+        data = b"" if size > limit else file.read(limit + 1)
+    size = max(size, len(data))
     if size > limit:
         raise QuantFaceError(f"{path}: found {size:,} bytes, at most {limit:,} are allowed")
     return data
@@ -118,9 +140,13 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """SHA-256 of a file, hexadecimal.
+
+    Raises:
+        QuantFaceError: see ``open_file``.
+    """
     found = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_file(path) as file:
         while piece := file.read(_PIECE):
             found.update(piece)
     return found.hexdigest()

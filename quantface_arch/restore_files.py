@@ -7,7 +7,7 @@ import hashlib
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,10 @@ from quantface_arch.fsutil import kind_of
 from quantface_arch.images import SUFFIXES
 from quantface_arch.video import SUFFIXES as CLIP_SUFFIXES
 
-__all__ = ["OutputFolders", "Source", "find_sources", "output_names"]
+__all__ = ["MANIFESTS", "OutputFolders", "Source", "find_sources", "output_names"]
+
+# In the output folder, see ``Manifest``.
+MANIFESTS = "manifest-*.jsonl"
 
 
 @dataclass(frozen=True)
@@ -83,22 +86,23 @@ class OutputFolders:
                     f"{source.path} lies in a folder that this run writes into: "
                     "choose another output with -o"
                 )
+        self._check_links(self.root.glob(MANIFESTS))
         for folder in self.used():
-            self._check_links(folder)
+            self._check_links([folder])
+            inside = list(os.scandir(folder)) if folder.is_dir() else []
+            self._check_links(Path(entry) for entry in inside if entry.is_symlink())
             existing = next(path for path in [folder, *folder.absolute().parents] if path.exists())
             if not existing.is_dir():
                 raise UsageError(f"cannot write to {folder}: {existing} is not a folder")
             if not os.access(existing, os.W_OK | os.X_OK):
                 raise UsageError(f"cannot write to {folder}: no permission in {existing}")
 
-    def _check_links(self, folder: Path) -> None:
-        """Refuse a folder, or a file in it, that is a link to somewhere outside of the root."""
-        inside = list(os.scandir(folder)) if folder.is_dir() else []
-        for path in [folder, *(Path(entry) for entry in inside if entry.is_symlink())]:
-            target = path.resolve()
-            if path.is_symlink() and not target.is_relative_to(self.root.resolve()):
+    def _check_links(self, paths: Iterable[Path]) -> None:
+        """Refuse what is a link to somewhere outside of the root."""
+        for path in paths:
+            if path.is_symlink() and not path.resolve().is_relative_to(self.root.resolve()):
                 raise UsageError(
-                    f"cannot write to {path}: it is a link to {target}, "
+                    f"cannot write to {path}: it is a link to {path.resolve()}, "
                     f"which lies outside of {self.root}"
                 )
 

@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantface_arch import __version__
-from quantface_arch.errors import WriteError
-from quantface_arch.fsutil import file_digest
-from quantface_arch.restore_files import Source
+from quantface_arch.errors import QuantFaceError, WriteError
+from quantface_arch.fsutil import file_digest, open_file
+from quantface_arch.restore_files import MANIFESTS, Source
 
 if TYPE_CHECKING:
     from quantface_arch.restorer import FaceRestorer
 
 __all__ = ["Manifest", "settings_of"]
-
-PATTERN = "manifest-*.jsonl"
 
 
 def settings_of(args: argparse.Namespace, restorer: FaceRestorer) -> dict[str, Any]:
@@ -76,13 +74,17 @@ class Manifest:
     _known: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
 
     def load(self) -> None:
-        """Read the lines of earlier runs, of however many processes."""
+        """Read the lines of earlier runs, of however many processes.
+
+        Raises:
+            QuantFaceError: a manifest cannot be read.
+        """
         known = defaultdict(list)
-        for path in sorted(self.root.glob(PATTERN)):
-            for line in path.read_bytes().splitlines():
-                record = _parsed(line)
-                if record.get("error", "") is None and record["settings"] == self.settings:
-                    known[record["name"], record["sha256"]].append(record)
+        for path in sorted(self.root.glob(MANIFESTS)):
+            with open_file(path) as file:
+                for record in map(_parsed, file):
+                    if record.get("error", "") is None and record["settings"] == self.settings:
+                        known[record["name"], record["sha256"]].append(record)
         self._known = dict(known)
 
     def has(self, source: Source, unrestored: bool) -> bool:
@@ -93,7 +95,7 @@ class Manifest:
         """
         try:
             records = self._known.get((source.name, file_digest(source.path)), ())
-        except OSError:
+        except QuantFaceError:
             return False
         return any((record["faces"] or unrestored) and self._holds(record) for record in records)
 
@@ -101,7 +103,7 @@ class Manifest:
         try:
             outputs = record["outputs"].items()
             return all(file_digest(self.root / name) == digest for name, digest in outputs)
-        except OSError:
+        except QuantFaceError:
             return False
 
     def add(
@@ -135,7 +137,7 @@ class Manifest:
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "settings": self.settings,
         }
-        path = self.root / PATTERN.replace("*", str(self.rank))
+        path = self.root / MANIFESTS.replace("*", str(self.rank))
         line = json.dumps(record).encode() + b"\n"
         try:
             with path.open("a+b") as file:
@@ -148,11 +150,11 @@ class Manifest:
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
-    """A line's record; empty for one that was cut short."""
+    """A line's record; empty for one that was cut short, or that no run has written."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    fields = {"name", "sha256", "outputs", "faces", "error", "settings"}
-    whole = isinstance(record, dict) and record.keys() >= fields
-    return record if whole and isinstance(record["outputs"], dict) else {}
+    kinds = {"name": str, "sha256": (str, type(None)), "outputs": dict, "faces": int}
+    whole = isinstance(record, dict) and record.keys() >= {*kinds, "error", "settings"}
+    return record if whole and all(isinstance(record[k], kinds[k]) for k in kinds) else {}

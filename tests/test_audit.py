@@ -27,8 +27,18 @@ def audit(load_script, run_script, tmp_path, monkeypatch):
     return call
 
 
+# What it has to be asked: about this file, its very versions, of this service, in this format.
+ASKED = """
+import sys
+words = dict(zip(sys.argv, sys.argv[1:]))
+assert open(words["--requirement"]).read() == "a==1\\n", words
+assert words["--format"] == "json" and words["--vulnerability-service"] == "pypi", words
+assert {"--no-deps", "--disable-pip"} <= set(sys.argv), words
+"""
+
+
 def answer(*packages):
-    return f"print({json.dumps({'dependencies': packages})!r})"
+    return f"{ASKED}\nprint({json.dumps({'dependencies': packages})!r})"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +52,7 @@ def answer(*packages):
     ],
 )
 def test_only_what_was_looked_up_is_clean(audit, packages, status, message):
-    found, out, err = audit(answer(*packages))
+    found, out, err = audit(answer(*packages), "--service", "pypi")
     assert found == status and message in out
     assert ("not checked" in err) == (SKIPPED in packages or not packages)
 

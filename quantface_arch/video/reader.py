@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.fsutil import open_file
 from quantface_arch.images import MAX_PIXELS, MIN_SIDE
 
 __all__ = ["VideoReader"]
@@ -47,11 +48,8 @@ class VideoReader:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        try:
-            with self.path.open("rb") as file:
-                empty = not file.read(1)
-        except OSError as error:
-            raise QuantFaceError(f"{path}: cannot be read: {error.strerror or error}") from error
+        with open_file(path) as file:
+            empty = not file.read(1)
         if empty:
             raise QuantFaceError(f"{path}: empty file (0 bytes)")
         self._capture = _opened(self.path)

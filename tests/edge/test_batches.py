@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
@@ -14,11 +15,15 @@ from contextlib import contextmanager, suppress
 import numpy as np
 import pytest
 
+from quantface_arch import fsutil, restore_run
 from quantface_arch.fsutil import atomic_path, file_digest
 from quantface_arch.images import Picture, write_image
+from quantface_arch.restorer import FaceRestorer
 from quantface_arch.sharding import Shard
 
 IMAGES = 24
+# Seconds; of use on a machine that has much else to do.
+PATIENCE = 600
 ALIGNED = ("--aligned", "--runtime", "reference")
 
 
@@ -79,12 +84,12 @@ def test_two_processes_killed_half_way_and_resumed(repo, restore, model, faces, 
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert restore("-i", faces, *ALIGNED, "-o", whole)[0] == 0
     process = start(repo, model, faces, out)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while process.poll() is None and len(done(out)) < 4 and time.monotonic() < deadline:
         time.sleep(0.005)
     victim = workers(process)[1]
     os.kill(victim, signal.SIGKILL)
-    assert process.wait(timeout=120) == 1
+    assert process.wait(timeout=PATIENCE) == 1
     before = done(out)
     assert 4 <= len(before) < IMAGES
     # What counts as done is whole, whatever else is there.
@@ -99,7 +104,7 @@ def test_two_processes_killed_half_way_and_resumed(repo, restore, model, faces, 
     (out / "restored_faces/.tmp-half.png").write_bytes(b"half")
 
     process = start(repo, model, faces, out, "--resume")
-    status = process.wait(timeout=120)
+    status = process.wait(timeout=PATIENCE)
     output = out.with_suffix(".log").read_text()
     assert status == 0, output
     left = IMAGES - len(before)
@@ -203,6 +208,34 @@ def test_a_full_disk_ends_the_run_in_one_line_and_resuming_completes_it(restore,
     assert digests(out) == digests(whole)
 
 
+def test_pictures_wait_for_a_batch_no_longer_than_memory_allows(restore, faces, monkeypatch):
+    batches = []
+    work = FaceRestorer.restore_aligned
+    monkeypatch.setattr(restore_run, "_MAX_WAITING_PIXELS", 2 * 512 * 512)
+    monkeypatch.setattr(
+        FaceRestorer,
+        "restore_aligned",
+        lambda restorer, crops, **how: batches.append(len(crops)) or work(restorer, crops, **how),
+    )
+    for path in sorted(faces.iterdir())[5:]:
+        path.unlink()
+    assert restore("-i", faces, *ALIGNED, "--batch-size", "100")[0] == 0
+    assert batches == [2, 2, 1]
+
+
+def test_what_a_picture_is_done_by_is_written_last(restore, photographs, tmp_path):
+    """Its result is not there before all else is, so that --skip-existing can go by it."""
+    arguments = ["-i", photographs / "0.png", "--compare", "--runtime", "reference"]
+    assert restore(*arguments, "-o", tmp_path / "whole")[0] == 0
+    sizes = {path.parent.name: path.stat().st_size for path in tmp_path.glob("whole/*/0*.png")}
+    assert sizes["restored"] < max(sizes.values())
+    with full_disk(max(sizes.values()) - 1):
+        assert restore(*arguments)[0] == 1
+    assert not (tmp_path / "out/restored/0.png").exists()
+    assert restore(*arguments, "--skip-existing")[0] == 0
+    assert len(list(tmp_path.glob("out/*/0*.png"))) == len(sizes)
+
+
 def test_a_file_that_cannot_be_written_whole_is_named_and_the_old_one_stays(tmp_path, model):
     """Whatever library writes: pictures, safetensors, torch."""
     import torch
@@ -232,3 +265,18 @@ def test_an_error_that_is_none_of_writing_stays_what_it_is(tmp_path):
     with pytest.raises(ZeroDivisionError), atomic_path(tmp_path / "x.txt"):
         _ = 1 / 0
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_written_whole_may_be_read_by_whom_any_new_file_may(tmp_path):
+    (tmp_path / "plain.txt").write_text("x")
+    with atomic_path(tmp_path / "x.txt") as temporary:
+        temporary.write_text("x")
+    plain, found = ((tmp_path / name).stat().st_mode for name in ("plain.txt", "x.txt"))
+    assert oct(found) == oct(plain)
+
+
+@pytest.mark.parametrize("size", [0, 3, 4, 11])
+def test_a_digest_is_of_the_whole_file(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(fsutil, "_PIECE", 4)
+    (tmp_path / "x").write_bytes(bytes(range(size)))
+    assert file_digest(tmp_path / "x") == hashlib.sha256(bytes(range(size))).hexdigest()

@@ -24,15 +24,19 @@ def run(tmp_path):
     return folders, find_sources([str(source)], False, folders)[0]
 
 
-@pytest.mark.parametrize("place", ["restored", "cropped_faces", "restored_faces", "compare"])
-@pytest.mark.parametrize("is_file", [False, True])
-def test_links_out_of_the_output_are_refused_by_name(run, tmp_path, place, is_file):
+PLACES = ("restored", "cropped_faces", "restored_faces", "compare")
+
+
+@pytest.mark.parametrize(
+    "name", [*PLACES, *(f"{place}/a.png" for place in PLACES), "manifest-0.jsonl"]
+)
+def test_links_out_of_the_output_are_refused_by_name(run, tmp_path, name):
     folders, sources = run
     folders.check(sources)
-    link = folders.root / place / "a.png" if is_file else folders.root / place
+    link = folders.root / name
     link.parent.mkdir(parents=True)
-    target = tmp_path / ("precious.png" if is_file else "precious")
-    link.symlink_to(target)
+    # Beside the output, under a name that begins as its own.
+    link.symlink_to(tmp_path / "out_precious")
     with pytest.raises(UsageError, match=f"{re.escape(str(link))}: it is a link to .*precious"):
         folders.check(sources)
 
@@ -42,6 +46,7 @@ def test_links_inside_of_the_output_and_a_linked_output_are_allowed(run, tmp_pat
     (tmp_path / "disk/other").mkdir(parents=True)
     folders.root.symlink_to(tmp_path / "disk")
     (folders.root / "restored").symlink_to("other")
+    (folders.root / "manifest-0.jsonl").symlink_to("other/lines")
     folders.check(sources)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from fractions import Fraction
 
@@ -115,7 +116,7 @@ def test_sound_rotation_and_shape_of_pixels_are_kept(tmp_path):
     assert second["audio"]["codec_name"] == "aac"
 
 
-@pytest.mark.parametrize("damage", ["truncated", "text", "empty", "missing"])
+@pytest.mark.parametrize("damage", ["truncated", "text", "empty", "missing", "pipe"])
 def test_damage_is_named(tmp_path, damage):
     path = tmp_path / "a.avi"
     write_plain_clip(path, stripes(40), 25)
@@ -123,9 +124,11 @@ def test_damage_is_named(tmp_path, damage):
     wanted = "truncated or damaged"
     if damage == "truncated":
         path.write_bytes(data[: len(data) // 2])
-    elif damage == "missing":
+    elif damage in ("missing", "pipe"):
         path.unlink()
-        wanted = "cannot be read"
+        if damage == "pipe":
+            os.mkfifo(path)
+        wanted = "cannot be read: .*(No such|it is a pipe)"
     else:
         path.write_bytes(b"hello" if damage == "text" else b"")
         wanted = "not a clip" if damage == "text" else "empty file"

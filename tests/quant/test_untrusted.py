@@ -8,6 +8,7 @@ import re
 import struct
 import time
 import tracemalloc
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from quant_helpers import TinyNet
 from torch import nn
 
 from quantface_arch.errors import QuantFaceError, one_line
-from quantface_arch.fsutil import read_bytes
+from quantface_arch.fsutil import file_digest, read_bytes
 from quantface_arch.quant import documents, load_checkpoint, save_checkpoint, tensorfile
 from quantface_arch.quant.bitmap import load_bit_map
 from quantface_arch.quant.documents import parse_json, parse_yaml, read_json, read_yaml
@@ -33,6 +34,7 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(
         (LAUGHS, "more than the 100,000 values"),
         ("a: &a [*a]", "alias 'a' of nothing that is complete"),
         ("a: *b", "alias 'b' of nothing that is complete"),
+        ("b: &a 1\na: &a [*a]", "alias 'a' of nothing that is complete"),
         ("[" * 33 + "]" * 33, "deeper than the 32 levels"),
         ("[" * 100_000, "not YAML: .*exceeded maximum nesting depth"),
         ("- x\n" * 100_001, "more than the 100,000 values"),
@@ -74,7 +76,7 @@ def test_json_that_is_too_large_or_deep_is_refused(text, message):
     assert parse_json("file", "[" * 32 + "]" * 32)
 
 
-@pytest.mark.parametrize("read", [read_yaml, read_json, lambda path: load_bit_map(path)])
+@pytest.mark.parametrize("read", [read_yaml, read_json, load_bit_map, file_digest])
 def test_pipes_and_devices_are_refused_at_once(tmp_path, read):
     os.mkfifo(tmp_path / "pipe.yml")
     (tmp_path / "zero.yml").symlink_to("/dev/zero")
@@ -87,10 +89,18 @@ def test_a_file_larger_than_allowed_is_not_read(tmp_path):
     with (tmp_path / "big").open("wb") as file:
         file.truncate(1 << 40)
     tracemalloc.start()
-    with pytest.raises(QuantFaceError, match="found 1,099,511,627,776 bytes, at most 10 are"):
-        read_bytes(tmp_path / "big", 10)
+    for limit in (10, 1 << 30):
+        message = f"found 1,099,511,627,776 bytes, at most {limit:,} are"
+        with pytest.raises(QuantFaceError, match=message):
+            read_bytes(tmp_path / "big", limit)
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no such file on this system")
+def test_a_file_that_does_not_say_how_large_it_is_is_read_as_far_as_allowed():
+    with pytest.raises(QuantFaceError, match="found 11 bytes, at most 10 are"):
+        read_bytes("/proc/self/maps", 10)
 
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -122,8 +132,9 @@ TWICE = b'{"a":%s,"a":%s}' % ((json.dumps(ENTRY).encode(),) * 2)
 def test_headers_that_safetensors_takes_are_refused(tmp_path, monkeypatch, header, message):
     monkeypatch.setattr(tensorfile, "MAX_TENSORS", 4)
     path = write(tmp_path / "a.safetensors", header)
-    with pytest.raises(QuantFaceError, match=f"^{re.escape(str(path))}: .*{message}"):
-        check_header(path)
+    for read in (check_header, lambda path: load_checkpoint(path, lambda _: TinyNet())):
+        with pytest.raises(QuantFaceError, match=f"^{re.escape(str(path))}: .*{message}"):
+            read(path)
 
 
 def test_a_header_larger_than_allowed_is_not_read(tmp_path):
@@ -168,6 +179,7 @@ def stored(tmp_path, arch, **extra):
     ("arch", "extra", "message"),
     [
         ({"load_path": "/etc/passwd"}, {}, "arch: load_path: found '/etc/passwd'"),
+        ({"Load_Path": "/etc/passwd"}, {}, "arch: Load_Path: found '/etc/passwd'"),
         ({"parts": [{"weights": "other.pth"}]}, {}, "arch: weights: found 'other.pth'"),
         ({}, {"hook": 1}, "metadata: unknown key hook"),
         ({}, {"recipe": {"name": "w4a4"}}, "metadata recipe: found one in state float"),
@@ -187,6 +199,10 @@ def test_metadata_that_says_too_much_is_refused(tmp_path, arch, extra, message):
     [
         lambda _: nn.Linear(2**20, 2**20),
         lambda _: nn.Parameter(torch.zeros(2**40)),
+        # Few tensors and small ones at a time, as far as they go.
+        lambda _: nn.Parameter(torch.zeros(2**25)),
+        lambda _: [torch.zeros(2**20) for _ in range(2**5)],
+        lambda _: [torch.zeros(1) for _ in range(2**12)],
         lambda _: nn.Sequential(*(nn.Linear(1, 1) for _ in range(10**9))),
     ],
 )
