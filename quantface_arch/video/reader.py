@@ -120,8 +120,9 @@ def _opened(path: Path) -> cv2.VideoCapture:
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     try:
-        # This backend alone: others would take the file's name for a pattern of pictures.
-        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        # This backend alone: others would take the file's name for a pattern of pictures. And from
+        # the root on: a name such as "http:a.mp4" is a file's, too.
+        capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
     finally:
         cv2.utils.logging.setLogLevel(level)
     if not capture.isOpened():

@@ -93,10 +93,10 @@ class ClipRun:
     def _restore(self, source: Source) -> None:
         frames = faces = unrestored = 0
         start = time.perf_counter()
-        digest = file_digest(source.path)
         outputs = [self.folders.final(source)]
         with ExitStack() as stack:
             reader = stack.enter_context(VideoReader(source.path))
+            digest = file_digest(source.path)
             # Renamed in the reverse order, that by which the clip counts as done at last.
             write = stack.enter_context(written(outputs[0], reader))
             if self.args.compare:

@@ -21,6 +21,8 @@ from quantface_arch.video.reader import VideoReader
 __all__ = ["written"]
 
 Write = Callable[[np.ndarray], None]
+# More than a file system may have left in the last block of a file.
+_PIECE = 1 << 20
 # Hard to tell from the frames that went in.
 _QUALITY = "17"
 _BT709 = ("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709")
@@ -37,6 +39,7 @@ def written(path: Path, source: VideoReader) -> Iterator[Write]:
 
     Raises:
         QuantFaceError: ``path`` cannot be written.
+        WriteError: because the disk takes no more.
     """
     program = find_ffmpeg()
     with atomic_path(path) as temporary:
@@ -45,9 +48,16 @@ def written(path: Path, source: VideoReader) -> Iterator[Write]:
             yield lambda rgb: encoder.write(_even(rgb))
             encoder.finish()
         except OSError as error:
+            _try_disk(temporary)
             raise QuantFaceError(f"cannot write {path}: {error}") from error
         finally:
             encoder.close()
+
+
+def _try_disk(path: Path) -> None:
+    """Raise the system's own error if the disk takes no more: encoders do not pass it on."""
+    with path.open("ab") as file:
+        file.write(bytes(_PIECE))
 
 
 def _even(rgb: np.ndarray) -> np.ndarray:
@@ -154,7 +164,7 @@ class _OpenCV:
 
 def _opencv_writer(path: Path, rate: Fraction, size: tuple[int, int]) -> cv2.VideoWriter:
     code = cv2.VideoWriter.fourcc(*"mp4v")
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, float(rate), size)
+    writer = cv2.VideoWriter(str(path.absolute()), cv2.CAP_FFMPEG, code, float(rate), size)
     if not writer.isOpened():
         raise OSError(f"OpenCV cannot encode MPEG-4 of {size[0]}x{size[1]} pixels")
     return writer

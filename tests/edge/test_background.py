@@ -78,6 +78,34 @@ def test_tiles_leave_no_seams(photo, scale, depth):
     assert np.abs(to_uint8(bare).astype(int) - to_uint8(whole)).max() > 30
 
 
+@pytest.mark.parametrize("scale", [2, 4])
+def test_sides_need_not_fit_the_grid(photo, scale):
+    """What is added to fill the grid is cut off again, and reaches a few pixels at most."""
+    upsampler = BackgroundUpsampler(network(scale), scale, torch.device("cpu"))
+    odd = upsampler(photo[:99, :147])
+    assert odd.shape == (99 * scale, 147 * scale, 3)
+    inner = np.s_[: 80 * scale, : 128 * scale]
+    assert np.abs(odd[inner].astype(int) - upsampler(photo[:108, :148])[inner]).max() <= 1
+
+
+class Brighter(torch.nn.Module):
+    """Every pixel twice as bright, four times."""
+
+    def forward(self, x):
+        return 2 * x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def test_what_is_too_bright_is_white_and_what_is_no_number_an_error(photo):
+    large = BackgroundUpsampler(Brighter(), 2, torch.device("cpu"))(photo)
+    wanted = np.minimum(2 * photo.astype(int), 255).repeat(2, 0).repeat(2, 1)
+    assert np.abs(large - wanted).max() <= 1
+    net = network(2)
+    with torch.no_grad():
+        net.conv_last.bias[1] = torch.inf
+    with pytest.raises(QuantFaceError, match="not finite"):
+        BackgroundUpsampler(net, 2, torch.device("cpu"))(photo)
+
+
 def test_a_grey_picture_stays_grey(photo):
     grey = np.repeat(photo[..., :1], 3, axis=2)
     large = BackgroundUpsampler(network(2), 2, torch.device("cpu"))(grey)
@@ -92,12 +120,21 @@ def test_files_of_every_kind_give_the_same_network(photo, tmp_path):
     torch.save(state, tmp_path / "bare.pth")
     official(tmp_path / "ema.pth", 2)
     official(tmp_path / "params.pth", 2, "params")
+    torch.save({"params": {f"module.{key}": state[key] for key in state}}, tmp_path / "many.pth")
     wanted = BackgroundUpsampler(network(2), 2, torch.device("cpu"))(photo)
     for path in sorted(tmp_path.iterdir()):
         loaded = load_background(str(path), "reference")
         assert loaded.scale == 2
         difference = np.abs(loaded(photo).astype(int) - wanted)
         assert difference.max() <= (1 if path.stem == "ours" else 0), path.name
+
+
+def test_a_file_with_other_weights_is_another_network(photo, tmp_path):
+    results = []
+    for seed in (0, 1):
+        torch.save(network(2, seed).state_dict(), tmp_path / "a.pth")
+        results.append(load_background(str(tmp_path / "a.pth"), "reference")(photo))
+    assert not np.array_equal(*results)
 
 
 def test_the_published_sizes_are_recognized():
@@ -135,7 +172,12 @@ def test_what_is_no_such_network_is_named(tmp_path, capsys):
     (tmp_path / "trap.pth").write_bytes(pickle.dumps({"params": Trap()}))
     (tmp_path / "text.safetensors").write_text("hello")
     save_checkpoint(build_arch(TINY), tmp_path / "faces.safetensors", TINY)
+    for name, change in {"grey": {"num_out_ch": 1}, "same": {"scale": 1}}.items():
+        arch = {**SMALL, "scale": 2, **change}
+        save_checkpoint(build_arch(arch), tmp_path / f"{name}.safetensors", arch, None)
     for name, message in {
+        "grey.safetensors": "'num_out_ch': 1.*wanted is an RRDBNet for x2 or x4, RGB to RGB",
+        "same.safetensors": "'scale': 1.*wanted is an RRDBNet for x2 or x4",
         "other.pth": "does not hold an RRDBNet",
         "narrow.pth": "conv_hr.bias",
         "trap.pth": "cannot be unpickled safely|damaged",

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import numpy as np
 import pytest
+from disks import full_disk
 
 from quantface_arch import fsutil, restore_run
 from quantface_arch.fsutil import atomic_path, file_digest
@@ -50,17 +50,6 @@ def done(out):
 
 def digests(out):
     return {path.name: file_digest(path) for path in (out / "restored_faces").iterdir()}
-
-
-@contextmanager
-def full_disk(size):
-    """No file of this process may grow beyond ``size`` bytes."""
-    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
 def workers(process):

@@ -8,10 +8,12 @@ import subprocess
 import sys
 
 import pytest
+from torch import nn
 
-from quantface_arch import doctor, runtime
+from quantface_arch import doctor, doctor_steps, runtime
 from quantface_arch.doctor_report import render
 from quantface_arch.doctor_steps import RUNTIME_NAMES
+from quantface_arch.restorer import FaceRestorer
 from quantface_arch.zoo import WEIGHTS
 
 
@@ -43,6 +45,7 @@ def test_here_everything_needed_works_and_is_said_on_one_screen(healthy):
     assert all(len(line) <= 100 or "http" in line for line in "\n".join(lines).splitlines())
     assert {p.name for p in healthy.packages} >= {"torch", "basicsr", "openvino", "diffusers"}
     assert not [p for p in healthy.packages if p.extra is None and (p.error or not p.fits)]
+    assert not {"pytest", "mkdocs"} & {p.name for p in healthy.packages}
     assert set(healthy.models) == {path.stem for path in WEIGHTS.glob("*.safetensors")} > {"mini"}
     assert healthy.results["runtime reference"].keys() == {"seconds"}
 
@@ -56,11 +59,68 @@ def test_a_broken_torch_is_named_and_only_that_is_to_be_mended(repo, tmp_path):
 
 
 def test_a_package_that_kills_the_process_takes_only_itself_along(monkeypatch, tmp_path):
-    path = shadow(tmp_path, "openvino", "import os; os.kill(os.getpid(), 9)")
-    monkeypatch.setenv("PYTHONPATH", path)
-    found = doctor.attempt(["import openvino", "import yaml", "runtime reference"])
-    assert found["import openvino"]["error"] == "crashed with signal 9"
-    assert "error" not in found["import yaml"] and "error" not in found["runtime reference"]
+    for name, code, end in (
+        ("openvino", "import os; os.kill(os.getpid(), 9)", "crashed with signal 9"),
+        ("piq", "import os; os.write(2, b'ends'); os._exit(3)", "ended with status 3: ends"),
+        ("peft", "import time; time.sleep(100)", "no answer in 15 s"),
+        ("lpips", "print('[not a result]')", None),
+    ):
+        monkeypatch.setenv("PYTHONPATH", shadow(tmp_path, name, code))
+        monkeypatch.setattr(doctor, "PATIENCE_SECONDS", 15)
+        found = doctor.attempt(["import json", f"import {name}", "import csv"])
+        assert found.pop(f"import {name}").get("error") == end
+        assert found.keys() == {"import json", "import csv"}
+        assert not any("error" in result for result in found.values())
+
+
+def test_a_runtime_or_a_model_that_computes_something_else_is_found(monkeypatch):
+    monkeypatch.setattr(runtime, "load", lambda *_: nn.Conv2d(3, 8, 3))
+    assert "its result is off by" in doctor_steps.try_runtime("reference")["error"]
+    monkeypatch.setattr(FaceRestorer, "restore_aligned", lambda self, faces: faces)
+    assert "does not restore" in doctor_steps.try_restore()["error"]
+
+
+def test_a_cache_that_cannot_be_written_is_said(monkeypatch, tmp_path):
+    for name, writable in (("new", True), ("file/new", False)):
+        (tmp_path / "file").write_text("x")
+        monkeypatch.setenv("QUANTFACE_CACHE", str(tmp_path / name))
+        found = doctor_steps.look_at_cache()
+        assert found["folder"] == str(tmp_path / name) and found["writable"] is writable
+
+
+@pytest.mark.parametrize(
+    ("step", "result", "works", "said"),
+    [
+        ("restore", {"error": "no memory"}, False, "NOT work: restore: no memory"),
+        ("detector", {"error": "no file"}, False, "detector  BROKEN: no file"),
+        ("detector", {"error": "no file"}, False, "NOT work: detector: no file"),
+        ("runtime openvino", {"missing": "install it"}, False, "openvino  not here: install it"),
+        ("runtime openvino", {"missing": "install it"}, False, "NOT work: runtime openvino: inst"),
+        ("models", {"damaged": {"mini": "mini is cut"}}, True, "- mini: mini is cut"),
+        ("cache", {"folder": "/x", "bytes": 0, "writable": False}, True, "- /x cannot be written"),
+        ("cache", {"folder": "/x", "bytes": 0, "writable": False}, True, "/x, 0.0 MB, NOT writ"),
+    ],
+)
+def test_what_else_is_wrong_is_said_and_judged(healthy, step, result, works, said):
+    changed = doctor.Findings(**vars(healthy))
+    changed.results = {**healthy.results, step: result}
+    changed.results["restore"] = {**changed.results["restore"], "auto": "openvino"}
+    lines, judged = render(changed)
+    assert judged is works and said in "\n".join(lines)
+
+
+def test_a_better_detector_and_broken_packages_say_what_to_do(healthy):
+    changed = doctor.Findings(**vars(healthy))
+    better = {"url": "https://x.org/r.pth", "megabytes": 2}
+    changed.results = {**healthy.results, "detector": {"name": "haar", "better": better}}
+    changed.packages = [
+        doctor.Package("opencv-python", "opencv-python>=4.8", None, "4.9", True, "no libGL.so.1"),
+        doctor.Package("piq", "piq>=0.8", None, "0.8", True, "SyntaxError: line 1"),
+        doctor.Package("lpips", "lpips>=0.1", None, "0.1", True, "ImportError", "piq"),
+    ]
+    todo = " ".join("\n".join(render(changed)[0]).partition("what to do")[2].split())
+    assert "https://x.org/r.pth (2 MB)" in todo and "apt-get install libgl1" in todo
+    assert 'pip install --force-reinstall "piq>=0.8"' in todo and "lpips" not in todo
 
 
 def test_without_the_runtime_that_auto_takes_a_restoration_does_not_work(healthy):

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from clips import needs_ffmpeg, sound_hash, streams, write_clip, write_plain_clip
+from disks import full_disk
 from tiny import TINY
 
 from quantface_arch.archs import build_arch
 from quantface_arch.cli import run
+from quantface_arch.faces.detect import Face
 from quantface_arch.faces.haar import HaarDetector
 from quantface_arch.images import Picture, load_rgb, resize, write_image
 from quantface_arch.quant.checkpoint import save_checkpoint
 from quantface_arch.restore_cli import main, make_parser
+from quantface_arch.restorer import FaceRestorer, FoundFaces
 from quantface_arch.video.reader import VideoReader
+from quantface_arch.video.run import ClipRun
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +169,53 @@ def test_clips_without_faces_and_clips_that_are_done(restore, photo, tmp_path):
     assert _written(tmp_path / "out") == ["restored/a.mp4"]
     status, stdout, _ = restore("-i", tmp_path / "a.mp4", "--skip-existing")
     assert status == 0 and "all 1 inputs are done already" in stdout
+
+
+def test_a_clip_is_resumed_by_what_the_manifest_says(restore, photo, tmp_path):
+    good, broken = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    write_plain_clip(good, _swaying(photo, 3))
+    broken.write_text("hello")
+    assert restore("-i", good, broken)[0] == 1
+    notes = [json.loads(line) for line in (tmp_path / "out/manifest-0.jsonl").open()]
+    assert [note["error"] is None for note in notes] == [True, False]
+    assert "not a clip" in notes[1]["error"] and notes[0]["faces"] == 3
+    os.mkfifo(tmp_path / "c.mp4")
+    status, stdout, stderr = restore("-i", tmp_path, "--resume")
+    assert status == 1 and "0 clips" in stdout and "2 failed, 1 skipped" in stdout
+    assert "c.mp4: cannot be read: it is a pipe" in stderr
+    write_plain_clip(good, _swaying(photo, 4))
+    assert "1 clips, 4 frames" in restore("-i", good, "--resume")[1]
+
+
+@pytest.mark.parametrize(
+    ("faces", "side", "most"), [(1, 64, 3), (0, 64, 1), (2, 64, 2), (1, 4000, 2)]
+)
+def test_frames_wait_for_a_batch_and_no_longer(faces, side, most):
+    """Of faces; or until the frames fill the memory that they may."""
+    restorer = FaceRestorer(build_arch(TINY), detector="haar", batch_size=3)
+    frame, face = np.zeros((side, side, 3), np.uint8), np.zeros((512, 512, 3), np.uint8)
+    args = SimpleNamespace(upscale=1, strength=1)
+    run_clips, read = ClipRun(restorer, None, args, None), []
+    matrix = np.array([[1.0, 0, 600], [0, 1, 600]])
+
+    def found():
+        for number in range(7):
+            read.append(number)
+            box = Face(np.zeros(4), np.zeros((5, 2)), 1.0)
+            yield FoundFaces(Picture(frame), [box] * faces, [matrix] * faces, [face] * faces)
+
+    waited, done = 0, 0
+    for _ in run_clips._restored(found()):
+        waited = max(waited, len(read) - done)
+        done += 1
+    assert (done, waited) == (7, most)
+
+
+def test_a_disk_that_takes_no_more_ends_the_run(restore, photo, tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        write_plain_clip(tmp_path / name, [photo] * 2)
+    with full_disk(3000):
+        status, stdout, stderr = restore("-i", tmp_path / "a.mp4", tmp_path / "b.mp4")
+    errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert status == 1 and not stdout and not _written(tmp_path / "out")
+    assert len(errors) == 1 and "a.mp4: File too large" in errors[0]

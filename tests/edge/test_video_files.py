@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 from clips import needs_ffmpeg, sound_hash, streams, write_clip, write_plain_clip
+from disks import full_disk
 
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, WriteError
+from quantface_arch.images import Picture, write_image
 from quantface_arch.video import writer
 from quantface_arch.video.reader import VideoReader
 from quantface_arch.video.writer import written
@@ -44,12 +48,13 @@ def test_frames_colours_and_rate_survive(encoder, tmp_path):
     frames = stripes(10)
     write_plain_clip(tmp_path / "a.mp4", frames, 12.5)
     copied(tmp_path / "a.mp4", tmp_path / "b.mp4")
-    with VideoReader(tmp_path / "b.mp4") as reader:
-        assert reader.rate == Fraction(25, 2) and reader.frames == 10
-        found = list(reader)
-    assert len(found) == 10
-    for before, after in zip(frames, found, strict=True):
-        assert np.abs(before.astype(int) - after).mean() < 6
+    # The first, too: what is wrong in reading and in writing could cancel in the second.
+    for name in ("a.mp4", "b.mp4"):
+        with VideoReader(tmp_path / name) as reader:
+            assert reader.rate == Fraction(25, 2) and reader.frames == 10
+            found = list(reader)
+        for before, after in zip(frames, found, strict=True):
+            assert np.abs(before.astype(int) - after).mean() < 6
     assert [p.name for p in tmp_path.iterdir() if p.name not in ("a.mp4", "b.mp4")] == []
 
 
@@ -89,6 +94,21 @@ def test_what_cannot_be_encoded_is_named(encoder, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4"]
 
 
+def test_frames_that_opencv_drops_are_missed(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "find_ffmpeg", lambda: None)
+    write_plain_clip(tmp_path / "a.mp4", stripes(2))
+    with (
+        pytest.raises(QuantFaceError, match=r"b\.mp4: 1 of 2 frames were written"),
+        VideoReader(tmp_path / "a.mp4") as reader,
+        written(tmp_path / "b.mp4", reader) as write,
+    ):
+        first, second = reader
+        write(first)
+        # OpenCV takes no frame of another size, and says nothing.
+        write(second[:32])
+    assert not (tmp_path / "b.mp4").exists()
+
+
 @needs_ffmpeg
 def test_sound_rotation_and_shape_of_pixels_are_kept(tmp_path):
     turned, shaped = tmp_path / "turned.mp4", tmp_path / "shaped.mkv"
@@ -119,9 +139,10 @@ def test_sound_rotation_and_shape_of_pixels_are_kept(tmp_path):
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty", "missing", "pipe"])
 def test_damage_is_named(tmp_path, damage):
     path = tmp_path / "a.avi"
-    write_plain_clip(path, stripes(40), 25)
+    # Random, or half of the file were nothing but its head.
+    write_plain_clip(path, list(np.random.randint(0, 255, (40, 48, 64, 3), np.uint8)), 25)
     data = path.read_bytes()
-    wanted = "truncated or damaged"
+    wanted = r"truncated or damaged: \d+ of 40 frames can be read"
     if damage == "truncated":
         path.write_bytes(data[: len(data) // 2])
     elif damage in ("missing", "pipe"):
@@ -136,7 +157,57 @@ def test_damage_is_named(tmp_path, damage):
         list(VideoReader(path))
 
 
-def test_sizes_that_are_not_allowed(tmp_path):
+def test_sizes_and_rates_that_are_not_allowed(tmp_path, monkeypatch):
     write_plain_clip(tmp_path / "a.mp4", stripes(2, 8, 64))
     with pytest.raises(QuantFaceError, match=r"frames of 64x8 pixels: at least 16x16"):
         VideoReader(tmp_path / "a.mp4")
+    write_plain_clip(tmp_path / "b.mp4", stripes(4), 2000)
+    with pytest.raises(QuantFaceError, match=r"2000 frames per second: more than 0 and at most"):
+        VideoReader(tmp_path / "b.mp4")
+    write_plain_clip(tmp_path / "c.mp4", stripes(2))
+    monkeypatch.setattr("quantface_arch.video.reader.MAX_PIXELS", 64 * 48 - 1)
+    with pytest.raises(QuantFaceError, match=r"frames of 64x48 pixels: .* at most"):
+        VideoReader(tmp_path / "c.mp4")
+
+
+def test_a_clip_is_one_file_and_leads_nowhere_else(tmp_path):
+    """Neither a pipe, nor a pattern of pictures' names, nor a playlist is opened as one."""
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "a_%02d.mp4").write_text("hello")
+    for number in range(3):
+        write_image(tmp_path / f"{number}.png", Picture(stripes(1)[0]))
+        (tmp_path / f"{number}.png").rename(tmp_path / f"a_{number:02d}.mp4")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/a.ts"
+        playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{address}\n#EXT-X-ENDLIST\n"
+        (tmp_path / "list.m3u8").write_text(playlist)
+        for name, message in {
+            "pipe.mp4": "it is a pipe, a file is wanted",
+            "a_%02d.mp4": "not a clip",
+            "list.m3u8": "not a clip",
+        }.items():
+            with pytest.raises(QuantFaceError, match=rf"{name}: cannot be read: {message}"):
+                VideoReader(tmp_path / name)
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_names_that_look_like_addresses_are_files(encoder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_plain_clip(tmp_path / "a.mp4", stripes(3))
+    (tmp_path / "http:").mkdir()
+    (tmp_path / "a.mp4").rename(tmp_path / "rtmp:a.mp4")
+    copied(Path("rtmp:a.mp4"), Path("http:/b.mp4"))
+    with VideoReader("http:/b.mp4") as reader:
+        assert len(list(reader)) == 3
+
+
+def test_a_full_disk_is_noticed(encoder, tmp_path):
+    write_plain_clip(tmp_path / "a.avi", list(np.random.randint(0, 255, (20, 64, 64, 3), np.uint8)))
+    with (
+        full_disk(20_000),
+        pytest.raises(WriteError, match=r"cannot write .*b\.mp4: File too large"),
+    ):
+        copied(tmp_path / "a.avi", tmp_path / "b.mp4")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.avi"]
