@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from quantface_arch.download import download
+from quantface_arch.download import Unavailable, download
 from quantface_arch.errors import QuantFaceError
 
 CONTENT = bytes(range(256)) * 8
@@ -34,10 +34,19 @@ def address():
         server.shutdown()
 
 
+def get(url, target, check=lambda path: None, offline=False):
+    """Download, and what was said about it."""
+    notes = []
+    download("it", url, target, "name it", offline=offline, notify=notes.append, check=check)
+    return notes
+
+
 @pytest.mark.parametrize("length", ["2000", "unknown"])
 def test_what_is_served_is_shown_and_then_written(address, tmp_path, length):
     target, shown = tmp_path / "new/a.pth", []
-    download(f"{address}/{length}", target, lambda path: shown.append((path, path.read_bytes())))
+    url = f"{address}/{length}"
+    notes = get(url, target, lambda path: shown.append((path, path.read_bytes())))
+    assert notes == [f"downloading it from {url} to {target}"]
     ((path, content),) = shown
     assert path != target and not path.exists()
     assert content == target.read_bytes() == CONTENT[:2000]
@@ -49,8 +58,11 @@ def test_what_ends_early_or_is_refused_leaves_what_was_there(address, tmp_path):
 
     target = tmp_path / "a.pth"
     target.write_bytes(b"before")
-    with pytest.raises(QuantFaceError, match="/2048 ended after 2000 of 2048 bytes"):
-        download(f"{address}/2048", target)
-    with pytest.raises(QuantFaceError, match="another file"):
-        download(f"{address}/2000", target, refuse)
+    ended = "it is not in .*/2048 ended after 2000 of 2048 bytes.*: get .*/2048 and name it"
+    with pytest.raises(Unavailable, match=ended):
+        get(f"{address}/2048", target)
+    with pytest.raises(Unavailable, match="another file"):
+        get(f"{address}/2000", target, refuse)
+    with pytest.raises(Unavailable, match="--offline forbids the download: get .* and name it"):
+        get(f"{address}/2000", target, offline=True)
     assert target.read_bytes() == b"before" and len(list(tmp_path.iterdir())) == 1
