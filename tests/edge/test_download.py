@@ -63,6 +63,6 @@ def test_what_ends_early_or_is_refused_leaves_what_was_there(address, tmp_path):
         get(f"{address}/2048", target)
     with pytest.raises(Unavailable, match="another file"):
         get(f"{address}/2000", target, refuse)
-    with pytest.raises(Unavailable, match="--offline forbids the download: get .* and name it"):
+    with pytest.raises(Unavailable, match=r"--offline forbids the download: get .* and name it"):
         get(f"{address}/2000", target, offline=True)
     assert target.read_bytes() == b"before" and len(list(tmp_path.iterdir())) == 1
