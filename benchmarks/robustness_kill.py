@@ -31,8 +31,8 @@ def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     chance = random.Random(args.seed)
     options = ["--model", args.model]
     with tempfile.TemporaryDirectory() as folder:
-        # A run is killed after LONGEST / 2 pictures on average, and some more in the moment after.
-        source = faces_folder(Path(folder) / "in", (LONGEST + 2) * rounds + 4)
+        # Enough, or the last rounds have nothing left to do: a kill takes a moment to be felt.
+        source = faces_folder(Path(folder) / "in", 3 * LONGEST * rounds + 4)
         whole, out = Path(folder) / "whole", Path(folder) / "out"
         status, output = Run(restore_command(source, whole, 1, options)).wait()
         if status:
