@@ -62,11 +62,13 @@ def as_float(module):
 
 
 def assert_balancing_changes_nothing(module, x, balance):
+    # In float64: how far sums of float32 stray depends on the processor.
+    module, x = module.double(), x.double()
     layer, expected = as_float(module), module(x)
     layer.apply_balance(balance)
     assert layer.balance.kind == balance.kind
     assert not torch.allclose(layer.balance_input(x), x)
-    assert (layer(x) - expected).norm() < 1e-5 * expected.norm()
+    assert (layer(x) - expected).norm() < 1e-6 * expected.norm()
 
 
 @pytest.mark.parametrize("kind", KINDS)

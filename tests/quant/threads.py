@@ -38,4 +38,9 @@ def together(count, work):
             raise
 
     with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(run, range(count)))
+        running = [pool.submit(run, rank) for rank in range(count)]
+    errors = [found for future in running if (found := future.exception())]
+    # First whatever made the others wait in vain.
+    for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
+        raise error
+    return [future.result() for future in running]
