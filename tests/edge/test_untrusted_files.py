@@ -171,9 +171,10 @@ def test_a_program_that_is_not_the_published_one_is_refused(tmp_path):
         check_digest("clipiqa", tmp_path / "RN50.pt", f"https://a/{published}/RN50.pt")
 
 
-def test_networks_that_fetch_or_unpickle_by_themselves_are_refused():
-    with pytest.raises(QuantFaceError, match="VGGFeatureExtractor fetches weights by itself"):
-        build_arch({"type": "VGGFeatureExtractor", "layer_name_list": []})
+@pytest.mark.parametrize("name", ["VGGFeatureExtractor", "DFDNet"])
+def test_networks_that_fetch_or_unpickle_by_themselves_are_refused(name):
+    with pytest.raises(QuantFaceError, match=f"{name} fetches weights by itself"):
+        build_arch({"type": name})
 
 
 def test_patterns_of_an_adapter_are_names_alone(tmp_path):
