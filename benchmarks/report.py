@@ -28,9 +28,13 @@ def data_root() -> Path:
     return Path(os.environ.get("QUANTFACE_DATA", Path(__file__).resolve().parents[2] / "shared"))
 
 
-def memory(what: str) -> int:
-    """Bytes of this process's memory by Linux's names: VmRSS, VmHWM (its peak), VmSize."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+def memory(what: str, pid: int | str = "self") -> int:
+    """Bytes of a process's memory by Linux's names: VmRSS, VmHWM (its peak), VmSize.
+
+    Raises:
+        OSError, KeyError: the process has ended.
+    """
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == what:
             return int(value.split()[0]) * 1024

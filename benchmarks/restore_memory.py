@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import cv2
-from report import data_root, parser, report
+from report import data_root, memory, parser, report
 
 REPO = Path(__file__).resolve().parents[1]
 GIB = 2**30
@@ -28,10 +28,9 @@ GIB = 2**30
 def resident(pid: int) -> int:
     """Resident bytes of a process, 0 when it has ended."""
     try:
-        match = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-    except OSError:
+        return memory("VmRSS", pid)
+    except (OSError, KeyError):
         return 0
-    return int(match.group(1)) * 1024 if match else 0
 
 
 def command_of(run: str, source: Path, out: Path) -> list[str]:

@@ -213,8 +213,9 @@ def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
             for fault in _faults(command)
             if name in (args.commands or [name]) and fault in (args.faults or [fault])
         ]
-        if not cases:
-            raise SystemExit(f"error: no such command or fault; there are {list(all_commands)}")
+        named = {*(args.commands or ()), *(args.faults or ())}
+        if unknown := named - {word for case in cases for word in case}:
+            raise SystemExit(f"error: no case has the command or fault {min(unknown)!r}")
         if args.smoke:
             cases = [("restore", "Ctrl-C")]
         undisturbed: dict[str, dict[str, str]] = {}

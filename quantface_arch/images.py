@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from quantface_arch.errors import QuantFaceError, one_line
-from quantface_arch.fsutil import atomic_path, kind_of, read_bytes
+from quantface_arch.fsutil import atomic_path, open_file, read_bytes
 
 __all__ = [
     "MAX_FILE_BYTES",
@@ -145,10 +145,7 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         QuantFaceError: see :func:`read_image`; damage beyond the header is not found.
     """
     path = Path(path)
-    kind = kind_of(path.stat().st_mode) if path.exists() else "missing"
-    if kind is not None:
-        raise QuantFaceError(f"{path}: cannot be read: it is {kind}, a file is wanted")
-    with _readable(path), path.open("rb") as file, _open(file) as image:
+    with open_file(path) as file, _readable(path), _open(file) as image:
         _check_size(path, *image.size)
         return image.size
 
