@@ -187,6 +187,28 @@ def test_a_clip_is_resumed_by_what_the_manifest_says(restore, photo, tmp_path):
     assert "1 clips, 4 frames" in restore("-i", good, "--resume")[1]
 
 
+def _frames(path):
+    with VideoReader(path) as reader:
+        return np.stack(list(reader)).astype(int)
+
+
+def test_a_clip_beside_its_input_and_of_less_strength(restore, photo, tmp_path):
+    write_plain_clip(tmp_path / "a.mp4", [photo] * 3)
+    before, changes = _frames(tmp_path / "a.mp4"), []
+    left, top, right, bottom = HaarDetector().detect(photo)[0].box.astype(int)
+    face = np.s_[:, top:bottom, left:right]
+    for strength in (1, 0.5, 0):
+        out = tmp_path / f"out{strength}"
+        words = ("-i", tmp_path / "a.mp4", "-o", out, "--compare", "--strength", strength)
+        assert restore(*words)[0] == 0
+        after, pair = _frames(out / "restored/a.mp4"), _frames(out / "compare/a.mp4")
+        changes.append(np.abs(after - before)[face].mean())
+        # What the codec does to either picture is a few levels.
+        assert np.abs(pair[:, -256:, :256] - before).mean() < 4
+        assert np.abs(pair[:, -256:, -256:] - after).mean() < 4
+    assert changes[0] > 1.5 * changes[1] > 3 * changes[2]
+
+
 @pytest.mark.parametrize(
     ("faces", "side", "most"), [(1, 64, 3), (0, 64, 1), (2, 64, 2), (1, 4000, 2)]
 )

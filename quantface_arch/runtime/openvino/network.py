@@ -22,7 +22,7 @@ from quantface_arch.runtime.parts import Build, parts_of
 __all__ = ["has_vnni", "load_network"]
 
 # Raised when what is traced changes, so that older files are not used.
-VERSION = 2
+VERSION = 3
 # Bytes of weights from which on a network holds no memory between two runs of a part.
 LARGE = 2**28
 

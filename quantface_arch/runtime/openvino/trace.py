@@ -14,6 +14,7 @@ from tqdm import tqdm
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.fsutil import atomic_path
 from quantface_arch.runtime.lowering import LoweredLayer, Lowering
+from quantface_arch.runtime.openvino.group_norm import keep_in_float32, spread_group_norms
 from quantface_arch.runtime.openvino.upsampling import merge_upsampling
 from quantface_arch.runtime.parts import SIZE, Build, Part, lowered_network, only, parts_of, record
 
@@ -32,15 +33,13 @@ def trace_checkpoint(path: Path, build: Build, lowering: Lowering, folder: Path)
         QuantFaceError: see ``load_checkpoint`` and ``Lowering``; OpenVINO lacks an operator.
     """
     network = lowered_network(path, build, lowering)
-    recorded, folded = record(network), folded_layers(network)
+    recorded = record(network)
     for name in tqdm(parts_of(network), desc=f"compiling {path.stem}, once", unit="part"):
         inputs, called = recorded[name]
         with only(network, called):
             model = converted(network, name, inputs, path)
-        merge_upsampling(model, folded, lowering.largest)
-        openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=False)
-    layers = sum(isinstance(module, LoweredLayer) for module in network.modules())
-    return {"exact": not layers or layers != len(folded)}
+        save(rearranged(model, network, lowering), folder / f"{name}.xml")
+    return {"exact": is_exact(network)}
 
 
 @torch.no_grad()
@@ -52,10 +51,10 @@ def write_openvino(path: Path, build: Build, lowering: Lowering, target: Path) -
     """
     network = lowered_network(path, build, lowering)
     model = converted(network, "forward", (torch.zeros(1, 3, SIZE, SIZE),), path)
-    merge_upsampling(model, folded_layers(network), lowering.largest)
+    model = rearranged(model, network, lowering)
     with atomic_path(target) as temporary:
         try:
-            openvino.save_model(model, temporary, compress_to_fp16=False)
+            save(model, temporary)
             # First, so that the file that is opened is never without the other.
             temporary.with_suffix(".bin").replace(target.with_suffix(".bin"))
         except (OSError, RuntimeError) as error:
@@ -64,10 +63,26 @@ def write_openvino(path: Path, build: Build, lowering: Lowering, target: Path) -
             temporary.with_suffix(".bin").unlink(missing_ok=True)
 
 
-def folded_layers(network: nn.Module) -> set[str]:
-    """Names of a lowered network's layers that are rounded otherwise than the reference does."""
+def is_exact(network: nn.Module) -> bool:
+    """Whether a lowered network stands for the reference: all of it but its integer products."""
+    layers = [found for found in network.modules() if isinstance(found, LoweredLayer)]
+    return not layers or not all(layer.folded for layer in layers)
+
+
+def rearranged(model: openvino.Model, network: nn.Module, lowering: Lowering) -> openvino.Model:
+    """The model of a lowered network, changed in place where a processor is faster otherwise."""
     modules = network.named_modules()
-    return {name for name, found in modules if isinstance(found, LoweredLayer) and found.folded}
+    folded = {name for name, found in modules if isinstance(found, LoweredLayer) and found.folded}
+    merge_upsampling(model, folded, lowering.largest)
+    if not is_exact(network):
+        spread_group_norms(model)
+    return model
+
+
+def save(model: openvino.Model, path: Path) -> None:
+    """Write ``path``, .xml, and its weights beside it."""
+    openvino.save_model(model, path, compress_to_fp16=False)
+    keep_in_float32(path)
 
 
 def converted(

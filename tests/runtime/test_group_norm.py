@@ -1,0 +1,123 @@
+"""Group norms from sums of channels: the same results, statistics in float32, no picture turned."""
+
+from __future__ import annotations
+
+import openvino
+import pytest
+import torch
+from quant_helpers import sqnr
+from torch import nn
+
+from quantface_arch.quant import Recipe, load_checkpoint, quantize, save_checkpoint
+from quantface_arch.runtime.openvino import load
+from quantface_arch.runtime.openvino.group_norm import (
+    FLOAT32,
+    keep_in_float32,
+    spread_group_norms,
+)
+
+
+def facts(compiled, key):
+    """A fact of every node of a compiled graph, by the names of the layers that it came from."""
+    infos = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    return [(info["originalLayersNames"].astype(str), info[key].astype(str)) for info in infos]
+
+
+def kinds(compiled):
+    """The kinds of layers that run."""
+    return {kind for _, kind in facts(compiled, "layerType")}
+
+
+@pytest.fixture
+def spread(tmp_path):
+    """Compiles a module for an input, its norms spread; gives the results and the graph."""
+
+    def run(module, x, **options):
+        model = openvino.convert_model(module.eval(), example_input=torch.rand_like(x))
+        spread_group_norms(model)
+        openvino.save_model(model, tmp_path / "net.xml", compress_to_fp16=False)
+        keep_in_float32(tmp_path / "net.xml")
+        model = openvino.Core().read_model(tmp_path / "net.xml")
+        model.reshape(list(x.shape))
+        compiled = openvino.Core().compile_model(model, "CPU", options)
+        return torch.from_numpy(compiled([x.numpy()])[0]), compiled
+
+    return run
+
+
+def norm(groups, channels, **options):
+    made = nn.GroupNorm(groups, channels, **options)
+    if made.affine:
+        nn.init.normal_(made.weight)
+        nn.init.normal_(made.bias)
+    return made
+
+
+@pytest.mark.parametrize("mean", [0.0, 3.0, 30.0])
+@pytest.mark.parametrize(
+    ("groups", "channels", "options"),
+    [(1, 8, {}), (4, 8, {}), (8, 8, {}), (2, 6, {}), (4, 8, {"eps": 0.3})],
+)
+def test_it_is_the_norm(spread, groups, channels, options, mean):
+    torch.manual_seed(0)
+    # Channels of different means and deviations, and pictures that differ.
+    x = torch.randn(2, channels, 9, 14) * (torch.rand(1, channels, 1, 1) + 0.5) + mean
+    x = x + torch.randn(2, channels, 1, 1)
+    module = norm(groups, channels, **options)
+    found, compiled = spread(module, x, INFERENCE_PRECISION_HINT="f32")
+    with torch.no_grad():
+        wanted = module.double()(x.double())
+    assert (found - wanted).abs().max() < 1e-5 * max(mean, 1) ** 2
+    assert "Reduce" in kinds(compiled)
+
+
+def test_a_picture_of_one_value_gives_the_bias(spread):
+    module = norm(2, 6)
+    found, _ = spread(module, torch.full((1, 6, 8, 8), 7.0), INFERENCE_PRECISION_HINT="f32")
+    assert (found - module.bias.view(1, -1, 1, 1)).abs().max() < 0.1
+
+
+@pytest.mark.parametrize(("affine", "shape"), [(True, (3, 6, 20)), (False, (3, 6, 5, 4))])
+def test_rows_without_places_and_norms_without_weights_are_left_alone(spread, affine, shape):
+    module, x = norm(2, 6, affine=affine), torch.randn(shape)
+    found, compiled = spread(module, x, INFERENCE_PRECISION_HINT="f32")
+    assert torch.allclose(found, module(x), atol=1e-5)
+    assert "Reduce" not in kinds(compiled)
+
+
+def test_statistics_are_computed_in_float32_whatever_the_rest_is(spread):
+    """Else a large mean would hide the variance."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(8, 8, 1), norm(2, 8), nn.SiLU(), nn.Conv2d(8, 8, 1))
+    _, compiled = spread(module, torch.randn(1, 8, 16, 16))
+    precisions = [found for names, found in facts(compiled, "runtimePrecision") if FLOAT32 in names]
+    assert len(precisions) > 5 and set(precisions) == {"f32"}
+
+
+class Normed(nn.Module):
+    """A block as decoders have."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.norm = nn.GroupNorm(4, 16)
+        self.second = nn.Conv2d(16, 8, 3, padding=1)
+
+    def forward(self, x):
+        return self.second(nn.functional.silu(self.norm(self.first(x))))
+
+
+@pytest.mark.parametrize(("way", "turned"), [("folded", False), ("faithful", True)])
+def test_a_folded_network_turns_no_picture(tmp_path, monkeypatch, way, turned):
+    monkeypatch.setenv("QUANTFACE_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(1)
+    x, path = torch.rand(2, 3, 20, 24), tmp_path / "net.safetensors"
+    model = Normed().eval()
+    recipe = {"name": "w4a8", "balance": {"kind": "none"}, "branch": {"svd": 0}}
+    quantize(model, Recipe.from_dict(recipe), x, progress=False)
+    save_checkpoint(model, path, {"type": "any"})
+    found = load(path, lambda _: Normed(), way)
+    with torch.inference_mode():
+        assert sqnr(load_checkpoint(path, lambda _: Normed())(x), found(x)) > 30
+    graph = next(iter(vars(found)["forward"].compiled.values()))
+    assert ("Reduce" in kinds(graph)) != turned and ("MVN" in kinds(graph)) == turned
