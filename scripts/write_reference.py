@@ -22,7 +22,7 @@ from quantface_arch.data.degradation import Degradation
 from quantface_arch.data.face_dataset import OWN_OPTIONS, QuantFaceDataset
 from quantface_arch.fsutil import atomic_path
 from quantface_arch.models import first_stage
-from quantface_arch.models.adversary import Adversary
+from quantface_arch.models.adversary import ADVERSARY_OPTIONS, Adversary
 from quantface_arch.models.osdface_model import OSDFaceModel
 from quantface_arch.models.quantface_model import QuantFaceModel
 from quantface_arch.models.restorer_model import SCHEDULERS, RestorerModel
@@ -139,7 +139,7 @@ def sections() -> list[Section]:
         Section(
             "`train` with `TinyDecoderModel`", TinyDecoderModel, MODEL_OPTIONS, own[2], trained
         ),
-        Section("`train: adversary`", Adversary, "Options under", ("network", "loss", "lr")),
+        Section("`train: adversary`", Adversary, "Options under", ADVERSARY_OPTIONS),
         Section(
             "`datasets: train` with `type: QuantFaceDataset`",
             QuantFaceDataset,

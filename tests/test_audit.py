@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 CLEAN = {"name": "a", "version": "1", "vulns": []}
 FOUND = {"name": "b", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["3"]}]}
+UNFIXED = {"name": "d", "version": "4", "vulns": [{"id": "CVE-2", "fix_versions": []}]}
 SKIPPED = {"name": "c", "skip_reason": "not found on\nthe index"}
 
 
@@ -46,6 +48,7 @@ def answer(*packages):
     [
         ((CLEAN,), 0, "packages: 1, vulnerable: 0, not looked up: 0"),
         ((CLEAN, FOUND), 1, "b 2: CVE-1, fixed in: 3"),
+        ((UNFIXED,), 1, "d 4: CVE-2, fixed in: none yet"),
         ((CLEAN, SKIPPED), 3, "not looked up: 1"),
         ((FOUND, SKIPPED), 1, "not looked up: 1"),
         ((), 3, "packages: 0"),
@@ -62,6 +65,7 @@ def test_only_what_was_looked_up_is_clean(audit, packages, status, message):
     [
         ("raise OSError('api: Name or service not known')", (), "Name or service not known"),
         ("print('{}')", (), "no answer of the service osv"),
+        ("print('[]')", (), "no answer of the service osv"),
         ("import time; time.sleep(60)", ("--seconds", "1"), "no answer in 1 seconds"),
         ("raise ImportError('No module named pip_audit')", (), "pip install pip-audit"),
     ],
@@ -72,7 +76,18 @@ def test_no_answer_has_a_status_of_its_own(audit, code, words, message):
     assert err.startswith("not checked: ") and message in err and err.count("\n") == 1
 
 
-def test_the_tested_versions_are_pinned(repo):
-    lines = (repo / "requirements-tested.txt").read_text().splitlines()
+def test_without_a_file_it_is_the_usage_that_is_wrong(audit, tmp_path):
+    status, _, err = audit(None, "-r", tmp_path / "none.txt")
+    assert status == 2 and "none.txt: no such file" in err
+
+
+def test_the_tested_versions_of_all_that_is_needed_are_pinned(load_script, repo):
+    tested = load_script("audit_dependencies").make_parser().parse_args([]).requirements
+    assert tested == repo / "requirements-tested.txt"
+    lines = tested.read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert pins and all(line.count("==") == 1 for line in pins)
+    project = (repo / "pyproject.toml").read_text()
+    needed = re.findall(r"^(?:dependencies|test) = \[(.*?)\]$", project, re.DOTALL | re.MULTILINE)
+    names = re.findall(r'"([\w-]+)[=<>]', "".join(needed))
+    assert len(names) > 20 and set(names) <= {line.partition("==")[0].lower() for line in pins}

@@ -33,3 +33,26 @@ def test_hooks_are_local_and_those_of_make_test(repo):
     assert [source["repo"] for source in config["repos"]] == ["local"]
     hooks = [hook["entry"].removeprefix(".venv/bin/") for hook in config["repos"][0]["hooks"]]
     assert hooks == [line.removesuffix(" .") for line in wanted] and len(hooks) == 3
+    assert recipe.splitlines()[-1].strip() == "$(PYTEST)"
+    assert all(hook["language"] == "system" for hook in config["repos"][0]["hooks"])
+    # Pyright looks at the folders that are typed in full, not at the files of a commit.
+    project = (repo / "pyproject.toml").read_text()
+    assert 'include = ["quantface_arch/quant", "quantface_arch/runtime"]' in project
+    assert config["repos"][0]["hooks"][2]["pass_filenames"] is False
+
+
+def test_all_files_of_the_package_are_installed(repo):
+    listed = re.search(r"^quantface_arch = \[(.+)\]$", (repo / "pyproject.toml").read_text(), re.M)
+    package = repo / "quantface_arch"
+    patterns = re.findall(r'"(.+?)"', listed[1])
+    wanted = {path for pattern in patterns for path in package.glob(pattern)}
+    found = {path for path in package.rglob("*") if path.is_file() and path.suffix != ".py"}
+    assert wanted and wanted == {path for path in found if path.parent.name != "__pycache__"}
+
+
+def test_functions_without_types_are_refused_by_ruff(repo):
+    command = [sys.executable, "-m", "ruff", "check", "-q", "--stdin-filename"]
+    command += ["quantface_arch/any.py", "-"]
+    text = "def doubled(x):\n    return 2 * x\n"
+    done = subprocess.run(command, cwd=repo, input=text, capture_output=True, text=True)
+    assert done.returncode == 1 and {"ANN001", "ANN201"} <= set(done.stdout.split())

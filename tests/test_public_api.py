@@ -24,6 +24,7 @@ def test_public_names_are_few_and_exist():
     assert set(quantface_arch.__all__) == NAMES
     for name in NAMES:
         assert getattr(quantface_arch, name) is not None
+    assert set(dir(quantface_arch)) == NAMES and not hasattr(quantface_arch, "no_such_name")
 
 
 def test_import_is_light():

@@ -11,8 +11,11 @@ from torch import Tensor
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.archs import build_network
 from basicsr.losses import build_loss
+from quantface_arch.errors import check_keys
 
-__all__ = ["Adversary"]
+__all__ = ["ADVERSARY_OPTIONS", "Adversary"]
+
+ADVERSARY_OPTIONS = {"network", "loss", "lr", "start_iter"}
 
 
 class Adversary:
@@ -27,9 +30,13 @@ class Adversary:
     Args:
         options: the block.
         device: where it lives.
+
+    Raises:
+        QuantFaceError: an unknown option.
     """
 
     def __init__(self, options: Mapping[str, Any], device: torch.device) -> None:
+        check_keys("train option adversary", options, ADVERSARY_OPTIONS)
         self.net = build_network(options["network"]).to(device)
         self.loss = build_loss(options["loss"]).to(device)
         self.start_iter = int(options.get("start_iter", 0))

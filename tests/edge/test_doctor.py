@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 from torch import nn
 
-from quantface_arch import doctor, doctor_steps, runtime
-from quantface_arch.doctor_report import render
+from quantface_arch import doctor, doctor_steps, download, runtime
+from quantface_arch.doctor_report import INT8_FLAGS, render
 from quantface_arch.doctor_steps import RUNTIME_NAMES
+from quantface_arch.faces import weights
 from quantface_arch.restorer import FaceRestorer
 from quantface_arch.zoo import WEIGHTS
 
@@ -74,10 +77,14 @@ def test_a_package_that_kills_the_process_takes_only_itself_along(monkeypatch, t
 
 
 def test_a_runtime_or_a_model_that_computes_something_else_is_found(monkeypatch):
+    load = runtime.load
     monkeypatch.setattr(runtime, "load", lambda *_: nn.Conv2d(3, 8, 3))
     assert "its result is off by" in doctor_steps.try_runtime("reference")["error"]
     monkeypatch.setattr(FaceRestorer, "restore_aligned", lambda self, faces: faces)
     assert "does not restore" in doctor_steps.try_restore()["error"]
+    for factor in (1.1, float("nan")):
+        monkeypatch.setattr(runtime, "load", lambda *words, k=factor: lambda x: k * load(*words)(x))
+        assert "its result is off by" in doctor_steps.try_runtime("reference")["error"]
 
 
 def test_a_cache_that_cannot_be_written_is_said(monkeypatch, tmp_path):
@@ -86,6 +93,17 @@ def test_a_cache_that_cannot_be_written_is_said(monkeypatch, tmp_path):
         monkeypatch.setenv("QUANTFACE_CACHE", str(tmp_path / name))
         found = doctor_steps.look_at_cache()
         assert found["folder"] == str(tmp_path / name) and found["writable"] is writable
+    monkeypatch.setenv("QUANTFACE_CACHE", str(tmp_path))
+    assert doctor_steps.look_at_cache()["bytes"] == 1
+    monkeypatch.setattr(os, "access", lambda folder, _: folder != tmp_path)
+    assert doctor_steps.look_at_cache()["writable"] is False
+
+
+def test_nothing_is_downloaded(monkeypatch, tmp_path):
+    monkeypatch.setattr(weights, "_facexlib_cache", lambda: tmp_path)
+    monkeypatch.setattr(download, "_transfer", lambda *_: pytest.fail("downloads"))
+    found = doctor_steps.try_detector()
+    assert found["name"] == "haar" and found["better"]["url"].endswith(".pth")
 
 
 @pytest.mark.parametrize(
@@ -132,19 +150,26 @@ def test_without_the_runtime_that_auto_takes_a_restoration_does_not_work(healthy
     assert any("--runtime reference" in line for line in lines)
 
 
-def test_versions_outside_the_range_and_missing_packages_say_what_to_install(healthy):
+def test_versions_outside_the_range_and_missing_packages_say_what_to_install(healthy, monkeypatch):
     changed = doctor.Findings(**vars(healthy))
     changed.packages = [
         doctor.Package("torch", "torch>=2.4", None, "1.0", False),
         doctor.Package("numpy", "numpy>=1.24", None),
+        doctor.Package("gradio", "gradio>=6", "app"),
     ]
     text = "\n".join(render(changed)[0])
     assert "torch: found 1.0, wanted is torch>=2.4" in text and "numpy: MISSING" in text
     assert 'pip install "torch>=2.4"' in text and 'pip install "numpy>=1.24"' in text
+    assert "[app] gradio -" in text and 'pip install "gradio' not in text
+    changed.packages = []
+    assert "the package is not installed" in "\n".join(render(changed)[0])
     absent = doctor.looked_up(doctor.Package("no-such-package", "no-such-package>=1", None))
     assert absent.version is None
     old = doctor.looked_up(doctor.Package("numpy", "numpy<1", None))
     assert old.version and old.fits is False
+    # As PyTorch's containers have it.
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "2.6.0a0+ecf3bae")
+    assert doctor.looked_up(doctor.Package("torch", "torch>=2.4", None)).fits
 
 
 def test_processors_without_vnni_are_recognized(healthy, tmp_path):
@@ -155,6 +180,11 @@ def test_processors_without_vnni_are_recognized(healthy, tmp_path):
     changed = doctor.Findings(**{**vars(healthy), "cpu": cpu})
     assert "rounded to 7 bits" in " ".join(render(changed)[0])
     assert doctor.processor(tmp_path / "absent")["flags"] is None
+    assert set(doctor.CPU_FLAGS) > INT8_FLAGS
+    for line, flag in (("flags\t\t: avx2 avx_vnni", "avx_vnni"), ("Features\t: fp i8mm", "i8mm")):
+        cpuinfo.write_text(f"{line}\n")
+        changed.cpu = doctor.processor(cpuinfo)
+        assert re.search(rf"at full speed \(.*{flag}\)", " ".join(render(changed)[0]))
 
 
 def test_it_tries_every_runtime_there_is():

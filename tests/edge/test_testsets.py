@@ -44,7 +44,7 @@ def pack(folder):
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("name", SETS)
-def test_a_set_is_laid_out_as_it_was_packed(script, tmp_path, capsys, name, packed):
+def test_a_set_is_laid_out_as_it_was_packed(repo, script, tmp_path, capsys, name, packed):
     sources = {"-i": make(tmp_path / "low")}
     if name == "celeba":
         sources["-g"] = make(tmp_path / "clean")
@@ -59,14 +59,21 @@ def test_a_set_is_laid_out_as_it_was_packed(script, tmp_path, capsys, name, pack
         assert len(wanted) == 2
     assert [path.name for path in (tmp_path / "datasets").iterdir()] == [f"{name}_test"]
     assert len(list((tmp_path / f"datasets/{name}_test").iterdir())) == len(sources)
-    assert "warning: pictures found: 2, published: " in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "warning: pictures found: 2, published: " in said.err
+    options = said.out.rpartition(" -opt ")[2].strip()
+    assert options == f"options/testsets/{name}.yml" and (repo / options).is_file()
+    assert prepare(script, name, *words, "--redo") == 0
 
 
 def test_the_published_number_of_pictures_gets_no_warning(script, tmp_path, capsys, monkeypatch):
     assert [script.SETS[name].count for name in SETS] == [3000, 1711, 407, 970]
-    monkeypatch.setitem(script.SETS, "lfw", dataclasses.replace(script.SETS["lfw"], count=2))
-    prepare(script, "lfw", "-i", make(tmp_path / "low"))
-    assert "warning" not in capsys.readouterr().err
+    make(tmp_path / "deep/low")
+    for count in (2, 1):
+        testset = dataclasses.replace(script.SETS["lfw"], count=count)
+        monkeypatch.setitem(script.SETS, "lfw", testset)
+        prepare(script, "lfw", "-i", tmp_path / "deep", "--redo")
+        assert ("warning: pictures found: 2" in capsys.readouterr().err) == (count != 2)
 
 
 def test_a_picture_without_its_pair_is_named(script, tmp_path):
@@ -172,6 +179,7 @@ def test_other_formats_become_png_so_that_pairs_have_equal_names(script, tmp_pat
     picture = cv2.imread(str(low / "faces/0.png"))
     (low / "faces/0.png").unlink()
     cv2.imwrite(str(low / "faces/0.jpg"), picture)
+    (clean / "faces/1.png").rename(clean / "faces/1.PNG")
     prepare(script, "celeba", "-i", pack(low), "-g", clean)
     names = [sorted(os.listdir(f"datasets/celeba_test/{role}")) for role in ("lq", "gt")]
     assert names == [["0.png", "1.png"]] * 2
@@ -190,6 +198,12 @@ def test_links_share_the_file_and_archives_have_none(script, tmp_path):
         prepare(script, "lfw", "-i", pack(low), "--link", "--redo")
     prepare(script, "lfw", "-i", low, "--redo")
     assert not (tmp_path / "datasets/lfw_test/lq/0.png").samefile(low / "faces/0.png")
+    # Of a link that is found, the file: a relative one would lead nowhere from here.
+    (low / "faces/0.png").rename(tmp_path / "far.png")
+    (low / "faces/0.png").symlink_to("../../far.png")
+    prepare(script, "lfw", "-i", low, "--redo", "--link")
+    linked = tmp_path / "datasets/lfw_test/lq/0.png"
+    assert linked.samefile(tmp_path / "far.png") and not linked.is_symlink()
 
 
 def test_a_set_is_replaced_on_request_and_by_a_whole_one_only(script, tmp_path):

@@ -16,6 +16,8 @@ import yaml
 from tiny import TINY
 
 from quantface_arch.archs import build_arch
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.models.adversary import Adversary
 from quantface_arch.quant import quantize, save_checkpoint
 from quantface_arch.quant.checkpoint import read_metadata
 from quantface_arch.zoo import load_model
@@ -140,6 +142,11 @@ def test_mistakes_in_the_options_are_one_line(repo, tmp_path, options, change, w
     last = output.strip().splitlines()[-1]
     assert last.startswith("error: ") and word in last
     assert "Traceback" not in output
+
+
+def test_an_unknown_option_of_the_adversary_is_named():
+    with pytest.raises(QuantFaceError, match="adversary: unknown key start_itr; allowed are loss"):
+        Adversary({"start_itr": 3}, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("recipe", [None, "w4a8"])

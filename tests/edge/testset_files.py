@@ -14,6 +14,7 @@ def prepare(script, *words):
 def make(folder, side=512, count=2):
     """Pictures as authors pack them: deep, and with what does not belong to the set."""
     write_pictures(folder / "faces", count, side)
+    write_pictures(folder / ".thumbnails", 1, 8)
     (folder / "readme.txt").write_text("faces")
     (folder / "faces/.DS_Store").write_bytes(b"")
     (folder / "__MACOSX/faces").mkdir(parents=True)
