@@ -11,7 +11,7 @@ from torch import Tensor
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.archs import build_network
 from basicsr.losses import build_loss
-from quantface_arch.errors import check_keys
+from quantface_arch.errors import QuantFaceError, check_keys
 
 __all__ = ["ADVERSARY_OPTIONS", "Adversary"]
 
@@ -32,11 +32,13 @@ class Adversary:
         device: where it lives.
 
     Raises:
-        QuantFaceError: an unknown option.
+        QuantFaceError: an unknown option, or one that is missing.
     """
 
     def __init__(self, options: Mapping[str, Any], device: torch.device) -> None:
         check_keys("train option adversary", options, ADVERSARY_OPTIONS)
+        for key in sorted(ADVERSARY_OPTIONS - {"start_iter", *options}):
+            raise QuantFaceError(f"train option adversary: {key} is missing")
         self.net = build_network(options["network"]).to(device)
         self.loss = build_loss(options["loss"]).to(device)
         self.start_iter = int(options.get("start_iter", 0))

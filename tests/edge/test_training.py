@@ -144,9 +144,16 @@ def test_mistakes_in_the_options_are_one_line(repo, tmp_path, options, change, w
     assert "Traceback" not in output
 
 
-def test_an_unknown_option_of_the_adversary_is_named():
-    with pytest.raises(QuantFaceError, match="adversary: unknown key start_itr; allowed are loss"):
-        Adversary({"start_itr": 3}, torch.device("cpu"))
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"start_itr": 3}, "unknown key start_itr; allowed are loss"),
+        ({"network": {}, "loss": {}}, "lr is missing"),
+    ],
+)
+def test_wrong_options_of_the_adversary_are_named(options, complaint):
+    with pytest.raises(QuantFaceError, match=f"train option adversary: {complaint}"):
+        Adversary(options, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("recipe", [None, "w4a8"])
