@@ -12,6 +12,8 @@ __all__ = ["Guard"]
 
 # What surrounds the file in an upload, and the largest request that is no upload.
 _MARGIN = 1_000_000
+# Where the page and Gradio's clients send something; Gradio itself takes films, too, for ffmpeg.
+_TARGETS = ("/upload", "/queue/join", "/run/predict", "/call/restore", "/cancel", "/reset")
 # The browser itself then loads nothing from elsewhere, whatever the page says.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -27,7 +29,7 @@ _HEADERS = {
 
 
 class Guard:
-    """Middleware: bounded requests, no fetching of web addresses, a strict browser.
+    """Middleware: the page's own requests, bounded; no fetching of web addresses; strict browsers.
 
     Args:
         app: what answers.
@@ -54,14 +56,17 @@ class Guard:
 
     def _refusal(self, request: Request) -> PlainTextResponse | None:
         path = request.url.path
-        if "/file=" in path and "://" in _slashes(path):
+        if "://" in _slashes(path):
             return PlainTextResponse("web addresses are not fetched", 403)
         if request.method != "POST":
             return None
+        path = path.rstrip("/")
+        if not path.endswith(tuple(f"/gradio_api{target}" for target in _TARGETS)):
+            return PlainTextResponse("the page never asks for this", 404)
         length = request.headers.get("content-length", "")
         if not length.isdecimal():
             return PlainTextResponse("a request must tell its length", 411)
-        largest = _MARGIN + (self.max_bytes if path.rstrip("/").endswith("/upload") else 0)
+        largest = _MARGIN + (self.max_bytes if path.endswith("/upload") else 0)
         if int(length) > largest:
             return PlainTextResponse(f"{length} bytes: at most {largest} are allowed", 413)
         return None

@@ -70,7 +70,8 @@ def make_page(service: Service, files: Path) -> gr.Blocks:
             cancels=[restoring],
             api_visibility="private",
         )
-    page.queue(max_size=service.limits.max_users, default_concurrency_limit=1)
+    limit = service.limits.max_users
+    page.queue(max_size=limit, default_concurrency_limit=1, api_open=False)
     return page
 
 

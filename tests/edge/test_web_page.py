@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import sys
@@ -29,6 +30,10 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import web_browser
 from web_client import serving
 
+from quantface_arch.web.limits import Limits
+from quantface_arch.web.page import make_page
+from quantface_arch.web.service import Service
+
 MODEL = "tiny.safetensors"
 OPTIONS = ("--runtime", "reference", "--detector", "haar")
 
@@ -45,9 +50,11 @@ def client(model):
     """The command on a free port with small limits; nothing of it is left when it was ended."""
     limits = ("--max-mb=0.3", "--max-side=700", "--max-faces=1", "--max-users=4")
     limits += ("--keep-minutes=0.5",)
-    with serving("--model", str(model), *OPTIONS, *limits) as running:
-        yield running
-        folder = Path(running.upload(b"x", "last.png")).parents[1]
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("GRADIO_ROOT_PATH", "/elsewhere")
+        with serving("--model", str(model), *OPTIONS, *limits) as running:
+            yield running
+            folder = Path(running.upload(b"x", "last.png")).parents[1]
     assert not folder.exists()
 
 
@@ -87,6 +94,33 @@ def test_a_photograph_comes_back_restored(client, photo, model, repo):
     before, after = (served(client, file).astype(int) for file in pair)
     assert np.abs(before - source).mean() < 2 and np.abs(after - result).mean() < 2
     assert served(client, boxes).shape == source.shape
+    # Nor does one visitor's result take the place of another's.
+    again = client.restore(client.upload(photo, "mine.jpg"), model=MODEL, strength=0.0)
+    assert np.array_equal(served(client, again[2]["value"]), source)
+    assert np.array_equal(served(client, button["value"]), result)
+
+
+def test_a_click_passes_everything_on_and_unforeseen_faults_tell_no_details(model, tmp_path):
+    asked = []
+
+    def fail(*words):
+        asked.append(words[:3])
+        raise ValueError(f"a fault in {tmp_path}")
+
+    service = Service(fail, str(model), Limits())
+    service.restore = fail
+    click = make_page(service, tmp_path).fns[0].fn
+    answer = click(str(model), "mini", 0.25)
+    assert asked == [(model, "mini", 0.25)]
+    assert "Something went wrong here" in answer[0] and str(tmp_path) not in str(answer)
+
+
+def test_another_photograph_or_none_clears_the_results(model, tmp_path):
+    change = make_page(Service(str, str(model), Limits()), tmp_path).fns[1].fn
+    for path, said in ((str(tmp_path / "a.jpg"), "Press Restore"), (None, "Drop a photograph")):
+        text, pair, button, details, *rest = change(path)
+        assert said in text and pair is None and rest == [None, None, ""]
+        assert button.value is None and not button.interactive and not details.visible
 
 
 @pytest.mark.parametrize(
@@ -134,7 +168,10 @@ def test_files_elsewhere_are_out_of_reach(client, repo):
     ):
         assert status_of(client.get, f"/gradio_api/file={path}") == 403, path
     for path in ("http://example.com/a.png", "http:/example.com/a.png", "https:%2f%2fexample.com"):
-        assert status_of(client.get, f"/gradio_api/file={path}") == 403, path
+        for route in ("file=", "file/"):
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                client.get(f"/gradio_api/{route}{path}")
+            assert caught.value.read() == b"web addresses are not fetched", path
     assert status_of(client.get, "/assets/..%2f..%2f..%2fblocks.py") >= 400
     # Nor can they be restored.
     for path in (repo / "inputs/astronaut.jpg", beside, "http://example.com/a.png"):
@@ -142,22 +179,38 @@ def test_files_elsewhere_are_out_of_reach(client, repo):
     assert "web addresses are not fetched" in "".join(client.log)
 
 
-def is_too_large(send, *words):
-    """Whether a request is refused; what is not read at all may find the connection closed."""
+def is_refused(status, send, *words):
+    """What is not read to its end may find the connection closed before the answer."""
     try:
-        return status_of(send, *words) == 413
+        return status_of(send, *words) == status
     except urllib.error.URLError as error:
         return isinstance(error.reason, BrokenPipeError | ConnectionResetError)
 
 
 def test_requests_are_bounded(client):
-    assert status_of(client.upload, bytes(310_000), "a.png") == 413
+    assert is_refused(413, client.upload, bytes(310_000), "a.png")
     # Refused by its announced length, before it is read.
-    assert is_too_large(client.upload, bytes(2_000_000), "a.png")
+    assert is_refused(413, client.upload, bytes(2_000_000), "a.png")
     big = bytes(1_100_000)
-    assert is_too_large(client.post, "/gradio_api/call/restore", big, "application/json")
+    assert is_refused(413, client.post, "/gradio_api/call/restore", big, "application/json")
     chunks = iter([b"x"])
-    assert status_of(client.post, "/gradio_api/upload", chunks, "multipart/form-data") == 411
+    assert is_refused(411, client.post, "/gradio_api/upload", chunks, "multipart/form-data")
+
+
+def test_what_the_page_never_asks_for_is_refused(client, photo):
+    path = client.upload(photo, "a.jpg")
+    words = {"data": [{"path": path}, MODEL, 1.0], "fn_index": 0, "session_hash": "mine"}
+    body = json.dumps(words).encode()
+    # Work that passes by the queue, and ffmpeg on the visitor's film.
+    for target in ("run/predict", "run/restore", "api/restore/", "process_recording"):
+        refused = status_of(client.post, f"/gradio_api/{target}", body, "application/json")
+        assert refused == 404, target
+    restoring, *changing = json.loads(client.get("/config"))["dependencies"]
+    assert restoring["api_name"] == "restore"
+    assert {action["api_visibility"] for action in changing} == {"private"}
+    assert status_of(client.get, "/monitoring/summary") == 403
+    # Another photograph ends the work on the one before.
+    assert [restoring["id"]] in [action["cancels"] for action in changing]
 
 
 def test_first_come_first_served_and_a_full_queue(client, photo):
@@ -188,10 +241,14 @@ def test_the_page_names_no_other_machine(client):
     scripts = re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=[\"'](.*?)[\"']", page)
     assert scripts and not [address for address in scripts if "//" in address]
     config = client.get("/config").decode()
-    for word in ("googleapis", "gstatic", "gradio.live", '"analytics_enabled":true'):
+    assert "at most 0.3 MB, 700 pixels a side" in config
+    for word in ("/elsewhere", "googleapis", "gstatic", "gradio.live", '"analytics_enabled":true'):
         assert word not in config.replace(" ", ""), word
     with urllib.request.urlopen(client.url) as answer:
-        assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+        policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'self'" in policy and "frame-ancestors 'none'" in policy
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
 
 
 def test_pictures_are_deleted_in_time(client, photo):
