@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from quant_helpers import sqnr
+from compiled_graph import compiled_graph, kinds
 from torch import nn
 
-from quantface_arch.quant import Recipe, load_checkpoint, quantize, save_checkpoint
-from quantface_arch.runtime.openvino import load, upsampling
+from quantface_arch.runtime.openvino import upsampling
 from quantface_arch.runtime.openvino.compiled import integer_products
 from quantface_arch.runtime.openvino.upsampling import transposed_taps
 
@@ -42,22 +41,13 @@ def compiled(tmp_path, monkeypatch):
     """Gives SQNR to the reference, and the layer types of the graph that ran."""
 
     def run(build, way="folded", wide=16):
-        monkeypatch.setenv("QUANTFACE_CACHE", str(tmp_path / f"cache-{wide}"))
         monkeypatch.setattr(upsampling, "WIDE", wide)
         torch.manual_seed(3)
-        x, path = torch.rand(2, 3, 9, 12), tmp_path / "net.safetensors"
-        model = build().eval()
-        recipe = {"name": "w4a8", "balance": {"kind": "none"}, "branch": {"svd": 0}}
-        quantize(model, Recipe.from_dict(recipe), x, progress=False)
-        save_checkpoint(model, path, {"type": "any"})
-        found = load(path, lambda _: build(), way)
-        with torch.inference_mode():
-            distance = sqnr(load_checkpoint(path, lambda _: build())(x), found(x))
-        graph = next(iter(vars(found)["forward"].compiled.values()))
+        folder = tmp_path / f"wide-{wide}"
+        folder.mkdir()
+        distance, graph = compiled_graph(build, torch.rand(2, 3, 9, 12), way, folder)
         assert set(integer_products(graph).values()) <= {"u8", "i8"}
-        nodes = graph.get_runtime_model().get_ops()
-        kinds = [node.get_rt_info()["layerType"].astype(str) for node in nodes]
-        return distance, kinds
+        return distance, kinds(graph)
 
     return run
 
