@@ -5,12 +5,14 @@
 
 The peaks are measured: the rate at which OpenVINO multiplies in wide 3×3 convolutions, in float32,
 bfloat16 and int8. A part's rate counts all its multiply-accumulates, those inside attention too,
-over all the time that it takes; "of peak" is its share of the peak of its width. Options are those
-of latency.py, which takes the times.
+over all the time that it takes; "of peak" is its share of the peak of its width. Layers are
+quantized, products of activations with activations are not: "of peaks" counts those of attention in
+an int8 network against bfloat16's peak. Options are those of latency.py, which takes the times.
 """
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 import time
 from collections.abc import Mapping
@@ -30,20 +32,23 @@ from quantface_arch.runtime.parts import parts_of, record
 
 # Kind of latency.py's rows → the width of its products, and OpenVINO's name of it.
 WIDTHS = {"openvino fp32": "fp32", "openvino bf16": "bf16", "quantized": "int8"}
+# Width of a network's products → that in which it multiplies activations by activations.
+WITHIN = {"fp32": "fp32", "bf16": "bf16", "int8": "bf16"}
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}
 # Of the convolutions whose rate is the peak: channels, side of the picture, how many.
 WIDE, SIDE, DEPTH = 512, 64, 4
 
 
-def macs_of_parts(arch: Mapping[str, Any], size: int, batch: int) -> dict[str, int]:
-    """Multiply-accumulates of every part, of a network without weights."""
+def macs_of_parts(arch: Mapping[str, Any], size: int, batch: int) -> dict[str, tuple[int, int]]:
+    """Multiply-accumulates of every part's layers and of its attention, without weights."""
     network = empty_network(arch)
     inputs = record(network, torch.zeros(batch, 3, size, size, device="meta"))
     found = {}
     for name in parts_of(network):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             getattr(network, name)(*inputs[name][0])
-        found[name] = counter.get_total_flops() // 2
+        attention = counter.get_flop_counts()["Global"].get(torch.ops.aten.bmm, 0)
+        found[name] = (counter.get_total_flops() - attention) // 2, attention // 2
     return found
 
 
@@ -75,6 +80,30 @@ def peak(width: str, threads: int, repeats: int, channels: int = WIDE) -> float:
     return DEPTH * channels**2 * 9 * SIDE**2 / min(seconds)
 
 
+def shares(
+    found: dict[str, Any], peaks: Mapping[str, float], args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Of latency.py's result for one row, a line per part and one for all."""
+    width = WIDTHS[found["kind"]]
+    macs, seconds = macs_of_parts(found["arch"], args.size, args.batch), dict(found["parts"])
+    macs["all"] = sum(of[0] for of in macs.values()), sum(of[1] for of in macs.values())
+    seconds["all"] = sum(seconds.values())
+    return [
+        {
+            "row": found["name"],
+            "part": part,
+            "GMAC": (layers + attention) / 1e9,
+            "in attention": attention / 1e9,
+            "ms": 1e3 * seconds[part],
+            "GMAC/s": (layers + attention) / seconds[part] / 1e9,
+            "peak GMAC/s": peaks[width] / 1e9,
+            "of peak": (layers + attention) / seconds[part] / peaks[width],
+            "of peaks": (layers / peaks[width] + attention / peaks[WITHIN[width]]) / seconds[part],
+        }
+        for part, (layers, attention) in macs.items()
+    ]
+
+
 def main() -> None:
     made = make_parser(__doc__)
     made.set_defaults(kinds=list(WIDTHS))
@@ -83,26 +112,10 @@ def main() -> None:
         args.size, args.repeats, args.rounds, args.kinds = 64, 1, 1, ["quantized"]
     results = [found for found in run_rows(args) if found["kind"] in WIDTHS]
     widths = {WIDTHS[found["kind"]] for found in results}
+    widths |= {WITHIN[width] for width in widths}
     tries = (1, 32) if args.smoke else (20, WIDE)
     peaks = {width: peak(width, args.threads, *tries) for width in widths}
-    rows = []
-    for found in results:
-        width = WIDTHS[found["kind"]]
-        macs = macs_of_parts(found["arch"], args.size, args.batch)
-        macs, seconds = {**macs, "all": sum(macs.values())}, dict(found["parts"])
-        seconds["all"] = sum(seconds.values())
-        rows += [
-            {
-                "row": found["name"],
-                "part": part,
-                "GMAC": macs[part] / 1e9,
-                "ms": 1e3 * seconds[part],
-                "GMAC/s": macs[part] / seconds[part] / 1e9,
-                "peak GMAC/s": peaks[width] / 1e9,
-                "of peak": macs[part] / seconds[part] / peaks[width],
-            }
-            for part in macs
-        ]
+    rows = [row for found in results for row in shares(found, peaks, args)]
     report(rows, args.json)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -74,3 +75,32 @@ def test_a_frugal_network_computes_the_same_time_and_again(tmp_path, monkeypatch
         assert all(torch.equal(frugal(x), wanted) for _ in range(3))
     held = [vars(net)[name].frugal for net in (plain, frugal) for name in parts_of(net)]
     assert held == [False] * (len(held) // 2) + [True] * (len(held) // 2)
+
+
+@linux
+def test_want_of_memory_is_said_with_what_was_needed(tmp_path):
+    """By a process that may take little more than it has."""
+    path = tmp_path / "tiny.safetensors"
+    save_checkpoint(build_arch(TINY), path, TINY)
+    code = f"""
+import re, resource, torch
+from pathlib import Path
+from quantface_arch.archs import build_arch
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.runtime import openvino
+torch.set_num_threads(1)
+network = openvino.load(Path({str(path)!r}), build_arch)
+network(torch.zeros(1, 3, 64, 64))
+large = torch.zeros(1, 3, 2048, 2048)
+status = Path("/proc/self/status").read_text()
+held = int(re.search(r"VmSize:\\s+(\\d+)", status)[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (held + (64 << 20),) * 2)
+try:
+    network(large)
+except QuantFaceError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = r"\w+ for inputs .*could not compute it \(.+\); its weights .* GB of memory\n"
+    assert re.fullmatch(said, done.stdout)

@@ -51,12 +51,15 @@ class CompiledPart:
         """Run on CPU tensors; the results are float32.
 
         Raises:
-            QuantFaceError: the shapes cannot be compiled, for want of memory say.
+            QuantFaceError: the shapes cannot be compiled or computed, for want of memory say.
         """
         shapes = tuple(tuple(x.shape) for x in inputs)
-        compiled = self.compiled.get_or_make(shapes, lambda: self._compile(shapes))
         arrays = [x.detach().float().contiguous().numpy() for x in inputs]
-        results = compiled(arrays, share_inputs=True)
+        try:
+            compiled = self.compiled.get_or_make(shapes, lambda: self._compile(shapes))
+            results = compiled(arrays, share_inputs=True)
+        except (RuntimeError, MemoryError) as error:
+            raise QuantFaceError(self._complaint(shapes, error)) from error
         tensors = [torch.from_numpy(results[place].copy()) for place in range(len(results))]
         if self.frugal:
             del results
@@ -66,20 +69,20 @@ class CompiledPart:
 
     def _compile(self, shapes: tuple[tuple[int, ...], ...]) -> openvino.CompiledModel:
         core = _core()
-        try:
-            model = core.read_model(self.path)
-            model.reshape({place: list(shape) for place, shape in enumerate(shapes)})
-            with forgetting_pages(self.path.with_suffix(".bin")):
-                compiled = core.compile_model(model, "CPU", self.options)
-        except (RuntimeError, MemoryError) as error:
-            size = self.path.with_suffix(".bin").stat().st_size / 1e9
-            detail = str(error).strip().splitlines()[-1:]
-            raise QuantFaceError(
-                f"{self.path.stem} for inputs {shapes}: OpenVINO could not compile it "
-                f"({''.join(detail)}); it takes about {3 * size + 0.5:.1f} GB of memory"
-            ) from error
+        model = core.read_model(self.path)
+        model.reshape({place: list(shape) for place, shape in enumerate(shapes)})
+        with forgetting_pages(self.path.with_suffix(".bin")):
+            compiled = core.compile_model(model, "CPU", self.options)
         return_freed()
         return compiled
+
+    def _complaint(self, shapes: tuple[tuple[int, ...], ...], error: BaseException) -> str:
+        size = self.path.with_suffix(".bin").stat().st_size / 1e9
+        detail = "".join(str(error).strip().splitlines()[-1:])
+        return (
+            f"{self.path.stem} for inputs {shapes}: OpenVINO could not compute it ({detail}); "
+            f"its weights alone take about {3 * size + 0.5:.1f} GB of memory"
+        )
 
 
 @cache
