@@ -30,11 +30,12 @@ from quantface_arch.quant import Recipe, quantize, save_checkpoint
 from quantface_arch.runtime import openvino
 from quantface_arch.runtime.parts import parts_of, record
 
-# Kind of latency.py's rows → the width of its products, and OpenVINO's name of it.
+# Kind of latency.py's rows → the width of its products.
 WIDTHS = {"openvino fp32": "fp32", "openvino bf16": "bf16", "quantized": "int8"}
-# Width of a network's products → that in which it multiplies activations by activations.
+# Width of the products of layers → that of everything else, of attention's products too.
 WITHIN = {"fp32": "fp32", "bf16": "bf16", "int8": "bf16"}
-PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}
+# OpenVINO's names of the latter.
+PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 # Of the convolutions whose rate is the peak: channels, side of the picture, how many.
 WIDE, SIDE, DEPTH = 512, 64, 4
 
@@ -70,7 +71,7 @@ def peak(width: str, threads: int, repeats: int, channels: int = WIDE) -> float:
         path = Path(scratch) / f"{width}.safetensors"
         save_checkpoint(net, path, {})
         model = openvino.load(path, lambda _: convolutions(channels))
-        vars(model)["forward"].options["INFERENCE_PRECISION_HINT"] = PRECISIONS[width]
+        vars(model)["forward"].options["INFERENCE_PRECISION_HINT"] = PRECISIONS[WITHIN[width]]
         model(x)
         seconds = []
         for _ in range(repeats):

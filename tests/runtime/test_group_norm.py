@@ -8,12 +8,8 @@ import torch
 from compiled_graph import compiled_graph, facts, kinds
 from torch import nn
 
-from quantface_arch.runtime.openvino.group_norm import (
-    FLOAT32,
-    PRECISE,
-    keep_in_float32,
-    spread_group_norms,
-)
+from quantface_arch.runtime.openvino.group_norm import FLOAT32, PRECISE, spread_group_norms
+from quantface_arch.runtime.openvino.trace import save
 
 
 @pytest.fixture
@@ -23,8 +19,7 @@ def spread(tmp_path):
     def run(module, x, **options):
         model = openvino.convert_model(module.eval(), example_input=torch.rand_like(x))
         spread_group_norms(model)
-        openvino.save_model(model, tmp_path / "net.xml", compress_to_fp16=False)
-        keep_in_float32(tmp_path / "net.xml")
+        save(model, tmp_path / "net.xml")
         model = openvino.Core().read_model(tmp_path / "net.xml")
         model.reshape(list(x.shape))
         compiled = openvino.Core().compile_model(model, "CPU", options)

@@ -16,8 +16,6 @@ import numpy as np
 import openvino
 from openvino import opset13 as ops
 
-from quantface_arch.fsutil import atomic_path
-
 __all__ = ["keep_in_float32", "spread_group_norms"]
 
 # In names of nodes that are to be computed in float32 whatever the rest is computed in: a variance
@@ -40,8 +38,7 @@ def spread_group_norms(model: openvino.Model) -> None:
 def keep_in_float32(path: Path) -> None:
     """Have the statistics of the group norms in a written ``.xml`` computed in float32."""
     text = path.read_text(encoding="utf-8")
-    with atomic_path(path) as temporary:
-        temporary.write_text(LAYER.sub(lambda found: found[0] + PRECISE, text), encoding="utf-8")
+    path.write_text(LAYER.sub(lambda found: found[0] + PRECISE, text), encoding="utf-8")
 
 
 def _spread(node: openvino.Node) -> None:

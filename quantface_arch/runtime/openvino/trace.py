@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from quantface_arch.runtime.openvino.group_norm import keep_in_float32, spread_g
 from quantface_arch.runtime.openvino.upsampling import merge_upsampling
 from quantface_arch.runtime.parts import SIZE, Build, Part, lowered_network, only, parts_of, record
 
-__all__ = ["converted", "trace_checkpoint", "write_openvino"]
+__all__ = ["converted", "save", "trace_checkpoint", "write_openvino"]
 
 
 @torch.no_grad()
@@ -33,13 +34,13 @@ def trace_checkpoint(path: Path, build: Build, lowering: Lowering, folder: Path)
         QuantFaceError: see ``load_checkpoint`` and ``Lowering``; OpenVINO lacks an operator.
     """
     network = lowered_network(path, build, lowering)
-    recorded = record(network)
+    recorded, layers = record(network), lowered_layers(network)
     for name in tqdm(parts_of(network), desc=f"compiling {path.stem}, once", unit="part"):
         inputs, called = recorded[name]
         with only(network, called):
             model = converted(network, name, inputs, path)
-        save(rearranged(model, network, lowering), folder / f"{name}.xml")
-    return {"exact": is_exact(network)}
+        save(rearranged(model, layers, lowering), folder / f"{name}.xml")
+    return {"exact": is_exact(layers)}
 
 
 @torch.no_grad()
@@ -51,7 +52,7 @@ def write_openvino(path: Path, build: Build, lowering: Lowering, target: Path) -
     """
     network = lowered_network(path, build, lowering)
     model = converted(network, "forward", (torch.zeros(1, 3, SIZE, SIZE),), path)
-    model = rearranged(model, network, lowering)
+    model = rearranged(model, lowered_layers(network), lowering)
     with atomic_path(target) as temporary:
         try:
             save(model, temporary)
@@ -63,18 +64,24 @@ def write_openvino(path: Path, build: Build, lowering: Lowering, target: Path) -
             temporary.with_suffix(".bin").unlink(missing_ok=True)
 
 
-def is_exact(network: nn.Module) -> bool:
-    """Whether a lowered network stands for the reference: all of it but its integer products."""
-    layers = [found for found in network.modules() if isinstance(found, LoweredLayer)]
-    return not layers or not all(layer.folded for layer in layers)
-
-
-def rearranged(model: openvino.Model, network: nn.Module, lowering: Lowering) -> openvino.Model:
-    """The model of a lowered network, changed in place where a processor is faster otherwise."""
+def lowered_layers(network: nn.Module) -> dict[str, LoweredLayer]:
+    """A lowered network's layers by their names."""
     modules = network.named_modules()
-    folded = {name for name, found in modules if isinstance(found, LoweredLayer) and found.folded}
+    return {name: found for name, found in modules if isinstance(found, LoweredLayer)}
+
+
+def is_exact(layers: Mapping[str, LoweredLayer]) -> bool:
+    """Whether a network of such layers stands for the reference: all but its integer products."""
+    return not layers or not all(layer.folded for layer in layers.values())
+
+
+def rearranged(
+    model: openvino.Model, layers: Mapping[str, LoweredLayer], lowering: Lowering
+) -> openvino.Model:
+    """The model of a lowered network, changed in place where a processor is faster otherwise."""
+    folded = {name for name, layer in layers.items() if layer.folded}
     merge_upsampling(model, folded, lowering.largest)
-    if not is_exact(network):
+    if not is_exact(layers):
         spread_group_norms(model)
     return model
 
