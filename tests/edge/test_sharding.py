@@ -38,6 +38,8 @@ def ranks(repo, tmp_path):
         (tmp_path / "program.py").write_text(HEAD + program)
         environment = {"PYTHONPATH": str(repo), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         environment |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+        # Buffered, a process writes its line in one piece, never between another's words.
+        environment["PYTHONUNBUFFERED"] = ""
         # What a process would take that is not told how many.
         environment["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)) // 2 + 2)
         one = f"{sys.executable} program.py"
