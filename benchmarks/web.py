@@ -47,7 +47,7 @@ def in_browser(
     said = browser.restore()
     rows = [
         row("start to first face in the browser, s", time.perf_counter() - start),
-        row("of which the server computed, s", cpu_seconds(client.process.pid)),
+        row("the server's processor time until then, s", cpu_seconds(client.process.pid)),
     ]
     seconds = []
     for _ in range(repeats):
