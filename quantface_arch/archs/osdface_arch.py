@@ -22,7 +22,7 @@ class OSDFace(Pipeline):
     """The pipeline with its networks.
 
     Args:
-        preset: ``osdface`` (Stable Diffusion 2.1 sizes) or ``mini``.
+        preset: ``osdface`` (Stable Diffusion 2.1 sizes), ``mini`` or ``mini2``.
         vre, vae, unet: options that replace single entries of the preset's.
         patch_size: side of the pixel patches folded into channels before the VAE; None takes the
             preset's.
@@ -145,7 +145,19 @@ class OSDFace(Pipeline):
     def decode(self, x0: Tensor) -> Tensor:
         """Picture (N, 3, H, W) of a scaled latent, not clamped."""
         if self.fast_decoder is not None:
-            tiny = self.fast_decoder(x0 / self.latent_spread)
-            return F.pixel_shuffle(tiny, self.patch_size)
-        image = self.vae.decode(x0 / self.latent_scale).sample
-        return F.pixel_shuffle(image, self.patch_size)
+            patches = self.fast_decoder(x0 / self.latent_spread)
+        else:
+            patches = self.vae.decode(x0 / self.latent_scale).sample
+        image = F.pixel_shuffle(patches, self.patch_size)
+        return smooth(image) if self.smooth_output else image
+
+
+def smooth(image: Tensor) -> Tensor:
+    """Filter an image (N, 3, H, W) by the binomial kernel [1, 2, 1] / 4 along both axes.
+
+    The kernel's response is zero at a period of two pixels; borders are continued by their pixels.
+    """
+    kernel = image.new_tensor([0.25, 0.5, 0.25])
+    kernel = (kernel[:, None] * kernel).expand(image.shape[1], 1, 3, 3)
+    padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
+    return F.conv2d(padded, kernel, groups=image.shape[1])

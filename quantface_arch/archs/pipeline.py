@@ -77,6 +77,7 @@ class Pipeline(nn.Module):
         self.sizes = {name: {**preset_sizes[name], **(own[name] or {})} for name in own}
         self.patch_size = preset_sizes["patch_size"] if patch_size is None else patch_size
         self.latent_spread = preset_sizes["latent_spread"]
+        self.smooth_output = preset_sizes["smooth_output"]
         self.latent_scale = self.sizes["vae"]["scaling_factor"]
         self.timestep = timestep
         self.set_noise_schedule(beta_start, beta_end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,10 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from quantface_arch.data.degradation import Degradation, seeded
 from quantface_arch.data.sampler import SampleIndex
 from quantface_arch.errors import QuantFaceError, check_keys
+from quantface_arch.faces.skin_tone import SKIN_TONES, skin_tone
 from quantface_arch.images import SUFFIXES, read_size
 
-__all__ = ["QuantFaceDataset"]
+__all__ = ["QuantFaceDataset", "held_out"]
 
 OWN_OPTIONS = {
     "dataroot_gt",
@@ -29,6 +31,9 @@ OWN_OPTIONS = {
     "gt_size",
     "rescale_prob",
     "repeat",
+    "holdout",
+    "whole_every",
+    "equalize_skin_tones",
     "degradation",
     "use_hflip",
     "seed",
@@ -50,6 +55,14 @@ LOOP_OPTIONS = {
 }
 
 
+def held_out(stem: str, parts: int) -> bool:
+    """Return whether an image, by its name without suffix, is in the part kept for evaluation.
+
+    The part is one of ``parts``: names whose SHA-256, as a number, is a multiple of it.
+    """
+    return int(hashlib.sha256(stem.encode()).hexdigest(), 16) % parts == 0
+
+
 @DATASET_REGISTRY.register()
 class QuantFaceDataset(Dataset):
     """Pairs ``lq`` (degraded) and ``gt`` (clean), float32 RGB (3, S, S) in [0, 1].
@@ -67,6 +80,12 @@ class QuantFaceDataset(Dataset):
             cropping. Default 0.
         repeat (dict): subfolder name → how many times an epoch goes through its pictures. Default
             once.
+        holdout (dict): subfolder name → n: of its pictures those are left out, for evaluation,
+            whose name's SHA-256 (see ``held_out``) is a multiple of n. Default none.
+        whole_every (int): at iterations that this number divides, samples are whole faces shrunk to
+            S, not crops, so that a loss may look at faces there. Default 0: never.
+        equalize_skin_tones (bool): draw samples so that light, medium and dark skin are equally
+            frequent (see ``faces/skin_tone.py``); faces must be aligned. Default false.
         degradation (dict): see ``Degradation``. Default: as there.
         use_hflip (bool): mirror half of the samples. Default true.
         seed (int): of what is random. Default 0.
@@ -83,7 +102,10 @@ class QuantFaceDataset(Dataset):
         self.backend = dict(opt.get("io_backend") or {"type": "disk"})
         self.client: FileClient | None = None
         sides = self._list_sides()
+        sides = self._without_holdout(sides, opt.get("holdout") or {})
         self.keys = self._repeated(list(sides), opt.get("repeat") or {})
+        self.whole_every = int(opt.get("whole_every", 0))
+        self.tones = self._by_skin_tone() if opt.get("equalize_skin_tones") else []
         self.degradation = Degradation.from_options(opt.get("degradation"))
         size = opt["gt_size"]
         self.schedule: Sequence[Sequence[int]] = [[0, size]] if isinstance(size, int) else size
@@ -129,6 +151,30 @@ class QuantFaceDataset(Dataset):
         except QuantFaceError as error:
             raise QuantFaceError(f"training face {error}") from error
 
+    @staticmethod
+    def _without_holdout(sides: dict[str, int], holdout: Mapping[str, int]) -> dict[str, int]:
+        def kept(key: str) -> bool:
+            path = Path(key)
+            folder = path.parent.name
+            return folder not in holdout or not held_out(path.stem, holdout[folder])
+
+        return {key: side for key, side in sides.items() if kept(key)}
+
+    def _by_skin_tone(self) -> list[list[str]]:
+        """Return the keys of every class of skin tone that occurs, repeated as ``keys`` are."""
+        tones = {key: skin_tone(self._read(key)) for key in dict.fromkeys(self.keys)}
+        classes = {tone: [key for key in self.keys if tones[key] == tone] for tone in SKIN_TONES}
+        found = {tone: len(keys) for tone, keys in classes.items()}
+        get_root_logger().info(f"Samples by skin tone, drawn equally often: {found}")
+        return [keys for keys in classes.values() if keys]
+
+    def _draw(self, index: int, size: int) -> str:
+        """Return the key of a sample, of a picture with sides of at least ``size``."""
+        key = random.choice(random.choice(self.tones)) if self.tones else self.keys[index]
+        while key not in self.large_enough[size]:
+            key = random.choice(random.choice(self.tones) if self.tones else self.keys)
+        return key
+
     def _repeated(self, keys: list[str], repeat: Mapping[str, int]) -> list[str]:
         missing = set(repeat) - {Path(key).parent.name for key in keys}
         if missing:
@@ -148,9 +194,11 @@ class QuantFaceDataset(Dataset):
     def _size_at(self, iteration: int) -> int:
         return [size for start, size in self.schedule if start <= max(iteration, 0)][-1]
 
-    def _cut(self, image: np.ndarray, size: int) -> tuple[np.ndarray, int]:
+    def _cut(self, image: np.ndarray, size: int, whole: bool) -> tuple[np.ndarray, int]:
         """Shrink and crop at random; returns the crop and the side of the face it came from."""
         side = min(image.shape[:2])
+        if whole:
+            return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), size
         if side > size and random.random() < self.rescale_prob:
             side = random.randint(size, side)
             image = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
@@ -161,10 +209,9 @@ class QuantFaceDataset(Dataset):
         place = index if isinstance(index, SampleIndex) else SampleIndex(index, 0, index)
         size = self._size_at(place.iteration)
         with seeded(self.seed, place.position):
-            key = self.keys[index]
-            while key not in self.large_enough[size]:
-                key = random.choice(self.keys)
-            gt, face_size = self._cut(self._read(key), size)
+            key = self._draw(index, size)
+            whole = self.whole_every > 0 and place.iteration % self.whole_every == 0
+            gt, face_size = self._cut(self._read(key), size, whole)
             if self.use_hflip and random.random() < 0.5:
                 gt = gt[:, ::-1]
             gt = np.ascontiguousarray(gt)

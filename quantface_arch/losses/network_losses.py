@@ -14,6 +14,7 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from quantface_arch.archs.statefile import fill, read_state
 from quantface_arch.errors import QuantFaceError, check_choice
 from quantface_arch.losses.features import FrozenLoss
+from quantface_arch.losses.mobilefacenet import load_mobilefacenet
 from quantface_arch.losses.weights import ALTERNATIVE, find_weights
 
 __all__ = ["QuantFaceIdentityLoss", "QuantFaceLPIPSLoss"]
@@ -22,6 +23,8 @@ BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 ARCFACE = (
     "https://github.com/xinntao/facexlib/releases/download/v0.1.0/recognition_arcface_ir_se50.pth"
 )
+MOBILEFACE = "https://github.com/foamliu/MobileFaceNet/raw/master/retinaface/MobileFaceNet.onnx"
+EMBEDDERS = {"arcface": ARCFACE, "mobileface": MOBILEFACE}
 
 
 @LOSS_REGISTRY.register()
@@ -34,9 +37,13 @@ class QuantFaceLPIPSLoss(FrozenLoss):
         weights: torchvision's file of that network's weights, or the folder that holds it; None:
             torch's own cache.
         download: get the file into torch's cache if it is not there.
+        shrink: [least, most] factor by which both images are shrunk first, drawn anew for every
+            batch; None: they are compared as they are. The backbones' first convolutions have a
+            stride, which training exploits by patterns of single pixels; at random sizes there is
+            no such pattern to find.
 
     Raises:
-        QuantFaceError: another network, ``lpips`` is not installed, or the weights are missing,
+        QuantFaceError: another network, a factor outside (0, 1], ``lpips`` is not installed, or the weights are missing,
             damaged or could not be downloaded; the message names a loss that does without.
     """
 
@@ -46,9 +53,13 @@ class QuantFaceLPIPSLoss(FrozenLoss):
         net: str = "alex",
         weights: str | os.PathLike[str] | None = None,
         download: bool = False,
+        shrink: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(loss_weight)
         check_choice("net", net, BACKBONES)
+        if shrink is not None and not 0 < shrink[0] <= shrink[1] <= 1:
+            raise QuantFaceError(f"shrink: found {shrink!r}, wanted are two numbers in (0, 1]")
+        self.shrink = shrink
         try:
             import lpips
         except ImportError as error:
@@ -64,8 +75,18 @@ class QuantFaceLPIPSLoss(FrozenLoss):
         self.eval().requires_grad_(False)
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Compare two pictures (N, 3, H, W) in [-1, 1]; returns a scalar."""
+        """Compare two images (N, 3, H, W) in [-1, 1]; returns a scalar."""
+        if self.shrink is not None:
+            # A number that depends on the data alone, so that a resumed training draws it again.
+            draw = float(target.double().sum().abs() * 1000) % 1
+            factor = self.shrink[0] + (self.shrink[1] - self.shrink[0]) * draw
+            size = [round(side * factor) for side in pred.shape[-2:]]
+            pred, target = (_shrunk(image, size) for image in (pred, target))
         return self.loss_weight * self.lpips(pred, target).mean()
+
+
+def _shrunk(image: Tensor, size: list[int]) -> Tensor:
+    return F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def _fill_slices(net: nn.Module, path: Path) -> None:
@@ -78,18 +99,28 @@ def _fill_slices(net: nn.Module, path: Path) -> None:
     fill(net, path, {key: state[name] for key, name in names.items()})
 
 
+def _load_arcface(path: Path) -> nn.Module:
+    # Not facexlib's ``init_recognition_model``, which needs a GPU and downloads unasked.
+    from facexlib.recognition.arcface_arch import Backbone
+
+    net = Backbone(num_layers=50, drop_ratio=0.6, mode="ir_se")
+    fill(net, path, read_state(path))
+    return net
+
+
 @LOSS_REGISTRY.register()
 class QuantFaceIdentityLoss(FrozenLoss):
-    """1 - cosine similarity of two faces' ArcFace embeddings (Deng et al., CVPR 2019).
+    """1 - cosine similarity of two faces' embeddings (ArcFace; Deng et al., CVPR 2019).
 
-    The network is facexlib's IR-SE-50. It wants a tight 112×112 crop; of the aligned faces that
+    The network is facexlib's IR-SE-50 or the small MobileFaceNet. Both want a tight 112×112 crop; of the aligned faces that
     restorers see (FFHQ's alignment) the same part is taken as by pixel2style2pixel (Richardson et
     al., CVPR 2021).
 
     Args:
         loss_weight: factor of the result, 0 to 2.
-        weights: facexlib's file ``recognition_arcface_ir_se50.pth``, or the folder that holds it;
-            None: facexlib's own folder.
+        net: ``arcface`` (IR-SE-50, 174 MB) or ``mobileface`` (4 MB).
+        weights: the file ``recognition_arcface_ir_se50.pth`` or ``MobileFaceNet.onnx``, or the
+            folder that holds it; None: facexlib's own folder.
         download: get the file into facexlib's folder if it is not there.
 
     Raises:
@@ -105,21 +136,19 @@ class QuantFaceIdentityLoss(FrozenLoss):
         loss_weight: float = 1.0,
         weights: str | os.PathLike[str] | None = None,
         download: bool = False,
+        net: str = "arcface",
     ) -> None:
         super().__init__(loss_weight)
+        check_choice("net", net, EMBEDDERS)
         import facexlib
 
         cache = Path(facexlib.__file__).parent / "weights"
-        path = find_weights("QuantFaceIdentityLoss", ARCFACE, cache, weights, download)
-        # Not facexlib's ``init_recognition_model``, which needs a GPU and downloads unasked.
-        from facexlib.recognition.arcface_arch import Backbone
-
-        self.net = Backbone(num_layers=50, drop_ratio=0.6, mode="ir_se")
-        fill(self.net, path, read_state(path))
+        path = find_weights("QuantFaceIdentityLoss", EMBEDDERS[net], cache, weights, download)
+        self.net = load_mobilefacenet(path) if net == "mobileface" else _load_arcface(path)
         self.eval().requires_grad_(False)
 
     def embed(self, faces: Tensor) -> Tensor:
-        """Embeddings (N, 512) of length 1, of aligned faces (N, 3, H, W) in [-1, 1], RGB."""
+        """Return embeddings (N, 512 or 128) of length 1 of aligned RGB faces (N, 3, H, W)."""
         height, width = faces.shape[-2:]
         top, bottom, left, right = self.crop
         rows = slice(round(top * height), round(bottom * height))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -30,22 +31,29 @@ class Adversary:
     Args:
         options: the block.
         device: where it lives.
+        autocast: makes the context of its forward passes.
 
     Raises:
         QuantFaceError: an unknown option, or one that is missing.
     """
 
-    def __init__(self, options: Mapping[str, Any], device: torch.device) -> None:
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
         check_keys("train option adversary", options, ADVERSARY_OPTIONS)
         for key in sorted(ADVERSARY_OPTIONS - {"start_iter", *options}):
             raise QuantFaceError(f"train option adversary: {key} is missing")
         self.net = build_network(options["network"]).to(device)
+        self.autocast = autocast
         self.loss = build_loss(options["loss"]).to(device)
         self.start_iter = int(options.get("start_iter", 0))
         self.optimizer = torch.optim.Adam(self.net.parameters(), options["lr"], betas=(0.0, 0.99))
 
     def _scores(self, image: Tensor) -> Tensor:
-        with torch.autocast(image.device.type, torch.bfloat16):
+        with self.autocast():
             scores = self.net(image)
         return scores.float()
 

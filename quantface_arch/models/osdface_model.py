@@ -68,7 +68,7 @@ class OSDFaceModel(RestorerModel):
         self.setup_optimizers()
         self.adversary = None
         if options.get("adversary"):
-            self.adversary = Adversary(options["adversary"], self.device)
+            self.adversary = Adversary(options["adversary"], self.device, self.autocast)
             self.optimizers.append(self.adversary.optimizer)
         self.setup_schedulers()
 
@@ -96,7 +96,8 @@ class OSDFaceModel(RestorerModel):
         self.optimizer_g.zero_grad()
         self.output, losses = self.restore_batch(current_iter)
         for term in self.terms:
-            losses[term.name] = term(self.output, self.gt)
+            if term.counts_at(current_iter):
+                losses[term.name] = term(self.output, self.gt)
         playing = self.adversary is not None and current_iter >= self.adversary.start_iter
         if playing:
             losses["l_g"] = self.adversary.generator_loss(self.output)

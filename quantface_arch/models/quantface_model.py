@@ -133,8 +133,8 @@ class QuantFaceModel(RestorerModel):
         found = {name: value.float() for name, value in found.items()}
         return {**found, "image": self.to_signed(found["image"])}
 
-    def losses(self, lq: Tensor, gt: Tensor | None) -> dict[str, Tensor]:
-        """Every term of the loss for one piece of a batch."""
+    def losses(self, lq: Tensor, gt: Tensor | None, current_iter: int) -> dict[str, Tensor]:
+        """Return the terms of the loss that count at an iteration, for one piece of a batch."""
         if gt is None and any(term.target == "gt" for term in self.terms):
             raise QuantFaceError("train option losses: target gt, but the data set has no gt")
         with self.autocast():
@@ -144,6 +144,7 @@ class QuantFaceModel(RestorerModel):
         return {
             term.name: term(found[term.of], gt if term.target == "gt" else wanted[term.of])
             for term in self.terms
+            if term.counts_at(current_iter)
         }
 
     def optimize_parameters(self, current_iter: int) -> None:
@@ -154,7 +155,7 @@ class QuantFaceModel(RestorerModel):
         clean = self.gt.chunk(len(pieces)) if hasattr(self, "gt") else [None] * len(pieces)
         for place, (lq, gt) in enumerate(zip(pieces, clean, strict=True), start=1):
             with self.synchronized(place == len(pieces)):
-                losses = self.losses(lq, gt)
+                losses = self.losses(lq, gt, current_iter)
                 self.check_finite(current_iter, losses)
                 share = len(lq) / len(self.lq)
                 (sum(losses.values()) * share).backward()

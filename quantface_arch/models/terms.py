@@ -26,12 +26,20 @@ class Term:
         of: which output of the network it compares.
         target: ``teacher``, the same output of the teacher, or ``gt``, the clean picture.
         loss: called with what was found and what is wanted; its weight is its own.
+        start_iter: first iteration at which it counts.
+        every: it counts at the iterations that this number divides.
     """
 
     name: str
     of: str
     target: str
     loss: nn.Module
+    start_iter: int = 0
+    every: int = 1
+
+    def counts_at(self, iteration: int) -> bool:
+        """Return whether the term is part of the loss at an iteration."""
+        return iteration >= self.start_iter and iteration % self.every == 0
 
     def __call__(self, found: Tensor, wanted: Tensor) -> Tensor:
         """The weighted loss, a scalar; the parts of a loss that returns several are added."""
@@ -55,6 +63,9 @@ def build_terms(
             architecture returns them ``latent``, ``eps``, ``x0``. Default image.
         target (str): what it is compared with: ``teacher``, the full-precision network's same
             output, or ``gt``, the clean picture. Default teacher, without a teacher gt.
+        start_iter (int): first iteration at which the term counts. Default 0.
+        every (int): the term counts at iterations that this number divides: 4 with
+            ``whole_every: 4`` of the data set has a term see whole faces alone. Default 1.
 
     Args:
         options: one mapping per term.
@@ -71,6 +82,9 @@ def build_terms(
         place = f"train option losses, entry {index + 1}"
         rest = dict(given)
         of, target = rest.pop("of", "image"), rest.pop("target", targets[0])
+        start_iter, every = int(rest.pop("start_iter", 0)), int(rest.pop("every", 1))
+        if every < 1:
+            raise QuantFaceError(f"{place}: every: found {every}, 1 or more is allowed")
         check_choice(f"{place}: of", of, outputs)
         check_choice(f"{place}: target", target, targets)
         if target == "gt" and of != "image":
@@ -78,7 +92,8 @@ def build_terms(
         loss = _build(place, rest).to(device).requires_grad_(False)
         kind = rest["type"] if of == "image" else f"{of}_{rest['type']}"
         same = sum(term.name.startswith(f"l_{kind}") for term in terms)
-        terms.append(Term(f"l_{kind}_{same + 1}" if same else f"l_{kind}", of, target, loss))
+        name = f"l_{kind}_{same + 1}" if same else f"l_{kind}"
+        terms.append(Term(name, of, target, loss, start_iter, every))
     return terms
 
 

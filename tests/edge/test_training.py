@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import cv2
 import numpy as np
@@ -153,7 +154,7 @@ def test_mistakes_in_the_options_are_one_line(repo, tmp_path, options, change, w
 )
 def test_wrong_options_of_the_adversary_are_named(options, complaint):
     with pytest.raises(QuantFaceError, match=f"train option adversary: {complaint}"):
-        Adversary(options, torch.device("cpu"))
+        Adversary(options, torch.device("cpu"), nullcontext)
 
 
 @pytest.mark.parametrize("recipe", [None, "w4a8"])
