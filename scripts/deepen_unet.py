@@ -42,7 +42,6 @@ def source_name(name: str, blocks: int) -> str | None:
     place = int(match["place"])
     # On the way up the new block stands before the last one, whose skip connection comes from the
     # level below or from the first convolution, as before.
-    new = blocks if match["way"] == "down" else blocks
     if place < blocks:
         return name
     if place == blocks:
@@ -56,9 +55,7 @@ def pass_on(net: nn.Module, fresh: set[str]) -> None:
     for name, parameter in net.named_parameters():
         if name not in fresh:
             continue
-        if re.search(r"\.(conv2|proj_out)\.(weight|bias)$", name):
-            parameter.zero_()
-        elif name.endswith(".conv_shortcut.bias"):
+        if re.search(r"\.(conv2|proj_out)\.(weight|bias)$|\.conv_shortcut\.bias$", name):
             parameter.zero_()
         elif name.endswith(".conv_shortcut.weight"):
             parameter.zero_()

@@ -8,8 +8,8 @@ what a scaled latent is divided by for tiny halves, which hold it between -3 and
 
 ``mini2`` is its second generation: a UNet twice as deep, and ``smooth_output``, a fixed low-pass
 filter behind the decoder. The last convolution writes each 2×2 patch of pixels through channels of
-its own, so that losses alone do not keep a pattern with a period of two pixels out of the image; the
-filter removes exactly that frequency, and gradients through it cannot reward the pattern.
+its own, so that losses alone do not keep a pattern with a period of two pixels out of the image.
+The filter removes exactly that frequency, and gradients through it cannot reward the pattern.
 """
 
 from __future__ import annotations

@@ -43,8 +43,9 @@ class QuantFaceLPIPSLoss(FrozenLoss):
             no such pattern to find.
 
     Raises:
-        QuantFaceError: another network, a factor outside (0, 1], ``lpips`` is not installed, or the weights are missing,
-            damaged or could not be downloaded; the message names a loss that does without.
+        QuantFaceError: another network, a factor outside (0, 1], ``lpips`` is not installed, or the
+            weights are missing, damaged or could not be downloaded; the message names a loss that
+            does without.
     """
 
     def __init__(
@@ -112,9 +113,9 @@ def _load_arcface(path: Path) -> nn.Module:
 class QuantFaceIdentityLoss(FrozenLoss):
     """1 - cosine similarity of two faces' embeddings (ArcFace; Deng et al., CVPR 2019).
 
-    The network is facexlib's IR-SE-50 or the small MobileFaceNet. Both want a tight 112×112 crop; of the aligned faces that
-    restorers see (FFHQ's alignment) the same part is taken as by pixel2style2pixel (Richardson et
-    al., CVPR 2021).
+    The network is facexlib's IR-SE-50 or the small MobileFaceNet. Both want a tight 112×112 crop;
+    the part of an aligned face (FFHQ's alignment) is the one that pixel2style2pixel takes
+    (Richardson et al., CVPR 2021).
 
     Args:
         loss_weight: factor of the result, 0 to 2.
