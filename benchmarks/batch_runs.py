@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 from report import data_root
 
-from quantface_arch.fsutil import file_digest
+from quantface_arch.utils.files import file_digest
 
 __all__ = ["REPO", "Run", "digests", "end", "faces_folder", "lines", "restore_command", "tallied"]
 

@@ -28,8 +28,8 @@ from report import data_root
 from tqdm import tqdm
 
 from quantface_arch import load_model
-from quantface_arch.fsutil import atomic_path
-from quantface_arch.zoo import resolve_model
+from quantface_arch.pretrained.zoo import resolve_model
+from quantface_arch.utils.files import atomic_path
 
 __all__ = [
     "FULL",

@@ -10,7 +10,7 @@ import torch
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.faces.detect import DETECTORS, build_detector
-from quantface_arch.images import read_image
+from quantface_arch.utils.images import read_image
 
 __all__ = ["detection"]
 

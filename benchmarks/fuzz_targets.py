@@ -66,7 +66,7 @@ def checkpoints(folder: Path) -> Target:
 
 
 def balances(folder: Path) -> Target:
-    from quantface_arch.quant.balance import LayerBalance, load_balance, save_balance
+    from quantface_arch.quant.ops.balance import LayerBalance, load_balance, save_balance
 
     path = folder / "balance.safetensors"
     plan = {"a": LayerBalance(torch.ones(8), ((1, 8),), 3), "b": LayerBalance(None, ((2, 4),), 1)}
@@ -75,7 +75,7 @@ def balances(folder: Path) -> Target:
 
 
 def pickles(folder: Path) -> Target:
-    from quantface_arch.archs.statefile import read_state
+    from quantface_arch.utils.state_dict import read_state
 
     state = {"params": {"a.weight": torch.rand(4, 4), "a.bias": torch.rand(4)}}
     seeds = []
@@ -87,7 +87,7 @@ def pickles(folder: Path) -> Target:
 
 
 def bit_maps(folder: Path) -> Target:
-    from quantface_arch.quant.bitmap import load_bit_map, save_bit_map
+    from quantface_arch.quant.config.bitmap import load_bit_map, save_bit_map
 
     names = [f"unet.down.{index}.conv" for index in range(6)]
     path = folder / "map.json"
@@ -97,7 +97,7 @@ def bit_maps(folder: Path) -> Target:
 
 
 def sensitivities(folder: Path) -> Target:
-    from quantface_arch.quant.sensitivity_file import LayerFacts, Sensitivities
+    from quantface_arch.quant.allocation.sensitivity_file import LayerFacts, Sensitivities
 
     path = folder / "found.json"
     measured = {("a", "w", 4): [(0.1, 0.2)], ("a", "a", 8): [(0.3, 0.4)]}
@@ -111,8 +111,8 @@ def sensitivities(folder: Path) -> Target:
 def options(folder: Path) -> Target:
     from quantface_arch.archs import build_arch
     from quantface_arch.compat import mend_options
+    from quantface_arch.integration.options import read_options
     from quantface_arch.models.first_stage import read_quant_options
-    from quantface_arch.options import read_options
 
     mend_options()
     from basicsr.utils import options as basicsr_options
@@ -131,14 +131,14 @@ def options(folder: Path) -> Target:
 
 def recipes(folder: Path) -> Target:
     from quantface_arch.quant import Recipe
-    from quantface_arch.quant.documents import read_yaml
+    from quantface_arch.utils.safe_yaml_json import read_yaml
 
     seeds = [Recipe.of(recipe).to_dict() for recipe in RECIPES] + list(RECIPES)
     return documents(seeds, as_yaml), ".yml", lambda path: Recipe.of(read_yaml(path))
 
 
 def images(folder: Path) -> Target:
-    from quantface_arch.images import read_image
+    from quantface_arch.utils.images import read_image
 
     seeds = pictures()
     return damaged(seeds) | damaged(seeds, png_fixed), ".png", read_image

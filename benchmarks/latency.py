@@ -36,8 +36,8 @@ from report import parser, report
 from tqdm import tqdm
 
 from quantface_arch.archs import build_arch
+from quantface_arch.pretrained.zoo import load_model, resolve_model
 from quantface_arch.quant import quantize, read_metadata, save_checkpoint
-from quantface_arch.zoo import load_model, resolve_model
 
 # Measured in this process's child, and printed as the last line.
 ROW = "--row"

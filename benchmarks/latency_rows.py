@@ -12,9 +12,9 @@ from report import peak_gb
 from torch import Tensor, nn
 
 from quantface_arch.archs import build_arch
+from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import read_metadata
 from quantface_arch.runtime.parts import parts_of, record
-from quantface_arch.zoo import load_model
 
 __all__ = ["KINDS", "NNCF", "measure"]
 

@@ -36,11 +36,11 @@ from sheet import write_sheet
 from tqdm import tqdm
 
 import quantface_arch.register  # noqa: F401
-from quantface_arch.archs.empty import empty_network, run_empty
+from quantface_arch.archs.meta import empty_network, run_empty
 from quantface_arch.metrics.catalogue import METRICS
 from quantface_arch.quant import read_metadata
-from quantface_arch.quant.cost import total_cost
-from quantface_arch.quant.cost_plan import checkpoint_cost
+from quantface_arch.quant.cost.cost import total_cost
+from quantface_arch.quant.cost.planned import checkpoint_cost
 
 OURS = "quantface"
 PEERS = (

@@ -26,8 +26,8 @@ from batch_runs import REPO, Run, end, faces_folder, restore_command
 from tqdm import tqdm
 
 from quantface_arch.archs import build_arch
-from quantface_arch.fsutil import file_digest
 from quantface_arch.quant import save_checkpoint
+from quantface_arch.utils.files import file_digest
 
 # A restorer of the mini's anatomy in little: what is looked at does not depend on its weights.
 VRE = {"resolution": 32, "channels": 8, "channel_mult": [1, 2], "z_channels": 16}

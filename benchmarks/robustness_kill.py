@@ -18,7 +18,7 @@ from typing import Any
 from batch_runs import Run, digests, end, faces_folder, lines, restore_command, tallied
 from tqdm import tqdm
 
-from quantface_arch.fsutil import file_digest
+from quantface_arch.utils.files import file_digest
 
 VICTIMS = ("a process", "torchrun", "all")
 # Pictures that a run may finish before it is killed, at most.

@@ -25,7 +25,7 @@ from report import report
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from quantface_arch.archs.empty import empty_network
+from quantface_arch.archs.meta import empty_network
 from quantface_arch.quant import Recipe, quantize, save_checkpoint
 from quantface_arch.runtime import openvino
 from quantface_arch.runtime.parts import parts_of, record

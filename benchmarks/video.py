@@ -30,7 +30,7 @@ from restore_memory import GIB, REPO, resident
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.faces.align import similarity
 from quantface_arch.faces.detect import Face, build_detector
-from quantface_arch.images import load_rgb
+from quantface_arch.utils.images import load_rgb
 from quantface_arch.video.tracking import follow
 
 PHOTO = REPO / "inputs/astronaut.jpg"

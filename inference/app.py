@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quantface_arch.cli import run
+from quantface_arch.utils.cli import run
 from quantface_arch.web.cli import main, make_parser
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from quantface_arch.cli import run
-from quantface_arch.restore_cli import main, make_parser
+from quantface_arch.restore.cli import main, make_parser
+from quantface_arch.utils.cli import run
 
 if __name__ == "__main__":
     run(main, make_parser())

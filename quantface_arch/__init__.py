@@ -11,14 +11,14 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "FaceRestorer": "quantface_arch.restorer",
+    "FaceRestorer": "quantface_arch.restore.restorer",
     "QuantFaceError": "quantface_arch.errors",
-    "QuantSpec": "quantface_arch.quant.specs",
-    "Recipe": "quantface_arch.quant.recipe",
-    "calibrating": "quantface_arch.quant.calibrate",
-    "load_model": "quantface_arch.zoo",
-    "quantize": "quantface_arch.quant.api",
-    "save_checkpoint": "quantface_arch.quant.checkpoint",
+    "QuantSpec": "quantface_arch.quant.config.specs",
+    "Recipe": "quantface_arch.quant.config.recipe",
+    "calibrating": "quantface_arch.quant.calibration.calibrate",
+    "load_model": "quantface_arch.pretrained.zoo",
+    "quantize": "quantface_arch.quant.ptq",
+    "save_checkpoint": "quantface_arch.quant.checkpoint.save_load",
 }
 
 __all__ = ["__version__", *_HOMES]

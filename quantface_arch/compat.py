@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from quantface_arch.errors import QuantFaceError, one_line
-from quantface_arch.fsutil import read_bytes
+from quantface_arch.utils.files import read_bytes
 
 __all__ = ["mend_options", "mend_resume", "mend_torchvision"]
 
@@ -41,8 +41,8 @@ def mend_resume() -> None:
     file holds, and starts the saved epoch from its first batch again.
     """
     import basicsr.train as train
-    from quantface_arch.archs.statefile import unpickle
     from quantface_arch.data.sampler import ResumableSampler
+    from quantface_arch.utils.state_dict import unpickle
 
     if hasattr(train, "quantface_mended"):
         return
@@ -85,7 +85,7 @@ def mend_options() -> None:
     import yaml
 
     from basicsr.utils import options
-    from quantface_arch.quant.documents import MAX_YAML_BYTES, check_yaml
+    from quantface_arch.utils.safe_yaml_json import MAX_YAML_BYTES, check_yaml
 
     if hasattr(options, "quantface_mended"):
         return

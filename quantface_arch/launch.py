@@ -9,9 +9,9 @@ import traceback
 from importlib import import_module
 from pathlib import Path
 
-from quantface_arch.cli import EXIT_FAILED, EXIT_INTERRUPTED, describe
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.fsutil import kind_of
+from quantface_arch.utils.cli import EXIT_FAILED, EXIT_INTERRUPTED, describe
+from quantface_arch.utils.files import kind_of
 
 __all__ = ["launch"]
 

@@ -6,8 +6,8 @@ The one line that somebody's own BasicSR checkout needs is ``import quantface_ar
 
 from __future__ import annotations
 
-import quantface_arch.archs.registered
 import quantface_arch.data
+import quantface_arch.integration.registered
 import quantface_arch.losses
 import quantface_arch.metrics
 import quantface_arch.models  # noqa: F401

@@ -16,34 +16,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantface_arch.allocation_plot import draw_allocation
-from quantface_arch.cli import Parser, run
 from quantface_arch.errors import QuantFaceError, UsageError, check_keys
-from quantface_arch.options import read_options
-from quantface_arch.quant import (
-    Recipe,
-    balance_stage,
-    calibration_stage,
-    convert,
-    quant_layers,
-)
-from quantface_arch.quant.allocation import (
+from quantface_arch.integration.options import read_options
+from quantface_arch.quant import Recipe, balance_stage, calibration_stage, convert, quant_layers
+from quantface_arch.quant.allocation.distance import ssim_distance
+from quantface_arch.quant.allocation.sensitivity import measure
+from quantface_arch.quant.allocation.sensitivity_file import LayerFacts, Sensitivities, part_of
+from quantface_arch.quant.allocation.solve import (
     Budget,
     LayerCosts,
     allocate,
     average_bits,
     combine_costs,
 )
-from quantface_arch.quant.api import apply_plan
-from quantface_arch.quant.bitmap import SUFFIXES, save_bit_map
-from quantface_arch.quant.cost_plan import fixed_bytes
-from quantface_arch.quant.macs import count_macs
-from quantface_arch.quant.resume import digest
-from quantface_arch.quant.sensitivity import measure
-from quantface_arch.quant.sensitivity_file import LayerFacts, Sensitivities, part_of
-from quantface_arch.quant.similarity import ssim_distance
-from quantface_arch.quant.specs import MAX_BITS, MIN_BITS, is_width
-from quantface_arch.sharding import Shard
+from quantface_arch.quant.calibration.store import digest
+from quantface_arch.quant.config.bitmap import SUFFIXES, save_bit_map
+from quantface_arch.quant.config.specs import MAX_BITS, MIN_BITS, is_width
+from quantface_arch.quant.cost.macs import count_macs
+from quantface_arch.quant.cost.planned import fixed_bytes
+from quantface_arch.quant.ptq import apply_plan
+from quantface_arch.reports.allocation_plot import draw_allocation
+from quantface_arch.utils.cli import Parser, run
+from quantface_arch.utils.distributed import Shard
 
 DESCRIPTION = """\
 Choose the width of every layer: measure how much the network's pictures suffer from each layer and

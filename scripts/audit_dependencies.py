@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from quantface_arch.cli import Parser, run
 from quantface_arch.errors import UsageError, one_line
+from quantface_arch.utils.cli import Parser, run
 
 DESCRIPTION = """\
 Look the versions of requirements-tested.txt up in a database of known vulnerabilities, by pip-audit

@@ -13,11 +13,9 @@ from torch import Tensor, nn
 
 import quantface_arch.register  # noqa: F401
 from quantface_arch.archs import build_arch
-from quantface_arch.cli import Parser, run
 from quantface_arch.errors import QuantFaceError, UsageError
-from quantface_arch.fsutil import atomic_path
+from quantface_arch.integration.options import read_options
 from quantface_arch.models.first_stage import calibration_pictures, read_quant_options
-from quantface_arch.options import read_options
 from quantface_arch.quant import (
     BitMap,
     LayerBalance,
@@ -28,7 +26,9 @@ from quantface_arch.quant import (
     quant_layers,
     save_balance,
 )
-from quantface_arch.quant.selection import branch_ranks, output_error
+from quantface_arch.quant.calibration.selection import branch_ranks, output_error
+from quantface_arch.utils.cli import Parser, run
+from quantface_arch.utils.files import atomic_path
 
 DESCRIPTION = """\
 Choose how the input channels of every layer are balanced (not at all, scaled, rotated or both),

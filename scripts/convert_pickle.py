@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from quantface_arch.cli import Parser, describe, run
 from quantface_arch.errors import QuantFaceError, UsageError
-from quantface_arch.fsutil import atomic_path
+from quantface_arch.utils.cli import Parser, describe, run
+from quantface_arch.utils.files import atomic_path
 
 DESCRIPTION = """\
 Take the tensors out of a pickled checkpoint (.ckpt, .pth, .pt) and write them as .safetensors.

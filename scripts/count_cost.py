@@ -10,24 +10,26 @@ from typing import Any
 from torch import nn
 
 import quantface_arch.register  # noqa: F401
-from quantface_arch.archs.empty import empty_network, run_empty
-from quantface_arch.archs.quantface_arch import checkpoint_arch
-from quantface_arch.cli import Parser, run
-from quantface_arch.cost_plot import draw_cost
-from quantface_arch.cost_report import layer_table, part_costs, part_table, write_csv, write_json
+from quantface_arch.archs.meta import empty_network, run_empty
 from quantface_arch.errors import QuantFaceError, UsageError
+from quantface_arch.integration.options import read_options
+from quantface_arch.integration.quantface_arch import checkpoint_arch
 from quantface_arch.models.first_stage import read_quant_options
-from quantface_arch.options import read_options
+from quantface_arch.pretrained.zoo import resolve_model
 from quantface_arch.quant import convert, read_metadata
-from quantface_arch.quant.api import check_plan
-from quantface_arch.quant.cost import Entry, network_cost, total_cost
-from quantface_arch.quant.cost_plan import (
-    checkpoint_cost,
-    recipe_cost,
-    undecided,
+from quantface_arch.quant.cost.cost import Entry, network_cost, total_cost
+from quantface_arch.quant.cost.macs import LayerWork
+from quantface_arch.quant.cost.planned import checkpoint_cost, recipe_cost, undecided
+from quantface_arch.quant.ptq import check_plan
+from quantface_arch.reports.cost_plot import draw_cost
+from quantface_arch.reports.cost_report import (
+    layer_table,
+    part_costs,
+    part_table,
+    write_csv,
+    write_json,
 )
-from quantface_arch.quant.macs import LayerWork
-from quantface_arch.zoo import resolve_model
+from quantface_arch.utils.cli import Parser, run
 
 DESCRIPTION = """\
 Count what the network of an options file costs once it is quantized: bytes of its checkpoint, and

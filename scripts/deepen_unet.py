@@ -23,8 +23,8 @@ from torch import nn  # noqa: E402
 
 from quantface_arch.archs.build import build_arch  # noqa: E402
 from quantface_arch.errors import QuantFaceError  # noqa: E402
-from quantface_arch.quant.checkpoint import save_checkpoint  # noqa: E402
-from quantface_arch.zoo import load_model  # noqa: E402
+from quantface_arch.pretrained.zoo import load_model  # noqa: E402
+from quantface_arch.quant.checkpoint.save_load import save_checkpoint  # noqa: E402
 
 BLOCK = re.compile(r"unet\.(?P<way>down|up)_blocks\.(?P<level>\d+)\.\w+\.(?P<place>\d+)\.")
 

@@ -9,17 +9,17 @@ import torch
 from quantize import Faces, check_is_float, find_faces
 from torch import Tensor
 
-from quantface_arch.cli import Parser, run
 from quantface_arch.errors import QuantFaceError, UsageError
-from quantface_arch.layer_plots import (
+from quantface_arch.pretrained.zoo import load_model, resolve_model
+from quantface_arch.quant import read_metadata
+from quantface_arch.reports.layer_plots import (
     draw_distribution,
     draw_errors,
     find_layers,
     layer_errors,
     sample_inputs,
 )
-from quantface_arch.quant import read_metadata
-from quantface_arch.zoo import load_model, resolve_model
+from quantface_arch.utils.cli import Parser, run
 
 DESCRIPTION = """\
 Draw what happens inside a quantized restorer, as PNG files.

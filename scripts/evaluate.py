@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from quantface_arch.cli import EXIT_FAILED, Parser, describe, run
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.metrics.catalogue import METRICS
 from quantface_arch.metrics.networks import FILES, MetricUnavailable, network
 from quantface_arch.metrics.pairs import Pair, find_pairs
 from quantface_arch.metrics.scores import ScoreFile
+from quantface_arch.utils.cli import EXIT_FAILED, Parser, describe, run
 
 DESCRIPTION = """\
 Compute metrics of restored pictures and print their means as a markdown table. Pictures of the two

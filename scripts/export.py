@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 
 from quantface_arch.archs import build_arch
-from quantface_arch.cli import Parser, run
 from quantface_arch.errors import UsageError
+from quantface_arch.pretrained.zoo import resolve_model
 from quantface_arch.runtime.lowering import FULL, SPARE, WAYS, Lowering
 from quantface_arch.runtime.onnx_file import missing, write_onnx
-from quantface_arch.zoo import resolve_model
+from quantface_arch.utils.cli import Parser, run
 
 DESCRIPTION = """\
 Write a checkpoint, float or quantized, as one network that takes degraded faces and gives restored

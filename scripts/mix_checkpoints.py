@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from quantface_arch.archs import build_arch
-from quantface_arch.cli import Parser, run
 from quantface_arch.errors import QuantFaceError, UsageError
+from quantface_arch.pretrained.zoo import resolve_model
 from quantface_arch.quant import load_checkpoint, read_metadata, save_checkpoint
-from quantface_arch.zoo import resolve_model
+from quantface_arch.utils.cli import Parser, run
 
 DESCRIPTION = """\
 Average the weights of two full-precision checkpoints of one architecture.

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from quantface_arch.cli import Parser, run
 from quantface_arch.errors import QuantFaceError, UsageError
-from quantface_arch.images import read_image, write_image
-from quantface_arch.picture_sources import PictureSource, open_source
+from quantface_arch.utils.cli import Parser, run
+from quantface_arch.utils.image_sources import PictureSource, open_source
+from quantface_arch.utils.images import read_image, write_image
 
 DESCRIPTION = """\
 Lay out a published test set of faces as options/testsets/*.yml want it:

@@ -13,16 +13,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from quantface_arch.cli import Parser, run
 from quantface_arch.errors import QuantFaceError, UsageError
-from quantface_arch.fsutil import atomic_path
-from quantface_arch.images import SUFFIXES, load_rgb, resize
+from quantface_arch.pretrained.zoo import load_model, resolve_model
 from quantface_arch.quant import CalibrationStore, Recipe, quantize, read_metadata, save_checkpoint
-from quantface_arch.quant.bitmap import load_bit_map
-from quantface_arch.quant.resume import digest
-from quantface_arch.quant.specs import KINDS, RANGES
-from quantface_arch.sharding import Shard
-from quantface_arch.zoo import load_model, resolve_model
+from quantface_arch.quant.calibration.store import digest
+from quantface_arch.quant.config.bitmap import load_bit_map
+from quantface_arch.quant.config.specs import KINDS, RANGES
+from quantface_arch.utils.cli import Parser, run
+from quantface_arch.utils.distributed import Shard
+from quantface_arch.utils.files import atomic_path
+from quantface_arch.utils.images import SUFFIXES, load_rgb, resize
 
 DESCRIPTION = """\
 Quantize a face restorer after training: watch its layers run on a few faces, balance their

@@ -16,11 +16,9 @@ import quantface_arch.register  # noqa: F401
 from basicsr.utils.registry import LOSS_REGISTRY, METRIC_REGISTRY
 from quantface_arch.archs.osdface_arch import OSDFace
 from quantface_arch.archs.presets import PRESETS
-from quantface_arch.archs.quantface_arch import QuantFaceArch
-from quantface_arch.cli import EXIT_FAILED, Parser, run
 from quantface_arch.data.degradation import Degradation
 from quantface_arch.data.face_dataset import OWN_OPTIONS, QuantFaceDataset
-from quantface_arch.fsutil import atomic_path
+from quantface_arch.integration.quantface_arch import QuantFaceArch
 from quantface_arch.models import first_stage
 from quantface_arch.models.adversary import ADVERSARY_OPTIONS, Adversary
 from quantface_arch.models.osdface_model import OSDFaceModel
@@ -28,10 +26,13 @@ from quantface_arch.models.quantface_model import QuantFaceModel
 from quantface_arch.models.restorer_model import SCHEDULERS, RestorerModel
 from quantface_arch.models.terms import build_terms
 from quantface_arch.models.tiny_decoder_model import TinyDecoderModel
-from quantface_arch.quant import Recipe, bitmap, specs
-from quantface_arch.quant.allocation import Budget
-from quantface_arch.quant.training import BOUNDS
-from quantface_arch.quant.tuners import TUNERS
+from quantface_arch.quant import Recipe
+from quantface_arch.quant.allocation.solve import Budget
+from quantface_arch.quant.config import bitmap, specs
+from quantface_arch.quant.finetune.trainable import BOUNDS
+from quantface_arch.quant.finetune.weight_trainers import TUNERS
+from quantface_arch.utils.cli import EXIT_FAILED, Parser, run
+from quantface_arch.utils.files import atomic_path
 
 DESCRIPTION = """\
 Write docs/yaml_reference.md: every option of this project's blocks in options files, with its type,

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+pytest_plugins = ["command_fixtures"]  # in helpers/
+
 REPO = Path(__file__).resolve().parents[1]
 
 

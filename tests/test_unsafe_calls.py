@@ -28,11 +28,11 @@ ALLOWED = {
     ("scripts/convert_pickle.py", "pickle.Unpickler"),
     ("scripts/convert_pickle.py", "torch.load without weights_only=True"),
     ("scripts/convert_pickle.py", "weights_only=False"),
-    ("quantface_arch/quant/documents.py", "yaml.load"),
+    ("quantface_arch/utils/safe_yaml_json.py", "yaml.load"),
     # Reads by the loader that compat puts in the place of BasicSR's.
     ("benchmarks/fuzz_targets.py", "yaml.load"),
 }
-# Files of users are read by quant/documents.py, which looks at their size first.
+# Files of users are read by utils/safe_yaml_json.py, which looks at their size first.
 PACKAGE_ONLY = {"yaml.safe_load", "json.load"}
 
 

@@ -51,7 +51,7 @@ def _builder(name: Any) -> Callable[..., nn.Module]:
         from quantface_arch.archs.osdface_arch import OSDFace
 
         return OSDFace
-    from quantface_arch.archs.registered import ARCH_REGISTRY
+    from quantface_arch.integration.registered import ARCH_REGISTRY
 
     if name in FETCHING:
         raise QuantFaceError(f"network type: {name} fetches weights by itself, which is refused")

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
-from quantface_arch.archs.pretrained import read_network
-from quantface_arch.archs.statefile import fill
 from quantface_arch.errors import QuantFaceError, check_choice, check_keys
+from quantface_arch.pretrained.diffusers_folder import read_network
+from quantface_arch.utils.state_dict import fill
 
 if TYPE_CHECKING:
     from quantface_arch.archs.osdface_arch import OSDFace

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from quantface_arch.download import download
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.fsutil import file_digest
+from quantface_arch.utils.download import download
+from quantface_arch.utils.files import file_digest
 
 __all__ = ["PUBLISHED", "check_name", "find_background"]
 
@@ -68,7 +68,7 @@ def find_background(name_or_path: str, offline: bool, notify: Callable[[str], No
     if Path(name_or_path).exists():
         return Path(name_or_path)
     # Not at the top: it brings torch, and names are checked before that is wanted.
-    from quantface_arch.runtime.openvino.cache import cache_root
+    from quantface_arch.utils.disk_cache import cache_root
 
     file = PUBLISHED[name_or_path]
     target = cache_root() / "weights" / file.name

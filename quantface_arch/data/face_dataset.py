@@ -21,7 +21,7 @@ from quantface_arch.data.degradation import Degradation, seeded
 from quantface_arch.data.sampler import SampleIndex
 from quantface_arch.errors import QuantFaceError, check_keys
 from quantface_arch.faces.skin_tone import SKIN_TONES, skin_tone
-from quantface_arch.images import SUFFIXES, read_size
+from quantface_arch.utils.images import SUFFIXES, read_size
 
 __all__ = ["QuantFaceDataset", "held_out"]
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.images import to_uint8
+from quantface_arch.utils.images import to_uint8
 
 if TYPE_CHECKING:
     import torch
@@ -70,10 +70,10 @@ def build_detector(
         QuantFaceError: unknown name; or weights that are missing or damaged (with ``auto``, only
             damaged ones).
     """
-    from quantface_arch.download import Unavailable
     from quantface_arch.faces.haar import HaarDetector
     from quantface_arch.faces.retinaface import RetinaFaceDetector
     from quantface_arch.faces.weights import find_weights
+    from quantface_arch.utils.download import Unavailable
 
     if name not in DETECTORS:
         raise QuantFaceError(f"unknown detector {name!r}: choose from {', '.join(DETECTORS)}")

@@ -76,7 +76,7 @@ def _without_doubles(faces: list[Face]) -> list[Face]:
 def _load(network: str, weights: str | os.PathLike[str], device: torch.device) -> nn.Module:
     from facexlib.detection.retinaface import RetinaFace
 
-    from quantface_arch.archs.statefile import read_state
+    from quantface_arch.utils.state_dict import read_state
 
     with warnings.catch_warnings():
         # facexlib asks torchvision for a ResNet by an argument that is deprecated.

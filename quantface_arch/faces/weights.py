@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantface_arch.download import Unavailable, download
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.utils.download import Unavailable, download
 
 __all__ = ["FILES", "find_weights"]
 

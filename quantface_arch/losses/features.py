@@ -69,7 +69,7 @@ class VREFeatures(nn.Module):
 
     def __init__(self, weights: str, size: int | None = None) -> None:
         super().__init__()
-        from quantface_arch.zoo import load_model
+        from quantface_arch.pretrained.zoo import load_model
 
         vre = getattr(load_model(weights, runtime="reference"), "vre", None)
         if vre is None:

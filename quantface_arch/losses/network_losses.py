@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import LOSS_REGISTRY
-from quantface_arch.archs.statefile import fill, read_state
 from quantface_arch.errors import QuantFaceError, check_choice
 from quantface_arch.losses.features import FrozenLoss
 from quantface_arch.losses.mobilefacenet import load_mobilefacenet
 from quantface_arch.losses.weights import ALTERNATIVE, find_weights
+from quantface_arch.utils.state_dict import fill, read_state
 
 __all__ = ["QuantFaceIdentityLoss", "QuantFaceLPIPSLoss"]
 

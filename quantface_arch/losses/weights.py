@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.fsutil import atomic_path
+from quantface_arch.utils.files import atomic_path
 
 __all__ = ["ALTERNATIVE", "find_weights"]
 

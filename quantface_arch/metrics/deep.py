@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import METRIC_REGISTRY
-from quantface_arch.archs.statefile import unpickle
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.fsutil import file_digest
 from quantface_arch.losses.network_losses import QuantFaceLPIPSLoss
 from quantface_arch.metrics.networks import FILES, Builder, MetricUnavailable, network
 from quantface_arch.metrics.tensors import as_tensors
+from quantface_arch.utils.files import file_digest
+from quantface_arch.utils.state_dict import unpickle
 
 __all__ = [
     "calculate_quantface_clipiqa",

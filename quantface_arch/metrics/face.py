@@ -19,12 +19,12 @@ from torch import nn
 
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import METRIC_REGISTRY
-from quantface_arch.archs.statefile import fill, read_state
 from quantface_arch.errors import QuantFaceError, check_choice
 from quantface_arch.losses.feature_losses import QuantFaceFeatureLoss
 from quantface_arch.losses.network_losses import QuantFaceIdentityLoss
 from quantface_arch.metrics.networks import network
 from quantface_arch.metrics.tensors import as_tensors, check_sizes
+from quantface_arch.utils.state_dict import fill, read_state
 
 __all__ = ["calculate_quantface_deg", "calculate_quantface_lmd", "calculate_quantface_vre"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from quantface_arch.errors import QuantFaceError, UsageError
-from quantface_arch.images import SUFFIXES, load_rgb
+from quantface_arch.utils.images import SUFFIXES, load_rgb
 
 __all__ = ["Pair", "find_pairs"]
 

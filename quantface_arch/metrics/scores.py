@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from quantface_arch.errors import QuantFaceError, UsageError
-from quantface_arch.fsutil import atomic_path
+from quantface_arch.utils.files import atomic_path
 
 __all__ = ["ScoreFile"]
 

@@ -20,15 +20,15 @@ from basicsr.data import build_dataset
 from basicsr.utils import get_root_logger
 from quantface_arch.data.degradation import seeded
 from quantface_arch.errors import QuantFaceError, check_choice, check_keys
-from quantface_arch.images import SUFFIXES, load_rgb, resize
 from quantface_arch.quant import Recipe, load_checkpoint, prepare, read_metadata, save_checkpoint
-from quantface_arch.quant.balance import load_balance
-from quantface_arch.quant.bitmap import load_bit_map
-from quantface_arch.quant.convert import BitMap
-from quantface_arch.quant.reconstruct import reconstruct
-from quantface_arch.quant.resume import digest
-from quantface_arch.quant.training import BOUNDS
-from quantface_arch.quant.tuners import TUNERS
+from quantface_arch.quant.calibration.store import digest
+from quantface_arch.quant.config.bitmap import load_bit_map
+from quantface_arch.quant.finetune.reconstruct import reconstruct
+from quantface_arch.quant.finetune.trainable import BOUNDS
+from quantface_arch.quant.finetune.weight_trainers import TUNERS
+from quantface_arch.quant.nn.convert import BitMap
+from quantface_arch.quant.ops.balance import load_balance
+from quantface_arch.utils.images import SUFFIXES, load_rgb, resize
 
 __all__ = ["FirstStage", "calibration_pictures", "read_quant_options"]
 

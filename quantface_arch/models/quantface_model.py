@@ -14,14 +14,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import MODEL_REGISTRY
-from quantface_arch.archs.statefile import fill, read_state
 from quantface_arch.errors import QuantFaceError, check_choice, check_keys
 from quantface_arch.models.averages import MovingAverages
 from quantface_arch.models.first_stage import FirstStage
 from quantface_arch.models.restorer_model import RestorerModel
 from quantface_arch.models.terms import build_terms
 from quantface_arch.quant import quant_layers
-from quantface_arch.quant.training import BOUNDS, settle, trainable
+from quantface_arch.quant.finetune.trainable import BOUNDS, settle, trainable
+from quantface_arch.utils.state_dict import fill, read_state
 
 __all__ = ["QuantFaceModel"]
 

@@ -18,11 +18,11 @@ import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.models import lr_scheduler
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
-from quantface_arch.archs.statefile import fill, read_state
 from quantface_arch.errors import QuantFaceError, check_keys
-from quantface_arch.fsutil import atomic_path
-from quantface_arch.quant.checkpoint import save_checkpoint
-from quantface_arch.zoo import load_into
+from quantface_arch.pretrained.zoo import load_into
+from quantface_arch.quant.checkpoint.save_load import save_checkpoint
+from quantface_arch.utils.files import atomic_path
+from quantface_arch.utils.state_dict import fill, read_state
 
 __all__ = ["RestorerModel"]
 

@@ -13,7 +13,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.models.restorer_model import RestorerModel
 from quantface_arch.models.terms import build_terms
-from quantface_arch.zoo import load_model
+from quantface_arch.pretrained.zoo import load_model
 
 __all__ = ["TinyDecoderModel"]
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from quantface_arch.quant.api import (
-    balance_stage,
-    branch_stage,
-    calibration_stage,
-    prepare,
-    quantize,
-)
-from quantface_arch.quant.balance import LayerBalance, load_balance, save_balance
-from quantface_arch.quant.calibrate import Calibration, calibrating
-from quantface_arch.quant.checkpoint import (
+from quantface_arch.quant.calibration.calibrate import Calibration, calibrating
+from quantface_arch.quant.calibration.store import CalibrationStore
+from quantface_arch.quant.checkpoint.save_load import (
     load_checkpoint,
     read_metadata,
     round_float_parts,
     save_checkpoint,
 )
-from quantface_arch.quant.convert import BitMap, ConversionReport, convert
-from quantface_arch.quant.layers import (
+from quantface_arch.quant.config.recipe import Recipe
+from quantface_arch.quant.config.specs import BalanceSpec, BranchSpec, QuantSpec
+from quantface_arch.quant.finetune.trainable import settle, trainable
+from quantface_arch.quant.nn.convert import BitMap, ConversionReport, convert
+from quantface_arch.quant.nn.layers import (
     QuantConv1d,
     QuantConv2d,
     QuantLayer,
@@ -26,10 +22,14 @@ from quantface_arch.quant.layers import (
     State,
     quant_layers,
 )
-from quantface_arch.quant.recipe import Recipe
-from quantface_arch.quant.resume import CalibrationStore
-from quantface_arch.quant.specs import BalanceSpec, BranchSpec, QuantSpec
-from quantface_arch.quant.training import settle, trainable
+from quantface_arch.quant.ops.balance import LayerBalance, load_balance, save_balance
+from quantface_arch.quant.ptq import (
+    balance_stage,
+    branch_stage,
+    calibration_stage,
+    prepare,
+    quantize,
+)
 
 __all__ = [
     "BalanceSpec",

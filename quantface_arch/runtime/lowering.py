@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError, check_choice
-from quantface_arch.quant.hadamard import Segments, hadamard
-from quantface_arch.quant.layers import QuantLayer
-from quantface_arch.quant.lowrank import low_rank_weight
-from quantface_arch.quant.quantizer import grid, quantize, scale_and_zero_point
-from quantface_arch.quant.specs import MAX_BITS
+from quantface_arch.quant.config.specs import MAX_BITS
+from quantface_arch.quant.nn.layers import QuantLayer
+from quantface_arch.quant.ops.hadamard import Segments, hadamard
+from quantface_arch.quant.ops.lowrank import low_rank_weight
+from quantface_arch.quant.ops.quantizer import grid, quantize, scale_and_zero_point
 
 __all__ = ["FULL", "SPARE", "WAYS", "LoweredLayer", "Lowering", "folded_weight"]
 

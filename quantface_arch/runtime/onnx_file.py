@@ -17,9 +17,9 @@ from torch.onnx import (
 )
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.fsutil import atomic_path
 from quantface_arch.runtime.lowering import Lowering
 from quantface_arch.runtime.parts import SIZE, Build, Part, lowered_network
+from quantface_arch.utils.files import atomic_path
 
 __all__ = ["missing", "write_onnx"]
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantface_arch.quant.checkpoint import load_checkpoint
-from quantface_arch.quant.convert import replace_module
+from quantface_arch.quant.checkpoint.save_load import load_checkpoint
+from quantface_arch.quant.nn.convert import replace_module
 from quantface_arch.runtime.lowering import Lowering
 
 __all__ = ["SIZE", "Build", "Part", "lowered_network", "only", "parts_of", "record"]

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.fsutil import open_file
-from quantface_arch.images import MAX_PIXELS, MIN_SIDE
+from quantface_arch.utils.files import open_file
+from quantface_arch.utils.images import MAX_PIXELS, MIN_SIDE
 
 __all__ = ["VideoReader"]
 

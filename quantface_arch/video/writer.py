@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from quantface_arch.errors import QuantFaceError, one_line
-from quantface_arch.fsutil import atomic_path
+from quantface_arch.utils.files import atomic_path
 from quantface_arch.video.ffmpeg import ENCODER, file_url, find_ffmpeg, sound_options
 from quantface_arch.video.reader import VideoReader
 

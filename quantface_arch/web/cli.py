@@ -12,15 +12,15 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from quantface_arch.cli import Parser
 from quantface_arch.errors import QuantFaceError, UsageError
-from quantface_arch.images import MAX_PIXELS, MIN_SIDE
-from quantface_arch.restore_options import add_model_options, integer, load_restorer, number
+from quantface_arch.pretrained.zoo import resolve_model
+from quantface_arch.restore.options import add_model_options, integer, load_restorer, number
+from quantface_arch.utils.cli import Parser
+from quantface_arch.utils.images import MAX_PIXELS, MIN_SIDE
 from quantface_arch.web.limits import Limits
-from quantface_arch.zoo import resolve_model
 
 if TYPE_CHECKING:
-    from quantface_arch.restorer import FaceRestorer
+    from quantface_arch.restore.restorer import FaceRestorer
 
 __all__ = ["main", "make_parser"]
 

@@ -13,7 +13,7 @@ import gradio as gr
 from gradio.data_classes import ImageData
 
 from quantface_arch.errors import QuantFaceError, one_line
-from quantface_arch.images import SUFFIXES
+from quantface_arch.utils.images import SUFFIXES
 from quantface_arch.web.limits import Limits
 from quantface_arch.web.service import Service, count
 from quantface_arch.web.views import message, timings, write_views

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from quantface_arch.compare import side_by_side
-from quantface_arch.images import Picture, to_uint8, write_image
+from quantface_arch.restore.compare import side_by_side
+from quantface_arch.utils.images import Picture, to_uint8, write_image
 from quantface_arch.web.service import Restoration, count
 
 __all__ = ["Views", "message", "timings", "write_views"]

@@ -16,10 +16,10 @@ from quant_helpers import sqnr
 from tiny import RRDB
 
 from quantface_arch.archs import build_arch
-from quantface_arch.images import load_rgb
+from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import Recipe, load_checkpoint, quant_layers, quantize, save_checkpoint
 from quantface_arch.runtime.openvino.network import has_vnni
-from quantface_arch.zoo import load_model
+from quantface_arch.utils.images import load_rgb
 
 
 @pytest.fixture(scope="module")

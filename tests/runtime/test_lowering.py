@@ -9,7 +9,7 @@ from torch import nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import quant_layers, quantize
-from quantface_arch.quant.hadamard import rotate
+from quantface_arch.quant.ops.hadamard import rotate
 from quantface_arch.runtime.lowering import SPARE, Lowering, Rotation, folded_weight
 
 KINDS = ("none", "scale", "rotate", "both")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._dynamo import lookup_backend
 from torch.fx import GraphModule
 
-from quantface_arch.runtime.recent import Recent
+from quantface_arch.utils.lru import Recent
 
 __all__ = ["GraphedPart", "keep_layout"]
 

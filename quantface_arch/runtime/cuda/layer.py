@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantface_arch.quant.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
+from quantface_arch.quant.nn.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
 from quantface_arch.runtime.cuda import ops
 from quantface_arch.runtime.lowering import LoweredLayer
 

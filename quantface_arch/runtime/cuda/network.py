@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from quantface_arch.quant.convert import replace_module
+from quantface_arch.quant.nn.convert import replace_module
 from quantface_arch.runtime.cuda.graph import GraphedPart
 from quantface_arch.runtime.cuda.layer import CudaLayer, SingleLayer, obstacle
 from quantface_arch.runtime.cuda.norm import FusibleGroupNorm

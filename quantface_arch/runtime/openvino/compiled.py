@@ -13,7 +13,7 @@ from torch import Tensor
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.runtime.openvino.memory import forgetting_pages, return_freed
-from quantface_arch.runtime.recent import Recent
+from quantface_arch.utils.lru import Recent
 
 __all__ = ["WEIGHT", "CompiledPart", "integer_products"]
 

@@ -10,14 +10,14 @@ import openvino
 from torch import nn
 
 from quantface_arch import __version__
-from quantface_arch.fsutil import file_digest
-from quantface_arch.quant.checkpoint import build_skeleton
+from quantface_arch.quant.checkpoint.save_load import build_skeleton
 from quantface_arch.runtime.lowering import FULL, SPARE, Lowering
-from quantface_arch.runtime.openvino.cache import cached
 from quantface_arch.runtime.openvino.compiled import CompiledPart
 from quantface_arch.runtime.openvino.memory import return_freed
 from quantface_arch.runtime.openvino.trace import trace_checkpoint
 from quantface_arch.runtime.parts import Build, parts_of
+from quantface_arch.utils.disk_cache import cached
+from quantface_arch.utils.files import file_digest
 
 __all__ = ["has_vnni", "load_network"]
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.fsutil import atomic_path
 from quantface_arch.runtime.lowering import LoweredLayer, Lowering
 from quantface_arch.runtime.openvino.group_norm import keep_in_float32, spread_group_norms
 from quantface_arch.runtime.openvino.upsampling import merge_upsampling
 from quantface_arch.runtime.parts import SIZE, Build, Part, lowered_network, only, parts_of, record
+from quantface_arch.utils.files import atomic_path
 
 __all__ = ["converted", "save", "trace_checkpoint", "write_openvino"]
 

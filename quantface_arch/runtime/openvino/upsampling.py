@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from openvino import opset13 as ops
 
-from quantface_arch.quant.quantizer import scale_and_zero_point
-from quantface_arch.quant.specs import MAX_BITS
+from quantface_arch.quant.config.specs import MAX_BITS
+from quantface_arch.quant.ops.quantizer import scale_and_zero_point
 from quantface_arch.runtime.openvino.compiled import WEIGHT
 
 __all__ = ["merge_upsampling", "transposed_taps"]

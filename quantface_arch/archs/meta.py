@@ -1,0 +1,37 @@
+"""Networks without weights: shapes on the meta device, for counting what they do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+
+from quantface_arch.archs.build import build_arch
+from quantface_arch.errors import QuantFaceError, one_line
+from quantface_arch.quant.cost.macs import LayerWork, count_products, count_work
+
+__all__ = ["empty_network", "run_empty"]
+
+
+def empty_network(arch: Mapping[str, Any]) -> nn.Module:
+    """The float network on the meta device: shapes without memory."""
+    with init_empty_weights():
+        net = build_arch(arch)
+    return net.to("meta").eval()
+
+
+def run_empty(net: nn.Module, size: int) -> tuple[dict[str, LayerWork], dict[str, int]]:
+    """Work of the layers and products beside them, for one picture.
+
+    Raises:
+        QuantFaceError: the network does not take pictures of this size.
+    """
+    picture = torch.zeros(1, 3, size, size, device="meta")
+    try:
+        return count_work(net, picture), count_products(net, picture)
+    except (RuntimeError, AssertionError) as error:
+        what = f"{type(net).__name__} cannot be counted on a 3x{size}x{size} picture"
+        raise QuantFaceError(f"{what}: {one_line(error)}") from error

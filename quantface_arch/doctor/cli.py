@@ -1,0 +1,204 @@
+"""What works on this machine and what to do about the rest: ``python -m quantface_arch.doctor``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from quantface_arch import __version__
+from quantface_arch.doctor.report import render
+from quantface_arch.doctor.steps import RUNTIME_NAMES
+from quantface_arch.errors import one_line
+from quantface_arch.pretrained.zoo import WEIGHTS, shipped_models
+from quantface_arch.utils.cli import EXIT_FAILED, Parser
+
+DESCRIPTION = """\
+Say what works on this machine: packages and their versions, runtimes (each tried on a tiny
+network), the processor's int8 arithmetic, weights, the cache, and what to do about what is missing.
+Nothing is downloaded or changed.
+
+examples:
+  python -m quantface_arch.doctor
+  python -m quantface_arch.doctor --json > doctor.json     for a report of a problem
+
+Exit status: 0 if inference/restore.py would work, 1 if not.
+"""
+
+# Where a package's module has another name.
+MODULES = {"opencv-python": "cv2", "pillow": "PIL", "pyyaml": "yaml"}
+# Extras that only those need who change this project.
+DEVELOPMENT = {"test", "docs"}
+CPU_FLAGS = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "avx512_bf16", "amx_bf16", "i8mm")
+PATIENCE_SECONDS = 120
+
+
+@dataclass
+class Package:
+    """One package that ``pyproject.toml`` asks for.
+
+    Attributes:
+        wanted: its requirement, such as ``torch>=2.4``.
+        extra: None where it is always needed, else the extra that brings it.
+        version: None: not installed.
+        fits: whether the version is within what is wanted; None: could not be checked.
+        error: why it cannot be imported, one line.
+        cause: the module to blame for that, if it is another one.
+    """
+
+    name: str
+    wanted: str
+    extra: str | None
+    version: str | None = None
+    fits: bool | None = None
+    error: str | None = None
+    cause: str | None = None
+
+
+@dataclass
+class Findings:
+    """All that the doctor found; plain data."""
+
+    version: str
+    python: str
+    system: str
+    packages: list[Package]
+    cpu: dict[str, Any]
+    models: dict[str, int]
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser(
+        prog="python -m quantface_arch.doctor",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print everything found, as JSON")
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Look, try, print; 0 if a restoration would work, 1 if not."""
+    findings = examine()
+    lines, works = render(findings)
+    if args.json:
+        print(json.dumps({"works": works, **asdict(findings)}, indent=1))
+    else:
+        print("\n".join(lines))
+    return 0 if works else EXIT_FAILED
+
+
+def examine() -> Findings:
+    """Look at packages, processor and files here, and try the rest in another process."""
+    packages = [looked_up(package) for package in wanted_packages()]
+    files = {name: WEIGHTS / f"{name}.safetensors" for name in shipped_models()}
+    findings = Findings(
+        version=__version__,
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+        packages=packages,
+        cpu=processor(),
+        models={name: path.stat().st_size for name, path in files.items()},
+    )
+    needed = [package for package in packages if package.extra is None and package.version]
+    imports = {f"import {MODULES.get(p.name, p.name)}": p for p in needed}
+    rest = [f"runtime {name}" for name in RUNTIME_NAMES]
+    results = attempt([*imports, "cache", "models", *rest, "detector", "restore"])
+    for step, package in imports.items():
+        found = results.pop(step)
+        package.error, package.cause = found.get("error"), found.get("cause")
+    findings.results = results
+    return findings
+
+
+def wanted_packages() -> list[Package]:
+    """What the installed package asks for, those for development left out."""
+    try:
+        requirements = importlib.metadata.requires("quantface") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    found = {}
+    for line in requirements:
+        wanted, _, marker = (part.strip() for part in line.partition(";"))
+        extra = re.search(r"extra == ['\"]([\w-]+)", marker)
+        name = re.match(r"[\w.-]+", wanted)
+        if name and not (extra and extra[1] in DEVELOPMENT):
+            found.setdefault(name[0], Package(name[0], wanted, extra and extra[1]))
+    return list(found.values())
+
+
+def looked_up(package: Package) -> Package:
+    """The same with its installed version, and whether that fits."""
+    try:
+        package.version = importlib.metadata.version(package.name)
+    except importlib.metadata.PackageNotFoundError:
+        return package
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:
+        return package
+    specifier = Requirement(package.wanted).specifier
+    package.fits = specifier.contains(package.version, prereleases=True)
+    return package
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
+    """The processor's name, cores that this process may use, and its flags that matter here."""
+    try:
+        text = cpuinfo.read_text()
+    except OSError:
+        text = ""
+    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    known = set(flags[1].split()) if flags else set()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "name": name[1] if name else platform.processor() or platform.machine(),
+        "cores": cores,
+        "flags": [flag for flag in CPU_FLAGS if flag in known] if flags else None,
+    }
+
+
+def attempt(steps: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Run steps of ``doctor.steps`` in another process; one that kills it is an error, too."""
+    results: dict[str, dict[str, Any]] = {}
+    left = list(steps)
+    while left:
+        lines, end = _child(left)
+        for line in lines:
+            step, result = json.loads(line)
+            results[step] = result
+        left = [step for step in left if step not in results]
+        if left:
+            results[left[0]] = {"error": end}
+            left = left[1:]
+    return results
+
+
+def _child(steps: Sequence[str]) -> tuple[list[str], str]:
+    """Lines that the process wrote, and how it ended."""
+    command = [sys.executable, "-m", "quantface_arch.doctor.steps", *steps]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, errors="replace"
+        )
+    except subprocess.TimeoutExpired as late:
+        output = late.stdout or b""
+        text = output if isinstance(output, str) else output.decode(errors="replace")
+        # A line that was cut off is no result.
+        return text.splitlines()[: text.count("\n")], f"no answer in {PATIENCE_SECONDS} s"
+    if done.returncode < 0:
+        return done.stdout.splitlines(), f"crashed with signal {-done.returncode}"
+    last = one_line(Exception((done.stderr.strip().splitlines() or ["no message"])[-1]))
+    return done.stdout.splitlines(), f"ended with status {done.returncode}: {last}"

@@ -1,0 +1,180 @@
+"""OSDFace from its authors' files and a folder of Stable Diffusion 2.1-base."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from quantface_arch.archs.osdface_arch import OSDFace
+from quantface_arch.errors import QuantFaceError, one_line
+from quantface_arch.pretrained.diffusers_folder import read_network
+from quantface_arch.pretrained.lora import listed, merge_lora
+from quantface_arch.utils.safetensors_header import check_header
+from quantface_arch.utils.state_dict import unpickle
+
+__all__ = ["load_osdface_folder", "resolve_base"]
+
+VRE_FILE = "associate_2.ckpt"
+EMBEDDING_FILE = "embedding_change_weights.pth"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+BASE_FOLDER = "stable-diffusion-2-1-base"
+BASE_VARIABLE = "QUANTFACE_SD_BASE"
+
+VRE_PREFIX = "vqvae_LQ."
+# The VQGAN's other half, and the attention's norm of a second input, which self-attention has not.
+VRE_UNUSED = re.compile(
+    r"decoder.*|post_quant_conv\..*|encoder\.(down\.\d+\.attn\.\d+|mid\.attn_1)\.norm2\..*"
+)
+
+
+def load_osdface_folder(
+    folder: str | os.PathLike[str],
+    base: str | os.PathLike[str] | None = None,
+    *,
+    alpha: float | None = None,
+    preset: str = "osdface",
+    overrides: Mapping[str, Any] | None = None,
+    local_files_only: bool = False,
+) -> OSDFace:
+    """Build OSDFace from the files that its authors published and merge the UNet's LoRA.
+
+    ``folder`` holds ``associate_2.ckpt`` (the VRE), ``embedding_change_weights.pth`` (either may be
+    a ``.safetensors`` file of the same stem instead, which is then preferred) and
+    ``pytorch_lora_weights.safetensors``.
+
+    Args:
+        folder: of the three files.
+        base: Stable Diffusion 2.1-base in diffusers' layout (``unet/``, ``vae/``, ``scheduler/``),
+            see ``resolve_base``.
+        alpha: of the LoRA; None takes what its file says, else 16.
+        preset, overrides: sizes, and other options of ``OSDFace``.
+        local_files_only: take a hub id from the local cache, never from the network.
+
+    Returns:
+        the model on the CPU in float32, in evaluation mode. Its attribute ``arch_options`` holds
+        what ``build_arch`` and ``save_checkpoint`` take as its architecture.
+
+    Raises:
+        QuantFaceError: a file is missing, unreadable, needs more than tensors to be unpickled, or
+            holds other keys or shapes than the architecture; the message names file and keys.
+    """
+    folder = Path(folder)
+    source = resolve_base(folder, base)
+    offline = local_files_only or Path(source).is_dir()
+    options = {"preset": preset, **(overrides or {}), **_read_schedule(source, offline)}
+    with init_empty_weights():
+        model = OSDFace(**options)
+    _fill(model.vre, *_read_vre(folder))
+    _fill(model.embedding_change, *_read_tensors(folder, EMBEDDING_FILE))
+    vae = read_network(AutoencoderKL, source, "vae", model.vae.config, offline)
+    _fill(model.vae, f"{source}/vae", vae.state_dict())
+    unet = read_network(UNet2DConditionModel, source, "unet", model.unet.config, offline)
+    unet = merge_lora(unet, folder / LORA_FILE, alpha)
+    _fill(model.unet, f"{source}/unet", unet.state_dict())
+    model.arch_options = {"type": "OSDFace", **options}
+    return model.eval()
+
+
+def resolve_base(folder: Path, base: str | os.PathLike[str] | None = None) -> str:
+    """Where Stable Diffusion 2.1-base is: a folder, or an id on the Hugging Face hub.
+
+    ``base`` if given, else the environment variable QUANTFACE_SD_BASE, else the folder
+    ``stable-diffusion-2-1-base`` beside OSDFace's files.
+
+    Raises:
+        QuantFaceError: nothing there; the message says how to point to it.
+    """
+    found = str(base or os.environ.get(BASE_VARIABLE) or folder / BASE_FOLDER)
+    is_default = not base and not os.environ.get(BASE_VARIABLE)
+    # A mistyped path looks like an id as well, but then its first half is a folder here.
+    is_hub_id = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", found) and not Path(found).parent.is_dir()
+    if Path(found).is_dir() or (is_hub_id and not is_default):
+        return found
+    raise QuantFaceError(
+        f"{found}: no such folder; point to Stable Diffusion 2.1-base in diffusers' layout (a "
+        f"folder, or a hub id to download) by the option base or the variable {BASE_VARIABLE}"
+    )
+
+
+def _read_schedule(source: str, offline: bool) -> dict[str, float]:
+    """The noise schedule's betas, once it is sure to be one that the model implements."""
+    name = f"{source}/scheduler/scheduler_config.json"
+    try:
+        config = DDPMScheduler.load_config(source, subfolder="scheduler", local_files_only=offline)
+    except (OSError, ValueError) as error:
+        raise QuantFaceError(f"{name}: {one_line(error)}") from error
+    defaults = DDPMScheduler().config
+    wanted = {
+        "prediction_type": "epsilon",
+        "beta_schedule": "scaled_linear",
+        "num_train_timesteps": 1000,
+        "trained_betas": None,
+    }
+    for key, value in wanted.items():
+        found = config.get(key, defaults[key])
+        if found != value:
+            raise QuantFaceError(f"{name}: {key}: found {found!r}, wanted is {value!r}")
+    return {key: float(config.get(key, defaults[key])) for key in ("beta_start", "beta_end")}
+
+
+def _read_tensors(folder: Path, name: str) -> tuple[Path, dict[str, Tensor]]:
+    """Tensors of a pickled checkpoint, or of a ``.safetensors`` file of the same stem."""
+    pickled, plain = folder / name, (folder / name).with_suffix(".safetensors")
+    path = plain if plain.is_file() else pickled
+    if not path.is_file():
+        raise QuantFaceError(f"{pickled}: no such file (nor {plain.name} beside it)")
+    if path is plain:
+        check_header(path)
+    try:
+        found = load_file(path) if path is plain else unpickle(path)
+    except (SafetensorError, OSError) as error:
+        raise QuantFaceError(f"{path}: damaged, or no checkpoint ({one_line(error)})") from error
+    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+        found = found["state_dict"]
+    if not isinstance(found, Mapping):
+        raise QuantFaceError(f"{path}: found a {type(found).__name__}, a state dict is wanted")
+    return path, {key: value for key, value in found.items() if isinstance(value, Tensor)}
+
+
+def _read_vre(folder: Path) -> tuple[Path, dict[str, Tensor]]:
+    """The VRE's tensors out of an association checkpoint, which also holds a second VQGAN."""
+    path, tensors = _read_tensors(folder, VRE_FILE)
+    names = {
+        key.removeprefix(VRE_PREFIX): value
+        for key, value in tensors.items()
+        if key.startswith(VRE_PREFIX)
+    }
+    if not names:
+        raise QuantFaceError(f"{path}: no key begins with {VRE_PREFIX}")
+    return path, {key: value for key, value in names.items() if not VRE_UNUSED.fullmatch(key)}
+
+
+def _fill(module: nn.Module, path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Make ``tensors`` the module's parameters: exactly its keys, exactly its shapes.
+
+    Those that are float32 already are shared, not copied.
+    """
+    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    problems = {
+        "missing": [key for key in shapes if key not in tensors],
+        "unexpected": [key for key in tensors if key not in shapes],
+        "of another shape": [
+            f"{key} (found {tuple(tensors[key].shape)}, wanted is {shape})"
+            for key, shape in shapes.items()
+            if key in tensors and tuple(tensors[key].shape) != shape
+        ],
+    }
+    for problem, keys in problems.items():
+        if keys:
+            raise QuantFaceError(f"{path}: keys {problem}: {listed(keys)}")
+    state = {key: value.detach().float().contiguous() for key, value in tensors.items()}
+    module.load_state_dict(state, assign=True)

@@ -1,0 +1,163 @@
+"""Calibration: watch the inputs of quantized layers, then fix their ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.calibration.merge import merged
+from quantface_arch.quant.calibration.observer import ActivationObserver
+from quantface_arch.quant.nn.layers import QuantLayer, State, quant_layers
+from quantface_arch.quant.ops.gptq import MAX_COLUMNS
+from quantface_arch.utils.distributed import Shard
+
+__all__ = ["Calibration", "calibrating"]
+
+
+class Calibration:
+    """Statistics of the inputs of a model's quantized layers.
+
+    Attributes:
+        observers: by layer name; what was seen so far.
+    """
+
+    def __init__(
+        self, model: nn.Module, keep_samples: bool = False, keep_hessians: bool = False
+    ) -> None:
+        self._layers = {layer.name: layer for layer in quant_layers(model)}
+        if not self._layers:
+            raise QuantFaceError("calibration: the model has no quantized layer; convert it first")
+        self.observers = {
+            name: ActivationObserver(
+                name,
+                layer.channel_axis,
+                keep_samples,
+                layer.columns if keep_hessians and _wants_hessian(layer) else None,
+            )
+            for name, layer in self._layers.items()
+        }
+
+    def attach(self) -> None:
+        """Let the layers show their inputs; they compute in floating point meanwhile."""
+        for name, layer in self._layers.items():
+            layer.observer = self.observers[name]
+
+    def detach(self) -> None:
+        """Undo ``attach``."""
+        for layer in self._layers.values():
+            layer.observer = None
+
+    def check(self) -> None:
+        """Raise QuantFaceError if a layer has seen no input, or its weight is not finite."""
+        for name, layer in self._layers.items():
+            if not self.observers[name].calls:
+                raise QuantFaceError(
+                    f"layer {name}: saw no input during calibration; exclude it or feed it"
+                )
+            if not bool(layer.weight.isfinite().all()):
+                raise QuantFaceError(f"layer {name}: its weight holds NaN or infinity")
+
+    def forget(self) -> None:
+        """See ``ActivationObserver.forget``."""
+        for observer in self.observers.values():
+            observer.forget()
+
+    def seek(self, batch: int) -> None:
+        """See ``ActivationObserver.seek``."""
+        for observer in self.observers.values():
+            observer.seek(batch)
+
+    def merge(self, shard: Shard) -> None:
+        """Make the statistics of all processes those of each; see ``merge``.
+
+        Raises:
+            QuantFaceError: see ``merged``; another process has ended.
+        """
+        if shard.count == 1:
+            return
+        for name, observer in self.observers.items():
+            observer.load_state_dict(merged(name, shard.gather(observer.state_dict())))
+
+    def apply(self) -> None:
+        """Fix ranges and round weights: every layer is quantized afterwards.
+
+        Weights that are on their grid already stay.
+
+        Raises:
+            QuantFaceError: see ``check``; nothing was changed.
+        """
+        self.check()
+        for name, layer in self._layers.items():
+            _apply_to(layer, self.observers[name])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All statistics as tensors, keyed ``LAYER:STATISTIC``, for ``load_state_dict``."""
+        return {
+            f"{name}:{key}": value
+            for name, observer in self.observers.items()
+            for key, value in observer.state_dict().items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from statistics of the same model.
+
+        Raises:
+            QuantFaceError: statistics of other layers.
+        """
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in self.observers}
+        for key, value in state.items():
+            name, _, statistic = key.rpartition(":")
+            if name not in parts:
+                raise QuantFaceError(f"calibration statistics: the model has no layer {name!r}")
+            parts[name][statistic] = value
+        wanted = next(iter(self.observers.values())).state_dict().keys()
+        for name, part in parts.items():
+            if part.keys() != wanted:
+                raise QuantFaceError(f"calibration statistics: layer {name!r} is not complete")
+            self.observers[name].load_state_dict(part)
+
+
+def _apply_to(layer: QuantLayer, observer: ActivationObserver) -> None:
+    layer.set_activation_range(*observer.range(layer.activation_spec))
+    if layer.state is not State.QUANTIZED:
+        hessian = observer.hessian if observer.hessian.numel() else None
+        layer.quantize_weight(observer.mean_square, hessian=hessian)
+    layer.state = State.QUANTIZED
+
+
+def _wants_hessian(layer: QuantLayer) -> bool:
+    """Whether GPTQ rounds the layer's weight."""
+    fits = layer.groups == 1 and layer.weight[0].numel() <= MAX_COLUMNS
+    return layer.weight_spec.rounding == "gptq" and fits
+
+
+@contextmanager
+def calibrating(
+    model: nn.Module, keep_samples: bool = False, keep_hessians: bool = False
+) -> Iterator[Calibration]:
+    """Watch a converted model while it runs; nothing about it changes until ``apply()``.
+
+    Inside the block the model computes in floating point. Afterwards, also after an exception, no
+    layer is watched any more::
+
+        with calibrating(model) as calibration:
+            for batch in faces:
+                model(batch)
+        calibration.apply()
+
+    Args:
+        keep_samples: keep crops of every layer's input, for ``balance_layers``.
+        keep_hessians: keep the Hessians of layers whose weights GPTQ is to round.
+
+    Raises:
+        QuantFaceError: the model has no quantized layer; an input of one holds NaN or infinity.
+    """
+    calibration = Calibration(model, keep_samples, keep_hessians)
+    calibration.attach()
+    try:
+        yield calibration
+    finally:
+        calibration.detach()

@@ -1,0 +1,238 @@
+"""Which balancing suits a layer: its kind and exponents, by the measured error of its output."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from quantface_arch.errors import check_patterns
+from quantface_arch.quant.calibration.calibrate import Calibration
+from quantface_arch.quant.calibration.observer import ActivationObserver
+from quantface_arch.quant.config.recipe import Recipe
+from quantface_arch.quant.config.specs import MAX_BITS, BalanceSpec, BranchSpec
+from quantface_arch.quant.nn.layers import QuantLayer, quant_layers
+from quantface_arch.quant.ops.balance import LayerBalance, channel_scale
+from quantface_arch.quant.ops.hadamard import MIN_WIDTH, Segments, segments_of
+from quantface_arch.quant.ops.lowrank import choose_ranks, svd_factors
+from quantface_arch.utils.distributed import Shard
+
+__all__ = ["balance_layers", "best_factors", "branch_ranks", "kinds_for", "output_error"]
+
+# Fractions of its range that an activation grid is tried at while candidates are compared.
+CLIPS = (1.0, 0.7, 0.45)
+# Of the weight range's hundredths, one in so many is tried meanwhile.
+COARSE = 6
+# Output channels that candidates are compared on, about; of more, every second, third, ...
+OUTPUTS = 256
+
+
+def balance_layers(
+    model: nn.Module,
+    calibration: Calibration,
+    recipe: Recipe,
+    sources: Mapping[str, tuple[int, ...]] | None = None,
+    progress: bool = True,
+    shard: Shard | None = None,
+) -> dict[str, LayerBalance]:
+    """Choose and apply the balancing of every layer of a converted model.
+
+    Args:
+        calibration: of the same model, made with ``keep_samples``.
+        sources: channels of each part of inputs that are concatenations, by layer name.
+        progress: show a bar on stderr.
+        shard: of the processes among which the layers are shared out.
+
+    Returns:
+        the balancing of every layer, also of those that have none.
+
+    Raises:
+        QuantFaceError: see ``Calibration.check``; a pattern of ``recipe.balance.layers`` that
+            matches no layer.
+    """
+    calibration.check()
+    layers = {layer.name: layer for layer in quant_layers(model)}
+    spec = recipe.balance
+    check_patterns("balance layers", spec.layers, layers)
+    ranks = branch_ranks(model, recipe.branch)
+    shard = shard or Shard()
+    chosen = []
+    bar = tqdm(shard.share(list(layers)), desc="choosing", unit="layer", disable=not progress)
+    for name in bar:
+        layer = layers[name]
+        parts = (sources or {}).get(name, (layer.channels,))
+        svd, _ = ranks.get(name, (0, 0))
+        chosen.append(choose(layer, calibration.observers[name], spec, parts, svd))
+    plan = dict(zip(layers, shard.whole(shard.gather(chosen)), strict=True))
+    for name, balance in plan.items():
+        layers[name].apply_balance(balance)
+    return plan
+
+
+def branch_ranks(model: nn.Module, spec: BranchSpec) -> dict[str, tuple[int, int]]:
+    """Ranks (SVD, distillation) of the layers of a converted model that get branches.
+
+    Layers with grouped channels get none, nor do those that stand at 8 bits throughout.
+
+    Raises:
+        QuantFaceError: see ``choose_ranks``.
+    """
+    weights = {
+        layer.name: layer.weight
+        for layer in quant_layers(model)
+        if layer.groups == 1 and min(layer.weight_spec.bits, layer.activation_spec.bits) < MAX_BITS
+    }
+    return choose_ranks(weights, spec, sum(value.numel() for value in model.parameters()))
+
+
+def choose(
+    layer: QuantLayer,
+    observer: ActivationObserver,
+    spec: BalanceSpec,
+    sources: tuple[int, ...],
+    rank: int,
+) -> LayerBalance:
+    """The balancing of one layer: of all that the spec allows, the one with the least error.
+
+    Widths below ``MIN_WIDTH`` stay as they are; a rotation that no Hadamard order fits is left out.
+    """
+    candidates = list(candidates_for(layer, observer, spec, sources))
+    if len(candidates) == 1:
+        return candidates[0]
+    errors = [output_error(layer, observer.samples, item, rank) for item in candidates]
+    return candidates[errors.index(min(errors))]
+
+
+def kinds_for(
+    layer: QuantLayer, spec: BalanceSpec, sources: tuple[int, ...]
+) -> tuple[tuple[str, ...], Segments]:
+    """The kinds of balancing that one layer may choose from, and the blocks of its rotation.
+
+    Both follow from the layer's shape alone; () where no rotation fits, and then none is among the
+    kinds.
+    """
+    kinds = spec.kinds(layer.name) if layer.channels >= MIN_WIDTH else ("none",)
+    parts = sources if spec.sources == "split" else (layer.channels,)
+    per_group = layer.channels // layer.groups
+    segments = segments_of(parts if layer.groups == 1 else (per_group,), spec.block)
+    if not segments:
+        return tuple({"rotate": "none", "both": "scale"}.get(kind, kind) for kind in kinds), ()
+    return kinds, tuple((count * layer.groups, size) for count, size in segments)
+
+
+def candidates_for(
+    layer: QuantLayer, observer: ActivationObserver, spec: BalanceSpec, sources: tuple[int, ...]
+) -> Iterator[LayerBalance]:
+    """All balancings of one layer that a spec allows, the plainest first."""
+    kinds, segments = kinds_for(layer, spec, sources)
+    seed = (spec.seed + zlib.crc32(layer.name.encode())) % 2**31
+    scales = list(_scales(layer, observer, spec)) if {"scale", "both"} & {*kinds} else []
+    if "none" in kinds:
+        yield LayerBalance()
+    if "scale" in kinds:
+        yield from (LayerBalance(scale) for scale in scales)
+    if "rotate" in kinds:
+        yield LayerBalance(None, segments, seed)
+    if "both" in kinds:
+        yield from (LayerBalance(scale, segments, seed) for scale in scales)
+
+
+def _scales(layer: QuantLayer, observer: ActivationObserver, spec: BalanceSpec) -> Iterator[Tensor]:
+    rows, columns = layer.weight.shape[0], layer.weight.shape[1]
+    grouped = layer.weight.detach().abs().view(layer.groups, rows // layer.groups, columns, -1)
+    weight_absmax = grouped.amax(dim=(1, 3)).flatten().cpu()
+    for alpha, beta in itertools.product(spec.alphas, spec.betas):
+        yield channel_scale(observer.absmax, weight_absmax, alpha, beta)
+
+
+@torch.no_grad()
+def output_error(layer: QuantLayer, samples: Tensor, balance: LayerBalance, rank: int) -> float:
+    """Mean squared error of a layer's output on samples of its input, at the layer's widths.
+
+    Of wide layers only some output channels are looked at, evenly spread.
+
+    Args:
+        samples: float (crops, ...), inputs as they arrive, before balancing.
+        balance: tried on the layer, which is neither balanced nor quantized yet and stays so.
+        rank: of the SVD branch that the layer will have.
+    """
+    samples = samples.to(layer.weight.device)
+    trial = _copy(layer)
+    trial.apply_balance(balance)
+    x = trial.balance_input(samples)
+    every = 1
+    if layer.groups == 1:
+        trial.add_branch(rank, 0)
+        every = max(1, len(layer.weight) // OUTPUTS)
+        _thin_out(trial, every)
+    return _trial_error(trial, x, layer.product(samples, layer.weight[::every], None))
+
+
+@torch.no_grad()
+def best_factors(
+    layer: QuantLayer, rank: int, iterations: int, samples: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """Factors of the SVD branch in several rounds: L_k = SVD(W − Q(W − L_{k−1})).
+
+    Rounds end at the first that does not lower the output's error (SVDQuant, Li et al., 2025).
+
+    Args:
+        layer: balanced, not quantized yet; it stays as it is.
+        samples: float (crops, ...), balanced inputs; not read where there is one round.
+
+    Returns:
+        down and up, or None where one round is all: the weight's own singular vectors.
+    """
+    if iterations == 1 or not rank:
+        return None
+    samples = samples.to(layer.weight.device)
+    wanted = layer.product(samples, layer.weight, None)
+    factors, least = svd_factors(layer.weight, rank), float("inf")
+    best = factors
+    for _ in range(iterations):
+        trial = _copy(layer)
+        trial.add_branch(rank, 0, factors=factors)
+        error = _trial_error(trial, samples, wanted)
+        if error >= least:
+            break
+        best, least = factors, error
+        factors = svd_factors(layer.weight - trial.weight, rank)
+    return best
+
+
+def _copy(layer: QuantLayer) -> QuantLayer:
+    """A layer of the same weight and widths, not balanced."""
+    return type(layer).from_float(layer, layer.weight_spec, layer.activation_spec, layer.name)
+
+
+def _thin_out(trial: QuantLayer, every: int) -> None:
+    """Keep one output channel in ``every`` of a layer that is not quantized yet."""
+    trial.weight = nn.Parameter(trial.weight[::every], requires_grad=False)
+    # Per output channel, or one for all of them, which stays.
+    trial.weight_scale = trial.weight_scale[::every]
+    trial.weight_zero_point = trial.weight_zero_point[::every]
+    if trial.branch_down is not None and trial.branch_up is not None:
+        trial.set_branch(trial.branch_down, trial.branch_up[::every])
+
+
+def _trial_error(trial: QuantLayer, x: Tensor, wanted: Tensor) -> float:
+    """Mean squared error of the output on balanced inputs, once the weight is rounded here.
+
+    Args:
+        wanted: the output without quantization and bias.
+    """
+    if trial.rank:
+        wanted = wanted - trial.branch(x)
+    mean_square = x.movedim(trial.channel_axis, 0).flatten(1).square().mean(1)
+    trial.quantize_weight(mean_square, COARSE)
+    low, high = float(x.min()), float(x.max())
+    errors = []
+    for clip in CLIPS[:1] if trial.activation_spec.dynamic else CLIPS:
+        trial.set_activation_range(low * clip, high * clip)
+        found = trial.product(trial.quantize_input(x), trial.weight, None)
+        errors.append(float((found - wanted).square().mean()))
+    return min(errors)

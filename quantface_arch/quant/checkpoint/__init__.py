@@ -1,0 +1,1 @@
+"""Quantized networks in files, none of which is trusted."""

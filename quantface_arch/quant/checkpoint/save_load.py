@@ -1,0 +1,250 @@
+"""Checkpoints: one ``.safetensors`` file that needs nothing else to be loaded, and no pickle.
+
+Tensors of a quantized model, for a layer called NAME:
+
+- ``NAME.weight``: uint8 (n,), the weight's integers counted from the grid's lowest, packed.
+- ``NAME.weight_scale``: float32 (Cout,) or (1,); ``NAME.weight_zero_point``: uint8, only where the
+  grid is asymmetric.
+- ``NAME.balance_scale``: float32 (Cin,), only where the layer's channels are scaled; rotations are
+  in the metadata.
+- ``NAME.branch_down``, ``NAME.branch_up``: 16-bit (r, Cin, ...) and (Cout, r), only where the layer
+  has a branch.
+- ``NAME.act_offset``: 16-bit (Cin,), only where the layer's input has one.
+- ``activations``: float32 (layers, 4), a row per layer in the order of the metadata's ``bits``:
+  step and zero point of the balanced input, and the input's range (low, high) before balancing.
+- everything else (biases, norms, codebooks) under its own name, at 16 bits where that holds it.
+
+A float model has only the last kind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.checkpoint.metadata import Metadata, opened
+from quantface_arch.quant.checkpoint.reader import ACTIVATIONS, Lower, Reader
+from quantface_arch.quant.checkpoint.skeleton import skeleton
+from quantface_arch.quant.config.recipe import Recipe
+from quantface_arch.quant.nn.convert import convert_layers
+from quantface_arch.quant.nn.layers import QuantLayer, State, quant_layers
+from quantface_arch.quant.ops.lowrank import full_rank
+from quantface_arch.quant.ops.packing import pack
+from quantface_arch.quant.ops.quantizer import dequantize, grid, quantize
+from quantface_arch.utils.files import atomic_path
+
+__all__ = [
+    "build_skeleton",
+    "load_checkpoint",
+    "read_metadata",
+    "round_float_parts",
+    "save_checkpoint",
+]
+
+
+def save_checkpoint(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    arch: Mapping[str, Any],
+    extra: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write a float or a quantized model.
+
+    Float parts are rounded to ``dtype`` in the file only: for a loaded model that equals the saved
+    one bit by bit, call ``round_float_parts`` before (``quantize`` has done so).
+
+    Args:
+        arch: type and options from which ``load_checkpoint``'s ``build`` makes the float model.
+        extra: plain data to keep in the metadata.
+        dtype: float16, bfloat16 or float32, of the parts that are not quantized; a tensor that
+            leaves float16's range is kept in float32.
+
+    Raises:
+        QuantFaceError: a layer is not calibrated, the file cannot be written, or ``arch`` or
+            ``extra`` is no plain data.
+    """
+    layers = _layers(model)
+    tensors = {name: _stored(value, dtype) for name, value in _float_parts(model).items()}
+    for name, layer in layers.items():
+        tensors.update({f"{name}.{key}": value for key, value in _packed(name, layer).items()})
+    if layers:
+        tensors[ACTIVATIONS] = torch.stack([_activation_row(layer) for layer in layers.values()])
+    bits = {
+        name: (layer.weight_spec.bits, layer.activation_spec.bits) for name, layer in layers.items()
+    }
+    metadata = Metadata(
+        arch=dict(arch),
+        state=State.QUANTIZED if layers else State.FLOAT,
+        bits=bits,
+        balance={
+            name: layer.balance.to_dict()
+            for name, layer in layers.items()
+            if layer.balance.kind != "none"
+        },
+        ranks={name: layer.rank for name, layer in layers.items() if layer.rank},
+        recipe=model.quant_recipe if layers else None,  # type: ignore[arg-type]
+        extra=dict(extra or {}),
+    )
+    header = metadata.to_header()
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=header)
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The checked metadata of a checkpoint, without reading its tensors.
+
+    Raises:
+        QuantFaceError: missing, truncated, of another format or version, malformed.
+    """
+    with opened(Path(path)) as (_, metadata):
+        return metadata.to_dict()
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str],
+    build: Callable[[dict[str, Any]], nn.Module],
+    lower: Lower | None = None,
+) -> nn.Module:
+    """Build a model and fill it from a checkpoint; the original weights are not needed.
+
+    Args:
+        build: makes the float architecture from the metadata's ``arch``. Its random initialization
+            is skipped.
+        lower: see ``Reader.fill``; so one layer at a time is unpacked to floating point.
+
+    Returns:
+        the model on the CPU, in evaluation mode, its floating-point parts in float32. Its attribute
+        ``arch_options`` is what ``save_checkpoint`` takes as its architecture.
+
+    Raises:
+        QuantFaceError: the file is damaged, of another version, or does not fit the architecture;
+            the message names the file and the key.
+    """
+    path = Path(path)
+    with opened(path) as (file, metadata):
+        model = skeleton(path, file, metadata, build)
+        try:
+            if metadata.recipe is not None:
+                convert_layers(model, metadata.recipe, metadata.bits)
+            _add_branches(model, metadata.ranks)
+            _add_offsets(model, set(file.keys()))
+        except QuantFaceError as error:
+            raise QuantFaceError(f"{path}: {error}") from error
+        Reader(path, file).fill(model, metadata, _float_parts(model), lower)
+    model.arch_options = metadata.arch  # type: ignore[assignment]
+    return model.eval()
+
+
+def build_skeleton(
+    path: str | os.PathLike[str], build: Callable[[dict[str, Any]], nn.Module]
+) -> nn.Module:
+    """The float architecture of a checkpoint, in evaluation mode, its weights undefined.
+
+    Raises:
+        QuantFaceError: see ``read_metadata``; the architecture cannot be built.
+    """
+    with opened(Path(path)) as (file, metadata):
+        model = skeleton(Path(path), file, metadata, build)
+    model.arch_options = metadata.arch  # type: ignore[assignment]
+    return model.eval()
+
+
+@torch.no_grad()
+def round_float_parts(model: nn.Module, dtype: torch.dtype = torch.float16) -> None:
+    """Round, in place, whatever a checkpoint does not hold as integers to what it will hold."""
+    for value in _float_parts(model).values():
+        value.copy_(_stored(value, dtype))
+
+
+def _layers(model: nn.Module) -> dict[str, QuantLayer]:
+    """Quantized layers by their name in the model as it is now."""
+    layers = {
+        name: module for name, module in model.named_modules() if isinstance(module, QuantLayer)
+    }
+    for name, layer in layers.items():
+        if layer.state is not State.QUANTIZED:
+            raise QuantFaceError(
+                f"layer {name}: found state {layer.state.value}, only quantized can be saved"
+            )
+        if layer.act_bounds is not None or layer.tuner is not None:
+            raise QuantFaceError(
+                f"layer {name}: its range or its weight is in training; call settle(model)"
+            )
+    if layers and not isinstance(getattr(model, "quant_recipe", None), Recipe):
+        raise QuantFaceError("checkpoint: give the very model that convert was called on")
+    return layers
+
+
+def _float_parts(model: nn.Module) -> dict[str, Tensor]:
+    """Tensors of the state that are stored as they are, those under several names once."""
+    owned = {
+        id(value)
+        for layer in quant_layers(model)
+        for value in (layer.weight, *layer.buffers(recurse=False))
+    }
+    parts: dict[str, Tensor] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        is_tensor = isinstance(value, Tensor) and not name.endswith("_extra_state")
+        if is_tensor and id(value) not in owned:
+            owned.add(id(value))
+            parts[name] = value
+    return parts
+
+
+def _add_branches(model: nn.Module, ranks: Mapping[str, int]) -> None:
+    """Give layers branches of these ranks, to be filled."""
+    layers = {layer.name: layer for layer in quant_layers(model)}
+    for name, rank in ranks.items():
+        layer = layers.get(name)
+        largest = 0 if layer is None or layer.groups > 1 else full_rank(layer.weight)
+        if layer is None or rank > largest:
+            raise QuantFaceError(
+                f"metadata ranks of layer {name!r}: found {rank}, allowed are at most {largest}"
+            )
+        weight = layer.weight
+        layer.set_branch(torch.zeros(rank, *weight.shape[1:]), torch.zeros(weight.shape[0], rank))
+
+
+def _add_offsets(model: nn.Module, keys: set[str]) -> None:
+    """Give the layers that a file has offsets for offsets, to be filled."""
+    for layer in quant_layers(model):
+        if f"{layer.name}.act_offset" in keys:
+            layer.act_offset = nn.Parameter(torch.zeros(layer.channels), requires_grad=False)
+
+
+def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
+    value = value.detach().cpu()
+    if value.is_floating_point():
+        fits = value.numel() == 0 or bool(value.abs().max() <= torch.finfo(dtype).max)
+        value = value.to(dtype if fits else torch.float32)
+    return value.contiguous().clone()
+
+
+def _packed(name: str, layer: QuantLayer) -> dict[str, Tensor]:
+    spec = layer.weight_spec
+    qmin, qmax = grid(spec.bits, spec.symmetric)
+    scale, zero = layer.per_weight(layer.weight_scale), layer.per_weight(layer.weight_zero_point)
+    weight = layer.weight.detach()
+    integers = quantize(weight, scale, zero, qmin, qmax)
+    if not torch.equal(dequantize(integers, scale, zero).to(weight.dtype), weight):
+        raise QuantFaceError(f"layer {name}: its weight was changed after it was quantized")
+    tensors = {"weight": pack((integers - qmin).cpu(), spec.bits)}
+    tensors["weight_scale"] = layer.weight_scale.detach().float().cpu().clone()
+    if layer.balance.scale is not None:
+        tensors["balance_scale"] = layer.balance.scale.detach().float().cpu().clone()
+    if not spec.symmetric:
+        tensors["weight_zero_point"] = layer.weight_zero_point.detach().cpu().to(torch.uint8)
+    return tensors
+
+
+def _activation_row(layer: QuantLayer) -> Tensor:
+    values = (layer.act_scale, layer.act_zero_point, layer.act_low, layer.act_high)
+    return torch.stack(values).detach().float().cpu()

@@ -1,0 +1,82 @@
+"""The float architecture of a checkpoint, built within what the checkpoint's tensors can fill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from quantface_arch.errors import QuantFaceError, one_line
+from quantface_arch.quant.checkpoint.metadata import Metadata
+
+__all__ = ["skeleton"]
+
+# Beside twice what the file holds: masks, index tables and such, which networks make on their own.
+SPARE_VALUES = 1 << 24
+SPARE_CALLS = 1 << 10
+CALLS_PER_TENSOR = 16
+# Values in a byte at the smallest width.
+PACKED = 4
+_NAMES = ("empty", "zeros", "ones", "full", "rand", "randn", "arange", "linspace", "eye")
+FACTORIES = frozenset(getattr(torch, name) for name in _NAMES)
+
+
+def skeleton(
+    path: Path, file: Any, metadata: Metadata, build: Callable[[dict[str, Any]], nn.Module]
+) -> nn.Module:
+    """What ``build`` makes of the metadata's ``arch``, its random initialization skipped.
+
+    Args:
+        path: of the checkpoint, for messages.
+        file: safetensors' handle, which says how many values there are to fill a network with.
+
+    Raises:
+        QuantFaceError: the architecture cannot be built, or asks for more than the file can fill;
+            that is found out before the memory is taken.
+    """
+    try:
+        with _Bounded(*_capacity(file)):
+            return build(metadata.arch)
+    except Exception as error:
+        # The options reach code of other libraries, which answers with almost any exception type.
+        ours = isinstance(error, QuantFaceError)
+        detail = str(error) if ours else f"arch: {type(error).__name__}: {one_line(error)}"
+        raise QuantFaceError(f"{path}: {detail}") from error
+
+
+def _capacity(file: Any) -> tuple[int, int]:
+    """How many values a network may ask for, and in how many calls."""
+    slices: Mapping[str, Any] = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+    values = sum(
+        prod(item.get_shape()) * (PACKED if item.get_dtype() == "U8" else 1)
+        for item in slices.values()
+    )
+    return 2 * values + SPARE_VALUES, CALLS_PER_TENSOR * len(slices) + SPARE_CALLS
+
+
+class _Bounded(TorchFunctionMode):
+    """``torch.nn.init`` does nothing: every value is about to come from a file. And a network that
+    asks for more tensors, or larger ones, than that file can fill is stopped."""
+
+    def __init__(self, values: int, calls: int) -> None:
+        super().__init__()
+        self.values = values
+        self.calls = calls
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        if func in FACTORIES:
+            self.calls -= 1
+            self.values -= func(*args, **{**kwargs, "device": "meta"}).numel()
+            if self.values < 0 or self.calls < 0:
+                raise QuantFaceError("arch: asks for more than the tensors in the file can fill")
+        return func(*args, **kwargs)

@@ -1,0 +1,134 @@
+"""Bit maps: small YAML or JSON files that say at which widths each layer stands.
+
+A person can read and edit them::
+
+    format_version: 1
+    note: at most 4.0 activation bits
+    average: {weight_bits: 4.1, activation_bits: 3.9993}
+    layers:
+      unet.conv_in: {w: 8, a: 8}
+      unet.mid_block.resnets.0.conv1: {w: 4, a: 5}
+
+``average`` and ``note`` are for the reader; what counts is ``layers``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from quantface_arch.errors import QuantFaceError, check_keys
+from quantface_arch.quant.config.specs import MAX_BITS, MIN_BITS, is_width
+from quantface_arch.utils.files import atomic_path
+from quantface_arch.utils.safe_yaml_json import read_json, read_yaml
+
+__all__ = ["SUFFIXES", "load_bit_map", "save_bit_map"]
+
+FORMAT_VERSION = 1
+SUFFIXES = (".yml", ".yaml", ".json")
+
+
+def save_bit_map(
+    path: str | os.PathLike[str],
+    bits: Mapping[str, tuple[int, int]],
+    average: Mapping[str, float] | None = None,
+    note: str = "",
+) -> None:
+    """Write a bit map, whole or not at all.
+
+    Args:
+        path: ends in ``.yml``, ``.yaml`` or ``.json``.
+        bits: layer → (bits of the weight, bits of the input).
+        average: average widths, for the reader.
+        note: what the map is, for the reader.
+
+    Raises:
+        QuantFaceError: another suffix, or the file cannot be written.
+    """
+    path = Path(path)
+    document = {
+        "format_version": FORMAT_VERSION,
+        "note": note,
+        "average": dict(average or {}),
+        "layers": {name: {"w": weight, "a": act} for name, (weight, act) in bits.items()},
+    }
+    text = _dumped(path, document)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _dumped(path: Path, document: Mapping[str, Any]) -> str:
+    _check_suffix(path)
+    if path.suffix == ".json":
+        return json.dumps(document, indent=1) + "\n"
+    import yaml
+
+    # One line a layer: the innermost mappings in braces, and no line broken.
+    return yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=10**6)
+
+
+def load_bit_map(
+    path: str | os.PathLike[str], names: Iterable[str] | None = None
+) -> dict[str, tuple[int, int]]:
+    """Read and check a bit map.
+
+    Args:
+        names: the layers that the map has to name, each of them and no other; None checks nothing.
+
+    Returns:
+        layer → (bits of the weight, bits of the input), in the order of ``names`` or of the file.
+
+    Raises:
+        QuantFaceError: no such file, no bit map, an unknown or a missing layer, a width that is not
+            a whole number from 2 to 8; the message names the file and the layer.
+    """
+    path = Path(path)
+    document = _read(path)
+    if not isinstance(document, Mapping) or not isinstance(document.get("layers"), Mapping):
+        raise QuantFaceError(f"{path}: no bit map: 'layers: {{NAME: {{w: 4, a: 4}}}}' is wanted")
+    check_keys(f"{path}: bit map", document, ("format_version", "note", "average", "layers"))
+    version = document.get("format_version")
+    if version != FORMAT_VERSION:
+        raise QuantFaceError(f"{path}: format_version: found {version!r}, known is 1")
+    bits = {str(name): _widths(path, name, entry) for name, entry in document["layers"].items()}
+    if names is None:
+        return bits
+    wanted = list(names)
+    known = set(wanted)
+    for name in bits:
+        if name not in known:
+            raise QuantFaceError(f"{path}: layer {name!r}: the model has no such quantizable layer")
+    for name in wanted:
+        if name not in bits:
+            raise QuantFaceError(f"{path}: layer {name!r} of the model is missing in the bit map")
+    return {name: bits[name] for name in wanted}
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in SUFFIXES:
+        raise QuantFaceError(f"{path}: bit maps end in {', '.join(SUFFIXES)}")
+
+
+def _read(path: Path) -> Any:
+    _check_suffix(path)
+    try:
+        return read_json(path) if path.suffix == ".json" else read_yaml(path)
+    except QuantFaceError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise QuantFaceError(f"{path}: no bit map: {reason}") from error
+
+
+def _widths(path: Path, name: Any, entry: Any) -> tuple[int, int]:
+    what = f"{path}: layer {name!r}"
+    if not isinstance(entry, Mapping) or set(entry) != {"w", "a"}:
+        raise QuantFaceError(f"{what}: found {entry!r}, {{w: 4, a: 4}} is wanted")
+    for key, width in (("w", entry["w"]), ("a", entry["a"])):
+        if not is_width(width):
+            raise QuantFaceError(
+                f"{what}: {key}: found {width!r}, "
+                f"allowed are whole numbers {MIN_BITS} to {MAX_BITS}"
+            )
+    return entry["w"], entry["a"]

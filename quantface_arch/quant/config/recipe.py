@@ -1,0 +1,142 @@
+"""How a whole network is quantized: the specs of its layers and the layers they apply to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from quantface_arch.errors import QuantFaceError, check_choice
+from quantface_arch.quant.config.specs import (
+    MAX_BITS,
+    MIN_BITS,
+    BalanceSpec,
+    BranchSpec,
+    QuantSpec,
+    checked,
+    names_of,
+)
+
+__all__ = ["Recipe"]
+
+
+def _patterns(what: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, (list, tuple)):
+        raise QuantFaceError(f"recipe {what}: found {value!r}, a list of name patterns is wanted")
+    if not all(isinstance(pattern, str) for pattern in value):
+        raise QuantFaceError(f"recipe {what}: found {value!r}, patterns are strings")
+    return tuple(value)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is quantized: quantizers, balancing, branches, and the layers they apply to.
+
+    Patterns are shell globs (``fnmatch``) on module names, such as ``unet.*.conv1``.
+
+    Attributes:
+        weights: quantizer of every layer's weight.
+        activations: quantizer of every layer's input.
+        include: layers to convert.
+        exclude: layers to leave in floating point, of those included.
+        eight_bit: layers that stand at 8 bits (weights and activations) whatever the widths above:
+            the first and last convolution of a network, its time embedding.
+        name: a setting's, see ``from_dict``, or what reports and checkpoints are to call it.
+        balance: balancing of every layer's input channels.
+        branch: ranks of every layer's low-rank branches.
+    """
+
+    weights: QuantSpec
+    activations: QuantSpec
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    eight_bit: tuple[str, ...] = field(default=())
+    name: str = "custom"
+    balance: BalanceSpec = field(default_factory=BalanceSpec)
+    branch: BranchSpec = field(default_factory=BranchSpec)
+
+    def __post_init__(self) -> None:
+        for what in ("include", "exclude", "eight_bit"):
+            object.__setattr__(self, what, _patterns(what, getattr(self, what)))
+        for what, allowed in (
+            ("weights", ("channel", "tensor", "group")),
+            ("activations", ("tensor", "token", "group")),
+        ):
+            check_choice(f"recipe {what}: granularity", getattr(self, what).granularity, allowed)
+        if self.activations.rounding != "nearest":
+            raise QuantFaceError(
+                f"recipe activations: rounding: found {self.activations.rounding!r}, "
+                "inputs allow nearest only"
+            )
+        if self.weights.range == "ema":
+            raise QuantFaceError("recipe weights: range: found 'ema', which only inputs allow")
+        if not isinstance(self.name, str):
+            raise QuantFaceError(f"recipe name: found {self.name!r}, a string is wanted")
+
+    @classmethod
+    def from_name(cls, name: str) -> Recipe:
+        """The recipe of a setting's name, such as ``w4a8``.
+
+        Weights are symmetric per output channel, activations asymmetric per tensor; both ranges
+        are those of least squared error. Balancing and branches are the specs' own defaults.
+
+        Raises:
+            QuantFaceError: not of the form wXaY with X and Y from 2 to 8.
+        """
+        match = re.fullmatch(r"w([2-8])a([2-8])", name.lower()) if isinstance(name, str) else None
+        if match is None:
+            raise QuantFaceError(
+                f"recipe: found {name!r}, allowed are w8a8, w4a8, w6a6, w4a6, w4a4 "
+                f"and other wXaY with X and Y from {MIN_BITS} to {MAX_BITS}"
+            )
+        weight_bits, activation_bits = (int(width) for width in match.groups())
+        return cls(
+            weights=QuantSpec(weight_bits, symmetric=True, granularity="channel"),
+            activations=QuantSpec(activation_bits),
+            name=name.lower(),
+        )
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> Recipe:
+        """A recipe from YAML or JSON.
+
+        ``name`` may be a setting's name; the other keys then replace parts of that recipe. Any
+        other name needs ``weights`` and ``activations`` with their ``bits``.
+
+        Raises:
+            QuantFaceError: an unknown key, or a value that is not allowed.
+        """
+        given = checked("recipe", options, names_of(cls))
+        try:
+            base = cls.from_name(given.get("name", ""))
+        except QuantFaceError:
+            for what in ("weights", "activations"):
+                if "bits" not in (given.get(what) or ()):
+                    raise QuantFaceError(f"recipe {what}: no bits are given") from None
+            base = replace(cls.from_name("w8a8"), name="custom")
+        for what in ("weights", "activations"):
+            if what in given:
+                given[what] = getattr(base, what).updated(f"recipe {what}", given[what])
+        for what, spec in (("balance", BalanceSpec), ("branch", BranchSpec)):
+            if what in given:
+                given[what] = spec(**checked(f"recipe {what}", given[what], names_of(spec)))
+        return replace(base, **given)
+
+    @classmethod
+    def of(cls, value: str | Mapping[str, Any] | Recipe) -> Recipe:
+        """A recipe from any of its three forms: a name, a mapping, or itself."""
+        if isinstance(value, Recipe):
+            return value
+        return cls.from_name(value) if isinstance(value, str) else cls.from_dict(value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that ``from_dict`` turns into an equal recipe."""
+        return _plain(asdict(self))
+
+
+def _plain(value: Any) -> Any:
+    """Tuples in nested mappings as lists."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value

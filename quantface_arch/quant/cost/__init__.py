@@ -1,0 +1,1 @@
+"""What a network costs: bytes, multiply-accumulates, bit-operations."""

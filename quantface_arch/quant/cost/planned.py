@@ -1,0 +1,183 @@
+"""The account of a network that is not there yet: as a recipe will make it, as a file holds it."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from quantface_arch.errors import QuantFaceError, check_patterns
+from quantface_arch.quant.calibration.selection import branch_ranks, kinds_for
+from quantface_arch.quant.checkpoint.metadata import Metadata, opened
+from quantface_arch.quant.config.recipe import Recipe
+from quantface_arch.quant.config.specs import BalanceSpec
+from quantface_arch.quant.cost.cost import Entry, network_cost, total_cost
+from quantface_arch.quant.cost.macs import LayerWork
+from quantface_arch.quant.nn.convert import convert_layers
+from quantface_arch.quant.nn.layers import QuantLayer, quant_layers
+from quantface_arch.quant.ops.balance import LayerBalance
+from quantface_arch.quant.ops.hadamard import Segments
+
+__all__ = [
+    "checkpoint_cost",
+    "costliest_balances",
+    "fixed_bytes",
+    "recipe_cost",
+    "undecided",
+]
+
+# Of a checkpoint's header per layer: names and offsets of its tensors and of the norm beside it,
+# its entries in the metadata.
+HEADER_BYTES = 900
+# Bytes per value by the names that .safetensors files use.
+VALUE_BYTES = {"F16": 2, "BF16": 2, "F32": 4}
+
+
+def recipe_cost(
+    model: nn.Module,
+    recipe: Recipe,
+    work: Mapping[str, LayerWork],
+    products: Mapping[str, int] | None = None,
+    balances: Mapping[str, LayerBalance] | None = None,
+    learned_scales: bool = False,
+) -> list[Entry]:
+    """The account that a converted model will have once a recipe has quantized it.
+
+    Args:
+        model: converted, on any device.
+        work, products: see ``network_cost``.
+        balances: balancing that was chosen before; None: ``costliest_balances``.
+        learned_scales: training gives every layer a scale and an offset (``tuners.LearnedScale``),
+            whatever its balancing; the model's layers get the offsets.
+
+    Raises:
+        QuantFaceError: see ``branch_ranks`` and ``costliest_balances``.
+    """
+    ranks = {name: sum(pair) for name, pair in branch_ranks(model, recipe.branch).items()}
+    if learned_scales:
+        balances = {layer.name: LayerBalance(_scale(layer)) for layer in quant_layers(model)}
+        _add_offsets(quant_layers(model))
+    elif balances is None:
+        balances = costliest_balances(model, recipe.balance)
+    return network_cost(model, work, products, ranks, balances)
+
+
+def fixed_bytes(model: nn.Module, recipe: Recipe) -> int:
+    """Estimated bytes of a checkpoint beside its packed weights, which the widths do not change.
+
+    Args:
+        model: converted, not quantized yet.
+    """
+    entries = recipe_cost(model, recipe, {})
+    cost = total_cost(entries)
+    layers = sum(1 for _ in quant_layers(model))
+    return cost.bytes - cost.weight_bytes + HEADER_BYTES * layers
+
+
+def _choices(
+    model: nn.Module, spec: BalanceSpec
+) -> Iterator[tuple[QuantLayer, tuple[str, ...], Segments]]:
+    """Every layer of a converted model, the kinds it may choose from, and its rotation."""
+    layers = list(quant_layers(model))
+    check_patterns("balance layers", spec.layers, [layer.name for layer in layers])
+    find_sources = getattr(model, "input_sources", dict)
+    sources = find_sources()
+    for layer in layers:
+        parts = sources.get(layer.name, (layer.channels,))
+        yield layer, *kinds_for(layer, spec, parts)
+
+
+def costliest_balances(model: nn.Module, spec: BalanceSpec) -> dict[str, LayerBalance]:
+    """The most that balancing can cost: layers are scaled and rotated wherever a spec allows it.
+
+    Where it allows one kind alone that is what they will have.
+
+    Args:
+        model: converted, on any device.
+
+    Returns:
+        balancing by layer; scales are on the meta device, without values.
+
+    Raises:
+        QuantFaceError: a pattern of ``spec.layers`` that matches no layer.
+    """
+    return {
+        layer.name: LayerBalance(
+            _scale(layer) if {"scale", "both"} & {*kinds} else None,
+            segments if {"rotate", "both"} & {*kinds} else (),
+        )
+        for layer, kinds, segments in _choices(model, spec)
+    }
+
+
+def undecided(model: nn.Module, spec: BalanceSpec) -> list[str]:
+    """Layers of a converted model whose balancing calibration chooses."""
+    return [layer.name for layer, kinds, _ in _choices(model, spec) if len({*kinds}) > 1]
+
+
+def checkpoint_cost(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    work: Mapping[str, LayerWork],
+    products: Mapping[str, int] | None = None,
+) -> list[Entry]:
+    """The account of a checkpoint; its tensors are not read.
+
+    Args:
+        path: of the file.
+        model: the float architecture of its metadata, on any device. It is converted.
+        work, products: see ``network_cost``.
+
+    Raises:
+        QuantFaceError: the file cannot be read, does not fit the architecture, or its tensors take
+            another number of bytes than the account says.
+    """
+    path = Path(path)
+    with opened(path) as (file, metadata):
+        try:
+            if metadata.recipe is not None:
+                convert_layers(model, metadata.recipe, metadata.bits)
+            balances = dict(_stored_balances(model, metadata))
+        except QuantFaceError as error:
+            raise QuantFaceError(f"{path}: {error}") from error
+        types = {key: file.get_slice(key).get_dtype() for key in set(file.keys())}
+    _add_offsets(x for x in quant_layers(model) if f"{x.name}.act_offset" in types)
+    widths = {key: VALUE_BYTES[kind] for key, kind in types.items() if kind in VALUE_BYTES}
+    entries = network_cost(model, work, products, metadata.ranks, balances, widths)
+    counted, found = total_cost(entries).bytes, tensor_bytes(path)
+    if counted != found:
+        raise QuantFaceError(
+            f"{path}: its tensors take {found:,} bytes, but those of its architecture and metadata "
+            f"take {counted:,}; the file is of another architecture, or damaged"
+        )
+    return entries
+
+
+def tensor_bytes(path: Path) -> int:
+    """Bytes of a ``.safetensors`` file without its header."""
+    with path.open("rb") as file:
+        (header,) = struct.unpack("<Q", file.read(8))
+    return path.stat().st_size - 8 - header
+
+
+def _add_offsets(layers: Iterable[QuantLayer]) -> None:
+    for layer in layers:
+        layer.act_offset = nn.Parameter(_scale(layer), requires_grad=False)
+
+
+def _scale(layer: QuantLayer) -> torch.Tensor:
+    return torch.empty(layer.channels, device="meta")
+
+
+def _stored_balances(model: nn.Module, metadata: Metadata) -> Iterator[tuple[str, LayerBalance]]:
+    for name, options in metadata.balance.items():
+        layer = model.get_submodule(name)
+        assert isinstance(layer, QuantLayer)
+        scaled = isinstance(options, dict) and options.get("scaled") is True
+        balance = LayerBalance.from_dict(name, options, _scale(layer) if scaled else None)
+        layer.check_balance(LayerBalance(None, balance.segments))
+        yield name, balance

@@ -1,0 +1,95 @@
+"""What is trained of a quantized model, and how what was trained becomes a plain layer again."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from quantface_arch.errors import QuantFaceError, check_choice
+from quantface_arch.quant.finetune.weight_trainers import TUNERS
+from quantface_arch.quant.nn.layers import QuantLayer, State, quant_layers
+from quantface_arch.quant.ops.lowrank import low_rank_weight
+
+__all__ = ["BOUNDS", "settle", "trainable"]
+
+# Of activation ranges: nothing, both ends, or the step alone with the zero point as it is.
+BOUNDS = (False, True, "step")
+
+
+def trainable(
+    model: nn.Module,
+    bounds: bool | str = False,
+    weights: str | None = None,
+    teacher: nn.Module | None = None,
+) -> list[nn.Parameter]:
+    """Let gradients reach the branches of a quantized model, and what else is asked for.
+
+    Args:
+        bounds: True: also the two ends of every fixed activation range, in the logarithm (LSQ+);
+            ``step``: only how far apart its levels are (LSQ).
+        weights: also the rounded weights, by a tuner of ``tuners.TUNERS``: ``rounding`` (AdaRound),
+            ``merged`` (a low-rank change that is rounded with the weight), ``scale`` (learned
+            scale and offset of the input's channels).
+        teacher: the float network that the model was made from, which ``weights`` needs: a module
+            of the same names.
+
+    Returns:
+        the parameters to train, in the order of the layers.
+
+    Raises:
+        QuantFaceError: a layer is not quantized yet, ``bounds`` or ``weights`` is not one of those
+            above, or there is nothing to train.
+    """
+    if bounds not in BOUNDS:
+        raise QuantFaceError(f"bounds: found {bounds!r}, allowed are false, true and step")
+    if weights is not None:
+        check_choice("weights", weights, TUNERS)
+    model.requires_grad_(False)
+    chosen: list[nn.Parameter] = []
+    for layer in quant_layers(model):
+        if layer.state is not State.QUANTIZED:
+            raise QuantFaceError(
+                f"layer {layer.name}: found state {layer.state.value}, only quantized is trained"
+            )
+        if bounds and not layer.activation_spec.dynamic and layer.act_bounds is None:
+            zeros = torch.zeros(1 if bounds == "step" else 2, device=layer.act_scale.device)
+            layer.act_bounds = nn.Parameter(zeros)
+        if weights is not None:
+            assert teacher is not None
+            residual = _residual(layer, teacher.get_submodule(layer.name))
+            layer.tuner = TUNERS[weights](layer, residual)
+        own = [layer.branch_down, layer.branch_up, layer.act_bounds if bounds else None]
+        if layer.tuner is not None:
+            own += [layer.act_offset, *layer.tuner.parameters()]
+        chosen += [value for value in own if isinstance(value, nn.Parameter)]
+    for parameter in chosen:
+        parameter.requires_grad_(True)
+    if not chosen:
+        raise QuantFaceError("training: the model has no branches; give its recipe a branch rank")
+    return chosen
+
+
+@torch.no_grad()
+def _residual(layer: QuantLayer, original: nn.Module) -> Tensor:
+    """What was rounded: the float layer's weight, balanced, without the branch."""
+    assert isinstance(original.weight, Tensor)
+    weight = original.weight.detach()
+    if layer.balance.kind != "none":
+        weight = layer.balance.weight(weight, layer.groups)
+    if layer.branch_down is None or layer.branch_up is None:
+        return weight.clone()
+    return weight - low_rank_weight(layer.branch_down, layer.branch_up)
+
+
+@torch.no_grad()
+def settle(model: nn.Module) -> None:
+    """Put what was trained on its grids, the activations' ranges too: the outputs stay the same."""
+    for layer in quant_layers(model):
+        if layer.act_bounds is not None:
+            scale, zero_point = layer.input_grid()
+            layer.act_scale.copy_(scale)
+            layer.act_zero_point.copy_(zero_point)
+            layer.act_bounds = None
+        if layer.tuner is not None:
+            tuner, layer.tuner = layer.tuner, None
+            tuner.settle(layer)

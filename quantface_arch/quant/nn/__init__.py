@@ -1,0 +1,1 @@
+"""Quantized layers, and the conversion of a network to them."""

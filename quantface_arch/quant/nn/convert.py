@@ -1,0 +1,225 @@
+"""Replace a network's float layers by quantized ones, and report what was replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from quantface_arch.errors import QuantFaceError, check_patterns
+from quantface_arch.quant.config.recipe import Recipe
+from quantface_arch.quant.config.specs import MAX_BITS
+from quantface_arch.quant.nn.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
+
+__all__ = [
+    "BitMap",
+    "ConversionReport",
+    "ConvertedLayer",
+    "SkippedLayer",
+    "convert",
+    "convert_layers",
+    "register",
+    "replace_module",
+]
+
+# Exact float type → quantized type. Subclasses are left alone: they may compute something else.
+TABLE: dict[type[nn.Module], type[QuantLayer]] = {}
+
+# Names of layers → (bits of the weight, bits of the input).
+BitMap = Mapping[str, tuple[int, int]]
+
+
+def register(float_type: type[nn.Module], quant_type: type[QuantLayer]) -> None:
+    """Make ``convert`` replace layers of exactly ``float_type``.
+
+    Raises:
+        QuantFaceError: the type is taken.
+    """
+    if float_type in TABLE:
+        raise QuantFaceError(
+            f"layer type {float_type.__name__}: already converted to {TABLE[float_type].__name__}"
+        )
+    TABLE[float_type] = quant_type
+
+
+register(nn.Linear, QuantLinear)
+register(nn.Conv1d, QuantConv1d)
+register(nn.Conv2d, QuantConv2d)
+
+
+@dataclass(frozen=True)
+class ConvertedLayer:
+    """A layer that was replaced: its name, float type, widths and number of parameters."""
+
+    name: str
+    kind: str
+    weight_bits: int
+    activation_bits: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class SkippedLayer:
+    """A layer with a weight matrix that stays in floating point, and why."""
+
+    name: str
+    kind: str
+    reason: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What ``convert`` did; ``str(report)`` is a table."""
+
+    recipe: Recipe
+    converted: tuple[ConvertedLayer, ...]
+    skipped: tuple[SkippedLayer, ...]
+
+    @property
+    def bits(self) -> dict[str, tuple[int, int]]:
+        """Bits of weight and input of every converted layer, by name."""
+        return {layer.name: (layer.weight_bits, layer.activation_bits) for layer in self.converted}
+
+    def summary(self) -> str:
+        """One line: how many layers stand at which width."""
+        counts: dict[str, int] = {}
+        for layer in self.converted:
+            width = f"w{layer.weight_bits}a{layer.activation_bits}"
+            counts[width] = counts.get(width, 0) + 1
+        widths = ", ".join(f"{count} at {width}" for width, count in sorted(counts.items()))
+        return (
+            f"recipe {self.recipe.name}: {len(self.converted)} layers quantized ({widths}), "
+            f"{len(self.skipped)} left in floating point"
+        )
+
+    def __str__(self) -> str:
+        rows = [
+            (layer.name, layer.kind, f"w{layer.weight_bits}a{layer.activation_bits}")
+            for layer in self.converted
+        ]
+        rows += [(layer.name, layer.kind, f"float: {layer.reason}") for layer in self.skipped]
+        rows.insert(0, ("layer", "type", "width"))
+        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        table = [f"{name:{widths[0]}}  {kind:{widths[1]}}  {note}" for name, kind, note in rows]
+        return "\n".join([self.summary(), *table])
+
+
+def convert(model: nn.Module, recipe: Recipe, bits: BitMap | None = None) -> ConversionReport:
+    """Replace, in place, the layers that a recipe names; none is calibrated yet.
+
+    A module that occurs under several names is replaced under all of them and listed by the first.
+
+    Args:
+        bits: widths of exactly the layers that the recipe names, instead of the recipe's.
+
+    Raises:
+        QuantFaceError: a pattern of the recipe matches no layer, no layer is left to convert, or
+            the bit map names other layers.
+    """
+    layers = {name: module for name, module in model.named_modules() if _has_matrix(module)}
+    for what in ("include", "exclude", "eight_bit"):
+        check_patterns(f"recipe {what}", getattr(recipe, what), layers)
+    chosen: dict[str, tuple[int, int]] = {}
+    skipped = []
+    for name, module in layers.items():
+        reason = _reason_to_skip(name, module, recipe)
+        if reason is None:
+            high = _matches(name, recipe.eight_bit)
+            widths = (recipe.weights.bits, recipe.activations.bits)
+            chosen[name] = (MAX_BITS, MAX_BITS) if high else widths
+        else:
+            kind, size = type(module).__name__, _parameters(module)
+            skipped.append(SkippedLayer(name, kind, reason, size))
+    if not chosen:
+        raise QuantFaceError(f"recipe {recipe.name}: no layer of the model can be quantized by it")
+    if bits is not None:
+        chosen = _checked_map(bits, chosen)
+    converted = [
+        ConvertedLayer(name, type(layers[name]).__name__, *widths, _parameters(layers[name]))
+        for name, widths in chosen.items()
+    ]
+    convert_layers(model, recipe, chosen)
+    return ConversionReport(recipe, tuple(converted), tuple(skipped))
+
+
+def convert_layers(model: nn.Module, recipe: Recipe, bits: BitMap) -> None:
+    """Replace exactly the layers of a bit map, in place, with the recipe's quantizers.
+
+    ``model.quant_recipe`` keeps the recipe for the checkpoint.
+
+    Raises:
+        QuantFaceError: a name that is no layer of the model, or one that cannot be quantized.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    layers: dict[nn.Module, QuantLayer] = {}
+    for name, (weight_bits, activation_bits) in bits.items():
+        module = modules.get(name)
+        if module is None:
+            raise QuantFaceError(f"bit map: the model has no layer {name!r}")
+        reason = _reason_not_convertible(name, module)
+        if reason is not None:
+            raise QuantFaceError(f"bit map: layer {name!r} cannot be quantized: {reason}")
+        try:
+            weights = recipe.weights.with_bits(weight_bits)
+            activations = recipe.activations.with_bits(activation_bits)
+        except QuantFaceError as error:
+            raise QuantFaceError(f"bit map: layer {name!r}: {error}") from None
+        layers[module] = TABLE[type(module)].from_float(module, weights, activations, name)
+    for module, layer in layers.items():
+        replace_module(model, module, layer)
+    model.quant_recipe = recipe  # type: ignore[assignment]
+
+
+def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put a module in the place of another, under all the names that it has in a model."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                setattr(parent, name, new)
+
+
+def _checked_map(bits: BitMap, wanted: BitMap) -> dict[str, tuple[int, int]]:
+    for name in bits:
+        if name not in wanted:
+            raise QuantFaceError(f"bit map: layer {name!r} is none that the recipe quantizes")
+    for name in wanted:
+        if name not in bits:
+            raise QuantFaceError(f"bit map: layer {name!r} is missing; the recipe quantizes it")
+    return {name: bits[name] for name in wanted}
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    weight = module._parameters.get("weight")
+    return weight is not None and weight.ndim >= 2
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters(recurse=False))
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _reason_to_skip(name: str, module: nn.Module, recipe: Recipe) -> str | None:
+    if _matches(name, recipe.exclude):
+        return "excluded by the recipe"
+    if not _matches(name, recipe.include):
+        return "not included by the recipe"
+    return _reason_not_convertible(name, module)
+
+
+def _reason_not_convertible(name: str, module: nn.Module) -> str | None:
+    if isinstance(module, QuantLayer):
+        return "already quantized"
+    if type(module) not in TABLE:
+        known = ", ".join(kind.__name__ for kind in TABLE)
+        return f"its type is none of {known}"
+    if name == "":
+        return "it is the whole model; put it inside another module"
+    if module._forward_hooks or module._forward_pre_hooks:
+        return "it has forward hooks, which would be lost"
+    return None

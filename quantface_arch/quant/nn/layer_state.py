@@ -1,0 +1,127 @@
+"""What a quantized layer consists of, and how its ``state_dict`` is saved and taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.config.specs import QuantSpec
+from quantface_arch.quant.finetune.weight_trainers import Tuner
+from quantface_arch.quant.ops.balance import LayerBalance
+
+__all__ = ["LayerState", "State"]
+
+
+# Tensors that a layer may have or not: a buffer, then parameters.
+OPTIONAL = ("balance_multiplier", "branch_down", "branch_up", "act_bounds", "act_offset")
+
+
+class State(Enum):
+    """Lifecycle of a layer and of a model: float → calibrating → quantized."""
+
+    FLOAT = "float"
+    CALIBRATING = "calibrating"
+    QUANTIZED = "quantized"
+
+
+class LayerState(nn.Module):
+    """Attributes of a quantized layer, described at ``QuantLayer``, and their ``state_dict``."""
+
+    name: str
+    weight_spec: QuantSpec
+    activation_spec: QuantSpec
+    state: State
+    balance: LayerBalance
+    observer: Callable[[Tensor], None] | None
+    weight: Tensor
+    bias: Tensor | None
+    weight_scale: Tensor
+    weight_zero_point: Tensor
+    act_scale: Tensor
+    act_zero_point: Tensor
+    act_low: Tensor
+    act_high: Tensor
+    balance_multiplier: Tensor | None
+    branch_down: Tensor | None
+    branch_up: Tensor | None
+    act_bounds: Tensor | None
+    act_offset: Tensor | None
+    tuner: Tuner | None
+    groups: int = 1
+
+    def forget_method(self) -> None:
+        """Neither balancing nor branches nor trained bounds; the weight stays as it is."""
+        self.balance = LayerBalance()
+        self.register_buffer(OPTIONAL[0], None)
+        for parameter in OPTIONAL[1:]:
+            self.register_parameter(parameter, None)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the input."""
+        return self.weight.shape[1] * self.groups
+
+    def get_extra_state(self) -> Tensor:
+        """State, widths and rotation, int64 (4 + 2·segments,): ``state_dict`` holds tensors only.
+
+        With the buffers and parameters this is all of the layer: a state loads into a layer that
+        was converted alike, balanced and branched or not.
+        """
+        place = list(State).index(self.state)
+        bits = (self.weight_spec.bits, self.activation_spec.bits)
+        segments = [number for segment in self.balance.segments for number in segment]
+        return torch.tensor((place, *bits, self.balance.seed, *segments))
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the state over.
+
+        Raises:
+            QuantFaceError: it was saved from a layer of other widths.
+        """
+        place, weight_bits, activation_bits, seed, *numbers = state.tolist()
+        found = [weight_bits, activation_bits]
+        wanted = [self.weight_spec.bits, self.activation_spec.bits]
+        if found != wanted:
+            raise QuantFaceError(
+                f"layer {self.name}: found weights and inputs of {found} bits, wanted are {wanted}"
+            )
+        self.state = list(State)[place]
+        segments = tuple(zip(numbers[::2], numbers[1::2], strict=True))
+        balance = LayerBalance(None, segments, seed)
+        if self.balance_multiplier is not None:
+            scale = balance.signs(self.channels) / self.balance_multiplier.cpu()
+            if not bool((scale == 1).all()):
+                balance = LayerBalance(scale, segments, seed)
+        self.balance = balance
+        if self.state is State.QUANTIZED:
+            self.weight.requires_grad_(False)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        if prefix + "act_scale" not in state_dict:
+            # Weights of the float network: everything else stays, but calibration is void.
+            self.state = State.CALIBRATING
+            self.forget_method()
+            for key, value in self.named_buffers(recurse=False):
+                state_dict[prefix + key] = value
+            state_dict[prefix + "_extra_state"] = self.get_extra_state()
+        self._take_shapes(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _take_shapes(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """Have exactly those optional tensors, of those shapes, that a state holds."""
+        for key in OPTIONAL:
+            value = state_dict.get(prefix + key)
+            own = getattr(self, key)
+            if value is None:
+                setattr(self, key, None)
+            elif own is None or own.shape != value.shape:
+                new = torch.zeros_like(value, device=self.weight.device)
+                is_buffer = key in self._buffers
+                setattr(self, key, new if is_buffer else nn.Parameter(new, requires_grad=False))

@@ -1,0 +1,1 @@
+"""Functions of tensors that the method is made of."""

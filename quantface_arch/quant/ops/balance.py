@@ -1,0 +1,182 @@
+"""Rotation-scaling channel balancing: x̂ = x S⁻¹ H and Ŵ = W S H, so that x̂ Ŵᵀ = x Wᵀ.
+
+S = diag(s) evens out the channels' magnitudes, H is a randomized Hadamard rotation. Both act on the
+input channels alone, at each position of x and at each tap of a kernel, so padding by zeros,
+reflection or wrapping commutes with them (QuantFace, arXiv 2506.00820, rotation-scaling).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.ops.hadamard import Segments, rotate
+from quantface_arch.utils.files import atomic_path
+from quantface_arch.utils.safe_yaml_json import parse_json
+from quantface_arch.utils.safetensors_header import check_header
+
+__all__ = ["LayerBalance", "channel_scale", "load_balance", "save_balance"]
+
+KEY = "quantface_balance"
+# Scales further from their geometric mean than this would trade range for rounding in 16 bits.
+REACH = 1e3
+
+
+def channel_scale(
+    input_absmax: Tensor, weight_absmax: Tensor, alpha: float, beta: float | None = None
+) -> Tensor:
+    """s_j = max|x_j|^α / max|W_·j|^β, its geometric mean brought to 1.
+
+    Args:
+        input_absmax: float (Cin,), largest magnitude of each input channel during calibration.
+        weight_absmax: float (Cin,), largest magnitude of each column of the weight.
+        alpha, beta: exponents; β = 1 - α where None (SmoothQuant, Xiao et al., 2023).
+
+    Returns:
+        float32 (Cin,), positive; 1 for a channel that is never used, on either side. Each is the
+        reciprocal of its reciprocal, which is what layers keep, so that nothing is lost by it.
+    """
+    x, w = input_absmax.double(), weight_absmax.double()
+    exponent = 1 - alpha if beta is None else beta
+    used = (x > 0) & (w > 0)
+    log = alpha * x.clamp(min=1e-30).log() - exponent * w.clamp(min=1e-30).log()
+    middle = log[used].mean() if bool(used.any()) else log.new_zeros(())
+    scale = (log - middle).exp().clamp(1 / REACH, REACH)
+    scale = torch.where(used, scale, torch.ones_like(scale)).float()
+    return scale.reciprocal().reciprocal()
+
+
+@dataclass(frozen=True, eq=False)
+class LayerBalance:
+    """Balancing of one layer.
+
+    Attributes:
+        scale: s, float32 (Cin,), positive; None: no scaling.
+        segments: blocks of the rotation, see ``hadamard``; (): no rotation.
+        seed: of the rotation's random signs.
+    """
+
+    scale: Tensor | None = None
+    segments: Segments = ()
+    seed: int = 0
+
+    @property
+    def kind(self) -> str:
+        """``none``, ``scale``, ``rotate`` or ``both``."""
+        if self.scale is None:
+            return "rotate" if self.segments else "none"
+        return "both" if self.segments else "scale"
+
+    def signs(self, channels: int) -> Tensor:
+        """D: float32 (channels,) of ±1, fixed by the seed; all 1 without a rotation."""
+        if not self.segments:
+            return torch.ones(channels)
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randint(0, 2, (channels,), generator=generator).float() * 2 - 1
+
+    def multiplier(self, channels: int) -> Tensor:
+        """The diagonal part of the input's transform, S⁻¹ D: float32 (channels,)."""
+        signs = self.signs(channels)
+        return signs if self.scale is None else signs / self.scale
+
+    def weight(self, weight: Tensor, groups: int = 1, inverse: bool = False) -> Tensor:
+        """Ŵ = W S D H of a weight (Cout, Cin/groups, ...), or W of Ŵ; computed in float64."""
+        rows, columns, *taps = weight.shape
+        grouped = weight.double().view(groups, rows // groups, columns, *taps)
+        scale = self.multiplier(groups * columns).double().reciprocal().to(weight.device)
+        scale = scale.view(groups, 1, columns, *[1] * len(taps))
+        segments = self.segments
+        if segments and groups > 1:
+            segments = ((segments[0][0] // groups, segments[0][1]),)
+        if inverse:
+            grouped = rotate(grouped, segments, 2, inverse=True) if segments else grouped
+            grouped = grouped / scale
+        else:
+            grouped = grouped * scale
+            grouped = rotate(grouped, segments, 2) if segments else grouped
+        return grouped.reshape(weight.shape).to(weight.dtype)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the scale's values, as plain data."""
+        segments = [list(segment) for segment in self.segments]
+        return {"segments": segments, "seed": self.seed, "scaled": self.scale is not None}
+
+    @classmethod
+    def from_dict(cls, name: str, options: object, scale: Tensor | None) -> LayerBalance:
+        """Inverse of ``to_dict``; ``name`` is the layer's.
+
+        Raises:
+            QuantFaceError: malformed.
+        """
+        if isinstance(options, dict) and options.keys() == {"segments", "seed", "scaled"}:
+            segments, seed = options["segments"], options["seed"]
+            if options["scaled"] is not (scale is not None):
+                raise QuantFaceError(f"balance of layer {name!r}: a scale missing or too many")
+            pairs = isinstance(segments, list) and all(
+                isinstance(pair, list) and len(pair) == 2 and all(_is_count(n) for n in pair)
+                for pair in segments
+            )
+            if pairs and type(seed) is int and 0 <= seed < 2**63:
+                return cls(scale, tuple((count, size) for count, size in segments), seed)
+        raise QuantFaceError(f"balance of layer {name!r}: found {options!r}, not segments and seed")
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 1 <= value <= 2**20
+
+
+def save_balance(
+    plan: Mapping[str, LayerBalance],
+    path: str | os.PathLike[str],
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the balancing of a network's layers to one ``.safetensors`` file.
+
+    Args:
+        extra: plain data to keep with it.
+    """
+    layers = {name: balance.to_dict() for name, balance in plan.items()}
+    header = {KEY: json.dumps({"layers": layers, "extra": dict(extra or {})})}
+    scales = {
+        name: balance.scale.contiguous()
+        for name, balance in plan.items()
+        if balance.scale is not None
+    }
+    with atomic_path(path) as temporary:
+        save_file(scales, temporary, metadata=header)
+
+
+def load_balance(path: str | os.PathLike[str]) -> dict[str, LayerBalance]:
+    """Read what ``save_balance`` wrote.
+
+    Raises:
+        QuantFaceError: missing, damaged, or no file of balancing.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise QuantFaceError(f"balance file {source}: no such file; scripts/balance.py makes one")
+    try:
+        check_header(source)
+        with safe_open(source, framework="pt", device="cpu") as file:
+            layers = parse_json(f"metadata key {KEY!r}", (file.metadata() or {})[KEY])["layers"]
+            names = set(file.keys())
+            return {
+                name: LayerBalance.from_dict(
+                    name, options, file.get_tensor(name).float() if name in names else None
+                )
+                for name, options in layers.items()
+            }
+    except QuantFaceError as error:
+        raise QuantFaceError(f"balance file {source}: {error}") from None
+    except (SafetensorError, OSError, KeyError, TypeError, AttributeError):
+        raise QuantFaceError(f"balance file {source}: damaged, or of another kind") from None

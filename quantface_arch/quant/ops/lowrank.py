@@ -1,0 +1,135 @@
+"""QD-LoRA: the two low-rank branches of a layer, kept as one pair of factors from the start.
+
+Branch 1 holds the leading singular vectors of the balanced weight, so that less is left to
+quantize; branch 2 starts at zero and is trained by distillation (QuantFace, arXiv 2506.00820,
+QD-LoRA). Since x L₁ᵀ + x L₂ᵀ is the product with the concatenated factors, nothing has to be merged
+in the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
+
+from quantface_arch.errors import QuantFaceError, check_patterns
+from quantface_arch.quant.config.specs import BranchSpec
+
+__all__ = [
+    "branch_parameters",
+    "choose_ranks",
+    "full_rank",
+    "low_rank_weight",
+    "svd_factors",
+    "zero_factors",
+]
+
+# Beyond this, a randomized SVD is used: exact to far below the residual's rounding, and far faster.
+EXACT = 512
+# Largest rank that ``auto`` gives the SVD branch.
+AUTO = 16
+
+
+def full_rank(weight: Tensor) -> int:
+    """Largest rank of a weight seen as (Cout, Cin·taps)."""
+    return min(weight.shape[0], weight[0].numel())
+
+
+def low_rank_weight(down: Tensor, up: Tensor) -> Tensor:
+    """The weight (Cout, Cin, *taps) that factors (r, Cin, *taps) and (Cout, r) stand for."""
+    return (up @ down.flatten(1)).view(up.shape[0], *down.shape[1:])
+
+
+def svd_factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Best approximation of a weight by ``rank`` singular vectors, Σ shared evenly by the factors.
+
+    Args:
+        weight: float (Cout, Cin, *taps).
+        rank: at most ``full_rank(weight)``.
+
+    Returns:
+        down (rank, Cin, *taps) and up (Cout, rank), float32; up·down approximates the weight.
+    """
+    matrix = weight.detach().float().flatten(1)
+    if rank == 0:
+        return matrix.new_zeros(0, *weight.shape[1:]), matrix.new_zeros(weight.shape[0], 0)
+    if min(matrix.shape) > EXACT:
+        with torch.random.fork_rng(devices=[matrix.device] if matrix.is_cuda else []):
+            torch.manual_seed(0)
+            u, s, v = torch.svd_lowrank(matrix, q=min(2 * rank + 16, min(matrix.shape)), niter=4)
+        vt = v.T
+    else:
+        u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
+    root = s[:rank].sqrt()
+    down = (root[:, None] * vt[:rank]).reshape(rank, *weight.shape[1:])
+    return down.contiguous(), (u[:, :rank] * root).contiguous()
+
+
+def zero_factors(weight: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Branch 2 before training: down ~ N(0, 1/(Cin·taps)), up = 0; shapes as ``svd_factors``."""
+    generator = torch.Generator().manual_seed(seed)
+    fan_in = weight[0].numel()
+    down = torch.randn(rank, *weight.shape[1:], generator=generator) * fan_in**-0.5
+    return down.to(weight.device), weight.new_zeros(weight.shape[0], rank, dtype=torch.float32)
+
+
+def branch_parameters(weight: Tensor, rank: int) -> int:
+    """Numbers that a branch of this rank holds."""
+    return rank * (weight.shape[0] + weight[0].numel())
+
+
+def choose_ranks(
+    weights: Mapping[str, Tensor], spec: BranchSpec, parameters: int
+) -> dict[str, tuple[int, int]]:
+    """Ranks (SVD, distillation) of every layer.
+
+    The two default ranks are lowered in proportion where they pass a layer's cap; ranks that a
+    pattern names are taken as they are.
+
+    Args:
+        weights: by layer name, of the layers that may have a branch.
+        parameters: of the whole model, of which ``spec.budget`` is a share.
+
+    Raises:
+        QuantFaceError: a pattern that matches no layer, a rank that does not fit a layer, branches
+            that pass the budget.
+    """
+    able = "layer that may have a branch (grouped ones and those at 8 bits have none)"
+    check_patterns("branch ranks", spec.ranks, weights, able)
+    largest = max((full_rank(weight) for weight in weights.values()), default=0)
+    if weights and spec.distill + (0 if isinstance(spec.svd, str) else spec.svd) > largest:
+        raise QuantFaceError(
+            f"branch: found ranks {spec.svd} + {spec.distill}, the largest layer has {largest}"
+        )
+    candidates = range(AUTO, -1, -1) if isinstance(spec.svd, str) else (spec.svd,)
+    chosen, spent = {}, 0
+    for svd in candidates:
+        chosen = {name: _ranks_of(name, weight, svd, spec) for name, weight in weights.items()}
+        spent = sum(branch_parameters(weights[name], sum(ranks)) for name, ranks in chosen.items())
+        if spent <= spec.budget * parameters:
+            break
+    else:
+        raise QuantFaceError(
+            f"branch: ranks {spec.svd} + {spec.distill} take {spent / parameters:.1%} of the "
+            f"model's parameters, the budget is {spec.budget:.1%}; lower them, or raise the budget"
+        )
+    return chosen
+
+
+def _ranks_of(name: str, weight: Tensor, svd: int, spec: BranchSpec) -> tuple[int, int]:
+    cap = int(spec.cap * full_rank(weight))
+    for pattern, ranks in spec.ranks.items():
+        if fnmatchcase(name, pattern):
+            if sum(ranks) > cap:
+                raise QuantFaceError(
+                    f"layer {name}: found ranks {ranks[0]} + {ranks[1]}, allowed are at most {cap} "
+                    f"together ({spec.cap:g} of the layer's {full_rank(weight)})"
+                )
+            return ranks
+    total = svd + spec.distill
+    if total <= cap:
+        return svd, spec.distill
+    kept = round(cap * svd / total)
+    return kept, cap - kept

@@ -1,0 +1,1 @@
+"""Restoring photographs and videos: what ``inference/restore.py`` does."""

@@ -1,0 +1,1 @@
+"""Helpers that know nothing of networks or quantization: files, images, downloads, commands."""

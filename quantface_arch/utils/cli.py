@@ -1,0 +1,66 @@
+"""What every command of this package has in common: one-line errors and exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from quantface_arch import __version__
+from quantface_arch.errors import QuantFaceError, UsageError, one_line
+from quantface_arch.utils.distributed import Shard
+
+__all__ = ["Parser", "describe", "run"]
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` whose complaint about wrong options is one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"error: {message} (see {self.prog} --help)\n")
+
+
+def describe(error: BaseException) -> str:
+    """The error as one line for people: our own messages as they are, others with their type."""
+    text = one_line(error)
+    if isinstance(error, QuantFaceError):
+        return text
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return f"unexpected {type(error).__name__}: {text} (--debug shows where)"
+
+
+def run(main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser) -> NoReturn:
+    """Parse the command line, call ``main`` and exit with what it returns; never returns.
+
+    ``--debug``, which shows tracebacks, and ``--version`` are added to the parser. Exit status:
+    what ``main`` returns; 2 for a :class:`UsageError` and for options that do not parse; 1 for
+    every other exception; 130 when interrupted.
+    """
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    version = f"quantface {__version__}"
+    parser.add_argument("--version", action="version", version=version, help="show it and exit")
+    args = parser.parse_args()
+    try:
+        status = main(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = EXIT_INTERRUPTED
+    except Exception as error:
+        if args.debug:
+            traceback.print_exc()
+        print(f"error: {describe(error)}", file=sys.stderr)
+        status = EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+    if Shard.here().count > 1:
+        # A thread that torch has left behind would now and then abort a process whose work is done.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -1,0 +1,166 @@
+"""Pictures as others distribute them: in a folder or a .zip file, at any depth, under any name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from quantface_arch.errors import QuantFaceError, UsageError
+from quantface_arch.utils.images import SUFFIXES
+
+__all__ = ["MAX_BYTES", "MAX_PICTURE_BYTES", "PictureSource", "open_source"]
+
+# Of what a .zip file unpacks to. The largest published test set has 1.2 GB, a 512×512 face 1 MB.
+MAX_BYTES = 8 << 30
+MAX_PICTURE_BYTES = 64 << 20
+
+
+class PictureSource(ABC):
+    """The pictures of one folder, which may lie anywhere below ``path``.
+
+    Hidden files, such as those that macOS adds to archives, and files of other kinds are left out.
+
+    Attributes:
+        path: the folder or file that was named.
+        pictures: stem → path below ``path``, sorted.
+    """
+
+    def __init__(self, path: Path, names: Iterable[PurePosixPath]) -> None:
+        self.path = path
+        self.pictures = self._only_folder(names)
+
+    def _only_folder(self, names: Iterable[PurePosixPath]) -> dict[str, PurePosixPath]:
+        folders: defaultdict[PurePosixPath, dict[str, PurePosixPath]] = defaultdict(dict)
+        for name in sorted(names):
+            hidden = any(part.startswith(".") for part in name.parts)
+            if hidden or name.suffix.lower() not in SUFFIXES:
+                continue
+            other = folders[name.parent].setdefault(name.stem, name)
+            if other is not name:
+                raise QuantFaceError(
+                    f"{self.path}: {other} and {name} have one name, but for the suffix"
+                )
+        if not folders:
+            raise QuantFaceError(f"{self.path}: no picture in it ({', '.join(sorted(SUFFIXES))})")
+        if len(folders) > 1:
+            found = ", ".join(f"{folder} ({len(files)})" for folder, files in folders.items())
+            raise QuantFaceError(
+                f"{self.path}: found pictures in several folders: {found}; "
+                "name one of them (unpack a .zip file first)"
+            )
+        return next(iter(folders.values()))
+
+    def origin(self, stem: str) -> str:
+        """Names a picture in messages."""
+        return f"{self.path}/{self.pictures[stem]}"
+
+    @abstractmethod
+    def copy(self, stem: str, target: Path) -> None:
+        """Write a picture's file as it is.
+
+        Raises:
+            QuantFaceError: it cannot be read or written.
+        """
+
+    def link(self, stem: str, target: Path) -> None:
+        """Make ``target`` another name of a picture's file.
+
+        Raises:
+            UsageError: the source is no folder.
+            QuantFaceError: it lies on another file system.
+        """
+        raise UsageError(f"{self.path}: what is packed cannot be linked to; leave out --link")
+
+
+class Folder(PictureSource):
+    """Pictures of a folder or one below it."""
+
+    def __init__(self, path: Path) -> None:
+        files = (file for file in path.rglob("*") if file.is_file())
+        super().__init__(path, [PurePosixPath(file.relative_to(path)) for file in files])
+
+    def copy(self, stem: str, target: Path) -> None:
+        try:
+            shutil.copyfile(self.path / self.pictures[stem], target)
+        except OSError as error:
+            raise QuantFaceError(f"{self.origin(stem)}: cannot be copied: {error}") from error
+
+    def link(self, stem: str, target: Path) -> None:
+        try:
+            os.link((self.path / self.pictures[stem]).resolve(), target)
+        except OSError as error:
+            raise QuantFaceError(
+                f"{self.origin(stem)}: cannot be linked: {error.strerror}; leave out --link"
+            ) from error
+
+
+class Zip(PictureSource):
+    """Pictures of a .zip file.
+
+    The whole file is refused if any entry would lead out of the folder that it is unpacked to, is a
+    link or a device, is encrypted, or if the pictures are larger than they may be.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.archive = zipfile.ZipFile(path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise QuantFaceError(f"{path}: cannot be read as a .zip file: {error}") from error
+        entries = self.archive.infolist()
+        for entry in entries:
+            self._check(path, entry)
+        named = [(PurePosixPath(entry.filename), entry) for entry in entries if not entry.is_dir()]
+        super().__init__(path, [name for name, _ in named])
+        self.entries = dict(named)
+        total = sum(self.entries[name].file_size for name in self.pictures.values())
+        if total > MAX_BYTES:
+            raise QuantFaceError(
+                f"{path}: unpacks to {total:,} bytes of pictures, at most {MAX_BYTES:,} are allowed"
+            )
+
+    @staticmethod
+    def _check(path: Path, entry: zipfile.ZipInfo) -> None:
+        name = entry.filename
+        kind = stat.S_IFMT(entry.external_attr >> 16)
+        if name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts:
+            reason = "leads out of its folder"
+        elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            reason = "is a link or another special file"
+        elif entry.flag_bits & 1:
+            reason = "is encrypted"
+        elif entry.file_size > MAX_PICTURE_BYTES:
+            reason = f"has {entry.file_size:,} bytes, at most {MAX_PICTURE_BYTES:,} are allowed"
+        else:
+            return
+        raise QuantFaceError(f"{path}: entry {name!r} {reason}; the file is not unpacked")
+
+    def copy(self, stem: str, target: Path) -> None:
+        # The entry's stated size, which was checked, is also the most that is read of it.
+        entry = self.entries[self.pictures[stem]]
+        try:
+            with self.archive.open(entry) as packed, target.open("wb") as file:
+                shutil.copyfileobj(packed, file)
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+            raise QuantFaceError(f"{self.origin(stem)}: cannot be unpacked: {error}") from error
+
+
+def open_source(path: Path) -> PictureSource:
+    """The pictures of a folder or a .zip file.
+
+    Raises:
+        UsageError: there is neither.
+        QuantFaceError: no pictures, pictures in several folders or twice under one name, or a .zip
+            file that is damaged or refused, see ``Zip``.
+    """
+    if path.is_dir():
+        return Folder(path)
+    if path.is_file():
+        return Zip(path)
+    raise UsageError(f"{path}: no such folder or .zip file")

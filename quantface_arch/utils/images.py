@@ -1,0 +1,278 @@
+"""Pictures in and out: PNG, JPEG, WebP and BMP, with alpha, ICC profile, 16 bits and EXIF rotation.
+
+Everything behind this module is an RGB array that stands upright. A file's size is read from its
+header and checked before any pixel is decoded, so that a small file cannot claim all memory.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from quantface_arch.errors import QuantFaceError, one_line
+from quantface_arch.utils.files import atomic_path, open_file, read_bytes
+
+__all__ = [
+    "MAX_FILE_BYTES",
+    "MAX_PIXELS",
+    "MAX_SCANS",
+    "MIN_SIDE",
+    "SUFFIXES",
+    "Picture",
+    "load_rgb",
+    "read_image",
+    "read_size",
+    "resize",
+    "to_uint8",
+    "write_image",
+]
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+MIN_SIDE = 16
+MAX_PIXELS = 100_000_000
+# Uncompressed, such a picture with alpha and 16 bits has 800 MB.
+MAX_FILE_BYTES = 1 << 30
+# Encoders write about ten.
+MAX_SCANS = 100
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+_EXIF_ORIENTATION = 0x0112
+_JPEG_SCAN = b"\xff\xda"
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_SIZE_OFFSET = 16
+_PNG_DEPTH_OFFSET = 24  # signature 8, chunk length and name 8, width and height 8
+_PNG_HEADER_END = 33  # the IHDR chunk with its checksum
+_PILLOW_LIMIT = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An upright picture.
+
+    Attributes:
+        rgb: (H, W, 3) uint8, or uint16 for a file of 16 bits per channel; the full range is used.
+        alpha: (H, W) of the same dtype, or None for an opaque picture.
+        icc_profile: the colour profile that ``rgb`` is in; None means sRGB.
+    """
+
+    rgb: np.ndarray
+    alpha: np.ndarray | None = None
+    icc_profile: bytes | None = None
+
+    @property
+    def bit_depth(self) -> int:
+        """Bits per channel, 8 or 16."""
+        return self.rgb.dtype.itemsize * 8
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.rgb.shape[1], self.rgb.shape[0]
+
+    def resized(self, width: int, height: int) -> Picture:
+        """The picture with its alpha at another size, see :func:`resize`."""
+        alpha = None if self.alpha is None else resize(self.alpha, width, height)
+        return replace(self, rgb=resize(self.rgb, width, height), alpha=alpha)
+
+
+def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Resize (H, W[, C]) of any dtype: averaged areas when shrinking, Lanczos when growing."""
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = height * width < image.shape[0] * image.shape[1]
+    mode = cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4
+    return cv2.resize(image, (width, height), interpolation=mode)
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """uint8 or uint16 to uint8, rounded to the nearest level."""
+    if image.dtype == np.uint8:
+        return image
+    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def load_rgb(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a picture as (H, W, 3) uint8 RGB, upright; alpha and profile are left out.
+
+    Raises:
+        QuantFaceError: see :func:`read_image`.
+    """
+    return to_uint8(read_image(path).rgb)
+
+
+def read_image(path: str | os.PathLike[str], max_side: int | None = None) -> Picture:
+    """Read a PNG, JPEG, WebP or BMP file, turned upright by its EXIF orientation.
+
+    Grey pictures become RGB. A profile that does not describe RGB (of a grey or CMYK file) is
+    dropped together with its colour space. Of an animation the first frame is read.
+
+    Args:
+        path: of the file.
+        max_side: pixels that the longer side may have; None for no such limit.
+
+    Raises:
+        QuantFaceError: the file is missing, no regular file, larger than ``MAX_FILE_BYTES``, empty,
+            truncated, corrupt or of another format; or it is smaller than 16 pixels a side, larger
+            than 100 megapixels or longer than ``max_side``, which is found out from the header
+            alone.
+    """
+    path = Path(path)
+    data = read_bytes(path, MAX_FILE_BYTES)
+    if not data:
+        raise QuantFaceError(f"{path}: empty file (0 bytes)")
+    with _readable(path), _open(io.BytesIO(data)) as image:
+        _check_size(path, *image.size, max_side)
+        _check_scans(path, data, image)
+        return _decode(data, image)
+
+
+def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) in pixels of a picture as stored, from its header.
+
+    Raises:
+        QuantFaceError: see :func:`read_image`; damage beyond the header is not found.
+    """
+    path = Path(path)
+    with open_file(path) as file, _readable(path), _open(file) as image:
+        _check_size(path, *image.size)
+        return image.size
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except QuantFaceError:
+        raise
+    except Exception as error:
+        # Decoders answer damaged files with almost any exception type.
+        reason = one_line(error) or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "not a PNG, JPEG, WebP or BMP picture, or its header is damaged"
+        raise QuantFaceError(f"{path}: cannot be read: {reason}") from error
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    # Pillow's own limit would refuse without telling the size; ours follows at once.
+    with _PILLOW_LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(file, formats=_FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_size(path: Path, width: int, height: int, max_side: int | None = None) -> None:
+    if min(width, height) < MIN_SIDE:
+        raise QuantFaceError(
+            f"{path}: {width}x{height} pixels: at least {MIN_SIDE}x{MIN_SIDE} are needed"
+        )
+    if width * height > MAX_PIXELS:
+        raise QuantFaceError(
+            f"{path}: {width}x{height} pixels ({width * height / 1e6:.0f} megapixels): "
+            f"at most {MAX_PIXELS // 10**6} megapixels are allowed"
+        )
+    if max_side is not None and max(width, height) > max_side:
+        raise QuantFaceError(
+            f"{path}: {width}x{height} pixels: at most {max_side} on the longer side are allowed"
+        )
+
+
+def _check_scans(path: Path, data: bytes, image: Image.Image) -> None:
+    # Every scan of a progressive JPEG goes over the whole picture, however few its bytes are.
+    scans = data.count(_JPEG_SCAN) if image.format in ("JPEG", "MPO") else 0
+    if scans > MAX_SCANS:
+        raise QuantFaceError(f"{path}: {scans} scans of JPEG: at most {MAX_SCANS} are allowed")
+
+
+def _decode(data: bytes, image: Image.Image) -> Picture:
+    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    profile = image.info.get("icc_profile")
+    if image.format == "PNG" and data[_PNG_DEPTH_OFFSET] == 16:
+        rgb, alpha = _decode_deep(data, image)
+    else:
+        rgb, alpha = _decode_8bit(image)
+    return Picture(
+        rgb=np.ascontiguousarray(_upright(rgb, orientation)),
+        alpha=None if alpha is None else np.ascontiguousarray(_upright(alpha, orientation)),
+        icc_profile=profile if profile and profile[16:20] == b"RGB " else None,
+    )
+
+
+def _decode_8bit(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    if "A" in image.getbands() or "transparency" in image.info:
+        pixels = np.asarray(image.convert("RGBA"))
+        return pixels[..., :3], pixels[..., 3]
+    return np.asarray(image.convert("RGB")), None
+
+
+def _decode_deep(data: bytes, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    # Pillow cuts 16-bit colour to 8 bits, OpenCV does not; but OpenCV fills up truncated files
+    # in silence, so Pillow has to get through them first.
+    size = image.size
+    if struct.unpack_from(">II", data, _PNG_SIZE_OFFSET) != size:
+        raise ValueError("two headers that contradict each other")
+    image.load()
+    image.close()
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise ValueError("damaged 16-bit PNG data")
+    if pixels.dtype != np.uint16 or pixels.shape[1::-1] != size:
+        raise ValueError("two headers that contradict each other")
+    if pixels.ndim == 2:
+        return np.repeat(pixels[..., None], 3, axis=2), None
+    return pixels[..., 2::-1], pixels[..., 3] if pixels.shape[2] == 4 else None
+
+
+def _upright(image: np.ndarray, orientation: Any) -> np.ndarray:
+    """Undo an EXIF orientation (1 to 8; anything else is taken as 1)."""
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return image
+
+
+def write_image(path: str | os.PathLike[str], picture: Picture) -> None:
+    """Write a PNG of the picture's own bit depth with its alpha and profile, whole or not at all.
+
+    The file is RGB also where the picture is grey.
+
+    Raises:
+        QuantFaceError: ``path`` cannot be written or does not end in ``.png``.
+        WriteError: the disk is full or refuses it.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise QuantFaceError(f"cannot write {path}: pictures are written as .png")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(_encode_png(picture))
+
+
+def _encode_png(picture: Picture) -> bytes:
+    channels = [picture.rgb[..., ::-1]]
+    if picture.alpha is not None:
+        channels.append(picture.alpha[..., None])
+    done, encoded = cv2.imencode(".png", np.concatenate(channels, axis=2))
+    if not done:
+        raise QuantFaceError("OpenCV could not encode it as PNG")
+    data = encoded.tobytes()
+    if picture.icc_profile is None:
+        return data
+    body = b"iCCP" + b"ICC profile\0\0" + zlib.compress(picture.icc_profile)
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return data[:_PNG_HEADER_END] + chunk + data[_PNG_HEADER_END:]

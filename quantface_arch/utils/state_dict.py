@@ -1,0 +1,122 @@
+"""Pickled files of tensors, read without unpickling more, and networks filled from them."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantface_arch.errors import QuantFaceError, one_line
+from quantface_arch.pretrained.lora import listed
+from quantface_arch.utils.files import kind_of
+
+__all__ = ["fill", "read_state", "unpickle"]
+
+# Batch norms saved long ago have none, and torch fills it in.
+OPTIONAL = ".num_batches_tracked"
+
+
+def unpickle(path: Path) -> Any:
+    """What ``torch.save`` wrote, if it is tensors and plain data that are not compressed.
+
+    Raises:
+        QuantFaceError: unreadable, damaged, or holding anything else; the message says what.
+    """
+    is_zip = _check_size(path)
+    try:
+        with path.open("rb") as file:
+            # A pickle may name any length. A file would make room for as much before it is read, a
+            # map of it gives what is there.
+            mapped = None if is_zip else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return torch.load(mapped or file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        culprit = re.search(r"GLOBAL (\S+)", str(error))
+        if culprit is None and not is_zip:
+            raise QuantFaceError(f"{path}: damaged, or no checkpoint") from error
+        what = f"it holds {culprit[1]}" if culprit else "it holds more than tensors"
+        raise QuantFaceError(
+            f"{path}: cannot be unpickled safely ({what}); if you trust whoever made it: "
+            f"python scripts/convert_pickle.py {path} {path.with_suffix('.safetensors')}"
+        ) from error
+    except Exception as error:
+        # Damaged files are answered with almost any exception type.
+        line = one_line(error)
+        raise QuantFaceError(f"{path}: damaged, or no checkpoint ({line})") from error
+
+
+def _check_size(path: Path) -> bool:
+    """Whether a file is an archive. Refuses what is no file, and an archive that unpacks to more
+    than its own size: torch compresses nothing."""
+    kind = kind_of(path.stat().st_mode) if path.exists() else "missing"
+    if kind is not None:
+        raise QuantFaceError(f"{path}: it is {kind}, a file of tensors is wanted")
+    try:
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise QuantFaceError(f"{path}: damaged, or no checkpoint ({one_line(error)})") from error
+    size = path.stat().st_size
+    if unpacked > size:
+        raise QuantFaceError(
+            f"{path}: unpacks to {unpacked:,} bytes, at most its own {size:,} are allowed"
+        )
+    return True
+
+
+def read_state(path: str | os.PathLike[str], keys: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """The state dict in a ``.pth`` file.
+
+    Args:
+        keys: under which it may lie inside the file, the first that is there being taken; without
+            any of them the file itself is the state dict.
+
+    Raises:
+        QuantFaceError: see ``unpickle``, or there is no state dict.
+    """
+    path = Path(path)
+    found = unpickle(path)
+    if isinstance(found, Mapping):
+        found = next((found[key] for key in keys if key in found), found)
+    state = found if isinstance(found, Mapping) else {}
+    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    if len(tensors) < len(state) or not tensors:
+        wanted = " or ".join(keys) or "a state dict"
+        names = listed(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
+        raise QuantFaceError(f"{path}: found {names or 'nothing'}, wanted is {wanted}")
+    return tensors
+
+
+def fill(net: nn.Module, path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
+    """Make ``tensors`` the network's parameters: exactly its keys, exactly its shapes.
+
+    Args:
+        path: names the file in messages.
+
+    Raises:
+        QuantFaceError: a key that is missing, unexpected, or of another shape; the message names
+            the file, the key, and what was found and expected.
+    """
+    shapes = {key: tuple(value.shape) for key, value in net.state_dict().items()}
+    problems = {
+        "missing": [key for key in shapes if key not in tensors and not key.endswith(OPTIONAL)],
+        "unexpected": [key for key in tensors if key not in shapes],
+        "of another shape": [
+            f"{key} (found {tuple(tensors[key].shape)}, expected {shape})"
+            for key, shape in shapes.items()
+            if key in tensors and tuple(tensors[key].shape) != shape
+        ],
+    }
+    found = [f"keys {problem}: {listed(keys)}" for problem, keys in problems.items() if keys]
+    if found:
+        raise QuantFaceError(f"{path}: does not fit {type(net).__name__}: {'; '.join(found)}")
+    net.load_state_dict(dict(tensors))

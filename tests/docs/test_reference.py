@@ -1,0 +1,42 @@
+"""docs/yaml_reference.md says what the code reads."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from quantface_arch.data.degradation import Degradation
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.config.specs import QuantSpec
+
+
+@pytest.fixture
+def writer(load_script, monkeypatch):
+    for name in ("allocate_bits", "reference_tables"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return load_script("write_reference")
+
+
+def test_the_page_is_what_the_script_writes(writer, run_script, repo, tmp_path, monkeypatch):
+    status, out, _ = run_script(writer, "--check")
+    assert status == 0, out
+    stale = tmp_path / "page.md"
+    stale.write_text((repo / "docs/yaml_reference.md").read_text().replace("99.9", "99.8"))
+    monkeypatch.setattr(writer, "PAGE", stale)
+    assert run_script(writer, "--check")[0] == 1
+    assert run_script(writer)[0] == 0 and run_script(writer, "--check")[0] == 0
+
+
+def test_types_defaults_and_values_come_from_the_code(writer):
+    table = writer.table(writer.Section("x", QuantSpec, allowed={"range": ("minmax", "mse")}))
+    rows = {line.split("|")[1].strip(): line.split("|") for line in table.splitlines()}
+    assert rows["`percentile`"][2:4] == [" float ", " 99.9 "]
+    assert rows["`bits`"][3] == " required " and "Allowed: minmax, mse." in rows["`range`"][4]
+    assert "[0.5, 8.0]" in writer.table(writer.Section("x", Degradation))
+
+
+def test_an_option_without_a_line_in_its_docstring_is_refused(writer):
+    section = writer.Section("x", Degradation, names=("jpeg", "rain"))
+    with pytest.raises(QuantFaceError, match=r"Degradation.*says nothing of rain"):
+        writer.table(section)

@@ -1,0 +1,59 @@
+"""Fixtures that several of these tests share."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from loops import load_options, shrink, write_pictures
+from tiny import TINY
+
+from quantface_arch.archs import build_arch
+from quantface_arch.quant.checkpoint.save_load import save_checkpoint
+from quantface_arch.restore.cli import main, make_parser
+from quantface_arch.utils.cli import run
+from quantface_arch.utils.images import Picture, load_rgb, write_image
+
+
+@pytest.fixture
+def w4_options(repo, tmp_path):
+    """The shipped W4A4 options, shrunk, with moving averages and accumulated gradients."""
+    write_pictures(tmp_path / "faces")
+    opt = shrink(load_options(repo / "options/quantface_w4.yml"), tmp_path / "faces", steps=6)
+    opt["train"].update(ema_decay=0.5, accumulate=2)
+    return opt
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save_checkpoint(build_arch(TINY), path, TINY)
+    return path
+
+
+@pytest.fixture
+def photographs(repo, tmp_path):
+    """A folder with three small photographs of one face each."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    face = load_rgb(repo / "inputs/astronaut.jpg")
+    for index, factor in enumerate((0.9, 1.0, 1.1)):
+        darker = np.clip(face * factor, 0, 255).astype(np.uint8)
+        write_image(folder / f"{index}.png", Picture(darker))
+    return folder
+
+
+@pytest.fixture
+def restore(model, tmp_path, monkeypatch, capsys):
+    """Type the command; returns (exit status, stdout, stderr)."""
+
+    def call(*arguments, detector="haar"):
+        command = ["restore.py", "--model", model, "-o", tmp_path / "out", "--offline"]
+        command += ["--detector", detector, *arguments]
+        monkeypatch.setattr(sys, "argv", [str(text) for text in command])
+        with pytest.raises(SystemExit) as stopped:
+            run(main, make_parser())
+        return stopped.value.code, *capsys.readouterr()
+
+    return call

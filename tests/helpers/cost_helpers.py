@@ -1,0 +1,74 @@
+"""Networks, recipes and measures that the tests of the account share."""
+
+from __future__ import annotations
+
+import torch
+from quant_helpers import TinyNet
+from safetensors import safe_open
+from torch import nn
+
+from quantface_arch.quant import Recipe, convert
+from quantface_arch.quant.cost.macs import count_work
+
+
+class Attention(nn.Module):
+    """Self-attention in two heads over the positions of a picture, below a list of modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Conv2d(3, 8, 1)])
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = self.blocks[0](x).flatten(2).transpose(1, 2).unflatten(2, (2, 4)).transpose(1, 2)
+        h = nn.functional.scaled_dot_product_attention(h, h, h)
+        return self.last(h.transpose(1, 2).flatten(2))
+
+
+class Wide(TinyNet):
+    """TinyNet at 48 channels: a Paley order, blocks of 24 in groups, and a norm between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(3, 48, 3, padding=1)
+        self.norm = nn.GroupNorm(4, 48)
+        self.body = nn.Conv2d(48, 48, 3, padding=1, groups=2, padding_mode="reflect")
+        self.linear = nn.Linear(48, 48)
+        self.line = nn.Conv1d(48, 48, 1)
+        self.conv_out = nn.Conv2d(48, 3, 3, padding="same", bias=False)
+
+
+def build(_):
+    """The network of every checkpoint."""
+    return Wide()
+
+
+def converted(recipe, bits=None, net=Wide):
+    """A model on the meta device, its work before it was converted, and its recipe."""
+    model = net().to("meta")
+    work = count_work(model, torch.zeros(1, 3, 16, 16, device="meta"))
+    recipe = Recipe.of(recipe)
+    convert(model, recipe, bits)
+    return model, work, recipe
+
+
+def recipe_of(kind="both", weights=4, activations=4, rank=(3, 1), **weight_options):
+    """A recipe's options, with balancing of one kind and a branch."""
+    return {
+        "name": f"w{weights}a{activations}",
+        "weights": weight_options,
+        "balance": {"kind": kind},
+        "branch": {"svd": rank[0], "distill": rank[1], "budget": 1},
+    }
+
+
+def by_name(entries):
+    """Entries of an account, by their names."""
+    return {entry.name: entry for entry in entries}
+
+
+def stored_bytes(path):
+    """What the tensors of a safetensors file take."""
+    with safe_open(path, framework="pt") as file:
+        tensors = [file.get_tensor(key) for key in set(file.keys())]
+    return sum(value.numel() * value.element_size() for value in tensors)

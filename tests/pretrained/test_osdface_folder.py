@@ -1,0 +1,337 @@
+"""OSDFace's real files are loaded key by key; everything wrong with them is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import osdface_files as files
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from quantface_arch.archs import build_arch
+from quantface_arch.archs.presets import PRESETS
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.pretrained.osdface_folder import load_osdface_folder
+from quantface_arch.quant.checkpoint.save_load import load_checkpoint, save_checkpoint
+
+SIZES = {part: {**PRESETS["osdface"][part], **files.TINY[part]} for part in files.TINY}
+LORA = "pytorch_lora_weights.safetensors"
+CKPT = "associate_2.ckpt"
+
+
+def load(folder, **options):
+    return load_osdface_folder(folder, overrides=files.TINY, **options)
+
+
+@pytest.fixture(autouse=True)
+def no_base_from_outside(monkeypatch):
+    monkeypatch.delenv("QUANTFACE_SD_BASE", raising=False)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder of all files, not to be changed, and what is in them."""
+    folder = tmp_path_factory.mktemp("osdface")
+    torch.manual_seed(0)
+    return folder, files.write_osdface(folder, SIZES)
+
+
+@pytest.fixture
+def folder(written, tmp_path):
+    """A copy of the files that a test may damage."""
+    return shutil.copytree(written[0], tmp_path / "osdface")
+
+
+def merged(weight, a, b, scale):
+    """W + scale·B·A in float64, for a convolution tap by tap."""
+    w, a, b = (value.double().numpy() for value in (weight, a, b))
+    return w + scale * np.tensordot(b.reshape(b.shape[0], -1), a, axes=1)
+
+
+def check_unet(model, found, scale):
+    state = model.unet.state_dict()
+    assert state.keys() == found["unet"].keys()
+    for layer, (a, b) in found["factors"].items():
+        key = f"{layer}.weight"
+        expected = merged(found["unet"][key], a, b, scale)
+        assert np.abs(expected - found["unet"][key].numpy()).max() > 0.1
+        np.testing.assert_allclose(state.pop(key).numpy(), expected, rtol=1e-5, atol=1e-5)
+    for key, value in state.items():
+        assert torch.equal(value, found["unet"][key]), key
+
+
+def test_every_tensor_arrives(written):
+    folder, found = written
+    model = load(folder)
+    assert not model.training
+    vqgan = found["association"]["state_dict"]
+    for key, value in model.vre.state_dict().items():
+        assert torch.equal(value, vqgan[f"vqvae_LQ.{key}"]), key
+    for key, value in model.embedding_change.state_dict().items():
+        assert torch.equal(value, found["embedding_change"][key]), key
+    vae = load_file(folder / files.BASE / "vae/diffusion_pytorch_model.safetensors")
+    assert vae.keys() == model.vae.state_dict().keys()
+    assert all(torch.equal(value, vae[key]) for key, value in model.vae.state_dict().items())
+    check_unet(model, found, 16 / files.RANK)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert all(p.requires_grad and p.device.type == "cpu" for p in model.parameters())
+    assert not any("lora" in type(m).__module__ for m in model.modules())
+    with torch.inference_mode():
+        image = model(torch.rand(1, 3, 64, 64) * 2 - 1)
+    assert image.shape == (1, 3, 64, 64) and image.isfinite().all()
+
+
+@pytest.mark.parametrize("style", ["older", "oldest"])
+def test_older_lora_keys(tmp_path, style):
+    found = files.write_osdface(tmp_path, SIZES, style)
+    check_unet(load(tmp_path), found, 16 / files.RANK)
+
+
+@pytest.mark.parametrize("alpha, scale", [(None, 8 / files.RANK), (2.0, 2 / files.RANK)])
+def test_alpha_of_the_header_gives_way_to_the_argument(written, folder, alpha, scale):
+    header = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 8, "unet.r": files.RANK})}
+    save_file(load_file(folder / LORA), folder / LORA, metadata=header)
+    check_unet(load(folder, alpha=alpha), written[1], scale)
+
+
+def test_saved_model_needs_none_of_the_files(written, tmp_path):
+    model = load(written[0])
+    save_checkpoint(model, tmp_path / "m.safetensors", model.arch_options, dtype=torch.float32)
+    again = load_checkpoint(tmp_path / "m.safetensors", build_arch)
+    for key, value in again.state_dict().items():
+        assert torch.equal(value, model.state_dict()[key]), key
+    assert again.sqrt_alpha == model.sqrt_alpha
+
+
+def test_safetensors_in_place_of_pickles(written, folder):
+    for name in (CKPT, "embedding_change_weights.pth"):
+        state = torch.load(folder / name, weights_only=True)
+        save_file(dict(state.get("state_dict", state)), (folder / name).with_suffix(".safetensors"))
+        (folder / name).unlink()
+    expected = load(written[0]).state_dict()
+    for key, value in load(folder).state_dict().items():
+        assert torch.equal(value, expected[key]), key
+
+
+def test_pickle_that_needs_code_is_refused_and_can_be_converted(repo, written, folder):
+    class_of_test = np.random.RandomState(0)
+    state = {**written[1]["association"], "callbacks": {type(class_of_test): class_of_test}}
+    torch.save(state, folder / CKPT)
+    with pytest.raises(QuantFaceError, match=r"associate_2\.ckpt.*RandomState.*convert_pickle"):
+        load(folder)
+    command = [sys.executable, repo / "scripts/convert_pickle.py", folder / CKPT]
+    command.append(folder / "associate_2.safetensors")
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 2 and "--i-trust-this-file" in refused.stderr
+    assert not command[-1].exists()
+    subprocess.run([*command, "--i-trust-this-file"], check=True, capture_output=True)
+    assert load_file(command[-1]).keys() == state["state_dict"].keys()
+    expected = written[1]["association"]["state_dict"]
+    for key, value in load(folder).vre.state_dict().items():
+        assert torch.equal(value, expected[f"vqvae_LQ.{key}"]), key
+
+
+class Bomb:
+    def __reduce__(self):
+        return (open, ("exploded", "w"))
+
+
+def test_converter_runs_no_foreign_code(repo, tmp_path):
+    torch.save({"state_dict": {"a": torch.ones(2)}, "bomb": Bomb()}, tmp_path / "x.ckpt")
+    command = [sys.executable, repo / "scripts/convert_pickle.py", "--i-trust-this-file"]
+    command += [tmp_path / "x.ckpt", tmp_path / "x.safetensors"]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    assert torch.equal(load_file(tmp_path / "x.safetensors")["a"], torch.ones(2))
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("save", [{"variant": "fp16"}, {"max_shard_size": "20KB"}])
+def test_layouts_of_base_models(written, folder, tmp_path, save):
+    base = tmp_path / "mirror"
+    torch.manual_seed(1)
+    unet = files.write_base(base, SIZES, **save)
+    assert not list((base / "unet").glob("diffusion_pytorch_model.safetensors"))
+    model = load(folder, base=base)
+    assert torch.equal(model.unet.conv_norm_out.weight, unet.conv_norm_out.weight)
+    key = "down_blocks.0.resnets.0.conv2.weight"
+    assert torch.equal(model.unet.state_dict()[key], unet.state_dict()[key])
+
+
+def test_half_precision_base_becomes_float32(folder):
+    vae = AutoencoderKL(**SIZES["vae"]).half()
+    vae.save_pretrained(folder / files.BASE / "vae", variant="fp16")
+    (folder / files.BASE / "vae/diffusion_pytorch_model.safetensors").unlink()
+    weight = load(folder).vae.quant_conv.weight
+    assert weight.dtype == torch.float32 and torch.equal(weight, vae.quant_conv.weight.float())
+
+
+def test_old_names_of_the_autoencoders_attention(written, folder):
+    path = folder / files.BASE / "vae/diffusion_pytorch_model.safetensors"
+    names = {
+        ".to_q.": ".query.",
+        ".to_k.": ".key.",
+        ".to_v.": ".value.",
+        ".to_out.0.": ".proj_attn.",
+    }
+    tensors = {}
+    for key, value in load_file(path).items():
+        for new, old in names.items():
+            key = key.replace(new, old)
+        tensors[key] = value
+    assert any(".proj_attn." in key for key in tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+    expected = load(written[0]).vae.state_dict()
+    assert all(torch.equal(v, expected[k]) for k, v in load(folder).vae.state_dict().items())
+
+
+def test_base_from_the_environment(folder, tmp_path, monkeypatch):
+    shutil.move(folder / files.BASE, tmp_path / "elsewhere")
+    with pytest.raises(QuantFaceError, match=r"stable-diffusion-2-1-base: no such.*QUANTFACE_SD"):
+        load(folder)
+    monkeypatch.setenv("QUANTFACE_SD_BASE", str(tmp_path / "elsewhere"))
+    assert isinstance(load(folder).unet.conv_in, nn.Conv2d)
+    with pytest.raises(QuantFaceError, match="typo: no such folder"):
+        load(folder, base=tmp_path / "typo")
+
+
+def test_hub_id_is_not_fetched_when_that_is_forbidden(folder):
+    with pytest.raises(QuantFaceError, match="nobody/nothing/scheduler"):
+        load(folder, base="nobody/nothing", local_files_only=True)
+
+
+def test_schedule_is_that_of_the_base_model(folder):
+    path = folder / files.BASE / "scheduler/scheduler_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "beta_end": 0.02}))
+    model = load(folder)
+    betas = np.linspace(0.00085**0.5, 0.02**0.5, 1000) ** 2
+    assert model.sqrt_alpha == pytest.approx(np.cumprod(1 - betas)[399] ** 0.5, rel=1e-5)
+    assert build_arch(model.arch_options).sqrt_alpha == model.sqrt_alpha
+    for key, value in (("prediction_type", "v_prediction"), ("beta_schedule", "linear")):
+        path.write_text(json.dumps({**config, key: value}))
+        with pytest.raises(QuantFaceError, match=f"scheduler_config.json: {key}: found '{value}'"):
+            load(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        CKPT,
+        "embedding_change_weights.pth",
+        LORA,
+        f"{files.BASE}/scheduler/scheduler_config.json",
+        f"{files.BASE}/unet/config.json",
+        f"{files.BASE}/vae/diffusion_pytorch_model.safetensors",
+    ],
+)
+def test_missing_and_damaged_files_are_named(folder, name):
+    part = name.split("/")[-2] if "/" in name else name
+    whole = (folder / name).read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"nonsense", None):
+        if content is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).write_bytes(content)
+        with pytest.raises(QuantFaceError, match=part) as caught:
+            load(folder)
+        assert "\n" not in str(caught.value) and "convert_pickle" not in str(caught.value)
+
+
+def change(path, edit):
+    state = torch.load(path, weights_only=True)
+    edit(state.get("state_dict", state))
+    torch.save(state, path)
+
+
+@pytest.mark.parametrize(
+    "name, edit, message",
+    [
+        (
+            CKPT,
+            lambda s: s.pop("vqvae_LQ.encoder.mid.attn_1.q.bias"),
+            "missing: encoder.mid.attn_1",
+        ),
+        (CKPT, lambda s: s.update({"vqvae_LQ.extra": torch.ones(1)}), "unexpected: extra"),
+        (
+            CKPT,
+            lambda s: s.update({"vqvae_LQ.encoder.down.0.block.0.norm3.bias": torch.ones(1)}),
+            "unexpected: encoder.down.0.block.0.norm3.bias",
+        ),
+        (
+            CKPT,
+            lambda s: s.update({"vqvae_LQ.quantize.embedding.weight": torch.ones(3, 16)}),
+            r"another shape: quantize.embedding.weight \(found \(3, 16\), wanted is \(24, 16\)\)",
+        ),
+        (CKPT, lambda s: s.clear(), "no key begins with vqvae_LQ"),
+        ("embedding_change_weights.pth", lambda s: s.pop("conv2.bias"), "missing: conv2.bias"),
+        (
+            "embedding_change_weights.pth",
+            lambda s: s.update({"conv3.bias": torch.ones(1)}),
+            "unexpected: conv3.bias",
+        ),
+    ],
+)
+def test_wrong_keys_of_checkpoints_are_named(folder, name, edit, message):
+    change(folder / name, edit)
+    with pytest.raises(QuantFaceError, match=f"{name}: .*{message}"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "key, shape, message",
+    [
+        ("unet.nowhere.lora_A.weight", (4, 16), r"unet.nowhere.lora_A.weight \(4, 16\)"),
+        ("unet.conv_norm_out.lora_A.weight", (4, 16), "unet.conv_norm_out.lora_A.weight"),
+        ("unet.mid_block.resnets.0.conv1.lora_A.weight", (4, 32, 3, 3), "conv1.lora_A.weight"),
+        ("unet.conv_in.lora_A.weight", (4, 4, 1, 1), "unet.conv_in.lora_A.weight.*lora_B"),
+        ("unet.conv_in.alpha", (), "unet.conv_in.alpha"),
+        ("unet.conv_in.lora.down.weight", (4, 4, 3, 3), "two styles"),
+        ("text_encoder.q_proj.lora_A.weight", (4, 4), "not of a UNet: text_encoder.q_proj"),
+    ],
+)
+def test_lora_keys_that_fit_nothing_are_named(folder, key, shape, message):
+    save_file({**load_file(folder / LORA), key: torch.zeros(shape)}, folder / LORA)
+    with pytest.raises(QuantFaceError, match=f"{LORA}: .*{message}"):
+        load(folder)
+
+
+def test_lora_of_another_kind_is_refused(folder):
+    header = {"lora_adapter_metadata": json.dumps({"unet.use_rslora": True})}
+    save_file(load_file(folder / LORA), folder / LORA, metadata=header)
+    with pytest.raises(QuantFaceError, match="use_rslora"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "part, sizes, message",
+    [
+        ("unet", {"block_out_channels": (16, 16, 32, 64)}, "config.json: block_out_channels"),
+        ("unet", {"flip_sin_to_cos": False}, "config.json: flip_sin_to_cos: found False"),
+        ("vae", {"scaling_factor": 0.13}, "config.json: scaling_factor: found 0.13"),
+    ],
+)
+def test_base_model_of_other_sizes_is_refused(folder, tmp_path, part, sizes, message):
+    base = tmp_path / "other"
+    files.write_base(base, {**SIZES, part: {**SIZES[part], **sizes}})
+    with pytest.raises(QuantFaceError, match=f"{part}/{message}"):
+        load(folder, base=base)
+
+
+def test_incomplete_base_model_is_refused(folder):
+    path = folder / files.BASE / "unet/diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    tensors.pop("conv_in.weight")
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(QuantFaceError, match=r"unet.*conv_in\.weight"):
+        load(folder)
+    tensors["conv_in.weight"], tensors["stray"] = torch.zeros(16, 4, 3, 3), torch.zeros(1)
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(QuantFaceError, match="unet: unexpected keys: stray"):
+        load(folder)

@@ -1,0 +1,272 @@
+"""Batches that are shared out, noted in a manifest, interrupted and resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from disks import full_disk
+
+from quantface_arch.restore import run as restore_run
+from quantface_arch.restore.restorer import FaceRestorer
+from quantface_arch.utils import files as fsutil
+from quantface_arch.utils.distributed import Shard
+from quantface_arch.utils.files import atomic_path, file_digest
+from quantface_arch.utils.images import Picture, write_image
+
+IMAGES = 24
+# Seconds; of use on a machine that has much else to do.
+PATIENCE = 600
+ALIGNED = ("--aligned", "--runtime", "reference")
+
+
+@pytest.fixture
+def faces(tmp_path):
+    """A folder of small aligned faces, all different."""
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for index in range(IMAGES):
+        picture = np.random.randint(0, 256, (24, 24, 3), np.uint8)
+        write_image(folder / f"{index:02d}.png", Picture(picture))
+    return folder
+
+
+def done(out):
+    """Lines of the manifest that say that a picture is done."""
+    records = []
+    for path in out.glob("manifest-*.jsonl"):
+        for line in path.read_bytes().split(b"\n"):
+            with suppress(ValueError):
+                records.append(json.loads(line))
+    return [record for record in records if record["error"] is None]
+
+
+def digests(out):
+    return {path.name: file_digest(path) for path in (out / "restored_faces").iterdir()}
+
+
+def workers(process):
+    children = f"/proc/{process.pid}/task/{process.pid}/children"
+    return [int(word) for word in open(children).read().split()]
+
+
+def start(repo, model, faces, out, *options):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", str(repo / "inference/restore.py"), "-i", str(faces)]
+    command += ["-o", str(out), "--aligned", "--model", str(model), "--runtime", "reference"]
+    log = out.with_suffix(".log").open("w+")
+    environment = {**os.environ, "PYTHONPATH": str(repo)}
+    return subprocess.Popen(
+        [*command, *options], env=environment, stdout=log, stderr=subprocess.STDOUT
+    )
+
+
+def test_two_processes_killed_half_way_and_resumed(repo, restore, model, faces, tmp_path):
+    """One of two processes dies; resumed, every picture is done once, as in a run by itself."""
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert restore("-i", faces, *ALIGNED, "-o", whole)[0] == 0
+    process = start(repo, model, faces, out)
+    deadline = time.monotonic() + PATIENCE
+    while process.poll() is None and len(done(out)) < 4 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    victim = workers(process)[1]
+    os.kill(victim, signal.SIGKILL)
+    assert process.wait(timeout=PATIENCE) == 1
+    before = done(out)
+    assert 4 <= len(before) < IMAGES
+    # What counts as done is whole, whatever else is there.
+    times = {}
+    for record in before:
+        (path,) = (out / name for name in record["outputs"])
+        assert record["outputs"][str(path.relative_to(out))] == file_digest(path)
+        times[path] = path.stat().st_mtime_ns
+    # A line that the kill has cut short, and a half-written picture.
+    with (out / "manifest-0.jsonl").open("ab") as file:
+        file.write(b'{"input": "fa')
+    (out / "restored_faces/.tmp-half.png").write_bytes(b"half")
+
+    process = start(repo, model, faces, out, "--resume")
+    status = process.wait(timeout=PATIENCE)
+    output = out.with_suffix(".log").read_text()
+    assert status == 0, output
+    left = IMAGES - len(before)
+    assert f"{left} images, {left} faces restored, 0 failed, {len(before)} skipped" in output
+    assert output.count("images, ") == 1 and "process 1 of 2" in output
+    assert "process 2 of 2" not in output
+    assert sorted(record["name"] for record in done(out)) == [f"{i:02d}" for i in range(IMAGES)]
+    assert all(path.stat().st_mtime_ns == then for path, then in times.items())
+    assert digests(out) == digests(whole)
+    # Both had their share of what was left.
+    assert (out / "manifest-1.jsonl").read_bytes().count(b"\n") >= left // 2
+
+
+def test_shares_are_disjoint_complete_and_balanced():
+    for count in range(1, 6):
+        for length in range(13):
+            items = list(range(100, 100 + length))
+            shards = [Shard(rank, count) for rank in range(count)]
+            shares = [shard.share(items) for shard in shards]
+            assert sorted(item for share in shares for item in share) == items
+            assert max(map(len, shares)) - min(map(len, shares)) <= 1
+            assert shards[0].whole(shares) == items
+
+
+def test_each_process_knows_its_place_and_gets_its_part_of_the_cores(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    assert Shard.here() == Shard() and Shard().is_first
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)))
+    for name, value in {"RANK": 5, "WORLD_SIZE": 6, "LOCAL_RANK": 2, "LOCAL_WORLD_SIZE": 3}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    assert Shard.here() == Shard(5, 6, 2, 3) and Shard.here().threads == 2
+    assert Shard(0, 9, 0, 9).threads == 1
+
+
+def test_resume_does_again_what_the_files_or_settings_no_longer_support(restore, faces, tmp_path):
+    out = tmp_path / "out"
+
+    def again(*options):
+        command = ["-i", faces, *ALIGNED, "--resume", *options]
+        status, stdout, stderr = restore(*command)
+        assert status == 0, stderr
+        return 0 if "done already" in stdout.split(",")[0] else int(stdout.split(" images")[0])
+
+    for path in sorted(faces.iterdir())[3:]:
+        path.unlink()
+    assert again() == 3
+    assert again() == 0
+    # An output that is not what was written, one that is gone, an input that is another.
+    (out / "restored_faces/00.png").write_bytes(b"x")
+    assert again() == 1
+    (out / "restored_faces/01.png").unlink()
+    assert again() == 1
+    write_image(faces / "02.png", Picture(np.zeros((30, 30, 3), np.uint8)))
+    assert again() == 1
+    assert again() == 0
+    # Other settings, also where a third run has gone back to the first ones in between.
+    assert again("--strength", "0.5") == 3
+    assert again() == 3
+    assert again("--compare") == 3
+    status, _, stderr = restore("-i", faces, *ALIGNED, "--resume", "--skip-existing")
+    assert status == 2 and "--skip-existing" in stderr
+
+
+def test_failed_pictures_are_noted_and_tried_again(restore, tmp_path):
+    blank = tmp_path / "blank.png"
+    write_image(blank, Picture(np.full((60, 80, 3), 90, np.uint8)))
+    command = ("-i", blank, "--runtime", "reference")
+    assert restore(*command)[0] == 1
+    record = json.loads((tmp_path / "out/manifest-0.jsonl").read_text())
+    assert "no face found" in record["error"] and record["outputs"] == {}
+    assert restore(*command, "--resume")[0] == 1
+    assert restore(*command, "--resume", "--keep-unrestored")[0] == 0
+    assert "done already" in restore(*command, "--resume", "--keep-unrestored")[1]
+    # Unrestored it is not done for who does not want such pictures.
+    assert restore(*command, "--resume")[0] == 1
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_resuming_completes_it(restore, faces, tmp_path):
+    """Two pictures fit, the third does not: nothing is half-written and no time is wasted."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    for path in sorted(faces.iterdir())[5:]:
+        path.unlink()
+    flat = np.full((512, 512, 3), 128, np.uint8)
+    for name in ("00.png", "01.png"):
+        write_image(faces / name, Picture(flat))
+    arguments = ["-i", faces, *ALIGNED]
+    assert restore(*arguments, "-o", whole)[0] == 0
+    sizes = [(whole / f"restored_faces/{i:02d}.png").stat().st_size for i in range(5)]
+    assert max(sizes[:2]) + 1000 < min(sizes[2:])
+    with full_disk(min(sizes[2:]) - 1):
+        status, stdout, stderr = restore(*arguments)
+    errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert status == 1 and not stdout
+    (error,) = errors
+    assert "02.png: File too large; 2 of 5 images are done" in error and "--resume" in error
+    assert sorted(path.name for path in out.rglob("*.png")) == ["00.png", "01.png"]
+    status, stdout, _ = restore(*arguments, "--resume")
+    assert status == 0 and "3 images" in stdout and "2 skipped" in stdout
+    assert digests(out) == digests(whole)
+
+
+def test_pictures_wait_for_a_batch_no_longer_than_memory_allows(restore, faces, monkeypatch):
+    batches = []
+    work = FaceRestorer.restore_aligned
+    monkeypatch.setattr(restore_run, "_MAX_WAITING_PIXELS", 2 * 512 * 512)
+    monkeypatch.setattr(
+        FaceRestorer,
+        "restore_aligned",
+        lambda restorer, crops, **how: batches.append(len(crops)) or work(restorer, crops, **how),
+    )
+    for path in sorted(faces.iterdir())[5:]:
+        path.unlink()
+    assert restore("-i", faces, *ALIGNED, "--batch-size", "100")[0] == 0
+    assert batches == [2, 2, 1]
+
+
+def test_what_a_picture_is_done_by_is_written_last(restore, photographs, tmp_path):
+    """Its result is not there before all else is, so that --skip-existing can go by it."""
+    arguments = ["-i", photographs / "0.png", "--compare", "--runtime", "reference"]
+    assert restore(*arguments, "-o", tmp_path / "whole")[0] == 0
+    sizes = {path.parent.name: path.stat().st_size for path in tmp_path.glob("whole/*/0*.png")}
+    assert sizes["restored"] < max(sizes.values())
+    with full_disk(max(sizes.values()) - 1):
+        assert restore(*arguments)[0] == 1
+    assert not (tmp_path / "out/restored/0.png").exists()
+    assert restore(*arguments, "--skip-existing")[0] == 0
+    assert len(list(tmp_path.glob("out/*/0*.png"))) == len(sizes)
+
+
+def test_a_file_that_cannot_be_written_whole_is_named_and_the_old_one_stays(tmp_path, model):
+    """Whatever library writes: pictures, safetensors, torch."""
+    import torch
+
+    from quantface_arch.archs import build_arch
+    from quantface_arch.errors import WriteError
+    from quantface_arch.models.restorer_model import _write
+    from quantface_arch.quant import read_metadata, save_checkpoint
+
+    arch = read_metadata(model)["arch"]
+    noise = Picture(np.random.randint(0, 256, (64, 64, 3), np.uint8))
+    writers = {
+        "a.png": lambda path: write_image(path, noise),
+        "b.safetensors": lambda path: save_checkpoint(build_arch(arch), path, arch),
+        "c.state": lambda path: _write(path, {"x": torch.zeros(10_000)}),
+    }
+    for name, write in writers.items():
+        path = tmp_path / name
+        path.write_bytes(b"old")
+        with full_disk(3000), pytest.raises(WriteError, match=f"cannot write .*{name}: File too"):
+            write(path)
+        assert path.read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(writers)
+
+
+def test_an_error_that_is_none_of_writing_stays_what_it_is(tmp_path):
+    with pytest.raises(ZeroDivisionError), atomic_path(tmp_path / "x.txt"):
+        _ = 1 / 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_written_whole_may_be_read_by_whom_any_new_file_may(tmp_path):
+    (tmp_path / "plain.txt").write_text("x")
+    with atomic_path(tmp_path / "x.txt") as temporary:
+        temporary.write_text("x")
+    plain, found = ((tmp_path / name).stat().st_mode for name in ("plain.txt", "x.txt"))
+    assert oct(found) == oct(plain)
+
+
+@pytest.mark.parametrize("size", [0, 3, 4, 11])
+def test_a_digest_is_of_the_whole_file(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(fsutil, "_PIECE", 4)
+    (tmp_path / "x").write_bytes(bytes(range(size)))
+    assert file_digest(tmp_path / "x") == hashlib.sha256(bytes(range(size))).hexdigest()

@@ -1,0 +1,307 @@
+"""Execution by OpenVINO: integers throughout, the reference's pictures, a cache that heals."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import chain
+from statistics import median
+
+import pytest
+import torch
+from quant_helpers import TinyNet, pictures, sqnr
+from tiny import RRDB, TINY
+
+from quantface_arch import runtime
+from quantface_arch.archs import build_arch
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.pretrained.zoo import load_model, resolve_model
+from quantface_arch.quant import Recipe, load_checkpoint, quant_layers, quantize, save_checkpoint
+from quantface_arch.runtime import lowering
+from quantface_arch.runtime.openvino import load, network, trace
+from quantface_arch.runtime.openvino.compiled import integer_products
+from quantface_arch.runtime.parts import parts_of
+from quantface_arch.utils.disk_cache import cached
+
+BRANCH = {"svd": 1, "budget": 1}
+# Without VNNI 8-bit weights are rounded once more, to 7 bits.
+EXACT = network.has_vnni()
+
+
+def saved(path, build, x, arch, name="w4a8", **options):
+    """A quantized checkpoint and its network."""
+    net = build().eval()
+    recipe = {"name": name, "balance": {"kind": "scale"}, "branch": BRANCH, **options}
+    quantize(net, Recipe.from_dict(recipe), x, progress=False)
+    save_checkpoint(net, path, arch)
+    return path
+
+
+def sqnrs(wanted, found):
+    """Of every picture of a batch by itself."""
+    return [sqnr(*pair) for pair in zip(wanted, found, strict=True)]
+
+
+def make_tiny(path, name="w4a8"):
+    torch.manual_seed(1)
+    return saved(path, lambda: build_arch(TINY), pictures(2, 64), TINY, name)
+
+
+@pytest.fixture
+def net(tmp_path):
+    """Of every layer type: a checkpoint, and how to build it."""
+    x = pictures()
+    return saved(tmp_path / "net.safetensors", TinyNet, x, {"type": "any"}), lambda _: TinyNet()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("QUANTFACE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache/openvino"
+
+
+def products(model):
+    """Layer → precision, of all parts that have run."""
+    found = {}
+    for name in parts_of(model):
+        for compiled in vars(model)[name].compiled.values():
+            found |= integer_products(compiled)
+    return found
+
+
+@torch.no_grad()
+def compare(path, build, way, x):
+    """Distance in dB between reference and OpenVINO, and the network that ran."""
+    found = load(path, build, way)
+    return sqnr(load_checkpoint(path, build)(x), found(x)), found
+
+
+@pytest.mark.parametrize("name", ["w4a8", "w8a8", "w4a6", "w4a4", "w3a3"])
+def test_every_layer_is_integer_arithmetic_and_equals_the_reference(tmp_path, name):
+    path = saved(tmp_path / "net.safetensors", TinyNet, pictures(), {"type": "any"}, name)
+    distance, found = compare(path, lambda _: TinyNet(), "faithful", pictures(2))
+    assert distance > (45 if EXACT or name != "w8a8" else 30)
+    assert products(found).keys() == {"conv_in", "body", "linear", "line", "conv_out"}
+    assert set(products(found).values()) <= {"u8", "i8"}
+
+
+def test_folded_layers_are_integer_arithmetic_alone(net):
+    distance, found = compare(*net, "auto", pictures(2))
+    assert distance > 25
+    graph = next(iter(vars(found)["forward"].compiled.values())).get_runtime_model()
+    kinds = [(node.get_rt_info()["layerType"].astype(str)) for node in graph.get_ops()]
+    assert sum(kind in ("Convolution", "FullyConnected", "MatMul") for kind in kinds) == 5
+    assert set(products(found).values()) <= {"u8", "i8"}
+
+
+def test_a_float_network_has_no_integer_products_and_stays_exact(tmp_path):
+    torch.manual_seed(1)
+    save_checkpoint(build_arch(RRDB), tmp_path / "float.safetensors", RRDB)
+    x = torch.rand(1, 3, 24, 32)
+    distance, found = compare(tmp_path / "float.safetensors", build_arch, "auto", x)
+    assert distance > 80 and products(found) == {}
+
+
+def test_a_restorer_is_compiled_in_parts_for_batches_and_sizes(tmp_path):
+    path = make_tiny(tmp_path / "tiny.safetensors")
+    reference, found = load_model(path, "reference"), load(path, build_arch, "faithful")
+    close, latents = 60 if EXACT else 30, []
+    # A rounding that tips the other way, as other orders of sums have it, moves everything after it
+    # in its picture; pictures without one are exact.
+    for shape in ((6, 3, 64, 64), (4, 3, 64, 64), (1, 3, 96, 128)):
+        x = torch.rand(shape) * 2 - 1
+        noise = torch.randn(reference.latent_shape(shape[0], *shape[2:]))
+        with torch.no_grad():
+            z, prompt = reference.encode_latent(x, noise)[0], reference.encode_prompt(x)[0]
+            assert median(sqnrs(prompt, found.encode_prompt(x)[0])) > close
+            latents.append(sqnrs(z, found.encode_latent(x, noise)[0]))
+            assert median(latents[-1]) > 25
+            noises = reference.predict_noise(z, prompt)
+            assert median(sqnrs(noises, found.predict_noise(z, prompt))) > 25
+            assert median(sqnrs(reference.decode(z), found.decode(z))) > 25
+            assert found(x, noise=noise).shape == shape
+    assert max(chain(*latents)) > close
+    assert all(len(vars(found)[name].compiled) == 2 for name in found.parts)
+    # All but those that see the timestep alone, which are constants.
+    layers = {layer.name for layer in quant_layers(reference) if "time_emb" not in layer.name}
+    assert products(found).keys() == layers
+    assert set(products(found).values()) <= {"u8", "i8"}
+
+
+def test_a_compiled_restorer_needs_none_of_the_libraries_of_its_networks(monkeypatch):
+    monkeypatch.undo()  # the cache of all tests, where it may be already
+    shape = load_model("mini-w4a8", "openvino").latent_shape(1, 512, 512)
+    code = (
+        "import sys\n"
+        "from quantface_arch.pretrained.zoo import load_model\n"
+        f"assert load_model('mini-w4a8', 'openvino').latent_shape(1, 512, 512) == {shape}\n"
+        "heavy = {'diffusers', 'transformers', 'peft', 'sympy', 'torch._dynamo'}\n"
+        "found = heavy & set(sys.modules)\n"
+        "assert not found, found"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where threads may run is read from /proc")
+def test_threads_are_bound_to_no_core_so_that_processes_can_share_them(net):
+    found, x, seen = load(*net), pictures(1, 512), set()
+    found(x)  # compiling binds a thread for a while
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(lambda: [found(x) for _ in range(20)])
+        while not running.done():
+            for task in os.listdir("/proc/self/task"):
+                with suppress(ProcessLookupError):
+                    seen.add(frozenset(os.sched_getaffinity(int(task))))
+    assert seen == {frozenset(os.sched_getaffinity(0))}
+
+
+def test_weights_are_not_kept_twice(net):
+    assert not load(*net).state_dict()
+
+
+def test_compiled_files_are_used_again_until_they_are_damaged(net, cache, monkeypatch):
+    x = pictures(1)
+    with torch.no_grad():
+        first = load(*net)(x)
+        folder = next(cache.iterdir())
+        contents = (folder / "forward.bin").read_bytes()
+        made = []
+        monkeypatch.setattr(
+            network, "trace_checkpoint", lambda *a: made.append(a) or trace.trace_checkpoint(*a)
+        )
+        assert torch.equal(load(*net)(x), first) and not made
+        (folder / "forward.bin").write_bytes(contents[:-1] + bytes([contents[-1] ^ 1]))
+        assert torch.equal(load(*net)(x), first) and len(made) == 1
+        assert (folder / "forward.bin").read_bytes() == contents
+        (folder / "manifest.json").write_text("[]")
+        assert torch.equal(load(*net)(x), first) and len(made) == 2
+    assert [path.name for path in cache.iterdir()] == [folder.name]
+
+
+def test_what_is_compiled_depends_on_contents_and_options(net, cache):
+    path, build = net
+    load(path, build)
+    load(path, build, "faithful")
+    assert len(list(cache.iterdir())) == 2
+    path.rename(path.with_name("other.safetensors"))
+    load(path.with_name("other.safetensors"), build)
+    assert len(list(cache.iterdir())) == 2
+    saved(path, TinyNet, pictures(), {"type": "any"}, "w5a8")
+    load(path, build)
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_a_cache_that_cannot_be_written_is_told_and_done_without(net, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("QUANTFACE_CACHE", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match=r"cache .*file.*QUANTFACE_CACHE"), torch.no_grad():
+        assert load(*net)(pictures(1)).shape == (1, 3, 16, 16)
+
+
+def test_what_several_want_at_once_is_made_once_and_never_taken_away(cache):
+    """The first makes it while the others wait; none sees it missing or half-made."""
+    made = []
+
+    def make(folder):
+        made.append(folder)
+        (folder / "part.bin").write_bytes(b"half")
+        time.sleep(0.2)
+        (folder / "part.bin").write_bytes(b"whole")
+        return {"fact": 1}
+
+    def want(_):
+        folder, kept = cached("openvino", {"key": 1}, make)
+        time.sleep(0.3)
+        return (folder / "part.bin").read_bytes(), kept
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(want, range(4))) == [(b"whole", {"fact": 1})] * 4
+    assert len(made) == 1
+
+
+def test_an_interrupted_compilation_leaves_nothing(net, cache, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trace, "converted", stop)
+    with pytest.raises(KeyboardInterrupt):
+        load(*net)
+    assert list(cache.iterdir()) == []
+
+
+def test_weights_have_seven_bits_on_a_processor_without_vnni(net, cache, monkeypatch):
+    path, build = net
+    monkeypatch.setattr(network, "has_vnni", lambda: False)
+    largest = []
+    init = lowering.IntegerProduct.__init__
+
+    def watched(self, *arguments):
+        init(self, *arguments)
+        largest.append(int(self.weight.abs().max()))
+
+    monkeypatch.setattr(lowering.IntegerProduct, "__init__", watched)
+    with pytest.warns(UserWarning, match="7 bits"):
+        distance, _ = compare(path, build, "auto", pictures(1))
+    assert max(largest) == lowering.SPARE and distance > 20
+
+
+def test_what_cannot_be_compiled_is_named(tmp_path):
+    dynamic = {"granularity": "token"}
+    path = saved(tmp_path / "net.safetensors", TinyNet, pictures(), {}, "w4a8", activations=dynamic)
+    with pytest.raises(QuantFaceError, match=r"layer conv_in: .*runtime reference"):
+        load(path, lambda _: TinyNet())
+
+
+def test_an_operator_that_openvino_lacks_is_an_error_that_names_the_network(net, tmp_path):
+    class Odd(TinyNet):
+        def forward(self, x):
+            return torch.linalg.eigvals(super().forward(x)[..., :3, :3].double()).real.float()
+
+    with pytest.raises(QuantFaceError, match=r"net.safetensors: Odd.forward cannot be compiled"):
+        load(net[0], lambda _: Odd())
+
+
+def test_auto_is_openvino_on_a_cpu_and_the_device_must_fit():
+    assert runtime.resolve("auto", "cpu") == "openvino"
+    assert runtime.resolve("auto", "cuda") == "reference"
+    with pytest.raises(QuantFaceError, match="runtime openvino: found device 'cuda'"):
+        runtime.resolve("openvino", "cuda")
+
+
+def test_shipped_models_give_the_reference_s_pictures(data_root, monkeypatch):
+    monkeypatch.undo()  # the cache of all tests, where they may be already
+    import cv2
+
+    face = cv2.imread(str(sorted((data_root / "faces/tune512").glob("*.jpg"))[0]))
+    x = torch.from_numpy(face[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    path = resolve_model("mini-w4a8")
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "this processor has no VNNI")
+        wanted = load_checkpoint(path, build_arch)(x)
+        error = (load(path, build_arch)(x) - wanted).square().mean()
+    assert 10 * torch.log10(4 / error) > 38
+
+
+def test_the_manifest_is_of_plain_data(net, cache):
+    load(*net)
+    manifest = json.loads(next(cache.glob("*/manifest.json")).read_text())
+    assert manifest["kept"] == {"exact": False}
+    assert manifest["files"].keys() == {"forward.xml", "forward.bin"}
+
+
+def test_nothing_is_reported_over_the_network():
+    code = (
+        "import quantface_arch.runtime.openvino.network\n"
+        "from openvino.tools.ovc import telemetry_utils\n"
+        "assert telemetry_utils.tm.__name__ == 'openvino.tools.ovc.telemetry_stub'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

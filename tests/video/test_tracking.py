@@ -1,0 +1,127 @@
+"""Faces in clips are followed: steadily, without delay, through gaps, and not across cuts."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import pytest
+
+from quantface_arch.faces.align import TEMPLATE, invert, similarity
+from quantface_arch.faces.detect import Face, build_detector
+from quantface_arch.utils.images import load_rgb
+from quantface_arch.video.tracking import HALF, _Tracks, follow
+
+GREY = np.full((90, 160, 3), 90, np.uint8)
+
+
+@pytest.fixture
+def moving_face(repo, monkeypatch):
+    monkeypatch.syspath_prepend(str(repo / "benchmarks"))
+    return importlib.import_module("moving_face")
+
+
+def face(x, y, scale=0.1, noise=0.0):
+    """A face whose template's corner is at (x, y)."""
+    marks = TEMPLATE * scale + [x, y] + noise * np.random.standard_normal((5, 2))
+    return Face(np.array([x, y, x + 512 * scale, y + 512 * scale]), marks, 0.9)
+
+
+def places(frames, half=HALF):
+    """By frame, where the frame's faces have the left eye."""
+    return [[found.landmarks[0] for found in frame.faces] for frame in follow(frames, half)]
+
+
+def test_every_frame_comes_out_once_in_order_and_where_its_faces_are():
+    frames = [(np.full_like(GREY, number), [face(9, 5)]) for number in range(11)]
+    out = list(follow(frames))
+    assert [frame.rgb[0, 0, 0] for frame in out] == list(range(11))
+    for frame in out:
+        np.testing.assert_allclose(frame.matrices[0], similarity(face(9, 5).landmarks), atol=1e-6)
+        np.testing.assert_allclose(frame.faces[0].landmarks, face(9, 5).landmarks, atol=1e-6)
+
+
+def test_steady_motion_is_followed_without_delay_from_the_first_frame_to_the_last():
+    found = places([(GREY, [face(10 + 2 * n, 30 - n, 0.1 + 0.002 * n)]) for n in range(20)])
+    wanted = [face(10 + 2 * n, 30 - n, 0.1 + 0.002 * n).landmarks[0] for n in range(20)]
+    np.testing.assert_allclose(np.ravel(found), np.ravel(wanted), atol=1e-6)
+
+
+def test_jitter_of_noisy_landmarks_falls():
+    frames = [(GREY, [face(20, 20, noise=0.5)]) for _ in range(60)]
+    raw, smooth = (np.std(np.diff(np.squeeze(places(frames, half)), axis=0)) for half in (0, HALF))
+    assert raw > 0.2
+    assert smooth < 0.35 * raw
+
+
+def test_faces_that_are_missed_for_a_moment_are_there_and_for_longer_are_not():
+    def seen(gap):
+        missed = range(6, 6 + gap)
+        frames = [(GREY, [] if n in missed else [face(10 + n, 20)]) for n in range(20)]
+        return places(frames)
+
+    filled = seen(HALF)
+    assert [len(found) for found in filled] == [1] * 20
+    np.testing.assert_allclose(filled[7][0], face(17, 20).landmarks[0], atol=1e-6)
+    assert [len(found) for found in seen(HALF + 1)] == [1] * 6 + [0] * (HALF + 1) + [1] * (
+        13 - HALF
+    )
+
+
+def test_faces_are_told_apart_by_overlap_and_ordered_from_left_to_right():
+    frames = [(GREY, [face(10, 9, 0.08), face(70, 9, 0.08)][:: (-1) ** n]) for n in range(9)]
+    for found in places(frames):
+        wanted = [face(10, 9, 0.08).landmarks[0], face(70, 9, 0.08).landmarks[0]]
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_nothing_is_carried_over_a_cut():
+    scenes = [(np.full_like(GREY, 40), [face(10, 20)])] * 8
+    scenes += [(np.full_like(GREY, 200), [face(18, 20)])] * 8
+    found = np.squeeze(places(scenes))[:, 0]
+    eye = face(0, 20).landmarks[0, 0]
+    np.testing.assert_allclose(found, [eye + 10] * 8 + [eye + 18] * 8, atol=1e-6)
+    # Without the cut the same faces are one that moves.
+    one_scene = np.squeeze(places([(GREY, faces) for _, faces in scenes]))[:, 0]
+    assert 10 < one_scene[7] - eye < 18
+
+
+def test_memory_does_not_grow_with_the_clip():
+    tracks = _Tracks(HALF)
+    for number in range(200):
+        tracks.add(number, [face(20, 20), face(20 + 100 * (number % 2), 300)])
+        if number >= HALF:
+            tracks.take(number - HALF)
+    assert len(tracks.tracks) < 10
+    assert max(len(track.rows) for track in tracks.tracks) <= 2 * HALF + 2
+
+
+def test_a_real_detector_on_a_photograph_that_moves(moving_face, repo, data_root):
+    """The measurement of docs/video.md, on fewer frames."""
+    folder = data_root / "weights/facexlib"
+    detector = build_detector("retinaface_mobile0.25", weights_dir=folder, offline=True)
+    photo = load_rgb(repo / "inputs/astronaut.jpg")
+    frames, true = zip(*moving_face.moving(photo, 24, (320, 320)), strict=True)
+    found = [(frame, detector.detect(frame)) for frame in frames]
+    matrices = [[frame.matrices[0] for frame in follow(found, half)] for half in (0, HALF)]
+    # At its ends a track has fewer neighbours.
+    inner = slice(HALF, -HALF)
+    (raw, away), (smooth, drift) = (
+        moving_face.deviations(each[inner], true[inner]) for each in matrices
+    )
+    assert smooth < 0.5 * raw
+    assert drift < away
+    # It is the photograph's face that is followed, not a place in the frame.
+    still = moving_face.deviations([matrices[1][0]] * len(true), true)[1]
+    assert drift < 0.25 * still
+
+
+def test_deviations_are_zero_of_true_places_and_grow_with_an_error(moving_face):
+    photo = np.zeros((64, 64, 3), np.uint8)
+    true = [matrix for _, matrix in moving_face.moving(photo, 9, (64, 64))]
+    marks = [TEMPLATE / 16 @ matrix[:, :2].T + matrix[:, 2] for matrix in true]
+    jitter, drift = moving_face.deviations([similarity(points) for points in marks], true)
+    assert jitter < 1e-3 and drift < 1e-3
+    shaken = [similarity(points + (-1) ** n) for n, points in enumerate(marks)]
+    assert moving_face.deviations(shaken, true)[0] > 10
+    assert invert(shaken[0]).shape == (2, 3)
