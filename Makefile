@@ -1,5 +1,5 @@
 # make demo   restore the pictures in inputs/ with the shipped model; look at results/compare
-# make test   lint, type checks and the whole test suite
+# make test   lint, type checks, import contracts and the whole test suite
 # make coverage  the test suite, and which lines of the package it did not reach
 # make docs   the documentation as a site, in site/
 # make clean  remove the environment and results
@@ -24,6 +24,7 @@ test: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports
 	$(PYTEST)
 
 coverage: .venv/installed-test

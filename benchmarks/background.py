@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from report import parser, peak_gb, report
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.background.load import load_background
 from quantface_arch.background.tiles import CONTEXT, TILE
 from quantface_arch.quant import Recipe, quantize, save_checkpoint

@@ -28,7 +28,7 @@ from report import data_root
 from tqdm import tqdm
 
 from quantface_arch import load_model
-from quantface_arch.pretrained.zoo import resolve_model
+from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.utils.files import atomic_path
 
 __all__ = [

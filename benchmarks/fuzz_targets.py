@@ -43,7 +43,7 @@ Target = tuple[Strategy, str, Callable[[Path], Any]]
 
 def _networks(folder: Path) -> list[Path]:
     """Small checkpoints: one of floats, one of each recipe."""
-    from quantface_arch.archs import build_arch
+    from quantface_arch.archs.build import build_arch
     from quantface_arch.quant import quantize, save_checkpoint
 
     torch.manual_seed(0)
@@ -58,7 +58,7 @@ def _networks(folder: Path) -> list[Path]:
 
 
 def checkpoints(folder: Path) -> Target:
-    from quantface_arch.archs import build_arch
+    from quantface_arch.archs.build import build_arch
     from quantface_arch.quant import load_checkpoint
 
     seeds = [path.read_bytes() for path in _networks(folder)]
@@ -66,7 +66,8 @@ def checkpoints(folder: Path) -> Target:
 
 
 def balances(folder: Path) -> Target:
-    from quantface_arch.quant.ops.balance import LayerBalance, load_balance, save_balance
+    from quantface_arch.quant.checkpoint.save_load.balance_file import load_balance, save_balance
+    from quantface_arch.quant.ops.balance import LayerBalance
 
     path = folder / "balance.safetensors"
     plan = {"a": LayerBalance(torch.ones(8), ((1, 8),), 3), "b": LayerBalance(None, ((2, 4),), 1)}
@@ -109,9 +110,9 @@ def sensitivities(folder: Path) -> Target:
 
 
 def options(folder: Path) -> Target:
-    from quantface_arch.archs import build_arch
-    from quantface_arch.compat import mend_options
+    from quantface_arch.archs.build import build_arch
     from quantface_arch.integration.options import read_options
+    from quantface_arch.integration.patches import mend_options
     from quantface_arch.models.first_stage import read_quant_options
 
     mend_options()

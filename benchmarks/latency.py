@@ -35,8 +35,9 @@ from latency_rows import KINDS, NNCF, measure
 from report import parser, report
 from tqdm import tqdm
 
-from quantface_arch.archs import build_arch
-from quantface_arch.pretrained.zoo import load_model, resolve_model
+from quantface_arch.archs.build import build_arch
+from quantface_arch.pretrained.names import resolve_model
+from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import quantize, read_metadata, save_checkpoint
 
 # Measured in this process's child, and printed as the last line.

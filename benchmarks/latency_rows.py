@@ -11,7 +11,7 @@ import torch
 from report import peak_gb
 from torch import Tensor, nn
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import read_metadata
 from quantface_arch.runtime.parts import parts_of, record

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from report import parser, peak_gb, report
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 
 # The same network in every block, of a few thousand weights.
 SMOKE: dict[str, Any] = {

@@ -25,7 +25,7 @@ import yaml
 from batch_runs import REPO, Run, end, faces_folder, restore_command
 from tqdm import tqdm
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.quant import save_checkpoint
 from quantface_arch.utils.files import file_digest
 

@@ -29,7 +29,8 @@ from restore_memory import GIB, REPO, resident
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.faces.align import similarity
-from quantface_arch.faces.detect import Face, build_detector
+from quantface_arch.faces.detect import build_detector
+from quantface_arch.faces.face import Face
 from quantface_arch.utils.images import load_rgb
 from quantface_arch.video.tracking import follow
 

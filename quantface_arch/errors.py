@@ -13,6 +13,7 @@ __all__ = [
     "check_choice",
     "check_keys",
     "check_patterns",
+    "listed",
     "one_line",
 ]
 
@@ -40,6 +41,13 @@ def one_line(error: BaseException | str) -> str:
     """A message without line breaks, and without what would steer a terminal."""
     text = " ".join(str(error).split())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def listed(names: Iterable[str], limit: int = 3) -> str:
+    """The first few names and how many more there are, for messages."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def check_keys(what: str, options: Mapping[str, Any], allowed: Iterable[str]) -> None:

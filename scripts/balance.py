@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import quantface_arch.register  # noqa: F401
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.integration.options import read_options
 from quantface_arch.models.first_stage import calibration_pictures, read_quant_options

@@ -10,7 +10,8 @@ from quantize import Faces, check_is_float, find_faces
 from torch import Tensor
 
 from quantface_arch.errors import QuantFaceError, UsageError
-from quantface_arch.pretrained.zoo import load_model, resolve_model
+from quantface_arch.pretrained.names import resolve_model
+from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import read_metadata
 from quantface_arch.reports.layer_plots import (
     draw_distribution,

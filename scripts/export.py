@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import UsageError
-from quantface_arch.pretrained.zoo import resolve_model
+from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.runtime.lowering import FULL, SPARE, WAYS, Lowering
 from quantface_arch.runtime.onnx_file import missing, write_onnx
 from quantface_arch.utils.cli import Parser, run

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError, UsageError
-from quantface_arch.pretrained.zoo import resolve_model
+from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.quant import load_checkpoint, read_metadata, save_checkpoint
 from quantface_arch.utils.cli import Parser, run
 

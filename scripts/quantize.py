@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError, UsageError
-from quantface_arch.pretrained.zoo import load_model, resolve_model
+from quantface_arch.pretrained.names import resolve_model
+from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import CalibrationStore, Recipe, quantize, read_metadata, save_checkpoint
 from quantface_arch.quant.calibration.store import digest
 from quantface_arch.quant.config.bitmap import load_bit_map
@@ -163,7 +164,7 @@ def replace_halves(model: nn.Module, args: argparse.Namespace) -> None:
         return
     # Now, since importing diffusers takes seconds, which nobody else should wait for.
     from quantface_arch.archs.osdface_arch import OSDFace
-    from quantface_arch.archs.tiny import load_half
+    from quantface_arch.pretrained.tiny_vae import load_half
 
     for half, source in sources.items():
         if not isinstance(model, OSDFace):

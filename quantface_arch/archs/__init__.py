@@ -1,7 +1,1 @@
-"""Architectures; importing ``registered`` puts them into BasicSR's ARCH_REGISTRY."""
-
-from __future__ import annotations
-
-from quantface_arch.archs.build import build_arch
-
-__all__ = ["build_arch"]
+"""Networks, and ``build.build_arch``, which makes one from its options."""

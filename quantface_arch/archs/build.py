@@ -51,11 +51,12 @@ def _builder(name: Any) -> Callable[..., nn.Module]:
         from quantface_arch.archs.osdface_arch import OSDFace
 
         return OSDFace
-    from quantface_arch.integration.registered import ARCH_REGISTRY
+    import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
+    from basicsr.utils.registry import ARCH_REGISTRY
 
     if name in FETCHING:
         raise QuantFaceError(f"network type: {name} fetches weights by itself, which is refused")
     if name not in ARCH_REGISTRY:
-        known = ", ".join(sorted(name for name, _ in ARCH_REGISTRY))
+        known = ", ".join(sorted({OSDFACE, *(name for name, _ in ARCH_REGISTRY)}))
         raise QuantFaceError(f"network type: found {name!r}, allowed is one of {known}")
     return ARCH_REGISTRY.get(name)

@@ -8,20 +8,14 @@ per resolution; the decoder's go from the latent to the picture.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diffusers import AutoencoderTiny
-from torch import Tensor, nn
+from torch import nn
 
-from quantface_arch.errors import QuantFaceError, check_choice, check_keys
-from quantface_arch.pretrained.diffusers_folder import read_network
-from quantface_arch.utils.state_dict import fill
+from quantface_arch.errors import QuantFaceError, check_keys
 
-if TYPE_CHECKING:
-    from quantface_arch.archs.osdface_arch import OSDFace
-
-__all__ = ["HALVES", "load_half", "tiny_half"]
+__all__ = ["HALVES", "tiny_half"]
 
 HALVES = ("encoder", "decoder")
 # What diffusers calls a half's sizes, and those of TAESD.
@@ -63,34 +57,3 @@ def tiny_half(
         in_channels=channels, out_channels=channels, latent_channels=latent_channels, **ours
     )
     return getattr(whole, half)
-
-
-def load_half(net: OSDFace, half: str, source: str, offline: bool = False) -> None:
-    """Put half a tiny autoencoder, with its weights, in the place of a network's; in place.
-
-    The network's ``arch_options`` say so afterwards.
-
-    Args:
-        net: in full precision.
-        half: see ``tiny_half``.
-        source: a folder or hub id in diffusers' layout, of TAESD for example (madebyollin/taesd).
-        offline: take a hub id from the local cache, never from the network.
-
-    Raises:
-        QuantFaceError: nothing there, not all of a tiny autoencoder or of other sizes, a latent of
-            another scale.
-    """
-    check_choice("half", half, HALVES)
-    offline = offline or Path(source).is_dir()
-    try:
-        tiny = read_network(AutoencoderTiny, source, "", {"scaling_factor": 1.0}, offline)
-    except QuantFaceError as error:
-        raise QuantFaceError(f"{source}: no tiny autoencoder ({error})") from error
-    options = {
-        "num_blocks": list(tiny.config[f"num_{half}_blocks"]),
-        "block_out_channels": list(tiny.config[f"{half}_block_out_channels"]),
-    }
-    net.use_tiny(half, options)
-    state: dict[str, Tensor] = getattr(tiny, half).state_dict()
-    fill(getattr(net, f"fast_{half}"), Path(source), state)
-    net.arch_options = {**net.arch_options, f"fast_{half}": options}

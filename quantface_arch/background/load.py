@@ -11,19 +11,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.background.tiles import BackgroundUpsampler
 from quantface_arch.background.weights import find_background
-from quantface_arch.errors import QuantFaceError, one_line
-from quantface_arch.integration.quantface_arch import PARAM_KEYS
-from quantface_arch.pretrained.lora import listed
+from quantface_arch.errors import QuantFaceError, listed, one_line
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant.checkpoint.metadata import KEY
 from quantface_arch.quant.checkpoint.save_load import read_metadata, save_checkpoint
 from quantface_arch.utils.disk_cache import cached
 from quantface_arch.utils.files import file_digest
 from quantface_arch.utils.safetensors_header import check_header
-from quantface_arch.utils.state_dict import fill, read_state
+from quantface_arch.utils.state_dict import PARAM_KEYS, fill, read_state
 
 __all__ = ["load_background", "rrdbnet_options"]
 

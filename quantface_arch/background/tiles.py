@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.restore.restorer import MAX_OUTPUT_PIXELS
+from quantface_arch.utils.images import MAX_OUTPUT_PIXELS
 
 __all__ = ["CONTEXT", "TILE", "BackgroundUpsampler", "windows"]
 

@@ -11,15 +11,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from quantface_arch import __version__
+from quantface_arch.doctor.findings import Findings, Package
 from quantface_arch.doctor.report import render
 from quantface_arch.doctor.steps import RUNTIME_NAMES
 from quantface_arch.errors import one_line
-from quantface_arch.pretrained.zoo import WEIGHTS, shipped_models
+from quantface_arch.pretrained.names import WEIGHTS, shipped_models
 from quantface_arch.utils.cli import EXIT_FAILED, Parser
 
 DESCRIPTION = """\
@@ -40,41 +41,6 @@ MODULES = {"opencv-python": "cv2", "pillow": "PIL", "pyyaml": "yaml"}
 DEVELOPMENT = {"test", "docs"}
 CPU_FLAGS = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "avx512_bf16", "amx_bf16", "i8mm")
 PATIENCE_SECONDS = 120
-
-
-@dataclass
-class Package:
-    """One package that ``pyproject.toml`` asks for.
-
-    Attributes:
-        wanted: its requirement, such as ``torch>=2.4``.
-        extra: None where it is always needed, else the extra that brings it.
-        version: None: not installed.
-        fits: whether the version is within what is wanted; None: could not be checked.
-        error: why it cannot be imported, one line.
-        cause: the module to blame for that, if it is another one.
-    """
-
-    name: str
-    wanted: str
-    extra: str | None
-    version: str | None = None
-    fits: bool | None = None
-    error: str | None = None
-    cause: str | None = None
-
-
-@dataclass
-class Findings:
-    """All that the doctor found; plain data."""
-
-    version: str
-    python: str
-    system: str
-    packages: list[Package]
-    cpu: dict[str, Any]
-    models: dict[str, int]
-    results: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def make_parser() -> Parser:

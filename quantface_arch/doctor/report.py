@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from quantface_arch.doctor.findings import Findings, Package
 from quantface_arch.doctor.steps import RUNTIME_NAMES
-
-if TYPE_CHECKING:
-    from quantface_arch.doctor.cli import Findings, Package
 
 __all__ = ["render"]
 

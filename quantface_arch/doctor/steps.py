@@ -96,7 +96,7 @@ def try_detector() -> dict[str, Any]:
 
 def read_models() -> dict[str, Any]:
     """Read the headers of the shipped checkpoints."""
-    from quantface_arch.pretrained.zoo import resolve_model, shipped_models
+    from quantface_arch.pretrained.names import resolve_model, shipped_models
     from quantface_arch.quant.checkpoint.save_load import read_metadata
 
     damaged = {}

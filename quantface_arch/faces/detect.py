@@ -4,48 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
-
-import cv2
-import numpy as np
+from typing import TYPE_CHECKING
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.utils.images import to_uint8
+from quantface_arch.faces.face import Detector
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DETECTORS", "Detector", "Face", "build_detector", "shrink"]
+__all__ = ["DETECTORS", "build_detector"]
 
 DETECTORS = ("auto", "retinaface_mobile0.25", "retinaface_resnet50", "haar")
 _AUTO = "retinaface_mobile0.25"
-
-
-@dataclass(frozen=True)
-class Face:
-    """One face found in a picture, in the picture's pixels.
-
-    Attributes:
-        box: (4,) float: left, top, right, bottom.
-        landmarks: (5, 2) float: left eye, right eye (as seen), nose, left and right corner of the
-            mouth; or (2, 2): the eyes alone, from a detector that knows no more.
-        score: confidence, 0 to 1.
-    """
-
-    box: np.ndarray
-    landmarks: np.ndarray
-    score: float
-
-
-class Detector(Protocol):
-    """Anything that finds faces."""
-
-    name: str
-
-    def detect(self, rgb: np.ndarray) -> list[Face]:
-        """The faces of an upright (H, W, 3) uint8 or uint16 picture, from left to right."""
-        ...
 
 
 def build_detector(
@@ -88,13 +58,3 @@ def build_detector(
         notify(f"{error}; using OpenCV's Haar cascades, which find frontal faces only")
         return HaarDetector()
     return RetinaFaceDetector(network, path, device)
-
-
-def shrink(rgb: np.ndarray, long_side: int) -> tuple[np.ndarray, float]:
-    """A uint8 copy no longer than ``long_side`` and the factor it was shrunk by (at most 1)."""
-    height, width = rgb.shape[:2]
-    factor = min(1.0, long_side / max(height, width))
-    if factor < 1:
-        size = max(1, round(width * factor)), max(1, round(height * factor))
-        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-    return to_uint8(rgb), factor

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.faces.detect import Face, shrink
+from quantface_arch.faces.face import Face, shrink
 
 __all__ = ["HaarDetector"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.faces.detect import Face, shrink
+from quantface_arch.faces.face import Face, shrink
 
 __all__ = ["RetinaFaceDetector"]
 

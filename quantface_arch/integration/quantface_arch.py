@@ -10,15 +10,13 @@ from torch import nn
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.pretrained.zoo import resolve_model
-from quantface_arch.utils.state_dict import fill, read_state
+from quantface_arch.pretrained.names import resolve_model
+from quantface_arch.utils.state_dict import PARAM_KEYS, fill, read_state
 
 __all__ = ["QuantFaceArch", "checkpoint_arch"]
 
 NAME = "QuantFaceArch"
 PICKLED = (".pth", ".pt", ".ckpt")
-# What BasicSR's training saves, the moving average first.
-PARAM_KEYS = ("params_ema", "params")
 
 
 def QuantFaceArch(

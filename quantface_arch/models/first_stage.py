@@ -22,12 +22,12 @@ from quantface_arch.data.degradation import seeded
 from quantface_arch.errors import QuantFaceError, check_choice, check_keys
 from quantface_arch.quant import Recipe, load_checkpoint, prepare, read_metadata, save_checkpoint
 from quantface_arch.quant.calibration.store import digest
+from quantface_arch.quant.checkpoint.save_load.balance_file import load_balance
 from quantface_arch.quant.config.bitmap import load_bit_map
 from quantface_arch.quant.finetune.reconstruct import reconstruct
 from quantface_arch.quant.finetune.trainable import BOUNDS
 from quantface_arch.quant.finetune.weight_trainers import TUNERS
 from quantface_arch.quant.nn.convert import BitMap
-from quantface_arch.quant.ops.balance import load_balance
 from quantface_arch.utils.images import SUFFIXES, load_rgb, resize
 
 __all__ = ["FirstStage", "calibration_pictures", "read_quant_options"]

@@ -9,8 +9,7 @@ import torch
 from diffusers import ModelMixin
 from safetensors import SafetensorError
 
-from quantface_arch.errors import QuantFaceError, one_line
-from quantface_arch.pretrained.lora import listed
+from quantface_arch.errors import QuantFaceError, listed, one_line
 
 __all__ = ["read_network"]
 

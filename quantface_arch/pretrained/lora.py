@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from diffusers.utils import convert_unet_state_dict_to_peft
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, listed
 from quantface_arch.utils.safe_yaml_json import parse_json
 from quantface_arch.utils.safetensors_header import check_header
 
-__all__ = ["listed", "merge_lora"]
+__all__ = ["merge_lora"]
 
 PREFIX = "unet."
 DEFAULT_ALPHA = 16.0
@@ -151,10 +151,3 @@ def _merge(
         raise QuantFaceError(f"{path}: peft takes no {listed(unexpected)}")
     with torch.no_grad():
         return wrapped.merge_and_unload()
-
-
-def listed(names: Iterable[str], limit: int = 3) -> str:
-    """The first few names and how many more there are, for messages."""
-    names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

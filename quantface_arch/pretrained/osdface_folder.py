@@ -15,19 +15,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from quantface_arch.archs.osdface_arch import OSDFace
-from quantface_arch.errors import QuantFaceError, one_line
+from quantface_arch.errors import QuantFaceError, listed, one_line
 from quantface_arch.pretrained.diffusers_folder import read_network
-from quantface_arch.pretrained.lora import listed, merge_lora
+from quantface_arch.pretrained.lora import merge_lora
+from quantface_arch.pretrained.names import resolve_base
 from quantface_arch.utils.safetensors_header import check_header
 from quantface_arch.utils.state_dict import unpickle
 
-__all__ = ["load_osdface_folder", "resolve_base"]
+__all__ = ["load_osdface_folder"]
 
 VRE_FILE = "associate_2.ckpt"
 EMBEDDING_FILE = "embedding_change_weights.pth"
 LORA_FILE = "pytorch_lora_weights.safetensors"
-BASE_FOLDER = "stable-diffusion-2-1-base"
-BASE_VARIABLE = "QUANTFACE_SD_BASE"
 
 VRE_PREFIX = "vqvae_LQ."
 # The VQGAN's other half, and the attention's norm of a second input, which self-attention has not.
@@ -82,27 +81,6 @@ def load_osdface_folder(
     _fill(model.unet, f"{source}/unet", unet.state_dict())
     model.arch_options = {"type": "OSDFace", **options}
     return model.eval()
-
-
-def resolve_base(folder: Path, base: str | os.PathLike[str] | None = None) -> str:
-    """Where Stable Diffusion 2.1-base is: a folder, or an id on the Hugging Face hub.
-
-    ``base`` if given, else the environment variable QUANTFACE_SD_BASE, else the folder
-    ``stable-diffusion-2-1-base`` beside OSDFace's files.
-
-    Raises:
-        QuantFaceError: nothing there; the message says how to point to it.
-    """
-    found = str(base or os.environ.get(BASE_VARIABLE) or folder / BASE_FOLDER)
-    is_default = not base and not os.environ.get(BASE_VARIABLE)
-    # A mistyped path looks like an id as well, but then its first half is a folder here.
-    is_hub_id = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", found) and not Path(found).parent.is_dir()
-    if Path(found).is_dir() or (is_hub_id and not is_default):
-        return found
-    raise QuantFaceError(
-        f"{found}: no such folder; point to Stable Diffusion 2.1-base in diffusers' layout (a "
-        f"folder, or a hub id to download) by the option base or the variable {BASE_VARIABLE}"
-    )
 
 
 def _read_schedule(source: str, offline: bool) -> dict[str, float]:

@@ -5,37 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.pretrained.names import resolve_model
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["load_into", "load_model", "resolve_model", "shipped_models"]
-
-WEIGHTS = Path(__file__).parents[1] / "weights"
-
-
-def shipped_models() -> list[str]:
-    """Names of the checkpoints that came with the package."""
-    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
-
-
-def resolve_model(name_or_path: str | Path) -> Path:
-    """Path of a shipped model, of a checkpoint file, or of a folder of OSDFace's files.
-
-    Raises:
-        QuantFaceError: neither a shipped name nor an existing path.
-    """
-    shipped = WEIGHTS / f"{name_or_path}.safetensors"
-    if str(name_or_path) in shipped_models():
-        return shipped
-    path = Path(name_or_path)
-    if path.exists():
-        return path
-    raise QuantFaceError(
-        f"model {str(name_or_path)!r}: neither a shipped one ({', '.join(shipped_models())}) "
-        "nor an existing file or folder"
-    )
+__all__ = ["load_into", "load_model"]
 
 
 def load_model(
@@ -69,7 +44,7 @@ def load_model(
         model = load_osdface_folder(path, base=base, local_files_only=offline)
         return model.eval().to(device)
     from quantface_arch import runtime as runtimes
-    from quantface_arch.archs import build_arch
+    from quantface_arch.archs.build import build_arch
 
     return runtimes.load(path, build_arch, runtime, device)
 

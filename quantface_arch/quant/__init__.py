@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quantface_arch.quant.calibration.calibrate import Calibration, calibrating
 from quantface_arch.quant.calibration.store import CalibrationStore
+from quantface_arch.quant.checkpoint.balance_file import load_balance, save_balance
 from quantface_arch.quant.checkpoint.save_load import (
     load_checkpoint,
     read_metadata,
@@ -22,7 +23,7 @@ from quantface_arch.quant.nn.layers import (
     State,
     quant_layers,
 )
-from quantface_arch.quant.ops.balance import LayerBalance, load_balance, save_balance
+from quantface_arch.quant.ops.balance import LayerBalance
 from quantface_arch.quant.ptq import (
     balance_stage,
     branch_stage,

@@ -24,14 +24,12 @@ __all__ = ["Manifest", "settings_of"]
 
 def settings_of(args: argparse.Namespace, restorer: FaceRestorer) -> dict[str, Any]:
     """What the pixels of a result depend on beside the picture itself, as plain data."""
-    from quantface_arch.pretrained.zoo import resolve_model
+    from quantface_arch.pretrained.names import resolve_base, resolve_model
     from quantface_arch.runtime import resolve
 
     model = resolve_model(args.model)
     files, base = [model], None
     if model.is_dir():
-        from quantface_arch.pretrained.osdface_folder import resolve_base
-
         files, base = sorted(model.iterdir()), resolve_base(model)
     return {
         "model": {path.name: file_digest(path) for path in files if path.is_file()},

@@ -79,7 +79,7 @@ def load_restorer(args: argparse.Namespace, shard: Shard | None = None) -> FaceR
     Raises:
         QuantFaceError: no such model, runtime or device.
     """
-    from quantface_arch.pretrained.zoo import resolve_model
+    from quantface_arch.pretrained.names import resolve_model
 
     resolve_model(args.model)
 

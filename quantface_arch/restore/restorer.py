@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.faces.align import FACE_SIZE, similarity, warp_face
 from quantface_arch.faces.color import keep_color
-from quantface_arch.faces.detect import Detector, Face, build_detector
+from quantface_arch.faces.detect import build_detector
+from quantface_arch.faces.face import Detector, Face
 from quantface_arch.faces.paste import paste_face
-from quantface_arch.utils.images import Picture, resize
+from quantface_arch.utils.images import MAX_OUTPUT_PIXELS, Picture, resize
 
 __all__ = ["DEFAULT_MODEL", "FaceRestorer", "FoundFaces", "RestoredFace", "RestoredPicture"]
 
 DEFAULT_MODEL = "mini-w4a8"
-MAX_OUTPUT_PIXELS = 400_000_000
 # Rec. 601 luma, the weights that made grey of colour in JPEG and Pillow.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 

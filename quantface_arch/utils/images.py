@@ -26,6 +26,7 @@ from quantface_arch.utils.files import atomic_path, open_file, read_bytes
 
 __all__ = [
     "MAX_FILE_BYTES",
+    "MAX_OUTPUT_PIXELS",
     "MAX_PIXELS",
     "MAX_SCANS",
     "MIN_SIDE",
@@ -44,6 +45,7 @@ MIN_SIDE = 16
 MAX_PIXELS = 100_000_000
 # Uncompressed, such a picture with alpha and 16 bits has 800 MB.
 MAX_FILE_BYTES = 1 << 30
+MAX_OUTPUT_PIXELS = 400_000_000
 # Encoders write about ten.
 MAX_SCANS = 100
 

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantface_arch.errors import QuantFaceError, one_line
-from quantface_arch.pretrained.lora import listed
+from quantface_arch.errors import QuantFaceError, listed, one_line
 from quantface_arch.utils.files import kind_of
 
-__all__ = ["fill", "read_state", "unpickle"]
+__all__ = ["PARAM_KEYS", "fill", "read_state", "unpickle"]
 
+# What BasicSR's training saves, the moving average first.
+PARAM_KEYS = ("params_ema", "params")
 # Batch norms saved long ago have none, and torch fills it in.
 OPTIONAL = ".num_batches_tracked"
 

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from quantface_arch.faces.align import TEMPLATE, invert, similarity
-from quantface_arch.faces.detect import Face
+from quantface_arch.faces.face import Face
 
 __all__ = ["HALF", "FollowedFrame", "follow"]
 

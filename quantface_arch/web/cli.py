@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from quantface_arch.errors import QuantFaceError, UsageError
-from quantface_arch.pretrained.zoo import resolve_model
+from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.restore.options import add_model_options, integer, load_restorer, number
 from quantface_arch.utils.cli import Parser
 from quantface_arch.utils.images import MAX_PIXELS, MIN_SIDE

@@ -13,7 +13,7 @@ import numpy as np
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.faces.align import FACE_SIZE
-from quantface_arch.pretrained.zoo import shipped_models
+from quantface_arch.pretrained.names import shipped_models
 from quantface_arch.restore.restorer import FaceRestorer, FoundFaces, RestoredFace
 from quantface_arch.utils.images import Picture, read_image
 from quantface_arch.web.limits import Limits

@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import init_empty_weights
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.archs.presets import PRESETS
 from quantface_arch.errors import QuantFaceError
 

@@ -15,9 +15,10 @@ from quant_helpers import sqnr
 from safetensors.torch import load_file, save_file
 from tiny import RRDB, TINY
 
-from quantface_arch.archs import build_arch
-from quantface_arch.archs.tiny import HALVES, load_half
+from quantface_arch.archs.build import build_arch
+from quantface_arch.archs.tiny import HALVES
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.pretrained.tiny_vae import load_half
 from quantface_arch.quant import load_checkpoint, quant_layers, read_metadata, save_checkpoint
 from quantface_arch.runtime.openvino import load
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from tiny import TINY
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.archs.meta import empty_network
 from quantface_arch.background import weights
 from quantface_arch.background.load import load_background, rrdbnet_options

@@ -18,7 +18,7 @@ from quantface_arch.doctor import steps as doctor_steps
 from quantface_arch.doctor.report import INT8_FLAGS, render
 from quantface_arch.doctor.steps import RUNTIME_NAMES
 from quantface_arch.faces import weights
-from quantface_arch.pretrained.zoo import WEIGHTS
+from quantface_arch.pretrained.names import WEIGHTS
 from quantface_arch.restore.restorer import FaceRestorer
 from quantface_arch.utils import download
 

@@ -9,7 +9,7 @@ import pytest
 from loops import load_options, shrink, write_pictures
 from tiny import TINY
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.quant.checkpoint.save_load import save_checkpoint
 from quantface_arch.restore.cli import main, make_parser
 from quantface_arch.utils.cli import run

@@ -14,7 +14,7 @@ from torch import nn
 import quantface_arch.register  # noqa: F401
 from basicsr.archs import build_network
 from basicsr.models import build_model
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.archs.presets import PRESETS
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import quant_layers, quantize, save_checkpoint

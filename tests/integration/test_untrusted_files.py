@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from tiny import TINY
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.data import face_dataset
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.integration.options import read_options

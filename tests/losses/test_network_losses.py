@@ -13,7 +13,7 @@ from torch import nn
 
 import quantface_arch.register  # noqa: F401
 from basicsr.losses import build_loss
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import save_checkpoint
 

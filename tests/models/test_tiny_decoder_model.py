@@ -7,7 +7,7 @@ import torch
 from loops import SMALL, load_options, saved, shrink_training, train, write_pictures
 
 import quantface_arch.register  # noqa: F401
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.models import TinyDecoderModel
 from quantface_arch.pretrained.zoo import load_model

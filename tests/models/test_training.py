@@ -16,7 +16,7 @@ import torch
 import yaml
 from tiny import TINY
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.models.adversary import Adversary
 from quantface_arch.pretrained.zoo import load_model

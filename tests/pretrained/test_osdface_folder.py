@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.archs.presets import PRESETS
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.pretrained.osdface_folder import load_osdface_folder

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 from tiny import RRDB
 from torch import nn
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.archs.osdface_arch import OSDFace
 from quantface_arch.quant import Recipe, convert, load_checkpoint, quantize, save_checkpoint
 

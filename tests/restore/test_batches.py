@@ -230,7 +230,7 @@ def test_a_file_that_cannot_be_written_whole_is_named_and_the_old_one_stays(tmp_
     """Whatever library writes: pictures, safetensors, torch."""
     import torch
 
-    from quantface_arch.archs import build_arch
+    from quantface_arch.archs.build import build_arch
     from quantface_arch.errors import WriteError
     from quantface_arch.models.restorer_model import _write
     from quantface_arch.quant import read_metadata, save_checkpoint

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from tiny import TINY
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.quant.checkpoint.save_load import save_checkpoint
 from quantface_arch.restore.cli import make_parser
 from quantface_arch.utils.cli import run

@@ -16,8 +16,8 @@ from clips import needs_ffmpeg, sound_hash, streams, write_clip, write_plain_cli
 from disks import full_disk
 from tiny import TINY
 
-from quantface_arch.archs import build_arch
-from quantface_arch.faces.detect import Face
+from quantface_arch.archs.build import build_arch
+from quantface_arch.faces.face import Face
 from quantface_arch.faces.haar import HaarDetector
 from quantface_arch.quant.checkpoint.save_load import save_checkpoint
 from quantface_arch.restore.cli import main, make_parser

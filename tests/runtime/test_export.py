@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from quant_helpers import sqnr
 from tiny import RRDB
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import Recipe, load_checkpoint, quant_layers, quantize, save_checkpoint
 from quantface_arch.runtime.openvino.network import has_vnni

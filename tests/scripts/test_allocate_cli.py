@@ -14,7 +14,7 @@ import yaml
 from threads import together
 from tiny import RRDB, TINY
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.quant import Recipe, convert, quantize, save_checkpoint
 from quantface_arch.quant.config.bitmap import load_bit_map
 

@@ -14,8 +14,9 @@ import yaml
 from safetensors import safe_open
 from tiny import RRDB, TINY
 
-from quantface_arch.archs import build_arch
-from quantface_arch.pretrained.zoo import load_model, resolve_model
+from quantface_arch.archs.build import build_arch
+from quantface_arch.pretrained.names import resolve_model
+from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import Recipe, convert, quantize, save_checkpoint
 from quantface_arch.quant.config.bitmap import save_bit_map
 from quantface_arch.quant.cost.planned import fixed_bytes

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import RRDB
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import prepare, quant_layers, save_checkpoint
 from quantface_arch.reports.layer_plots import find_layers, layer_errors, sample_inputs

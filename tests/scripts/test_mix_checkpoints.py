@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import TINY
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import quantize, save_checkpoint
 

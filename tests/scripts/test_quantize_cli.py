@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import RRDB
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import read_metadata, save_checkpoint
 

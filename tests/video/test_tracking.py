@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from quantface_arch.faces.align import TEMPLATE, invert, similarity
-from quantface_arch.faces.detect import Face, build_detector
+from quantface_arch.faces.detect import build_detector
+from quantface_arch.faces.face import Face
 from quantface_arch.utils.images import load_rgb
 from quantface_arch.video.tracking import HALF, _Tracks, follow
 

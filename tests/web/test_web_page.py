@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from tiny import TINY
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.quant.checkpoint.save_load import save_checkpoint
 from quantface_arch.restore.restorer import FaceRestorer
 from quantface_arch.utils.images import load_rgb

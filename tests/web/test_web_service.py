@@ -15,10 +15,10 @@ import pytest
 from PIL import Image, ImageCms
 from tiny import TINY
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.faces.align import FACE_SIZE
-from quantface_arch.pretrained.zoo import shipped_models
+from quantface_arch.pretrained.names import shipped_models
 from quantface_arch.restore.restorer import FaceRestorer
 from quantface_arch.utils.cli import run
 from quantface_arch.utils.images import Picture, load_rgb, read_image, write_image

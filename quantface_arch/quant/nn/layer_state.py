@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.config.specs import QuantSpec
-from quantface_arch.quant.finetune.weight_trainers import Tuner
 from quantface_arch.quant.ops.balance import LayerBalance
+
+if TYPE_CHECKING:
+    from quantface_arch.quant.finetune.weight_trainers import Tuner
 
 __all__ = ["LayerState", "State"]
 

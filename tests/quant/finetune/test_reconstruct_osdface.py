@@ -7,7 +7,7 @@ import copy
 import torch
 from tiny import TINY
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.quant import prepare
 from quantface_arch.quant.finetune.reconstruct import reconstruct
 

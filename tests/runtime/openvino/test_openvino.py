@@ -19,9 +19,10 @@ from quant_helpers import TinyNet, pictures, sqnr
 from tiny import RRDB, TINY
 
 from quantface_arch import runtime
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.pretrained.zoo import load_model, resolve_model
+from quantface_arch.pretrained.names import resolve_model
+from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import Recipe, load_checkpoint, quant_layers, quantize, save_checkpoint
 from quantface_arch.runtime import lowering
 from quantface_arch.runtime.openvino import load, network, trace

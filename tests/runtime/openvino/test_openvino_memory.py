@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny import TINY
 
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.quant import save_checkpoint
 from quantface_arch.runtime.openvino import load, memory, network
 from quantface_arch.runtime.parts import parts_of

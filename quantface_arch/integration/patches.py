@@ -1,0 +1,113 @@
+"""Patches of BasicSR: it reads options as plain data, and resumes within an epoch without a GPU."""
+
+from __future__ import annotations
+
+import ast
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
+from quantface_arch.errors import QuantFaceError, one_line
+from quantface_arch.utils.files import read_bytes
+
+__all__ = ["mend_options", "mend_resume"]
+
+
+def mend_resume() -> None:
+    """Make BasicSR's training loop resume without a GPU and in the middle of an epoch. Idempotent.
+
+    BasicSR 1.4.2 asks for the current CUDA device to resume at all, unpickles whatever the state
+    file holds, and starts the saved epoch from its first batch again.
+    """
+    import basicsr.train as train
+    from quantface_arch.data.sampler import ResumableSampler
+    from quantface_arch.utils.state_dict import unpickle
+
+    if hasattr(train, "quantface_mended"):
+        return
+    original_loaders = train.create_train_val_dataloader
+
+    def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
+        path = _find_state(opt)
+        if path is None:
+            return None
+        opt["path"]["resume_state"] = str(path)
+        state = unpickle(path)
+        try:
+            opt["resumed_at"] = (int(state["epoch"]), int(state["iter"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise QuantFaceError(f"{path}: no training state of BasicSR") from error
+        return state
+
+    def create_train_val_dataloader(opt: dict[str, Any], logger: Any) -> tuple[Any, ...]:
+        loaders = original_loaders(opt, logger)
+        sampler = loaders[1]
+        options = opt["datasets"]["train"]
+        devices = 1 if opt["dist"] else max(1, opt["num_gpu"])
+        sampler.batch_size = options["batch_size_per_gpu"] * devices
+        epoch, iteration = opt.get("resumed_at", (0, 0))
+        sampler.resume_at = (epoch, iteration - epoch * sampler.batches_per_epoch())
+        return loaders
+
+    train.EnlargedSampler = ResumableSampler
+    train.load_resume_state = load_resume_state
+    train.create_train_val_dataloader = create_train_val_dataloader
+    train.quantface_mended = True
+
+
+def mend_options() -> None:
+    """Make BasicSR read options files as plain data. Idempotent.
+
+    BasicSR 1.4.2 reads them by a loader of YAML that makes any object and calls any function that
+    a tag names, and evaluates the lists that ``--force_yml`` gives.
+    """
+    import yaml
+
+    from basicsr.utils import options
+    from quantface_arch.utils.safe_yaml_json import MAX_YAML_BYTES, check_yaml
+
+    if hasattr(options, "quantface_mended"):
+        return
+    original_value = options._postprocess_yml_value
+    base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    class PlainLoader(base):
+        def __init__(self, stream: Any) -> None:
+            self.where = f"options file {stream.name}"
+            data = read_bytes(stream.name, MAX_YAML_BYTES)
+            check_yaml(self.where, data)
+            super().__init__(data)
+
+        def get_single_data(self) -> Any:
+            try:
+                return super().get_single_data()
+            except (yaml.YAMLError, ValueError, TypeError) as error:
+                raise QuantFaceError(f"{self.where}: not YAML: {one_line(error)}") from error
+
+    def ordered_mapping(loader: Any, node: Any) -> OrderedDict[Any, Any]:
+        loader.flatten_mapping(node)
+        return OrderedDict(loader.construct_pairs(node))
+
+    def forced_value(text: str) -> Any:
+        if not text.startswith("["):
+            return original_value(text)
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError) as error:
+            raise QuantFaceError(f"--force_yml: found {text!r}, no list of plain values") from error
+
+    PlainLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, ordered_mapping)
+    options.ordered_yaml = lambda: (PlainLoader, yaml.SafeDumper)
+    options._postprocess_yml_value = forced_value
+    options.quantface_mended = True
+
+
+def _find_state(opt: dict[str, Any]) -> Path | None:
+    """The newest saved state with ``--auto_resume``, else the one that the options name, if any."""
+    if not opt["auto_resume"]:
+        path = opt["path"].get("resume_state")
+        return Path(path) if path else None
+    # BasicSR looks below the working folder, not below where it has saved.
+    states = Path(opt["path"]["training_states"]).glob("*.state")
+    return max(states, key=lambda path: float(path.stem), default=None)
