@@ -15,16 +15,21 @@ BIN := .venv/bin
 # crashes fails the run: another in its place would wait for the rest of its file for ever.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
-.PHONY: demo test coverage docs clean
+.PHONY: demo lint check test coverage docs clean
 
 demo: .venv/installed
 	$(BIN)/python inference/restore.py -i inputs -o results --compare --offline
 
-test: .venv/installed-test
+lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+check: lint
+	$(PYTEST) -m "not slow"
+
+test: lint
 	$(PYTEST)
 
 coverage: .venv/installed-test

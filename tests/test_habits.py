@@ -27,13 +27,15 @@ def test_commands_say_their_version(repo):
 
 
 def test_hooks_are_local_and_those_of_make_test(repo):
-    recipe = (repo / "Makefile").read_text().partition("\ntest: ")[2].partition("\n\n")[0]
-    wanted = re.findall(r"\$\(BIN\)/((?:ruff|pyright)[^\n]*)", recipe)
+    makefile = (repo / "Makefile").read_text()
+    recipe = makefile.partition("\nlint: ")[2].partition("\n\n")[0]
+    wanted = re.findall(r"\$\(BIN\)/([^\n]*)", recipe)
     config = yaml.safe_load((repo / ".pre-commit-config.yaml").read_text())
     assert [source["repo"] for source in config["repos"]] == ["local"]
     hooks = [hook["entry"].removeprefix(".venv/bin/") for hook in config["repos"][0]["hooks"]]
-    assert hooks == [line.removesuffix(" .") for line in wanted] and len(hooks) == 3
-    assert recipe.splitlines()[-1].strip() == "$(PYTEST)"
+    assert hooks == [line.removesuffix(" .") for line in wanted] and len(hooks) == 4
+    assert "\ntest: lint\n\t$(PYTEST)\n" in makefile
+    assert '\ncheck: lint\n\t$(PYTEST) -m "not slow"\n' in makefile
     assert all(hook["language"] == "system" for hook in config["repos"][0]["hooks"])
     # Pyright looks at the folders that are typed in full, not at the files of a commit.
     project = (repo / "pyproject.toml").read_text()
@@ -56,3 +58,16 @@ def test_functions_without_types_are_refused_by_ruff(repo):
     text = "def doubled(x):\n    return 2 * x\n"
     done = subprocess.run(command, cwd=repo, input=text, capture_output=True, text=True)
     assert done.returncode == 1 and {"ANN001", "ANN201"} <= set(done.stdout.split())
+
+
+def test_the_citation_names_the_version_of_the_package(repo):
+    citation = yaml.safe_load((repo / "CITATION.cff").read_text())
+    assert citation["version"] == quantface_arch.__version__
+
+
+def test_forge_files_are_valid_and_call_targets_that_exist(repo):
+    known = set(re.findall(r"^(\w+):", (repo / "Makefile").read_text(), re.MULTILINE))
+    files = sorted((repo / ".github").rglob("*.yml"))
+    called = [re.findall(r"run: make (\w+)", file.read_text()) for file in files]
+    assert all(yaml.safe_load(file.read_text()) for file in files)
+    assert {"check", "test"} == {target for targets in called for target in targets} <= known
