@@ -14,7 +14,7 @@ from quantface_arch.errors import check_patterns
 from quantface_arch.quant.calibration.calibrate import Calibration
 from quantface_arch.quant.calibration.observer import ActivationObserver
 from quantface_arch.quant.config.recipe import Recipe
-from quantface_arch.quant.config.specs import MAX_BITS, BalanceSpec, BranchSpec
+from quantface_arch.quant.config.specs import MAX_BITS, BalanceSpec, BranchSpec, QuantSpec
 from quantface_arch.quant.nn.layers import QuantLayer, quant_layers
 from quantface_arch.quant.ops.balance import LayerBalance, channel_scale
 from quantface_arch.quant.ops.hadamard import MIN_WIDTH, Segments, segments_of
@@ -23,7 +23,8 @@ from quantface_arch.utils.distributed import Shard
 
 __all__ = ["balance_layers", "best_factors", "branch_ranks", "kinds_for", "output_error"]
 
-# Fractions of its range that an activation grid is tried at while candidates are compared.
+# Stands in for the search of range ``mse`` while candidates are compared: fractions of the range
+# that the activation grid is tried at.
 CLIPS = (1.0, 0.7, 0.45)
 # Of the weight range's hundredths, one in so many is tried meanwhile.
 COARSE = 6
@@ -229,10 +230,24 @@ def _trial_error(trial: QuantLayer, x: Tensor, wanted: Tensor) -> float:
         wanted = wanted - trial.branch(x)
     mean_square = x.movedim(trial.channel_axis, 0).flatten(1).square().mean(1)
     trial.quantize_weight(mean_square, COARSE)
-    low, high = float(x.min()), float(x.max())
     errors = []
-    for clip in CLIPS[:1] if trial.activation_spec.dynamic else CLIPS:
-        trial.set_activation_range(low * clip, high * clip)
+    for low, high in _trial_ranges(x, trial.activation_spec):
+        trial.set_activation_range(low, high)
         found = trial.product(trial.quantize_input(x), trial.weight, None)
         errors.append(float((found - wanted).square().mean()))
     return min(errors)
+
+
+def _trial_ranges(x: Tensor, spec: QuantSpec) -> list[tuple[float, float]]:
+    """Return the ranges of balanced inputs that a quantizer of this spec may end up with."""
+    if spec.range == "percentile" and not spec.dynamic:
+        keep = spec.percentile / 100
+        # float64: in float32 the place of a quantile among many values is not exact.
+        values = x.flatten().double()
+        if spec.symmetric:
+            high = float(values.abs().quantile(keep))
+            return [(-high, high)]
+        return [(float(values.quantile(1 - keep)), float(values.quantile(keep)))]
+    low, high = float(x.min()), float(x.max())
+    searched = spec.range == "mse" and not spec.dynamic
+    return [(low * clip, high * clip) for clip in (CLIPS if searched else (1.0,))]
