@@ -26,7 +26,7 @@ from quantface_arch.quant.checkpoint.save_load.balance_file import load_balance
 from quantface_arch.quant.config.bitmap import load_bit_map
 from quantface_arch.quant.finetune.reconstruct import reconstruct
 from quantface_arch.quant.finetune.trainable import BOUNDS
-from quantface_arch.quant.finetune.weight_trainers import TUNERS
+from quantface_arch.quant.finetune.weight_trainers import WEIGHT_TRAINERS
 from quantface_arch.quant.nn.convert import BitMap
 from quantface_arch.utils.images import SUFFIXES, load_rgb, resize
 
@@ -186,7 +186,7 @@ class FirstStage:
         missing = {"blocks", "steps", "lr"} - self.reconstruction.keys()
         if missing:
             raise QuantFaceError(f"train option reconstruction: {min(missing)} is missing")
-        for name, allowed in (("bounds", BOUNDS), ("weights", (None, *TUNERS))):
+        for name, allowed in (("bounds", BOUNDS), ("weights", (None, *WEIGHT_TRAINERS))):
             found = self.reconstruction.get(name, allowed[0])
             check_choice(f"train option reconstruction: {name}", found, allowed)
         names = [name for name, _ in self.teacher.named_modules()]

@@ -13,7 +13,7 @@ from quantface_arch.quant.checkpoint.save_load import (
 )
 from quantface_arch.quant.config.recipe import Recipe
 from quantface_arch.quant.config.specs import BalanceSpec, BranchSpec, QuantSpec
-from quantface_arch.quant.finetune.trainable import settle, trainable
+from quantface_arch.quant.finetune.trainable import fold_trained, trainable
 from quantface_arch.quant.nn.convert import BitMap, ConversionReport, convert
 from quantface_arch.quant.nn.layers import (
     QuantConv1d,
@@ -52,6 +52,7 @@ __all__ = [
     "calibrating",
     "calibration_stage",
     "convert",
+    "fold_trained",
     "load_balance",
     "load_checkpoint",
     "prepare",
@@ -61,6 +62,5 @@ __all__ = [
     "round_float_parts",
     "save_balance",
     "save_checkpoint",
-    "settle",
     "trainable",
 ]

@@ -176,7 +176,7 @@ def _layers(model: nn.Module) -> dict[str, QuantLayer]:
             )
         if layer.act_bounds is not None or layer.tuner is not None:
             raise QuantFaceError(
-                f"layer {name}: its range or its weight is in training; call settle(model)"
+                f"layer {name}: its range or its weight is in training; call fold_trained(model)"
             )
     if layers and not isinstance(getattr(model, "quant_recipe", None), Recipe):
         raise QuantFaceError("checkpoint: give the very model that convert was called on")

@@ -100,7 +100,7 @@ class QuantLayer(LayerState):
         for buffer in ("act_zero_point", "act_low", "act_high"):
             layer.register_buffer(buffer, torch.zeros_like(layer.act_scale))
         layer.tuner = None
-        layer.forget_method()
+        layer.reset_quantization()
         return layer.train(module.training)
 
     @property

@@ -13,10 +13,10 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import (
     Recipe,
     convert,
+    fold_trained,
     prepare,
     quant_layers,
     save_checkpoint,
-    settle,
     trainable,
 )
 
@@ -72,7 +72,7 @@ def test_bounds_of_zero_change_nothing(symmetric):
     before = student(x)
     trainable(student, bounds=True)
     assert torch.equal(student(x), before)
-    settle(student)
+    fold_trained(student)
     assert torch.equal(student(x), before)
 
 
@@ -86,7 +86,7 @@ def test_settling_trained_bounds_changes_no_output_and_leaves_a_valid_grid(symme
     before = student(x).detach()
     assert not torch.equal(before, start)
     assert any(bool(layer.act_bounds.abs().max() > 1e-3) for layer in quant_layers(student))
-    settle(student)
+    fold_trained(student)
     assert torch.equal(student(x), before)
     for layer in quant_layers(student):
         assert layer.act_bounds is None
@@ -116,7 +116,7 @@ def test_bounds_move_the_ends_of_the_range():
 def test_a_checkpoint_before_settling_is_an_error_that_names_the_layer(tmp_path):
     student = student_of(TinyNet())
     trainable(student, bounds=True)
-    with pytest.raises(QuantFaceError, match=r"layer conv_in: .*call settle"):
+    with pytest.raises(QuantFaceError, match=r"layer conv_in: .*call fold_trained"):
         save_checkpoint(student, tmp_path / "model.safetensors", {})
     assert list(tmp_path.iterdir()) == []
 
