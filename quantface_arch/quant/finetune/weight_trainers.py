@@ -1,7 +1,7 @@
 """Ways to train a quantized layer's weight: what learns, how it computes, how it ends.
 
-A weight trainer stands in for the weight on its grid while training runs. ``fold_trained`` then puts
-the result back on the grid, and the layer is a plain one again.
+A weight trainer stands in for the weight on its grid while training runs. ``fold_trained`` then
+puts the result back on the grid, and the layer is a plain one again.
 """
 
 from __future__ import annotations
