@@ -18,6 +18,7 @@ from quantface_arch.integration.options import read_options
 from quantface_arch.models.first_stage import calibration_pictures, read_quant_options
 from quantface_arch.quant import (
     BitMap,
+    CalibrationData,
     LayerBalance,
     Recipe,
     balance_stage,
@@ -90,7 +91,7 @@ def main(args: argparse.Namespace) -> int:
     batch_size = int((opt["quant"].get("calibration") or {}).get("batch_size", 4))
     plain = copy.deepcopy(net)
     convert(net, recipe, bits)
-    plan = balance_stage(net, recipe, pictures, batch_size)
+    plan = balance_stage(net, recipe, CalibrationData(pictures, batch_size))
     save_balance(plan, args.out, {"recipe": recipe.to_dict(), "pictures": len(pictures)})
     ratios = output_ratios(plain, recipe, bits, pictures[:batch_size], plan)
     _show(table(plan, ratios), args.report)

@@ -20,7 +20,14 @@ from basicsr.data import build_dataset
 from basicsr.utils import get_root_logger
 from quantface_arch.data.degradation import seeded
 from quantface_arch.errors import QuantFaceError, check_choice, check_keys
-from quantface_arch.quant import Recipe, load_checkpoint, prepare, read_metadata, save_checkpoint
+from quantface_arch.quant import (
+    CalibrationData,
+    Recipe,
+    load_checkpoint,
+    prepare,
+    read_metadata,
+    save_checkpoint,
+)
 from quantface_arch.quant.calibration.store import digest
 from quantface_arch.quant.checkpoint.save_load.balance_file import load_balance
 from quantface_arch.quant.config.bitmap import load_bit_map
@@ -270,10 +277,9 @@ class FirstStage:
         report = prepare(
             student,
             self.recipe,
-            pictures,
+            CalibrationData(pictures, batch_size),
             bits=self.bits,
             balance=self.balance,
-            batch_size=batch_size,
         )
         get_root_logger().info(f"First stage: {report}")
         if self.reconstruction:

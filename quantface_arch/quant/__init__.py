@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from quantface_arch.quant.calibration.calibrate import Calibration, calibrating
+from quantface_arch.quant.calibration.run import CalibrationData
 from quantface_arch.quant.calibration.store import CalibrationStore
 from quantface_arch.quant.checkpoint.balance_file import load_balance, save_balance
 from quantface_arch.quant.checkpoint.save_load import (
@@ -37,6 +38,7 @@ __all__ = [
     "BitMap",
     "BranchSpec",
     "Calibration",
+    "CalibrationData",
     "CalibrationStore",
     "ConversionReport",
     "LayerBalance",

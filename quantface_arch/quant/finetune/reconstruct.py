@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.calibration.run import batches
 from quantface_arch.quant.finetune.trainable import fold_trained, trainable
 from quantface_arch.quant.nn.layers import quant_layers
-from quantface_arch.quant.ptq import batches
 
 __all__ = ["reconstruct"]
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import (
+    CalibrationData,
     LayerBalance,
     Recipe,
     balance_stage,
@@ -221,14 +222,14 @@ def test_patterns_set_the_kind_of_their_layers_and_must_match():
     model = TinyNet()
     layers = {"lin*": "scale", "line": "none"}
     options = {"name": "w4a4", "balance": {"kind": "both", "layers": layers}}
-    prepare(model, options, pictures(), progress=False)
+    prepare(model, options, CalibrationData(pictures(), progress=False))
     kinds = {layer.name: layer.balance.kind for layer in quant_layers(model)}
     assert kinds["linear"] == kinds["line"] == "scale"
     assert kinds["conv_in"] == "none"
     assert kinds["conv_out"] == "both"
     options["balance"] = {"layers": {"head": "scale"}}
     with pytest.raises(QuantFaceError, match="balance layers: pattern 'head' matches no layer"):
-        prepare(TinyNet(), options, pictures(), progress=False)
+        prepare(TinyNet(), options, CalibrationData(pictures(), progress=False))
 
 
 def test_concatenated_inputs_are_rotated_as_the_model_says():
@@ -239,7 +240,7 @@ def test_concatenated_inputs_are_rotated_as_the_model_says():
     model = Joined()
     recipe = Recipe.from_dict({"name": "w4a4", "balance": {"kind": "rotate", "sources": "split"}})
     convert(model, recipe)
-    plan = balance_stage(model, recipe, pictures(), progress=False)
+    plan = balance_stage(model, recipe, CalibrationData(pictures(), progress=False))
     # Halves of 8 channels are too narrow to be rotated by themselves.
     assert plan["conv_out"].kind == "none"
     assert plan["linear"].segments == ((1, 16),)
@@ -260,7 +261,7 @@ def test_a_layer_used_without_a_batch_is_measured_too():
 
     model, x = Vector(), pictures()
     expected = model(x)
-    prepare(model, "w6a6", x, progress=False)
+    prepare(model, "w6a6", CalibrationData(x, progress=False))
     assert sqnr(expected, model(x)) > 20
 
 
@@ -290,7 +291,7 @@ def test_the_whole_network_gets_closer_with_bits(options):
     for bits in (2, 3, 4, 6, 8):
         model = outlier_net()
         expected = model(x)
-        prepare(model, {"name": f"w{bits}a{bits}", **options}, x, progress=False)
+        prepare(model, {"name": f"w{bits}a{bits}", **options}, CalibrationData(x, progress=False))
         ratios.append(sqnr(expected, model(x)))
     assert ratios == sorted(ratios)
     assert ratios[-1] > 30
@@ -301,7 +302,7 @@ def test_the_method_is_better_than_plain_quantization_where_outliers_are():
     for name, options in (("plain", PLAIN), ("method", {"branch": {"svd": 2, "budget": 1}})):
         model = outlier_net()
         expected = model(x)
-        prepare(model, {"name": "w4a4", **options}, x, progress=False)
+        prepare(model, {"name": "w4a4", **options}, CalibrationData(x, progress=False))
         ratios[name] = sqnr(expected, model(x))
     assert ratios["method"] > ratios["plain"] + 1
 
@@ -358,6 +359,6 @@ def test_a_network_prepared_in_rounds_is_not_worse():
         model = copy.deepcopy(start)
         branch = {"svd": 3, "budget": 1, "iterations": iterations}
         options = {"name": "w3a8", "balance": {"kind": "none"}, "branch": branch}
-        prepare(model, options, x, progress=False)
+        prepare(model, options, CalibrationData(x, progress=False))
         errors.append(sqnr(start(x), model(x)))
     assert errors[1] > errors[0] - 0.2 and errors[0] != errors[1]

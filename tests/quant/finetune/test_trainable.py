@@ -11,6 +11,7 @@ from torch import nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import (
+    CalibrationData,
     Recipe,
     convert,
     fold_trained,
@@ -30,7 +31,7 @@ METHOD = {
 
 def student_of(teacher, **options):
     student = copy.deepcopy(teacher).eval()
-    prepare(student, {**METHOD, **options}, pictures(), progress=False)
+    prepare(student, {**METHOD, **options}, CalibrationData(pictures(), progress=False))
     return student
 
 
@@ -140,7 +141,7 @@ def test_a_teacher_that_shares_parameters_stays_as_it_is():
     assert student.linear.weight is teacher.linear.weight
     expected = teacher(x).detach()
     values = {name: value.detach().clone() for name, value in teacher.state_dict().items()}
-    prepare(student, METHOD, x, progress=False)
+    prepare(student, METHOD, CalibrationData(x, progress=False))
     train(student, teacher, trainable(student, bounds=True))
     assert torch.equal(teacher(x), expected)
     assert all(torch.equal(teacher.state_dict()[name], value) for name, value in values.items())

@@ -10,6 +10,7 @@ from quant_helpers import TinyNet, pictures
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import (
+    CalibrationData,
     fold_trained,
     load_checkpoint,
     prepare,
@@ -36,7 +37,7 @@ def teacher():
 
 def student_of(teacher, **options):
     student = copy.deepcopy(teacher)
-    prepare(student, {**METHOD, **options}, pictures(12), progress=False)
+    prepare(student, {**METHOD, **options}, CalibrationData(pictures(12), progress=False))
     return student
 
 

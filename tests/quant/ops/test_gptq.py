@@ -10,7 +10,14 @@ from quant_helpers import TinyNet, pictures
 from torch import nn
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant import Recipe, calibrating, convert, prepare, quant_layers
+from quantface_arch.quant import (
+    CalibrationData,
+    Recipe,
+    calibrating,
+    convert,
+    prepare,
+    quant_layers,
+)
 from quantface_arch.quant.ops.gptq import BLOCK, gptq
 from quantface_arch.quant.ops.quantizer import fake_quantize, grid, scale_and_zero_point
 
@@ -80,7 +87,7 @@ def test_a_network_rounded_by_gptq_is_nearer_and_its_grouped_layer_still_works()
     for rounding in ("nearest", "gptq"):
         model = copy.deepcopy(start)
         options = {"name": "w3a8", "weights": {"rounding": rounding, "range": "minmax"}, **PLAIN}
-        prepare(model, options, x, progress=False)
+        prepare(model, options, CalibrationData(x, progress=False))
         errors.append((model(x).detach() - wanted).square().mean())
     assert errors[1] < 0.8 * errors[0]
 
