@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant.calibration.calibrate import Calibration, calibrating
+from quantface_arch.quant.calibration.calibrate import Calibration, calibrating, check_hessians_fit
 from quantface_arch.quant.calibration.run import CalibrationData, Images, watch
 from quantface_arch.quant.calibration.selection import balance_layers, best_factors, branch_ranks
 from quantface_arch.quant.calibration.store import CalibrationStore
@@ -83,13 +83,15 @@ def prepare(
         which layers were quantized to which width, and which were not.
 
     Raises:
-        QuantFaceError: a wrong recipe, no images, NaN or infinity, no layer that saw an image.
+        QuantFaceError: a wrong recipe, no images, NaN or infinity, no layer that saw an image,
+            Hessians for GPTQ that do not fit into memory.
     """
     recipe = Recipe.of(recipe)
     data = CalibrationData.of(data)
     report = convert(model, recipe, bits)
-    # Ranks that do not fit are better found here than after minutes of calibration.
+    # What does not fit is better found here than after hours of calibration.
     branch_ranks(model, recipe.branch)
+    _check_hessians(model, data)
     if balance is not None or recipe.balance.wanted:
         data = data.reusable()
         balance_stage(model, recipe, data.stage("balance"), balance)
@@ -162,9 +164,19 @@ def calibration_stage(
 
     Args:
         keep_samples: keep crops of the inputs, which an SVD branch in several rounds needs.
+
+    Raises:
+        QuantFaceError: GPTQ's Hessians do not fit into memory, or see ``watch``.
     """
+    data = CalibrationData.of(data)
+    _check_hessians(model, data)
     watched = calibrating(model, keep_samples, keep_hessians=True)
-    return watch(model, watched, CalibrationData.of(data), "calibrating")
+    return watch(model, watched, data, "calibrating")
+
+
+def _check_hessians(model: nn.Module, data: CalibrationData) -> None:
+    # A store copies all statistics while it writes them.
+    check_hessians_fit(model, copies=2 if data.store else 1)
 
 
 def branch_stage(model: nn.Module, recipe: Recipe, calibration: Calibration) -> None:

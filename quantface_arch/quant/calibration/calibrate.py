@@ -11,10 +11,10 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.calibration.merge import merged
 from quantface_arch.quant.calibration.observer import ActivationObserver
 from quantface_arch.quant.nn.layers import QuantLayer, State, quant_layers
-from quantface_arch.quant.ops.gptq import MAX_COLUMNS
+from quantface_arch.quant.ops.gptq import MAX_COLUMNS, check_memory
 from quantface_arch.utils.distributed import Shard
 
-__all__ = ["Calibration", "calibrating"]
+__all__ = ["Calibration", "calibrating", "check_hessians_fit"]
 
 
 class Calibration:
@@ -132,6 +132,17 @@ def _wants_hessian(layer: QuantLayer) -> bool:
     """Whether GPTQ rounds the layer's weight."""
     fits = layer.groups == 1 and layer.weight[0].numel() <= MAX_COLUMNS
     return layer.weight_spec.rounding == "gptq" and fits
+
+
+def check_hessians_fit(model: nn.Module, copies: int = 1) -> None:
+    """Raise QuantFaceError if the Hessians that a converted model needs do not fit into memory.
+
+    Args:
+        copies: of all Hessians, held at one time.
+    """
+    wanted = [layer.weight[0].numel() for layer in quant_layers(model) if _wants_hessian(layer)]
+    if wanted:
+        check_memory(wanted, copies)
 
 
 @contextmanager
