@@ -138,6 +138,9 @@ def load_checkpoint(
             _add_offsets(model, set(file.keys()))
         except QuantFaceError as error:
             raise QuantFaceError(f"{path}: {error}") from error
+        for layer in quant_layers(model):
+            # A weight that is tied to another module's becomes the layer's own.
+            layer.weight = nn.Parameter(layer.weight.detach(), requires_grad=False)
         Reader(path, file).fill(model, metadata, _float_parts(model), lower)
     model.arch_options = metadata.arch  # type: ignore[assignment]
     return model.eval()
