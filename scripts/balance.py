@@ -121,6 +121,9 @@ def output_ratios(
     ratios = {}
     for layer in quant_layers(net):
         samples = calibration.observers[layer.name].samples.to(layer.weight.device)
+        if not samples.numel():
+            # No image reaches the layer, which therefore stays in floating point.
+            continue
         with torch.no_grad():
             power = float(layer.product(samples, layer.weight, None).square().mean())
         svd, _ = ranks.get(layer.name, (0, 0))
@@ -145,7 +148,7 @@ def table(plan: Mapping[str, LayerBalance], ratios: Mapping[str, tuple[float, fl
         spread = ""
         if balance.scale is not None:
             spread = f"1:{float(balance.scale.max() / balance.scale.min()):.1f}"
-        numbers = (f"{value:.1f}" for value in ratios[name])
+        numbers = [f"{value:.1f}" for value in ratios.get(name, ())] or ["never reached", ""]
         rows.append((name, balance.kind, rotation, spread, *numbers))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = (

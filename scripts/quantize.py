@@ -135,6 +135,8 @@ def _quantize(args: argparse.Namespace, shard: Shard) -> None:
             temporary.write_text(f"{report}\n")
     size = args.output.stat().st_size
     print(report.summary())
+    for warning in report.warnings:
+        print(f"note: {warning}")
     print(
         f"{args.output}: {size:,} bytes for {parameters:,} parameters, "
         f"{size / parameters:.3f} bytes a parameter, {4 * parameters / size:.1f} times smaller "

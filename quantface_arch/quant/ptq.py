@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant.calibration.calibrate import Calibration, calibrating, check_hessians_fit
+from quantface_arch.quant.calibration.calibrate import (
+    Calibration,
+    calibrating,
+    check_hessians_fit,
+    unmet_rounding,
+)
 from quantface_arch.quant.calibration.run import CalibrationData, Images, watch
-from quantface_arch.quant.calibration.selection import balance_layers, best_factors, branch_ranks
+from quantface_arch.quant.calibration.selection import (
+    balance_layers,
+    best_factors,
+    branch_ranks,
+    unmet_balance,
+)
 from quantface_arch.quant.calibration.store import CalibrationStore
 from quantface_arch.quant.checkpoint.save_load import round_float_parts
 from quantface_arch.quant.config.recipe import Recipe
@@ -92,13 +103,27 @@ def prepare(
     # What does not fit is better found here than after hours of calibration.
     branch_ranks(model, recipe.branch)
     _check_hessians(model, data)
+    report = replace(report, notes=_unmet(model, recipe, chosen=balance is not None))
     if balance is not None or recipe.balance.wanted:
         data = data.reusable()
         balance_stage(model, recipe, data.stage("balance"), balance)
     keep_samples = recipe.branch.iterations > 1
     calibration = calibration_stage(model, data, keep_samples)
     branch_stage(model, recipe, calibration)
-    return report
+    return report.after_calibration(model, calibration.observers, calibration.macs)
+
+
+def _unmet(model: nn.Module, recipe: Recipe, chosen: bool) -> tuple[str, ...]:
+    """Return what the recipe asks for and layers cannot have; balancing may be chosen already."""
+    layers = list(quant_layers(model))
+    lines = [] if chosen else unmet_balance(layers, recipe.balance, _sources(model))
+    return (*lines, *unmet_rounding(layers))
+
+
+def _sources(model: nn.Module) -> Mapping[str, tuple[int, ...]] | None:
+    """Return the channels of each part of concatenated inputs, where the model tells."""
+    find_sources = getattr(model, "input_sources", None)
+    return find_sources() if find_sources else None
 
 
 def check_plan(model: nn.Module, plan: Mapping[str, LayerBalance]) -> None:
@@ -139,28 +164,34 @@ def balance_stage(
         plan: balancing that was chosen before; the inputs' ranges before it are still wanted.
 
     Returns:
-        the balancing by layer, as ``save_balance`` takes it.
+        the balancing by layer, as ``save_balance`` takes it; none for layers that no image reached,
+        which are float layers afterwards.
 
     Raises:
         QuantFaceError: see ``apply_plan`` and ``balance_layers``.
     """
+    names = [layer.name for layer in quant_layers(model)]
     if plan is not None:
         check_plan(model, plan)
     data = CalibrationData.of(data)
     watched = watch(model, calibrating(model, keep_samples=plan is None), data, "balancing")
     _keep_input_ranges(model, watched)
+    # Layers that no image reached are float layers by now.
+    reached = {layer.name for layer in quant_layers(model)}
     if plan is not None:
-        apply_plan(model, plan)
+        apply_plan(model, {name: plan[name] for name in reached})
         return dict(plan)
-    find_sources = getattr(model, "input_sources", None)
-    sources = find_sources() if find_sources else None
-    return balance_layers(model, watched, recipe, sources, data.progress, data.shard)
+    sources = _sources(model)
+    chosen = balance_layers(model, watched, recipe, sources, data.progress, data.shard)
+    return {name: chosen.get(name, LayerBalance()) for name in names}
 
 
 def calibration_stage(
     model: nn.Module, data: CalibrationData | Images, keep_samples: bool = False
 ) -> Calibration:
     """Watch the inputs, balanced if they are, of a converted model's layers.
+
+    Layers that no image reaches become float layers again.
 
     Args:
         keep_samples: keep crops of the inputs, which an SVD branch in several rounds needs.

@@ -8,13 +8,16 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.quant.calibration.calibrate import Calibration
 from quantface_arch.quant.calibration.merge import check_mergeable
 from quantface_arch.quant.calibration.store import CalibrationStore
+from quantface_arch.quant.nn.convert import restore_float
 from quantface_arch.quant.nn.layers import quant_layers
+from quantface_arch.quant.nn.own_macs import own_macs
 from quantface_arch.utils.distributed import Shard
 
 __all__ = ["CalibrationData", "Images", "batches", "watch"]
@@ -76,13 +79,16 @@ def watch(
 ) -> Calibration:
     """Run a converted model on all images, in evaluation mode, and return what was seen.
 
+    Layers that saw no input become float layers again, unless they are balanced.
+
     Args:
         watched: a fresh ``calibrating(model)``.
         what: caption of the progress bar.
 
     Raises:
-        QuantFaceError: there are no images, the network does not take them, a channel of theirs is
-            constant, or what is calibrated cannot be shared out among processes.
+        QuantFaceError: there are no images, no layer sees them, the network does not take them, a
+            channel of theirs is constant, or what is calibrated cannot be shared out among
+            processes.
     """
     shard, store = data.shard or Shard(), data.store
     if shard.count > 1:
@@ -98,6 +104,8 @@ def watch(
             calibration.merge(shard)
     finally:
         model.train(was_training)
+    for layer in calibration.release_idle():
+        restore_float(model, layer)
     return calibration
 
 
@@ -110,7 +118,7 @@ def _run(model: nn.Module, calibration: Calibration, data: CalibrationData) -> N
         _check_dtype(batch, model)
         ends.append(batch.movedim(1, 0).flatten(1).aminmax(dim=1))
         if index == 0 and not done and not shard.is_first:
-            _forward(model, batch)
+            _forward(model, batch, calibration)
             calibration.forget()
         if index % shard.count != shard.rank:
             continue
@@ -118,7 +126,7 @@ def _run(model: nn.Module, calibration: Calibration, data: CalibrationData) -> N
         if seen > done:
             if shard.count > 1:
                 calibration.seek(index)
-            _forward(model, batch)
+            _forward(model, batch, calibration)
             if store:
                 store.save(calibration, seen)
     _check_contrast(ends)
@@ -133,10 +141,20 @@ def _check_dtype(batch: Tensor, model: nn.Module) -> None:
         )
 
 
-def _forward(model: nn.Module, batch: Tensor) -> None:
-    """Run the model; images that it does not take are the caller's mistake."""
+def _forward(model: nn.Module, batch: Tensor, calibration: Calibration) -> None:
+    """Run the model; the first batch's multiply-accumulates are counted.
+
+    No hooks may be used for that: they turn off torch's fast path of attention, which reads weights
+    directly, so that layers would seem to be reached that are not.
+    """
+    batch = batch.to(next(model.parameters()).device)
     try:
-        model(batch.to(next(model.parameters()).device))
+        if calibration.macs:
+            model(batch)
+            return
+        with FlopCounterMode(display=False) as counter:
+            model(batch)
+        calibration.macs = own_macs(model, counter)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:

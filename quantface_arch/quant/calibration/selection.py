@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,14 @@ from quantface_arch.quant.ops.hadamard import MIN_WIDTH, Segments, segments_of
 from quantface_arch.quant.ops.lowrank import choose_ranks, svd_factors
 from quantface_arch.utils.distributed import Shard
 
-__all__ = ["balance_layers", "best_factors", "branch_ranks", "kinds_for", "output_error"]
+__all__ = [
+    "balance_layers",
+    "best_factors",
+    "branch_ranks",
+    "kinds_for",
+    "output_error",
+    "unmet_balance",
+]
 
 # Stands in for the search of range ``mse`` while candidates are compared: fractions of the range
 # that the activation grid is tried at.
@@ -123,6 +130,35 @@ def kinds_for(
     if not segments:
         return tuple({"rotate": "none", "both": "scale"}.get(kind, kind) for kind in kinds), ()
     return kinds, tuple((count * layer.groups, size) for count, size in segments)
+
+
+def unmet_balance(
+    layers: Iterable[QuantLayer],
+    spec: BalanceSpec,
+    sources: Mapping[str, tuple[int, ...]] | None = None,
+) -> list[str]:
+    """Return a line for every layer that cannot have a kind of balancing that a spec names.
+
+    Args:
+        sources: see ``balance_layers``.
+    """
+    lines = []
+    for layer in layers:
+        parts = (sources or {}).get(layer.name, (layer.channels,))
+        wanted, found = spec.kinds(layer.name), kinds_for(layer, spec, parts)[0]
+        narrow = layer.channels // layer.groups < MIN_WIDTH
+        missing = [kind for kind in wanted if kind not in found]
+        # Narrow layers need no line where no balancing is among the choices.
+        if not missing or (narrow and "none" in wanted):
+            continue
+        width = " + ".join(map(str, parts)) + " channels"
+        width += f" in {layer.groups} groups" if layer.groups > 1 else ""
+        reason = f"narrower than {MIN_WIDTH}" if narrow else "which no Hadamard order divides"
+        lines.append(
+            f"{layer.name}: found {width}, {reason}; in place of balance {', '.join(missing)} "
+            f"it gets {' or '.join(dict.fromkeys(found))}"
+        )
+    return lines
 
 
 def candidates_for(
