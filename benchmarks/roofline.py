@@ -25,7 +25,7 @@ from report import report
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from quantface_arch.archs.meta import empty_network
+from quantface_arch.archs.meta import meta_network
 from quantface_arch.quant import Recipe, quantize, save_checkpoint
 from quantface_arch.runtime import openvino
 from quantface_arch.runtime.parts import parts_of, record
@@ -42,7 +42,7 @@ WIDE, SIDE, DEPTH = 512, 64, 4
 
 def macs_of_parts(arch: Mapping[str, Any], size: int, batch: int) -> dict[str, tuple[int, int]]:
     """Multiply-accumulates of every part's layers and of its attention, without weights."""
-    network = empty_network(arch)
+    network = meta_network(arch)
     inputs = record(network, torch.zeros(batch, 3, size, size, device="meta"))
     found = {}
     for name in parts_of(network):

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError, UsageError, check_keys
 from quantface_arch.integration.options import read_options
-from quantface_arch.quant import Recipe, balance_stage, calibration_stage, convert, quant_layers
+from quantface_arch.quant import (
+    CalibrationData,
+    Recipe,
+    balance_stage,
+    calibration_stage,
+    convert,
+    quant_layers,
+)
 from quantface_arch.quant.allocation.distance import ssim_distance
 from quantface_arch.quant.allocation.sensitivity import measure
 from quantface_arch.quant.allocation.sensitivity_file import LayerFacts, Sensitivities, part_of
@@ -213,11 +220,12 @@ def measured(
         return found
     if next(quant_layers(net), None) is None:
         convert(net, recipe)
+    data = CalibrationData(pictures, batch_size, shard.is_first, shard=shard)
     if plan is not None:
         apply_plan(net, plan)
     elif recipe.balance.wanted:
-        balance_stage(net, recipe, pictures, batch_size, shard.is_first, shard=shard)
-    calibration = calibration_stage(net, pictures, batch_size, shard.is_first, shard=shard)
+        balance_stage(net, recipe, data)
+    calibration = calibration_stage(net, data)
     measure(
         net,
         calibration,

@@ -18,6 +18,7 @@ from quantface_arch.integration.options import read_options
 from quantface_arch.models.first_stage import calibration_pictures, read_quant_options
 from quantface_arch.quant import (
     BitMap,
+    CalibrationData,
     LayerBalance,
     Recipe,
     balance_stage,
@@ -90,7 +91,7 @@ def main(args: argparse.Namespace) -> int:
     batch_size = int((opt["quant"].get("calibration") or {}).get("batch_size", 4))
     plain = copy.deepcopy(net)
     convert(net, recipe, bits)
-    plan = balance_stage(net, recipe, pictures, batch_size)
+    plan = balance_stage(net, recipe, CalibrationData(pictures, batch_size))
     save_balance(plan, args.out, {"recipe": recipe.to_dict(), "pictures": len(pictures)})
     ratios = output_ratios(plain, recipe, bits, pictures[:batch_size], plan)
     _show(table(plan, ratios), args.report)
@@ -120,6 +121,9 @@ def output_ratios(
     ratios = {}
     for layer in quant_layers(net):
         samples = calibration.observers[layer.name].samples.to(layer.weight.device)
+        if not samples.numel():
+            # No image reaches the layer, which therefore stays in floating point.
+            continue
         with torch.no_grad():
             power = float(layer.product(samples, layer.weight, None).square().mean())
         svd, _ = ranks.get(layer.name, (0, 0))
@@ -144,7 +148,7 @@ def table(plan: Mapping[str, LayerBalance], ratios: Mapping[str, tuple[float, fl
         spread = ""
         if balance.scale is not None:
             spread = f"1:{float(balance.scale.max() / balance.scale.min()):.1f}"
-        numbers = (f"{value:.1f}" for value in ratios[name])
+        numbers = [f"{value:.1f}" for value in ratios.get(name, ())] or ["never reached", ""]
         rows.append((name, balance.kind, rotation, spread, *numbers))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = (

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 import quantface_arch.register  # noqa: F401
-from quantface_arch.archs.meta import empty_network, run_empty
+from quantface_arch.archs.meta import meta_network, run_empty
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.integration.options import read_options
 from quantface_arch.integration.quantface_arch import checkpoint_arch
@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> int:
     opt = None if args.opt is None else read_options(args.opt, ("network_g",))
     checkpoint = find_checkpoint(opt, args.checkpoint)
     arch = find_arch(opt, checkpoint)
-    net = empty_network(arch)
+    net = meta_network(arch)
     work, products = run_empty(net, args.size)
     if checkpoint is not None:
         entries = checkpoint_cost(checkpoint, net, work, products)

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.pretrained.zoo import load_model
-from quantface_arch.quant import CalibrationStore, Recipe, quantize, read_metadata, save_checkpoint
+from quantface_arch.quant import (
+    CalibrationData,
+    CalibrationStore,
+    Recipe,
+    quantize,
+    read_metadata,
+    save_checkpoint,
+)
 from quantface_arch.quant.calibration.store import digest
 from quantface_arch.quant.config.bitmap import load_bit_map
 from quantface_arch.quant.config.specs import KINDS, RANGES
@@ -115,12 +122,8 @@ def _quantize(args: argparse.Namespace, shard: Shard) -> None:
     report = quantize(
         model,
         recipe,
-        pictures,
-        args.batch_size,
-        progress=shard.is_first,
-        store=store,
+        CalibrationData(pictures, args.batch_size, shard.is_first, store, shard),
         bits=bits,
-        shard=shard,
     )
     if not shard.is_first:
         return
@@ -132,6 +135,8 @@ def _quantize(args: argparse.Namespace, shard: Shard) -> None:
             temporary.write_text(f"{report}\n")
     size = args.output.stat().st_size
     print(report.summary())
+    for warning in report.warnings:
+        print(f"note: {warning}")
     print(
         f"{args.output}: {size:,} bytes for {parameters:,} parameters, "
         f"{size / parameters:.3f} bytes a parameter, {4 * parameters / size:.1f} times smaller "

@@ -30,7 +30,7 @@ from quantface_arch.quant import Recipe
 from quantface_arch.quant.allocation.solve import Budget
 from quantface_arch.quant.config import bitmap, specs
 from quantface_arch.quant.finetune.trainable import BOUNDS
-from quantface_arch.quant.finetune.weight_trainers import TUNERS
+from quantface_arch.quant.finetune.weight_trainers import WEIGHT_TRAINERS
 from quantface_arch.utils.cli import EXIT_FAILED, Parser, run
 from quantface_arch.utils.files import atomic_path
 
@@ -94,7 +94,7 @@ def sections() -> list[Section]:
     shared = documented(RestorerModel, MODEL_OPTIONS).keys()
     models = QuantFaceModel, OSDFaceModel, TinyDecoderModel
     own = [model.train_options - shared for model in models]
-    rebuilt = {"bounds": BOUNDS, "weights": (None, *TUNERS)}
+    rebuilt = {"bounds": BOUNDS, "weights": (None, *WEIGHT_TRAINERS)}
     return [
         Section("`network_g` with `type: QuantFaceArch`", QuantFaceArch),
         Section("`network_g` with `type: OSDFace`", OSDFace, allowed={"preset": tuple(PRESETS)}),

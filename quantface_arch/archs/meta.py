@@ -13,10 +13,10 @@ from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.quant.cost.macs import LayerWork, count_products, count_work
 
-__all__ = ["empty_network", "run_empty"]
+__all__ = ["meta_network", "run_empty"]
 
 
-def empty_network(arch: Mapping[str, Any]) -> nn.Module:
+def meta_network(arch: Mapping[str, Any]) -> nn.Module:
     """The float network on the meta device: shapes without memory."""
     with init_empty_weights():
         net = build_arch(arch)

@@ -20,13 +20,20 @@ from basicsr.data import build_dataset
 from basicsr.utils import get_root_logger
 from quantface_arch.data.degradation import seeded
 from quantface_arch.errors import QuantFaceError, check_choice, check_keys
-from quantface_arch.quant import Recipe, load_checkpoint, prepare, read_metadata, save_checkpoint
+from quantface_arch.quant import (
+    CalibrationData,
+    Recipe,
+    load_checkpoint,
+    prepare,
+    read_metadata,
+    save_checkpoint,
+)
 from quantface_arch.quant.calibration.store import digest
 from quantface_arch.quant.checkpoint.save_load.balance_file import load_balance
 from quantface_arch.quant.config.bitmap import load_bit_map
 from quantface_arch.quant.finetune.reconstruct import reconstruct
 from quantface_arch.quant.finetune.trainable import BOUNDS
-from quantface_arch.quant.finetune.weight_trainers import TUNERS
+from quantface_arch.quant.finetune.weight_trainers import WEIGHT_TRAINERS
 from quantface_arch.quant.nn.convert import BitMap
 from quantface_arch.utils.images import SUFFIXES, load_rgb, resize
 
@@ -186,7 +193,7 @@ class FirstStage:
         missing = {"blocks", "steps", "lr"} - self.reconstruction.keys()
         if missing:
             raise QuantFaceError(f"train option reconstruction: {min(missing)} is missing")
-        for name, allowed in (("bounds", BOUNDS), ("weights", (None, *TUNERS))):
+        for name, allowed in (("bounds", BOUNDS), ("weights", (None, *WEIGHT_TRAINERS))):
             found = self.reconstruction.get(name, allowed[0])
             check_choice(f"train option reconstruction: {name}", found, allowed)
         names = [name for name, _ in self.teacher.named_modules()]
@@ -235,9 +242,11 @@ class FirstStage:
     def _check_resumed(self, metadata: Mapping[str, Any]) -> None:
         recipe = json.loads(json.dumps(self.recipe.to_dict()))
         widths = {name: {"w": w, "a": a} for name, (w, a) in (self.bits or {}).items()}
-        same_recipe = metadata["recipe"] == recipe and metadata["bits"] == (
-            widths or metadata["bits"]
+        # Layers that calibration never reached are in the bit map alone.
+        same_bits = not widths or all(
+            widths.get(name) == bits for name, bits in metadata["bits"].items()
         )
+        same_recipe = metadata["recipe"] == recipe and same_bits
         if not same_recipe or metadata["extra"].get("teacher") != digest(self.teacher):
             what = "teacher's weights" if same_recipe else "options under quant"
             raise QuantFaceError(
@@ -270,10 +279,9 @@ class FirstStage:
         report = prepare(
             student,
             self.recipe,
-            pictures,
+            CalibrationData(pictures, batch_size),
             bits=self.bits,
             balance=self.balance,
-            batch_size=batch_size,
         )
         get_root_logger().info(f"First stage: {report}")
         if self.reconstruction:

@@ -20,7 +20,7 @@ from quantface_arch.models.first_stage import FirstStage
 from quantface_arch.models.restorer_model import RestorerModel
 from quantface_arch.models.terms import build_terms
 from quantface_arch.quant import quant_layers
-from quantface_arch.quant.finetune.trainable import BOUNDS, settle, trainable
+from quantface_arch.quant.finetune.trainable import BOUNDS, fold_trained, trainable
 from quantface_arch.utils.state_dict import fill, read_state
 
 __all__ = ["QuantFaceModel"]
@@ -204,7 +204,7 @@ class QuantFaceModel(RestorerModel):
         """A copy with the averages, its bounds folded into its grids; training could go on."""
         with self.averaged():
             final = _sharing_copy(self.get_bare_model(self.net_g))
-        settle(final)
+        fold_trained(final)
         return final, getattr(self.teacher, "arch_options", self.opt["network_g"])
 
 

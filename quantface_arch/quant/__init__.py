@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from quantface_arch.quant.calibration.calibrate import Calibration, calibrating
+from quantface_arch.quant.calibration.run import CalibrationData
 from quantface_arch.quant.calibration.store import CalibrationStore
 from quantface_arch.quant.checkpoint.balance_file import load_balance, save_balance
 from quantface_arch.quant.checkpoint.save_load import (
@@ -13,7 +14,7 @@ from quantface_arch.quant.checkpoint.save_load import (
 )
 from quantface_arch.quant.config.recipe import Recipe
 from quantface_arch.quant.config.specs import BalanceSpec, BranchSpec, QuantSpec
-from quantface_arch.quant.finetune.trainable import settle, trainable
+from quantface_arch.quant.finetune.trainable import fold_trained, trainable
 from quantface_arch.quant.nn.convert import BitMap, ConversionReport, convert
 from quantface_arch.quant.nn.layers import (
     QuantConv1d,
@@ -37,6 +38,7 @@ __all__ = [
     "BitMap",
     "BranchSpec",
     "Calibration",
+    "CalibrationData",
     "CalibrationStore",
     "ConversionReport",
     "LayerBalance",
@@ -52,6 +54,7 @@ __all__ = [
     "calibrating",
     "calibration_stage",
     "convert",
+    "fold_trained",
     "load_balance",
     "load_checkpoint",
     "prepare",
@@ -61,6 +64,5 @@ __all__ = [
     "round_float_parts",
     "save_balance",
     "save_checkpoint",
-    "settle",
     "trainable",
 ]

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tiny import TINY
 
 from quantface_arch.archs.build import build_arch
-from quantface_arch.archs.meta import empty_network
+from quantface_arch.archs.meta import meta_network
 from quantface_arch.background import weights
 from quantface_arch.background.load import load_background, rrdbnet_options
 from quantface_arch.background.tiles import BackgroundUpsampler, windows
@@ -140,7 +140,7 @@ def test_a_file_with_other_weights_is_another_network(photo, tmp_path):
 def test_the_published_sizes_are_recognized():
     wanted = {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3, "scale": 2}
     wanted |= {"num_feat": 64, "num_block": 23, "num_grow_ch": 32}
-    assert rrdbnet_options(None, empty_network(wanted).state_dict()) == wanted
+    assert rrdbnet_options(None, meta_network(wanted).state_dict()) == wanted
     assert rrdbnet_options(None, network(4).state_dict()) == {**SMALL, "scale": 4}
 
 

@@ -9,7 +9,14 @@ import torch
 from quant_helpers import TinyNet, pictures
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant import CalibrationStore, Recipe, convert, prepare, quant_layers
+from quantface_arch.quant import (
+    CalibrationData,
+    CalibrationStore,
+    Recipe,
+    convert,
+    prepare,
+    quant_layers,
+)
 
 BITS = {"conv_in": (8, 8), "body": (3, 6), "linear": (4, 3), "line": (5, 5), "conv_out": (6, 4)}
 METHOD = {"name": "w4a4", "branch": {"svd": 1, "distill": 1, "budget": 1}}
@@ -44,7 +51,7 @@ def test_a_killed_preparation_goes_on_and_ends_the_same(tmp_path, monkeypatch, r
     def prepared(pictures, store=None):
         seen.clear()
         model = copy.deepcopy(start)
-        prepare(model, METHOD, pictures, 2, progress=False, store=store)
+        prepare(model, METHOD, CalibrationData(pictures, 2, progress=False, store=store))
         return model
 
     whole = prepared(images)
@@ -80,7 +87,7 @@ def test_a_killed_preparation_goes_on_and_ends_the_same(tmp_path, monkeypatch, r
 def test_a_bit_map_that_does_not_fit_is_refused_and_nothing_is_changed(bits, message):
     model = TinyNet()
     with pytest.raises(QuantFaceError, match=message):
-        prepare(model, "w4a4", pictures(), progress=False, bits=bits)
+        prepare(model, "w4a4", CalibrationData(pictures(), progress=False), bits=bits)
     assert not list(quant_layers(model))
 
 
@@ -99,12 +106,12 @@ def test_pictures_that_say_nothing_are_refused(kind):
     flat = pictures()
     flat[:, 1] = 0.25
     with pytest.raises(QuantFaceError, match=r"channel 1 is constant \(0\.25\)"):
-        prepare(TinyNet(), options, flat, progress=False)
+        prepare(TinyNet(), options, CalibrationData(flat, progress=False))
     for bad in (torch.nan, torch.inf):
         broken = pictures()
         broken[3, 2, 0, 0] = bad
         with pytest.raises(QuantFaceError, match="layer conv_in: its input holds NaN or infinity"):
-            prepare(TinyNet(), options, broken, progress=False)
+            prepare(TinyNet(), options, CalibrationData(broken, progress=False))
 
 
 @pytest.mark.parametrize("kind", ["scale", "rotate", "both", "auto"])
@@ -113,7 +120,7 @@ def test_a_dead_channel_inside_the_network_is_no_obstacle(kind):
     # Affine parameters of the norm: channel 5 is 0 after the activation, at every position.
     model.norm.weight.data[5] = model.norm.bias.data[5] = 0
     model.line.weight.data[:, 3] = 0
-    prepare(model, {"name": "w8a8", "balance": {"kind": kind}}, x, progress=False)
+    prepare(model, {"name": "w8a8", "balance": {"kind": kind}}, CalibrationData(x, progress=False))
     for layer in quant_layers(model):
         assert layer.balance.scale is None or bool(layer.balance.scale.isfinite().all())
     assert bool(model(x).isfinite().all())

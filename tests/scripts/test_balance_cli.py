@@ -14,7 +14,7 @@ from tiny import RRDB
 from quantface_arch.archs.build import build_arch
 from quantface_arch.integration.options import read_options
 from quantface_arch.models.first_stage import calibration_pictures, read_quant_options
-from quantface_arch.quant import load_balance, prepare, save_checkpoint
+from quantface_arch.quant import CalibrationData, load_balance, prepare, save_checkpoint
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def outputs(work, **options):
     net = build_arch(opt["network_g"]).eval()
     recipe, _, _ = read_quant_options(opt["quant"], net)
     pictures = calibration_pictures(opt, net)
-    prepare(net, recipe, pictures, batch_size=2, progress=False, **options)
+    prepare(net, recipe, CalibrationData(pictures, batch_size=2, progress=False), **options)
     with torch.no_grad():
         return net(torch.stack(pictures))
 

@@ -12,7 +12,7 @@ from tiny import RRDB
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant import prepare, quant_layers, save_checkpoint
+from quantface_arch.quant import CalibrationData, prepare, quant_layers, save_checkpoint
 from quantface_arch.reports.layer_plots import find_layers, layer_errors, sample_inputs
 
 PLAIN = {"balance": {"kind": "none"}, "branch": {"svd": 0}}
@@ -24,7 +24,7 @@ def images(count=2):
 
 def quantized(teacher, recipe):
     student = copy.deepcopy(teacher)
-    prepare(student, recipe, images(), progress=False)
+    prepare(student, recipe, CalibrationData(images(), progress=False))
     return student
 
 

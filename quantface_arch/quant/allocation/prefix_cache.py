@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.nn.layers import QuantLayer
 
-__all__ = ["Replay"]
+__all__ = ["PrefixCache"]
 
 Forward = Callable[..., Any]
 
@@ -30,7 +30,7 @@ class _Call:
     output: Tensor | None = None
 
 
-class Replay:
+class PrefixCache:
     """One batch's way through a network, recorded.
 
     A run with one layer substituted is the recorded one up to that layer. Until it is reached,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant.allocation.prefix_cache import Replay
+from quantface_arch.quant.allocation.prefix_cache import PrefixCache
 from quantface_arch.quant.calibration.calibrate import Calibration
 from quantface_arch.quant.calibration.observer import ActivationObserver
 from quantface_arch.quant.nn.layers import QuantLayer, State, quant_layers
@@ -41,7 +41,7 @@ def measure(
     """Quantize one layer at a time, its weight or its input, and compare pictures (Sec. 3).
 
     A layer is given the range that suits the width. Layers before it are not computed again, see
-    ``Replay``; the network's outputs are the same as if they were.
+    ``PrefixCache``; the network's outputs are the same as if they were.
 
     Args:
         model: converted, balanced if it is to be, not quantized yet, in evaluation mode; it is left
@@ -103,11 +103,11 @@ def _compare(
 ) -> Iterator[tuple[Probe, tuple[float, float]]]:
     if not probes:
         return
-    replay = Replay(model, batch)
-    target = replay.output
+    cache = PrefixCache(model, batch)
+    target = cache.output
     power = float(target.double().square().mean()) or 1.0
     for probe in probes:
-        output = replay.run(layers[probe[0]], trials.make(probe))
+        output = cache.run(layers[probe[0]], trials.make(probe))
         error = float((output - target).double().square().mean()) / power
         with torch.no_grad():
             far = float(distance(output, target))

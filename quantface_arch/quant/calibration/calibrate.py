@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -11,10 +11,10 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.calibration.merge import merged
 from quantface_arch.quant.calibration.observer import ActivationObserver
 from quantface_arch.quant.nn.layers import QuantLayer, State, quant_layers
-from quantface_arch.quant.ops.gptq import MAX_COLUMNS
+from quantface_arch.quant.ops.gptq import MAX_COLUMNS, check_memory
 from quantface_arch.utils.distributed import Shard
 
-__all__ = ["Calibration", "calibrating"]
+__all__ = ["Calibration", "calibrating", "check_hessians_fit", "unmet_rounding"]
 
 
 class Calibration:
@@ -22,11 +22,13 @@ class Calibration:
 
     Attributes:
         observers: by layer name; what was seen so far.
+        macs: multiply-accumulates of each module's own code in one batch; empty while unknown.
     """
 
     def __init__(
         self, model: nn.Module, keep_samples: bool = False, keep_hessians: bool = False
     ) -> None:
+        self.macs: dict[str, int] = {}
         self._layers = {layer.name: layer for layer in quant_layers(model)}
         if not self._layers:
             raise QuantFaceError("calibration: the model has no quantized layer; convert it first")
@@ -59,6 +61,27 @@ class Calibration:
                 )
             if not bool(layer.weight.isfinite().all()):
                 raise QuantFaceError(f"layer {name}: its weight holds NaN or infinity")
+
+    def release_idle(self) -> list[QuantLayer]:
+        """Stop watching the layers that saw no input, and return them.
+
+        Balanced ones are kept: the float layer that they stand for cannot be put back.
+
+        Raises:
+            QuantFaceError: no layer saw any input.
+        """
+        idle = [
+            name
+            for name, layer in self._layers.items()
+            if not self.observers[name].calls and layer.balance.kind == "none"
+        ]
+        if len(idle) == len(self._layers):
+            raise QuantFaceError(
+                f"layer {idle[0]}: saw no input during calibration, nor did any other layer"
+            )
+        for name in idle:
+            del self.observers[name]
+        return [self._layers.pop(name) for name in idle]
 
     def forget(self) -> None:
         """See ``ActivationObserver.forget``."""
@@ -132,6 +155,27 @@ def _wants_hessian(layer: QuantLayer) -> bool:
     """Whether GPTQ rounds the layer's weight."""
     fits = layer.groups == 1 and layer.weight[0].numel() <= MAX_COLUMNS
     return layer.weight_spec.rounding == "gptq" and fits
+
+
+def unmet_rounding(layers: Iterable[QuantLayer]) -> list[str]:
+    """Return a line for every layer whose weight GPTQ cannot round, though its spec says so."""
+    return [
+        f"{layer.name}: found {layer.groups} groups of {layer.weight[0].numel()} columns, rounding "
+        f"gptq allows 1 group of at most {MAX_COLUMNS}; it is rounded to nearest"
+        for layer in layers
+        if layer.weight_spec.rounding == "gptq" and not _wants_hessian(layer)
+    ]
+
+
+def check_hessians_fit(model: nn.Module, copies: int = 1) -> None:
+    """Raise QuantFaceError if the Hessians that a converted model needs do not fit into memory.
+
+    Args:
+        copies: of all Hessians, held at one time.
+    """
+    wanted = [layer.weight[0].numel() for layer in quant_layers(model) if _wants_hessian(layer)]
+    if wanted:
+        check_memory(wanted, copies)
 
 
 @contextmanager

@@ -18,6 +18,9 @@ BINS = 8192
 SAMPLES = 2**20
 # Crops that are kept, how many of one call, and how many values all of them may have.
 CROPS, PER_CALL, KEEP = 8, 2, 2**18
+# float32's largest number, and the largest whose square float32 holds.
+LARGEST = torch.finfo(torch.float32).max
+SQUARABLE = LARGEST**0.5
 # Side of the crop of each input that the Hessian sees.
 HESSIAN_SIDE = 48
 # What a moving average of extremes keeps at each input (Q-Diffusion, MixDQ, PassionSR).
@@ -100,8 +103,9 @@ class ActivationObserver:
         minimum, maximum = (end.float().cpu() for end in channels.aminmax(dim=1))
         if not bool((minimum.isfinite() & maximum.isfinite()).all()):
             raise QuantFaceError(f"layer {self.name}: its input holds NaN or infinity")
-        squares = channels.float().square().sum(1, dtype=torch.float64).cpu()
         ends = torch.stack((minimum.min(), maximum.max())).double()
+        precise = channels.double() if float(ends.abs().max()) > SQUARABLE else channels.float()
+        squares = precise.square().sum(1, dtype=torch.float64).cpu()
         is_first = self.minimum.numel() == 0
         self.average = ends if is_first else self.average.lerp(ends, 1 - MOMENTUM)
         if not is_first:
@@ -164,13 +168,16 @@ class ActivationObserver:
         if self.reach == 0:
             self.counts[BINS // 2] += sample.numel()
             return
+        if 2 * BINS * self.reach > LARGEST:
+            # In float32 the numbers of the bins would overflow.
+            sample = sample.double()
         counts = torch.histc(sample, BINS, -self.reach, self.reach)
         self.counts += counts.to("cpu", torch.int64)
 
     @property
     def mean_square(self) -> Tensor:
-        """Mean square of each channel, float32 (channels,)."""
-        return (self.squares / self.positions).float()
+        """Mean square of each channel, float32 (channels,), at most float32's largest number."""
+        return (self.squares / self.positions).clamp(max=LARGEST).float()
 
     @property
     def absmax(self) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,24 @@ from quantface_arch.errors import check_patterns
 from quantface_arch.quant.calibration.calibrate import Calibration
 from quantface_arch.quant.calibration.observer import ActivationObserver
 from quantface_arch.quant.config.recipe import Recipe
-from quantface_arch.quant.config.specs import MAX_BITS, BalanceSpec, BranchSpec
+from quantface_arch.quant.config.specs import MAX_BITS, BalanceSpec, BranchSpec, QuantSpec
 from quantface_arch.quant.nn.layers import QuantLayer, quant_layers
 from quantface_arch.quant.ops.balance import LayerBalance, channel_scale
 from quantface_arch.quant.ops.hadamard import MIN_WIDTH, Segments, segments_of
 from quantface_arch.quant.ops.lowrank import choose_ranks, svd_factors
 from quantface_arch.utils.distributed import Shard
 
-__all__ = ["balance_layers", "best_factors", "branch_ranks", "kinds_for", "output_error"]
+__all__ = [
+    "balance_layers",
+    "best_factors",
+    "branch_ranks",
+    "kinds_for",
+    "output_error",
+    "unmet_balance",
+]
 
-# Fractions of its range that an activation grid is tried at while candidates are compared.
+# Stands in for the search of range ``mse`` while candidates are compared: fractions of the range
+# that the activation grid is tried at.
 CLIPS = (1.0, 0.7, 0.45)
 # Of the weight range's hundredths, one in so many is tried meanwhile.
 COARSE = 6
@@ -122,6 +130,35 @@ def kinds_for(
     if not segments:
         return tuple({"rotate": "none", "both": "scale"}.get(kind, kind) for kind in kinds), ()
     return kinds, tuple((count * layer.groups, size) for count, size in segments)
+
+
+def unmet_balance(
+    layers: Iterable[QuantLayer],
+    spec: BalanceSpec,
+    sources: Mapping[str, tuple[int, ...]] | None = None,
+) -> list[str]:
+    """Return a line for every layer that cannot have a kind of balancing that a spec names.
+
+    Args:
+        sources: see ``balance_layers``.
+    """
+    lines = []
+    for layer in layers:
+        parts = (sources or {}).get(layer.name, (layer.channels,))
+        wanted, found = spec.kinds(layer.name), kinds_for(layer, spec, parts)[0]
+        narrow = layer.channels // layer.groups < MIN_WIDTH
+        missing = [kind for kind in wanted if kind not in found]
+        # Narrow layers need no line where no balancing is among the choices.
+        if not missing or (narrow and "none" in wanted):
+            continue
+        width = " + ".join(map(str, parts)) + " channels"
+        width += f" in {layer.groups} groups" if layer.groups > 1 else ""
+        reason = f"narrower than {MIN_WIDTH}" if narrow else "which no Hadamard order divides"
+        lines.append(
+            f"{layer.name}: found {width}, {reason}; in place of balance {', '.join(missing)} "
+            f"it gets {' or '.join(dict.fromkeys(found))}"
+        )
+    return lines
 
 
 def candidates_for(
@@ -229,10 +266,24 @@ def _trial_error(trial: QuantLayer, x: Tensor, wanted: Tensor) -> float:
         wanted = wanted - trial.branch(x)
     mean_square = x.movedim(trial.channel_axis, 0).flatten(1).square().mean(1)
     trial.quantize_weight(mean_square, COARSE)
-    low, high = float(x.min()), float(x.max())
     errors = []
-    for clip in CLIPS[:1] if trial.activation_spec.dynamic else CLIPS:
-        trial.set_activation_range(low * clip, high * clip)
+    for low, high in _trial_ranges(x, trial.activation_spec):
+        trial.set_activation_range(low, high)
         found = trial.product(trial.quantize_input(x), trial.weight, None)
         errors.append(float((found - wanted).square().mean()))
     return min(errors)
+
+
+def _trial_ranges(x: Tensor, spec: QuantSpec) -> list[tuple[float, float]]:
+    """Return the ranges of balanced inputs that a quantizer of this spec may end up with."""
+    if spec.range == "percentile" and not spec.dynamic:
+        keep = spec.percentile / 100
+        # float64: in float32 the place of a quantile among many values is not exact.
+        values = x.flatten().double()
+        if spec.symmetric:
+            high = float(values.abs().quantile(keep))
+            return [(-high, high)]
+        return [(float(values.quantile(1 - keep)), float(values.quantile(keep)))]
+    low, high = float(x.min()), float(x.max())
+    searched = spec.range == "mse" and not spec.dynamic
+    return [(low * clip, high * clip) for clip in (CLIPS if searched else (1.0,))]

@@ -138,6 +138,9 @@ def load_checkpoint(
             _add_offsets(model, set(file.keys()))
         except QuantFaceError as error:
             raise QuantFaceError(f"{path}: {error}") from error
+        for layer in quant_layers(model):
+            # A weight that is tied to another module's becomes the layer's own.
+            layer.weight = nn.Parameter(layer.weight.detach(), requires_grad=False)
         Reader(path, file).fill(model, metadata, _float_parts(model), lower)
     model.arch_options = metadata.arch  # type: ignore[assignment]
     return model.eval()
@@ -176,7 +179,7 @@ def _layers(model: nn.Module) -> dict[str, QuantLayer]:
             )
         if layer.act_bounds is not None or layer.tuner is not None:
             raise QuantFaceError(
-                f"layer {name}: its range or its weight is in training; call settle(model)"
+                f"layer {name}: its range or its weight is in training; call fold_trained(model)"
             )
     if layers and not isinstance(getattr(model, "quant_recipe", None), Recipe):
         raise QuantFaceError("checkpoint: give the very model that convert was called on")

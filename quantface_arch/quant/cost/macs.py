@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from quantface_arch.quant.nn.own_macs import own_macs
+
 __all__ = ["LAYERS", "LayerWork", "count_macs", "count_products", "count_work"]
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -80,17 +82,5 @@ def count_products(model: nn.Module, x: Tensor) -> dict[str, int]:
     # Other kernels of attention are not counted, or not on every device.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         model(x)
-    root = type(model).__name__
-    flops = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
-    paths = {name: f"{root}.{name}" if name else root for name, _ in model.named_modules()}
-    # Of modules that ran; those that only hold others, such as lists, did not.
-    own = {name: flops[path] for name, path in paths.items() if path in flops}
-    for name, path in paths.items():
-        outer = name
-        while outer and path in flops:
-            outer = outer.rpartition(".")[0]
-            if outer in own:
-                own[outer] -= flops[path]
-                break
     layers = {name for name, module in model.named_modules() if isinstance(module, LAYERS)}
-    return {name: macs for name, macs in own.items() if macs and name not in layers}
+    return {name: macs for name, macs in own_macs(model, counter).items() if name not in layers}

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant.finetune.trainable import settle, trainable
+from quantface_arch.quant.calibration.run import batches
+from quantface_arch.quant.finetune.trainable import fold_trained, trainable
 from quantface_arch.quant.nn.layers import quant_layers
-from quantface_arch.quant.ptq import batches
 
 __all__ = ["reconstruct"]
 
@@ -88,7 +88,7 @@ def reconstruct(
                 parameters = trainable(block, bounds, weights, teacher)
                 calls = _record(student, teacher, name, pictures)
                 errors[name] = _Tuning(name, block, parameters, calls).run(steps, lr)
-                settle(block)
+                fold_trained(block)
                 block.requires_grad_(False)
     finally:
         for module, training in modes:

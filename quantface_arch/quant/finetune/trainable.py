@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError, check_choice
-from quantface_arch.quant.finetune.weight_trainers import TUNERS
+from quantface_arch.quant.finetune.weight_trainers import WEIGHT_TRAINERS
 from quantface_arch.quant.nn.layers import QuantLayer, State, quant_layers
 from quantface_arch.quant.ops.lowrank import low_rank_weight
 
-__all__ = ["BOUNDS", "settle", "trainable"]
+__all__ = ["BOUNDS", "fold_trained", "trainable"]
 
 # Of activation ranges: nothing, both ends, or the step alone with the zero point as it is.
 BOUNDS = (False, True, "step")
@@ -27,9 +27,9 @@ def trainable(
     Args:
         bounds: True: also the two ends of every fixed activation range, in the logarithm (LSQ+);
             ``step``: only how far apart its levels are (LSQ).
-        weights: also the rounded weights, by a tuner of ``tuners.TUNERS``: ``rounding`` (AdaRound),
-            ``merged`` (a low-rank change that is rounded with the weight), ``scale`` (learned
-            scale and offset of the input's channels).
+        weights: also the rounded weights, by one of ``tuners.WEIGHT_TRAINERS``: ``rounding``
+            (AdaRound), ``merged`` (a low-rank change that is rounded with the weight), ``scale``
+            (learned scale and offset of the input's channels).
         teacher: the float network that the model was made from, which ``weights`` needs: a module
             of the same names.
 
@@ -43,7 +43,7 @@ def trainable(
     if bounds not in BOUNDS:
         raise QuantFaceError(f"bounds: found {bounds!r}, allowed are false, true and step")
     if weights is not None:
-        check_choice("weights", weights, TUNERS)
+        check_choice("weights", weights, WEIGHT_TRAINERS)
     model.requires_grad_(False)
     chosen: list[nn.Parameter] = []
     for layer in quant_layers(model):
@@ -57,7 +57,7 @@ def trainable(
         if weights is not None:
             assert teacher is not None
             residual = _residual(layer, teacher.get_submodule(layer.name))
-            layer.tuner = TUNERS[weights](layer, residual)
+            layer.tuner = WEIGHT_TRAINERS[weights](layer, residual)
         own = [layer.branch_down, layer.branch_up, layer.act_bounds if bounds else None]
         if layer.tuner is not None:
             own += [layer.act_offset, *layer.tuner.parameters()]
@@ -82,7 +82,7 @@ def _residual(layer: QuantLayer, original: nn.Module) -> Tensor:
 
 
 @torch.no_grad()
-def settle(model: nn.Module) -> None:
+def fold_trained(model: nn.Module) -> None:
     """Put what was trained on its grids, the activations' ranges too: the outputs stay the same."""
     for layer in quant_layers(model):
         if layer.act_bounds is not None:
@@ -92,4 +92,4 @@ def settle(model: nn.Module) -> None:
             layer.act_bounds = None
         if layer.tuner is not None:
             tuner, layer.tuner = layer.tuner, None
-            tuner.settle(layer)
+            tuner.fold_trained(layer)

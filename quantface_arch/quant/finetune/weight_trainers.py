@@ -1,7 +1,7 @@
 """Ways to train a quantized layer's weight: what learns, how it computes, how it ends.
 
-A tuner stands in for the weight on its grid while training runs; ``settle`` puts the result back on
-the grid, after which the layer is a plain one again.
+A weight trainer stands in for the weight on its grid while training runs. ``fold_trained`` then
+puts the result back on the grid, and the layer is a plain one again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from quantface_arch.quant.ops.ranges import step_rows
 if TYPE_CHECKING:
     from quantface_arch.quant.nn.layer import QuantLayer
 
-__all__ = ["TUNERS", "AdaRound", "LearnedScale", "MergedBranch", "Tuner"]
+__all__ = ["WEIGHT_TRAINERS", "AdaRound", "LearnedScale", "MergedBranch", "WeightTrainer"]
 
 # AdaRound's stretched sigmoid, the weight of its penalty, when that sets in, and its sharpness
 # from then to the end (Nagel et al., 2020; Q-Diffusion keeps these).
@@ -29,11 +29,11 @@ GAMMA, ZETA = -0.1, 1.1
 PENALTY, WARM_UP, SHARPNESS = 0.01, 0.2, (20.0, 2.0)
 
 
-class Tuner(nn.Module):
+class WeightTrainer(nn.Module):
     """What trains in place of a layer's rounded weight; begins at the layer as it is."""
 
     def input(self, layer: QuantLayer, x: Tensor) -> Tensor:
-        """The balanced input as this tuner changes it."""
+        """Return the balanced input as this trainer changes it."""
         return x
 
     def weight(self, layer: QuantLayer) -> Tensor:
@@ -45,12 +45,12 @@ class Tuner(nn.Module):
         return 0.0
 
     @torch.no_grad()
-    def settle(self, layer: QuantLayer) -> None:
+    def fold_trained(self, layer: QuantLayer) -> None:
         """Make the result the layer's weight."""
         layer.weight = nn.Parameter(self.weight(layer).detach(), requires_grad=False)
 
 
-class AdaRound(Tuner):
+class AdaRound(WeightTrainer):
     """Learns for every weight whether it is rounded down or up (Nagel et al., 2020).
 
     Args:
@@ -87,7 +87,7 @@ class AdaRound(Tuner):
         return PENALTY * (1 - (2 * self._up() - 1).abs().pow(sharpness)).mean()
 
 
-class MergedBranch(Tuner):
+class MergedBranch(WeightTrainer):
     """A low-rank change of the weight that is rounded with it (EfficientDM, He et al., 2024).
 
     It costs nothing at run time, and can do no more than move weights along their grid.
@@ -109,7 +109,7 @@ class MergedBranch(Tuner):
         return layer.on_weight_grid(self.start + low_rank_weight(self.down, self.up))
 
 
-class LearnedScale(Tuner):
+class LearnedScale(WeightTrainer):
     """Learns the scale between input channels and weight columns (PassionSR, Zhu et al., 2025).
 
     The weight's range follows the scale: its extremes, at every step. With it the layer learns an
@@ -164,9 +164,9 @@ class LearnedScale(Tuner):
         return fake_quantize(scaled, scale, zero.detach(), *grid(spec.bits, spec.symmetric))
 
     @torch.no_grad()
-    def settle(self, layer: QuantLayer) -> None:
+    def fold_trained(self, layer: QuantLayer) -> None:
         scale, zero = self._steps(layer, self._scaled(layer))
-        super().settle(layer)
+        super().fold_trained(layer)
         layer.weight_scale.copy_(scale)
         layer.weight_zero_point.copy_(zero)
         learned = self.log_scale.detach().exp().cpu()
@@ -175,7 +175,7 @@ class LearnedScale(Tuner):
 
 
 # Train option ``weights`` → (quantized layer, its float residual) → tuner.
-TUNERS: dict[str, Callable[..., Tuner]] = {
+WEIGHT_TRAINERS: dict[str, Callable[..., WeightTrainer]] = {
     "rounding": AdaRound,
     "merged": MergedBranch,
     "scale": LearnedScale,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -12,6 +11,13 @@ from quantface_arch.errors import QuantFaceError, check_patterns
 from quantface_arch.quant.config.recipe import Recipe
 from quantface_arch.quant.config.specs import MAX_BITS
 from quantface_arch.quant.nn.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
+from quantface_arch.quant.nn.report import (
+    NOTABLE,
+    ConversionReport,
+    ConvertedLayer,
+    SkippedLayer,
+    float_groups,
+)
 
 __all__ = [
     "BitMap",
@@ -22,6 +28,7 @@ __all__ = [
     "convert_layers",
     "register",
     "replace_module",
+    "restore_float",
 ]
 
 # Exact float type → quantized type. Subclasses are left alone: they may compute something else.
@@ -49,66 +56,10 @@ register(nn.Conv1d, QuantConv1d)
 register(nn.Conv2d, QuantConv2d)
 
 
-@dataclass(frozen=True)
-class ConvertedLayer:
-    """A layer that was replaced: its name, float type, widths and number of parameters."""
-
-    name: str
-    kind: str
-    weight_bits: int
-    activation_bits: int
-    parameters: int
-
-
-@dataclass(frozen=True)
-class SkippedLayer:
-    """A layer with a weight matrix that stays in floating point, and why."""
-
-    name: str
-    kind: str
-    reason: str
-    parameters: int
-
-
-@dataclass(frozen=True)
-class ConversionReport:
-    """What ``convert`` did; ``str(report)`` is a table."""
-
-    recipe: Recipe
-    converted: tuple[ConvertedLayer, ...]
-    skipped: tuple[SkippedLayer, ...]
-
-    @property
-    def bits(self) -> dict[str, tuple[int, int]]:
-        """Bits of weight and input of every converted layer, by name."""
-        return {layer.name: (layer.weight_bits, layer.activation_bits) for layer in self.converted}
-
-    def summary(self) -> str:
-        """One line: how many layers stand at which width."""
-        counts: dict[str, int] = {}
-        for layer in self.converted:
-            width = f"w{layer.weight_bits}a{layer.activation_bits}"
-            counts[width] = counts.get(width, 0) + 1
-        widths = ", ".join(f"{count} at {width}" for width, count in sorted(counts.items()))
-        return (
-            f"recipe {self.recipe.name}: {len(self.converted)} layers quantized ({widths}), "
-            f"{len(self.skipped)} left in floating point"
-        )
-
-    def __str__(self) -> str:
-        rows = [
-            (layer.name, layer.kind, f"w{layer.weight_bits}a{layer.activation_bits}")
-            for layer in self.converted
-        ]
-        rows += [(layer.name, layer.kind, f"float: {layer.reason}") for layer in self.skipped]
-        rows.insert(0, ("layer", "type", "width"))
-        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-        table = [f"{name:{widths[0]}}  {kind:{widths[1]}}  {note}" for name, kind, note in rows]
-        return "\n".join([self.summary(), *table])
-
-
 def convert(model: nn.Module, recipe: Recipe, bits: BitMap | None = None) -> ConversionReport:
     """Replace, in place, the layers that a recipe names; none is calibrated yet.
+
+    Matrices outside of layers are reported where they hold more than 1 % of the parameters.
 
     A module that occurs under several names is replaced under all of them and listed by the first.
 
@@ -133,6 +84,13 @@ def convert(model: nn.Module, recipe: Recipe, bits: BitMap | None = None) -> Con
         else:
             kind, size = type(module).__name__, _parameters(module)
             skipped.append(SkippedLayer(name, kind, reason, size))
+    total = sum(parameter.numel() for parameter in model.parameters())
+    known = {layer.name for layer in skipped}
+    skipped += [
+        group
+        for group in float_groups(model)
+        if group.name not in known and group.parameters > NOTABLE * total
+    ]
     if not chosen:
         raise QuantFaceError(f"recipe {recipe.name}: no layer of the model can be quantized by it")
     if bits is not None:
@@ -142,7 +100,7 @@ def convert(model: nn.Module, recipe: Recipe, bits: BitMap | None = None) -> Con
         for name, widths in chosen.items()
     ]
     convert_layers(model, recipe, chosen)
-    return ConversionReport(recipe, tuple(converted), tuple(skipped))
+    return ConversionReport(recipe, tuple(converted), tuple(skipped), total)
 
 
 def convert_layers(model: nn.Module, recipe: Recipe, bits: BitMap) -> None:
@@ -171,6 +129,14 @@ def convert_layers(model: nn.Module, recipe: Recipe, bits: BitMap) -> None:
     for module, layer in layers.items():
         replace_module(model, module, layer)
     model.quant_recipe = recipe  # type: ignore[assignment]
+
+
+def restore_float(model: nn.Module, layer: QuantLayer) -> None:
+    """Put the float layer back in the place of one that is neither balanced nor quantized."""
+    float_type = next(kind for kind, quant_type in TABLE.items() if quant_type is type(layer))
+    module = float_type(**layer.geometry(layer), device="meta")
+    module.weight, module.bias = layer.weight, layer.bias  # type: ignore[assignment]
+    replace_module(model, layer, module.train(layer.training))
 
 
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:

@@ -62,9 +62,14 @@ class QuantLayer(LayerState):
     channel_axis: int
 
     @classmethod
-    def empty_like(cls: type[Layer], module: Any) -> Layer:
-        """A layer of a float layer's geometry whose parameters hold no memory."""
+    def geometry(cls, module: Any) -> dict[str, Any]:
+        """Return the arguments that torch's class builds a layer of this geometry from."""
         raise NotImplementedError
+
+    @classmethod
+    def empty_like(cls: type[Layer], module: Any) -> Layer:
+        """Return a layer of a float layer's geometry whose parameters hold no memory."""
+        return cls(**cls.geometry(module), device="meta")
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """torch's own product of this layer, with another weight of the same geometry."""
@@ -100,7 +105,7 @@ class QuantLayer(LayerState):
         for buffer in ("act_zero_point", "act_low", "act_high"):
             layer.register_buffer(buffer, torch.zeros_like(layer.act_scale))
         layer.tuner = None
-        layer.forget_method()
+        layer.reset_quantization()
         return layer.train(module.training)
 
     @property

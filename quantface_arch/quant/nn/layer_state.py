@@ -14,7 +14,7 @@ from quantface_arch.quant.config.specs import QuantSpec
 from quantface_arch.quant.ops.balance import LayerBalance
 
 if TYPE_CHECKING:
-    from quantface_arch.quant.finetune.weight_trainers import Tuner
+    from quantface_arch.quant.finetune.weight_trainers import WeightTrainer
 
 __all__ = ["LayerState", "State"]
 
@@ -53,11 +53,11 @@ class LayerState(nn.Module):
     branch_up: Tensor | None
     act_bounds: Tensor | None
     act_offset: Tensor | None
-    tuner: Tuner | None
+    tuner: WeightTrainer | None
     groups: int = 1
 
-    def forget_method(self) -> None:
-        """Neither balancing nor branches nor trained bounds; the weight stays as it is."""
+    def reset_quantization(self) -> None:
+        """Drop balancing, branches and trained bounds; the weight stays as it is."""
         self.balance = LayerBalance()
         self.register_buffer(OPTIONAL[0], None)
         for parameter in OPTIONAL[1:]:
@@ -109,7 +109,7 @@ class LayerState(nn.Module):
         if prefix + "act_scale" not in state_dict:
             # Weights of the float network: everything else stays, but calibration is void.
             self.state = State.CALIBRATING
-            self.forget_method()
+            self.reset_quantization()
             for key, value in self.named_buffers(recurse=False):
                 state_dict[prefix + key] = value
             state_dict[prefix + "_extra_state"] = self.get_extra_state()

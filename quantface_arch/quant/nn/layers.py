@@ -20,10 +20,10 @@ class QuantLinear(QuantLayer, nn.Linear):
     channel_axis = -1
 
     @classmethod
-    def empty_like(cls, module: nn.Linear) -> QuantLinear:
-        return cls(
-            module.in_features, module.out_features, bias=module.bias is not None, device="meta"
-        )
+    def geometry(cls, module: nn.Linear) -> dict[str, Any]:
+        names = ("in_features", "out_features")
+        options = {name: getattr(module, name) for name in names}
+        return {**options, "bias": module.bias is not None}
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
@@ -35,7 +35,7 @@ class QuantLinear(QuantLayer, nn.Linear):
 def _conv_geometry(module: nn.Conv1d | nn.Conv2d) -> dict[str, Any]:
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
     options = {name: getattr(module, name) for name in (*names, "groups", "padding_mode")}
-    return {**options, "bias": module.bias is not None, "device": "meta"}
+    return {**options, "bias": module.bias is not None}
 
 
 class QuantConv1d(QuantLayer, nn.Conv1d):
@@ -44,8 +44,8 @@ class QuantConv1d(QuantLayer, nn.Conv1d):
     channel_axis = -2
 
     @classmethod
-    def empty_like(cls, module: nn.Conv1d) -> QuantConv1d:
-        return cls(**_conv_geometry(module))
+    def geometry(cls, module: nn.Conv1d) -> dict[str, Any]:
+        return _conv_geometry(module)
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return self._conv_forward(x, weight, bias)
@@ -60,8 +60,8 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
     channel_axis = -3
 
     @classmethod
-    def empty_like(cls, module: nn.Conv2d) -> QuantConv2d:
-        return cls(**_conv_geometry(module))
+    def geometry(cls, module: nn.Conv2d) -> dict[str, Any]:
+        return _conv_geometry(module)
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return self._conv_forward(x, weight, bias)

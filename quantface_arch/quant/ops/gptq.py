@@ -8,13 +8,16 @@ known.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.ops.quantizer import fake_quantize
 
-__all__ = ["MAX_COLUMNS", "gptq"]
+__all__ = ["MAX_COLUMNS", "check_memory", "free_memory", "gptq"]
 
 # Columns that are rounded before the rest of the weight is changed.
 BLOCK = 128
@@ -59,6 +62,33 @@ def gptq(
         left[:, end:] -= errors @ factor[start:end, end:]
     # In the weight's own precision: the very values that the integers read back as.
     return fake_quantize(rounded.to(weight.dtype), scale, zero_point, qmin, qmax)
+
+
+def check_memory(columns: Sequence[int], copies: int = 1) -> None:
+    """Raise QuantFaceError if the Hessians of a network do not fit into the memory that is free.
+
+    Args:
+        columns: of each layer's weight, which is the side of its float64 Hessian.
+        copies: of all Hessians, held at one time.
+    """
+    wanted = 8 * copies * sum(side * side for side in columns)
+    free = free_memory()
+    if free is not None and wanted > free:
+        raise QuantFaceError(
+            f"recipe weights: rounding: gptq needs {wanted / 1e9:.1f} GB for the Hessians of "
+            f"{len(columns)} layers, {free / 1e9:.1f} GB of memory are free; allowed are nearest, "
+            "or fewer and narrower layers by include and exclude"
+        )
+
+
+def free_memory() -> int | None:
+    """Return the bytes that the system can give, or None where it does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * int(found[0]) if found else None
 
 
 def _inverse_factor(hessian: Tensor) -> Tensor:

@@ -80,6 +80,24 @@ def _base(order: int) -> Tensor:
     return skew + torch.eye(order)
 
 
+# Orthogonal factors by order, device and dtype, so that each is copied to a GPU once.
+_FACTORS: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
+
+
+def _factor(order: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return the Hadamard matrix over the root of its order, from a cache by device and dtype."""
+    key = (order, device, dtype)
+    if key not in _FACTORS:
+        # A tensor made in inference mode could not be saved for a backward pass later.
+        with torch.inference_mode(False):
+            matrix = (_base(order).double() * order**-0.5).to(device, dtype)
+        if type(matrix) is not Tensor:
+            # Tracing made a stand-in, which is of no use outside of the trace.
+            return matrix
+        _FACTORS[key] = matrix
+    return _FACTORS[key]
+
+
 def hadamard(n: int) -> Tensor:
     """A Hadamard matrix as ``rotate`` applies it: float32 (n, n) of ±1, rows orthogonal.
 
@@ -147,7 +165,7 @@ def _rotate_blocks(x: Tensor, count: int, size: int, axis: int, inverse: bool) -
     rest = size
     for part in parts:
         rest //= part
-        matrix = (_base(part) * part**-0.5).to(x.device, x.dtype)
+        matrix = _factor(part, x.device, x.dtype)
         x = x.reshape(before * (size // (part * rest)), part, rest * after)
         # x stands right of the matrix here, so x H is Hᵀ x.
         x = torch.matmul(matrix if inverse else matrix.T, x)

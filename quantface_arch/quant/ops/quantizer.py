@@ -22,6 +22,10 @@ __all__ = [
 ]
 
 
+# A little below float32's largest number, by more than a product's rounding.
+LARGEST_LEVEL = torch.finfo(torch.float32).max * (1 - 2**-22)
+
+
 def grid(bits: int, symmetric: bool) -> tuple[int, int]:
     """Smallest and largest integer of a grid.
 
@@ -59,9 +63,12 @@ def scale_and_zero_point(
     # Below the smallest normal number the reciprocal that quantizing multiplies by overflows.
     tiny = torch.finfo(torch.float32).tiny
     scale = torch.where(scale < 4 * tiny, torch.ones_like(scale), scale)
-    if symmetric:
-        return scale, torch.zeros_like(scale)
-    return scale, (qmin - low / scale).round().clamp(qmin, qmax)
+    zero_point = torch.zeros_like(scale)
+    if not symmetric:
+        zero_point = (qmin - low / scale).round().clamp(qmin, qmax)
+    # Rounding moves the outermost level, which must not pass float32's largest number.
+    reach = torch.maximum(qmax - zero_point, zero_point - qmin)
+    return torch.minimum(scale, LARGEST_LEVEL / reach), zero_point
 
 
 @torch.no_grad()

@@ -140,7 +140,7 @@ def histogram_range(
         return low, high
     width = 2 * reach / counts.numel()
     filled = counts.nonzero().squeeze(1)
-    values = ((filled + 0.5) * width - reach).clamp(low, high).float()
+    values = ((filled + (0.5 - counts.numel() / 2)) * width).clamp(low, high)
     weights = counts[filled].double()
     if spec.range == "percentile":
         return _histogram_percentiles(values, weights, spec)

@@ -13,7 +13,7 @@ from torch import nn
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import Recipe, calibrating, convert, quant_layers
 from quantface_arch.quant.allocation.distance import ssim_distance
-from quantface_arch.quant.allocation.prefix_cache import Replay
+from quantface_arch.quant.allocation.prefix_cache import PrefixCache
 from quantface_arch.quant.allocation.sensitivity import measure
 from quantface_arch.quant.allocation.sensitivity_file import LayerFacts, Sensitivities
 from quantface_arch.quant.cost.macs import count_macs
@@ -126,7 +126,7 @@ def test_layers_before_the_one_that_is_probed_are_not_computed_again():
     model, _, batches = prepared()
     for layer in quant_layers(model):
         layer.state = State.FLOAT
-    replay = Replay(model, batches[0])
+    cache = PrefixCache(model, batches[0])
     ran = []
     products = {}
     for layer in quant_layers(model):
@@ -138,12 +138,12 @@ def test_layers_before_the_one_that_is_probed_are_not_computed_again():
 
         layer.product = product
     probed = model.net[0]
-    assert torch.equal(replay.run(probed, copy.deepcopy(probed)), replay.output)
+    assert torch.equal(cache.run(probed, copy.deepcopy(probed)), cache.output)
     # greedy overwrites its input, so it is entered; the layer inside it is replayed all the same.
     assert ran == ["net.0", "net.2"]
     ran.clear()
     probed = model.blocks[1].twice
-    replay.run(probed, copy.deepcopy(probed))
+    cache.run(probed, copy.deepcopy(probed))
     assert ran == ["blocks.1.twice"] * 2 + ["greedy.1"] * 2 + ["net.0", "net.2"]
 
 

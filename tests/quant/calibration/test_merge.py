@@ -10,7 +10,8 @@ from quant_helpers import TinyNet, pictures
 from threads import together
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant import CalibrationStore, Recipe, calibrating, prepare
+from quantface_arch.quant import CalibrationData, CalibrationStore, Recipe, calibrating, prepare
+from quantface_arch.quant.calibration.run import watch
 from quantface_arch.quant.nn.convert import convert
 
 RECIPE = {"name": "w4a8", "branch": {"svd": 1, "distill": 1, "budget": 1}}
@@ -24,7 +25,7 @@ def growing(count=9):
 
 def quantized(net, images, recipe=RECIPE, **options):
     net = copy.deepcopy(net)
-    prepare(net, recipe, images, batch_size=1, progress=False, **options)
+    prepare(net, recipe, CalibrationData(images, batch_size=1, progress=False, **options))
     return net.state_dict()
 
 
@@ -42,11 +43,10 @@ def test_the_quantized_network_is_the_same(count):
 def observed(net, images, shard=None):
     """Statistics of every layer."""
     net = copy.deepcopy(net)
-    from quantface_arch.quant.ptq import _watch
-
     convert(net, Recipe.of("w4a8"))
     watched = calibrating(net, keep_samples=True)
-    return _watch(net, watched, images, 1, False, None, "", shard).state_dict()
+    data = CalibrationData(images, batch_size=1, progress=False, shard=shard)
+    return watch(net, watched, data, "").state_dict()
 
 
 def test_statistics_are_the_same_but_for_the_order_of_sums():

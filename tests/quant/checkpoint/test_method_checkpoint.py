@@ -17,13 +17,13 @@ from quantface_arch.quant import (
     LayerBalance,
     Recipe,
     convert,
+    fold_trained,
     load_checkpoint,
     quant_layers,
     quantize,
     read_metadata,
     round_float_parts,
     save_checkpoint,
-    settle,
     trainable,
 )
 
@@ -122,7 +122,7 @@ def test_a_trained_model_equals_the_saved_one_once_rounded(tmp_path, dtype):
     for _ in range(2):
         model(x).square().mean().backward()
         optimizer.step()
-    settle(model)
+    fold_trained(model)
     round_float_parts(model, dtype)
     save_checkpoint(model, path, ARCH, dtype=dtype)
     loaded = load_checkpoint(path, build)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant import State, prepare, quant_layers
+from quantface_arch.quant import CalibrationData, State, prepare, quant_layers
 from quantface_arch.quant.checkpoint.peft_adapter import load_adapter, save_adapter
 
 RECIPE = {
@@ -45,7 +45,7 @@ class Net(nn.Module):
 def quantized(recipe=RECIPE):
     torch.manual_seed(1)
     model = Net().eval()
-    prepare(model, recipe, torch.rand(4, 3, 16, 16), progress=False)
+    prepare(model, recipe, CalibrationData(torch.rand(4, 3, 16, 16), progress=False))
     return model
 
 

@@ -15,11 +15,11 @@ from torch import nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import (
+    fold_trained,
     load_checkpoint,
     quant_layers,
     quantize,
     save_checkpoint,
-    settle,
     trainable,
 )
 from quantface_arch.quant.cost.cost import network_cost, total_cost
@@ -87,7 +87,7 @@ def test_learned_scales_and_offsets_are_counted(tmp_path):
     quantize(net, options, pictures(2), progress=False)
     plain = by_name(network_cost(net, work))["linear"].cost
     trainable(net, weights="scale", teacher=teacher)
-    settle(net)
+    fold_trained(net)
     path = tmp_path / "q.safetensors"
     save_checkpoint(net, path, {})
     assert checkpoint_cost(path, Wide().to("meta"), work) == foreseen

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant import prepare, quant_layers
+from quantface_arch.quant import CalibrationData, prepare, quant_layers
 from quantface_arch.quant.finetune.reconstruct import reconstruct
 
 RECIPE = {"name": "w3a4", "branch": {"svd": 2, "distill": 2, "budget": 1}}
@@ -51,7 +51,7 @@ class Net(nn.Module):
 def pair():
     teacher = Net().eval()
     student = copy.deepcopy(teacher)
-    prepare(student, {**RECIPE, "exclude": ["unused"]}, images(), progress=False)
+    prepare(student, {**RECIPE, "exclude": ["unused"]}, CalibrationData(images(), progress=False))
     return student, teacher
 
 
@@ -173,6 +173,6 @@ def test_mistakes_are_named(pair):
     with pytest.raises(QuantFaceError, match="teacher has no block 'late'"):
         tuned(pair, ["late"])
     plain, bare = Net(), {"name": "w4a4", "branch": {"svd": 0}, "exclude": ["unused"]}
-    prepare(plain, bare, images(), progress=False)
+    prepare(plain, bare, CalibrationData(images(), progress=False))
     with pytest.raises(QuantFaceError, match="no block has a branch"):
         tuned((plain, Net()))

@@ -8,7 +8,7 @@ import torch
 from tiny import TINY
 
 from quantface_arch.archs.build import build_arch
-from quantface_arch.quant import prepare
+from quantface_arch.quant import CalibrationData, prepare
 from quantface_arch.quant.finetune.reconstruct import reconstruct
 
 RECIPE = {
@@ -22,7 +22,7 @@ def test_blocks_of_unet_and_vae_come_nearer_to_the_teacher():
     teacher = build_arch(TINY).eval()
     student = copy.deepcopy(teacher)
     images = torch.rand(2, 3, 64, 64) * 2 - 1
-    prepare(student, RECIPE, images, progress=False)
+    prepare(student, RECIPE, CalibrationData(images, progress=False))
     with torch.no_grad():
         wanted, before = teacher(images), student(images)
     blocks = ["unet.*_blocks.*", "unet.mid_block", "vae.*.resnets.?"]

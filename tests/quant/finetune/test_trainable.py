@@ -11,12 +11,13 @@ from torch import nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import (
+    CalibrationData,
     Recipe,
     convert,
+    fold_trained,
     prepare,
     quant_layers,
     save_checkpoint,
-    settle,
     trainable,
 )
 
@@ -30,7 +31,7 @@ METHOD = {
 
 def student_of(teacher, **options):
     student = copy.deepcopy(teacher).eval()
-    prepare(student, {**METHOD, **options}, pictures(), progress=False)
+    prepare(student, {**METHOD, **options}, CalibrationData(pictures(), progress=False))
     return student
 
 
@@ -72,7 +73,7 @@ def test_bounds_of_zero_change_nothing(symmetric):
     before = student(x)
     trainable(student, bounds=True)
     assert torch.equal(student(x), before)
-    settle(student)
+    fold_trained(student)
     assert torch.equal(student(x), before)
 
 
@@ -86,7 +87,7 @@ def test_settling_trained_bounds_changes_no_output_and_leaves_a_valid_grid(symme
     before = student(x).detach()
     assert not torch.equal(before, start)
     assert any(bool(layer.act_bounds.abs().max() > 1e-3) for layer in quant_layers(student))
-    settle(student)
+    fold_trained(student)
     assert torch.equal(student(x), before)
     for layer in quant_layers(student):
         assert layer.act_bounds is None
@@ -116,7 +117,7 @@ def test_bounds_move_the_ends_of_the_range():
 def test_a_checkpoint_before_settling_is_an_error_that_names_the_layer(tmp_path):
     student = student_of(TinyNet())
     trainable(student, bounds=True)
-    with pytest.raises(QuantFaceError, match=r"layer conv_in: .*call settle"):
+    with pytest.raises(QuantFaceError, match=r"layer conv_in: .*call fold_trained"):
         save_checkpoint(student, tmp_path / "model.safetensors", {})
     assert list(tmp_path.iterdir()) == []
 
@@ -140,7 +141,7 @@ def test_a_teacher_that_shares_parameters_stays_as_it_is():
     assert student.linear.weight is teacher.linear.weight
     expected = teacher(x).detach()
     values = {name: value.detach().clone() for name, value in teacher.state_dict().items()}
-    prepare(student, METHOD, x, progress=False)
+    prepare(student, METHOD, CalibrationData(x, progress=False))
     train(student, teacher, trainable(student, bounds=True))
     assert torch.equal(teacher(x), expected)
     assert all(torch.equal(teacher.state_dict()[name], value) for name, value in values.items())

@@ -10,15 +10,16 @@ from quant_helpers import TinyNet, pictures
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import (
+    CalibrationData,
+    fold_trained,
     load_checkpoint,
     prepare,
     quant_layers,
     save_checkpoint,
-    settle,
     trainable,
 )
 from quantface_arch.quant.finetune.reconstruct import reconstruct
-from quantface_arch.quant.finetune.weight_trainers import TUNERS, WARM_UP
+from quantface_arch.quant.finetune.weight_trainers import WARM_UP, WEIGHT_TRAINERS
 from quantface_arch.quant.ops.quantizer import fake_quantize, grid
 
 METHOD = {
@@ -36,7 +37,7 @@ def teacher():
 
 def student_of(teacher, **options):
     student = copy.deepcopy(teacher)
-    prepare(student, {**METHOD, **options}, pictures(12), progress=False)
+    prepare(student, {**METHOD, **options}, CalibrationData(pictures(12), progress=False))
     return student
 
 
@@ -57,7 +58,7 @@ def error(student, x, wanted):
         return float((student(x) - wanted).square().mean())
 
 
-@pytest.mark.parametrize("kind", TUNERS)
+@pytest.mark.parametrize("kind", WEIGHT_TRAINERS)
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_training_begins_at_the_rounded_layer(kind, symmetric, teacher):
     weights = {"symmetric": symmetric, "range": "minmax"}
@@ -66,11 +67,11 @@ def test_training_begins_at_the_rounded_layer(kind, symmetric, teacher):
         before = student(x)
         trainable(student, weights=kind, teacher=teacher)
         torch.testing.assert_close(student(x), before, atol=2e-5, rtol=1e-4)
-        settle(student)
+        fold_trained(student)
         torch.testing.assert_close(student(x), before, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", TUNERS)
+@pytest.mark.parametrize("kind", WEIGHT_TRAINERS)
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_it_learns_and_what_was_learned_stays_in_the_file(kind, symmetric, teacher, tmp_path):
     weights = {"symmetric": symmetric, "range": "minmax"}
@@ -81,7 +82,7 @@ def test_it_learns_and_what_was_learned_stays_in_the_file(kind, symmetric, teach
     assert error(student, x, wanted) < 0.98 * error(untrained, x, wanted)
     with torch.no_grad():
         before = student(x)
-    settle(student)
+    fold_trained(student)
     with torch.no_grad():
         moved = (student(x) - before).abs() > 1e-4
     # Inputs on the border between two levels may fall to the other side.
@@ -101,11 +102,11 @@ def test_it_learns_and_what_was_learned_stays_in_the_file(kind, symmetric, teach
 def test_a_checkpoint_in_the_middle_is_refused(teacher, tmp_path):
     student = student_of(teacher)
     trainable(student, weights="merged", teacher=teacher)
-    with pytest.raises(QuantFaceError, match=r"layer conv_in: .*call settle"):
+    with pytest.raises(QuantFaceError, match=r"layer conv_in: .*call fold_trained"):
         save_checkpoint(student, tmp_path / "model.safetensors", {})
 
 
-@pytest.mark.parametrize("kind", TUNERS)
+@pytest.mark.parametrize("kind", WEIGHT_TRAINERS)
 def test_a_training_state_comes_back(kind, teacher):
     student = student_of(teacher)
     other = copy.deepcopy(student)
@@ -121,7 +122,7 @@ def test_rounding_moves_no_weight_by_more_than_one_level(teacher):
     student = student_of(teacher, branch={"svd": 0}, balance={"kind": "none"})
     parameters = trainable(student, weights="rounding", teacher=teacher)
     train(student, teacher, parameters, lr=5e-2)
-    settle(student)
+    fold_trained(student)
     moved = 0
     for layer in quant_layers(student):
         original = teacher.get_submodule(layer.name).weight.detach()
@@ -164,7 +165,7 @@ def test_a_step_alone_keeps_the_zero_point(teacher):
         layer.act_bounds.data.fill_(0.3)
         scale, _ = layer.input_grid()
         torch.testing.assert_close(scale, layer.act_scale * torch.tensor(0.3).exp())
-    settle(student)
+    fold_trained(student)
     found = [layer.act_zero_point for layer in quant_layers(student)]
     assert found == zeros
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import (
+    CalibrationData,
     LayerBalance,
     Recipe,
     State,
@@ -269,11 +270,14 @@ def test_a_chosen_plan_gives_the_model_that_choosing_gave(tmp_path):
     only = copy.deepcopy(chosen)
     images = pictures()
     convert(only, recipe)
-    save_balance(balance_stage(only, recipe, images, progress=False), tmp_path / "plan.safetensors")
-    prepare(chosen, recipe, images, progress=False)
+    save_balance(
+        balance_stage(only, recipe, CalibrationData(images, progress=False)),
+        tmp_path / "plan.safetensors",
+    )
+    prepare(chosen, recipe, CalibrationData(images, progress=False))
     plan = load_balance(tmp_path / "plan.safetensors")
     assert {balance.kind for balance in plan.values()} == {"none", "scale", "both"}
-    prepare(planned, recipe, images, progress=False, balance=plan)
+    prepare(planned, recipe, CalibrationData(images, progress=False), balance=plan)
     # All of the state: the ranges of the inputs as they arrive, too.
     before, after = chosen.state_dict(), planned.state_dict()
     assert before.keys() == after.keys()

@@ -10,10 +10,20 @@ from quant_helpers import TinyNet, pictures
 from torch import nn
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant import Recipe, calibrating, convert, prepare, quant_layers
-from quantface_arch.quant.ops.gptq import BLOCK, gptq
+from quantface_arch.quant import (
+    CalibrationData,
+    CalibrationStore,
+    Recipe,
+    calibrating,
+    convert,
+    prepare,
+    quant_layers,
+)
+from quantface_arch.quant.ops.gptq import BLOCK, check_memory, free_memory, gptq
 from quantface_arch.quant.ops.quantizer import fake_quantize, grid, scale_and_zero_point
 
+# Values in the Hessians of TinyNet, whose grouped layer needs none.
+HESSIANS = 27**2 + 16**2 + 16**2 + 144**2
 PLAIN = {"balance": {"kind": "none"}, "branch": {"svd": 0}}
 
 
@@ -80,9 +90,37 @@ def test_a_network_rounded_by_gptq_is_nearer_and_its_grouped_layer_still_works()
     for rounding in ("nearest", "gptq"):
         model = copy.deepcopy(start)
         options = {"name": "w3a8", "weights": {"rounding": rounding, "range": "minmax"}, **PLAIN}
-        prepare(model, options, x, progress=False)
+        prepare(model, options, CalibrationData(x, progress=False))
         errors.append((model(x).detach() - wanted).square().mean())
     assert errors[1] < 0.8 * errors[0]
+
+
+@pytest.mark.parametrize(("stored", "free"), [(False, 8 * HESSIANS), (True, 16 * HESSIANS)])
+def test_hessians_beyond_the_free_memory_are_refused_before_any_image_is_read(
+    monkeypatch, tmp_path, stored, free
+):
+    def unread():
+        raise AssertionError("an image was read")
+        yield
+
+    options = {"name": "w4a8", "weights": {"rounding": "gptq"}, **PLAIN}
+    store = CalibrationStore(tmp_path / "calib.safetensors", "key") if stored else None
+    monkeypatch.setattr("quantface_arch.quant.ops.gptq.free_memory", lambda: free - 1)
+    with pytest.raises(
+        QuantFaceError, match=r"gptq needs 0\.0 GB for the Hessians of 4 layers, 0\.0"
+    ):
+        prepare(TinyNet(), options, CalibrationData(unread(), progress=False, store=store))
+    monkeypatch.setattr("quantface_arch.quant.ops.gptq.free_memory", lambda: free)
+    data = CalibrationData(pictures(), progress=False, store=store)
+    prepare(TinyNet(), options, data)
+
+
+def test_the_free_memory_is_what_the_system_says():
+    free = free_memory()
+    assert free is None or 2**20 < free < 2**50
+    check_memory([16])
+    with pytest.raises(QuantFaceError, match="gptq needs 8000000000"):
+        check_memory([10**9])
 
 
 def test_hessians_are_kept_where_they_are_wanted_and_come_back():

@@ -11,6 +11,7 @@ from quant_helpers import TinyNet, pictures, sqnr
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import (
+    CalibrationData,
     Recipe,
     load_checkpoint,
     prepare,
@@ -120,7 +121,7 @@ def test_a_network_with_groups_and_dynamic_ranges_is_nearer_and_survives_its_fil
     options["activations"]["granularity"] = granularity
     plain, model = copy.deepcopy(start), copy.deepcopy(start)
     static = {"name": "w4a4", "balance": {"kind": "none"}, "branch": {"svd": 1, "budget": 1}}
-    prepare(plain, static, x, progress=False)
+    prepare(plain, static, CalibrationData(x, progress=False))
     quantize(model, options, x, progress=False)
     assert sqnr(wanted, model(x)) > sqnr(wanted, plain(x)) + 1
     save_checkpoint(model, tmp_path / "model.safetensors", {})

@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from quantface_arch.quant.ops.hadamard import (
     MIN_WIDTH,
@@ -70,6 +72,54 @@ def test_segments_are_rotated_each_by_itself_along_any_axis(axis):
     x = torch.randn(64, 64, 64)
     expected = (x.movedim(axis, -1) @ dense).movedim(-1, axis)
     torch.testing.assert_close(rotate(x, segments, axis), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [20, 320, 1280])
+def test_float64_keeps_its_precision(n):
+    x = torch.randn(4, n, dtype=torch.float64)
+    y = rotate(x, ((1, n),), -1)
+    assert y.dtype == torch.float64
+    assert (y.norm(dim=1) / x.norm(dim=1) - 1).abs().max() < 1e-14
+    assert (rotate(y, ((1, n),), -1, inverse=True) - x).abs().max() < 1e-13
+
+
+class Copies(TorchDispatchMode):
+    """Counts the copies of tensors to another device or dtype."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._to_copy.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_factors_are_copied_once_to_each_device_and_dtype(device, dtype):
+    x = torch.zeros(2, 960, device=device, dtype=dtype)
+    rotate(x, ((1, 960),), -1)
+    with Copies() as copies:
+        y = rotate(x, ((1, 960),), -1)
+    assert copies.count == 0
+    assert (y.device.type, y.dtype, y.shape) == (device, dtype, x.shape)
+
+
+def test_a_factor_made_in_inference_mode_serves_training(monkeypatch):
+    monkeypatch.setattr("quantface_arch.quant.ops.hadamard._FACTORS", {})
+    with torch.inference_mode():
+        rotate(torch.randn(2, 20), ((1, 20),), -1)
+    x = torch.randn(2, 20, requires_grad=True)
+    rotate(x, ((1, 20),), -1).square().sum().backward()
+    torch.testing.assert_close(x.grad, 2 * x.detach())
+
+
+def test_a_factor_made_while_tracing_is_not_kept(monkeypatch):
+    monkeypatch.setattr("quantface_arch.quant.ops.hadamard._FACTORS", {})
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        rotate(mode.from_tensor(torch.randn(2, 20)), ((1, 20),), -1)
+    assert type(rotate(torch.randn(2, 20), ((1, 20),), -1)) is torch.Tensor
 
 
 def test_memory_in_another_order_is_no_obstacle():

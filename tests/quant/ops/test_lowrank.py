@@ -10,7 +10,7 @@ from quant_helpers import TinyNet, pictures
 from torch import nn
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant import BranchSpec, Recipe, convert, prepare, quant_layers
+from quantface_arch.quant import BranchSpec, CalibrationData, Recipe, convert, prepare, quant_layers
 from quantface_arch.quant.calibration.selection import branch_ranks
 from quantface_arch.quant.nn.layers import State
 from quantface_arch.quant.ops.lowrank import (
@@ -178,7 +178,11 @@ def test_ranks_that_do_not_fit_are_found_before_any_picture_is_seen():
         yield
 
     with pytest.raises(QuantFaceError, match="the largest layer has 16"):
-        prepare(TinyNet(), {"name": "w4a4", "branch": {"svd": 17}}, untouched(), progress=False)
+        prepare(
+            TinyNet(),
+            {"name": "w4a4", "branch": {"svd": 17}},
+            CalibrationData(untouched(), progress=False),
+        )
 
 
 def test_grouped_layers_and_those_at_8_bits_have_no_branch():
@@ -190,5 +194,5 @@ def test_grouped_layers_and_those_at_8_bits_have_no_branch():
     with pytest.raises(QuantFaceError, match="pattern 'conv_in' matches no layer that may"):
         branch_ranks(model, BranchSpec(ranks={"conv_in": (1, 0)}))
     other = TinyNet()
-    prepare(other, options, pictures(), progress=False)
+    prepare(other, options, CalibrationData(pictures(), progress=False))
     assert {layer.name for layer in quant_layers(other) if layer.rank} == {"linear", "line"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from quant_helpers import sqnr
 
@@ -35,6 +35,27 @@ def test_zero_is_a_level(bits, symmetric, a, b):
     low, high = torch.tensor([min(a, b)]), torch.tensor([max(a, b)])
     scale, zero = scale_and_zero_point(low, high, bits, symmetric)
     assert fake_quantize(torch.zeros(1), scale, zero, *grid(bits, symmetric)).item() == 0
+
+
+LARGEST = torch.finfo(torch.float32).max
+HUGE = st.floats(-LARGEST, LARGEST, width=32) | st.sampled_from([LARGEST, -LARGEST])
+
+
+@given(BITS, st.booleans(), HUGE, HUGE)
+@example(8, False, -LARGEST, LARGEST)
+@example(3, True, -LARGEST, LARGEST)
+def test_ranges_up_to_the_limits_of_float32_stay_finite(bits, symmetric, a, b):
+    low, high = torch.tensor([min(a, b)]), torch.tensor([max(a, b)])
+    scale, zero = scale_and_zero_point(low, high, bits, symmetric)
+    ends = grid(bits, symmetric)
+    assert (scale > 0).all() and scale.isfinite().all()
+    x = torch.stack((low, torch.zeros(1), low / 2 + high / 2, high))
+    found = fake_quantize(x, scale, zero, *ends)
+    assert found.isfinite().all() and found[1] == 0
+    levels = dequantize(torch.arange(ends[0], ends[1] + 1), scale, zero)
+    assert levels.isfinite().all()
+    # In float64: the differences may pass float32's limits.
+    assert ((found.double() - x.double()).abs() <= 1.001 * scale.double()).all()
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 3.0), (1.0, 3.0), (-3.0, 0.0), (-3.0, -1.0)])

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from quant_helpers import sqnr
 
 from quantface_arch.errors import QuantFaceError
@@ -151,6 +153,23 @@ def test_statistics_have_a_fixed_size_and_come_back():
     observer(later)
     copy(later)
     assert copy.range(QuantSpec(4)) == observer.range(QuantSpec(4))
+
+
+@given(st.floats(2**60, torch.finfo(torch.float32).max, width=32), st.booleans())
+@pytest.mark.parametrize("range", ["minmax", "ema", "percentile", "mse"])
+def test_inputs_and_weights_up_to_the_limits_of_float32_have_finite_ranges(range, size, symmetric):
+    spec = QuantSpec(4, symmetric, "tensor", range)
+    x = torch.linspace(-1, 1, 64).repeat(2, 1)
+    observer = ActivationObserver("x", -1)
+    for part in (0.6, -0.3, 1.0):
+        observer(x * part * size)
+    assert observer.mean_square.isfinite().all()
+    low, high = observer.range(spec)
+    assert -size <= low < 0 < high <= size
+    if range != "ema":
+        ends = weight_range(x * size, replace(spec, range=range), observer.mean_square)
+        assert all(end.isfinite().all() for end in ends)
+        assert ends[0] < 0 < ends[1]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -1,0 +1,207 @@
+"""One pass of the calibration images through a converted model, watched by its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from quantface_arch.errors import QuantFaceError, one_line
+from quantface_arch.quant.calibration.calibrate import Calibration
+from quantface_arch.quant.calibration.merge import check_mergeable
+from quantface_arch.quant.calibration.store import CalibrationStore
+from quantface_arch.quant.nn.convert import restore_float
+from quantface_arch.quant.nn.layers import quant_layers
+from quantface_arch.quant.nn.own_macs import own_macs
+from quantface_arch.utils.distributed import Shard
+
+__all__ = ["CalibrationData", "Images", "batches", "watch"]
+
+Images = Tensor | Iterable[Tensor]
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """The calibration images, and how they go through a network.
+
+    Attributes:
+        images: images as the network sees them in use: one tensor (N, 3, H, W), or an iterable of
+            images (3, H, W) and batches (n, 3, H, W), read once per pass.
+        batch_size: images that go through the network at a time.
+        progress: show a bar on stderr, with an end in sight if the images have a ``len``.
+        store: where statistics are kept while calibrating, and picked up after a crash.
+        shard: of the processes (see ``Shard.joined``) among which the images are shared out; each
+            ends with the same model, and ``merge`` says how near it is to one process's.
+
+    Raises:
+        QuantFaceError: the batch size is below 1.
+    """
+
+    images: Images
+    batch_size: int = 4
+    progress: bool = True
+    store: CalibrationStore | None = None
+    shard: Shard | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise QuantFaceError(f"batch_size: found {self.batch_size}, allowed are numbers from 1")
+
+    @classmethod
+    def of(cls, value: CalibrationData | Images) -> CalibrationData:
+        """Return the data themselves, or images with the defaults above."""
+        return value if isinstance(value, CalibrationData) else cls(value)
+
+    def reusable(self) -> CalibrationData:
+        """Return the same data, held in a list where an iterator could be read only once."""
+        return replace(self, images=list(self.images)) if self.read_once else self
+
+    @property
+    def read_once(self) -> bool:
+        """Whether the images are an iterator."""
+        return isinstance(self.images, Iterator)
+
+    def stage(self, name: str) -> CalibrationData:
+        """Return the same data, with a store of its own for another pass."""
+        return replace(self, store=self.store.stage(name)) if self.store else self
+
+
+def watch(
+    model: nn.Module,
+    watched: AbstractContextManager[Calibration],
+    data: CalibrationData,
+    what: str,
+) -> Calibration:
+    """Run a converted model on all images, in evaluation mode, and return what was seen.
+
+    Layers that saw no input become float layers again, unless they are balanced.
+
+    Args:
+        watched: a fresh ``calibrating(model)``.
+        what: caption of the progress bar.
+
+    Raises:
+        QuantFaceError: there are no images, no layer sees them, the network does not take them, a
+            channel of theirs is constant, or what is calibrated cannot be shared out among
+            processes.
+    """
+    shard, store = data.shard or Shard(), data.store
+    if shard.count > 1:
+        check_mergeable(quant_layers(model))
+        if store:
+            store = store.stage(f"part{shard.rank + 1}of{shard.count}")
+    was_training = model.training
+    model.eval()
+    try:
+        with watched as calibration:
+            bar = tqdm(data.images, desc=what, unit="image", disable=not data.progress)
+            _run(model, calibration, replace(data, images=bar, store=store, shard=shard))
+            calibration.merge(shard)
+    finally:
+        model.train(was_training)
+    for layer in calibration.release_idle():
+        restore_float(model, layer)
+    return calibration
+
+
+@torch.no_grad()
+def _run(model: nn.Module, calibration: Calibration, data: CalibrationData) -> None:
+    shard, store = data.shard or Shard(), data.store
+    done = store.load(calibration) if store else 0
+    seen, ends = 0, []
+    for index, batch in enumerate(batches(data.images, data.batch_size)):
+        _check_dtype(batch, model)
+        ends.append(batch.movedim(1, 0).flatten(1).aminmax(dim=1))
+        if index == 0 and not done and not shard.is_first:
+            _forward(model, batch, calibration)
+            calibration.forget()
+        if index % shard.count != shard.rank:
+            continue
+        seen += 1
+        if seen > done:
+            if shard.count > 1:
+                calibration.seek(index)
+            _forward(model, batch, calibration)
+            if store:
+                store.save(calibration, seen)
+    _check_contrast(ends)
+
+
+def _check_dtype(batch: Tensor, model: nn.Module) -> None:
+    wanted = dict.fromkeys((torch.float32, next(model.parameters()).dtype))
+    if batch.dtype not in wanted:
+        raise QuantFaceError(
+            f"calibration_images: found {_named(batch.dtype)}, wanted are images of "
+            f"{' or '.join(map(_named, wanted))} as the network sees them in use"
+        )
+
+
+def _forward(model: nn.Module, batch: Tensor, calibration: Calibration) -> None:
+    """Run the model; the first batch's multiply-accumulates are counted.
+
+    No hooks may be used for that: they turn off torch's fast path of attention, which reads weights
+    directly, so that layers would seem to be reached that are not.
+    """
+    batch = batch.to(next(model.parameters()).device)
+    try:
+        if calibration.macs:
+            model(batch)
+            return
+        with FlopCounterMode(display=False) as counter:
+            model(batch)
+        calibration.macs = own_macs(model, counter)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise QuantFaceError(
+            f"calibration_images: {type(model).__name__} cannot run on {_named(batch.dtype)} "
+            f"{tuple(batch.shape)}; wanted are images (N, 3, H, W) as it sees them in use "
+            f"({one_line(error)})"
+        ) from error
+
+
+def _named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _check_contrast(ends: list[torch.return_types.aminmax]) -> None:
+    if not ends:
+        raise QuantFaceError("calibration_images: found none, at least one is needed")
+    low = torch.stack([end.min for end in ends]).amin(0)
+    flat = torch.stack([end.max for end in ends]).amax(0) == low
+    if bool(flat.any()):
+        channel = int(flat.nonzero()[0])
+        raise QuantFaceError(
+            f"calibration_images: channel {channel} is constant ({float(low[channel]):g}) in all "
+            "images; give real degraded faces"
+        )
+
+
+def batches(images: Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
+    """Yield batches of at most ``batch_size`` images; an image of another size begins a new one.
+
+    Raises:
+        QuantFaceError: an item is no tensor (3, H, W) or (n, 3, H, W).
+    """
+    pending: list[Tensor] = []
+    for item in images:
+        if not isinstance(item, Tensor) or item.ndim not in (3, 4):
+            found = tuple(item.shape) if isinstance(item, Tensor) else type(item).__name__
+            raise QuantFaceError(
+                f"calibration_images: found {found}, wanted are (3, H, W) or (n, 3, H, W)"
+            )
+        for image in item.unsqueeze(0) if item.ndim == 3 else item:
+            if pending and (image.shape, image.dtype) != (pending[0].shape, pending[0].dtype):
+                yield torch.stack(pending)
+                pending = []
+            pending.append(image)
+            if len(pending) == batch_size:
+                yield torch.stack(pending)
+                pending = []
+    if pending:
+        yield torch.stack(pending)
