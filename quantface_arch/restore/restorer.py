@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.faces.align import FACE_SIZE, similarity, warp_face
+from quantface_arch.faces.align import FACE_SIZE, similarity, transform, warp_face
 from quantface_arch.faces.color import keep_color
 from quantface_arch.faces.detect import build_detector
 from quantface_arch.faces.face import Detector, Face
+from quantface_arch.faces.mask import head_mask, head_turn
 from quantface_arch.faces.paste import paste_face
 from quantface_arch.utils.images import MAX_OUTPUT_PIXELS, Picture, resize
 
@@ -204,8 +205,9 @@ class FaceRestorer:
         else:
             canvas = replace(canvas, rgb=resize(self.background(source.rgb), width, height))
         scale = width / source.size[0], height / source.size[1]
-        for face, matrix in zip(restored, found.matrices, strict=True):
-            paste_face(canvas.rgb, face, matrix, scale, strength)
+        for new, face, matrix in zip(restored, found.faces, found.matrices, strict=True):
+            mask = head_mask(head_turn(transform(face.landmarks, matrix)))
+            paste_face(canvas.rgb, new, matrix, scale, strength, mask)
         faces = [
             RestoredFace(face.box, face.landmarks, crop, blend(crop, new, strength))
             for face, crop, new in zip(found.faces, found.crops, restored, strict=True)

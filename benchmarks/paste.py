@@ -1,0 +1,190 @@
+"""Measure the seam where restored faces meet their image.
+
+    python benchmarks/paste.py                  # 16 portraits, about 2 minutes on 2 cores
+    python benchmarks/paste.py --images 160 --sheet sheet.png
+
+Whole portraits are degraded, restored by `--model` and pasted back: with the head-shaped mask, and
+for comparison with a square one, whose grain fades with everything else. "border" is the mean
+gradient across the mask's border, where its weight lies between 0 and 1, divided by that of the
+input at the same pixels; "worst" is the image farthest from 1. Outside the border the two are
+equal. "jump" is the largest difference of that ratio between neighbouring rings, each 8 pixels of
+the aligned face wide; a halo is a large jump. "changed" counts pixels outside the mask that differ
+from the input in any bit, over all images, as 8 bits, 16 bits, grey and with alpha.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from report import data_root, parser, report
+
+from quantface_arch.faces.align import FACE_SIZE, invert, transform, warp
+from quantface_arch.faces.mask import HeadMask, head_mask, head_turn
+from quantface_arch.faces.paste import paste_face
+from quantface_arch.utils.images import Picture, load_rgb
+from quantface_arch.restore.restorer import FaceRestorer, FoundFaces
+
+# Blur in pixels, reduction, noise in levels, JPEG quality; the reduction stays.
+DEGRADATIONS = {
+    "noise": (1.0, 1.0, 15.0, 95),
+    "noise, half size": (1.0, 2.0, 12.0, 80),
+    "blur": (4.0, 1.0, 2.0, 90),
+    "JPEG": (1.5, 1.5, 5.0, 40),
+}
+_RING = 8
+_EDGE, _FADE = 16, 48  # of the square mask
+
+
+def degrade(rgb: np.ndarray, name: str, seed: int) -> np.ndarray:
+    """Blur, shrink, add noise and compress (H, W, 3) uint8."""
+    blur, reduction, noise, quality = DEGRADATIONS[name]
+    image = cv2.GaussianBlur(rgb.astype(np.float32), (0, 0), blur)
+    size = round(rgb.shape[1] / reduction), round(rgb.shape[0] / reduction)
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    image = image + np.random.default_rng(seed).normal(0, noise, image.shape)
+    image = np.rint(np.clip(image, 0, 255)).astype(np.uint8)
+    _, packed = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return cv2.imdecode(packed, cv2.IMREAD_COLOR)[..., ::-1].copy()
+
+
+def square_mask() -> HeadMask:
+    """Return the whole frame with soft edges."""
+    distance = np.minimum(np.arange(FACE_SIZE), np.arange(FACE_SIZE)[::-1])
+    ramp = np.clip((distance - _EDGE) / _FADE, 0, 1)
+    ramp = ramp * ramp * (3 - 2 * ramp)
+    weight = np.outer(ramp, ramp).astype(np.float32)
+    return HeadMask(weight, weight)
+
+
+def mask_of(found: FoundFaces, kind: str) -> HeadMask:
+    """Return the mask of the first face."""
+    if kind == "square":
+        return square_mask()
+    return head_mask(head_turn(transform(found.faces[0].landmarks, found.matrices[0])))
+
+
+def gradient(rgb: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return the (H, W) size of the luma's derivative across the level lines of ``weight``."""
+    luma = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    y, x = np.gradient(luma)
+    down, right = np.gradient(cv2.GaussianBlur(weight, (0, 0), 3))
+    return np.abs(x * right + y * down) / np.maximum(np.hypot(right, down), 1e-9)
+
+
+def seam(before: np.ndarray, after: np.ndarray, weight: np.ndarray, side: float) -> dict[str, Any]:
+    """Compare gradients before and after at a mask's border.
+
+    Args:
+        before, after: (H, W, 3) uint8.
+        weight: (H, W) of the restored face.
+        side: pixels of the image that a pixel of the aligned face covers.
+    """
+    old, new = gradient(before, weight), gradient(after, weight)
+    border = (weight > 0) & (weight < 1)
+    depth = cv2.distanceTransform((weight > 0).astype(np.uint8), cv2.DIST_L2, 5) / side
+    rings = np.ceil(depth / _RING).astype(int)
+    count = rings[border].max() + 2
+    ratios = [
+        new[rings == ring].mean() / old[rings == ring].mean() for ring in range(min(count, rings.max()))
+    ]
+    return {"border": new[border].mean() / old[border].mean(), "jump": np.abs(np.diff(ratios)).max()}
+
+
+def changed(found: FoundFaces, face: np.ndarray, mask: HeadMask, weight: np.ndarray) -> int:
+    """Count pixels outside the mask that pasting changes, in four kinds of image."""
+    rgb = found.picture.rgb
+    grey = np.repeat(rgb[..., 1:2], 3, axis=2)
+    restored_grey = np.repeat(face[..., 1:2], 3, axis=2)
+    deep = [image.astype(np.uint16) * 257 for image in (rgb, face)]
+    total = 0
+    for image, new in ((rgb, face), deep, (grey, restored_grey)):
+        canvas = image.copy()
+        paste_face(canvas, new, found.matrices[0], mask=mask)
+        total += int((canvas != image).any(axis=2)[weight <= 0].sum())
+    return total
+
+
+def alpha_changed(restorer: FaceRestorer, found: FoundFaces, faces: Sequence[np.ndarray]) -> int:
+    """Count the alpha values that pasting changes."""
+    alpha = found.picture.rgb[..., 0].copy()
+    picture = Picture(found.picture.rgb, alpha)
+    result = restorer.assemble(replace(found, picture=picture), faces)
+    return int((result.picture.alpha != alpha).sum())
+
+
+def measure(
+    restorer: FaceRestorer, paths: Sequence[Path], name: str, sheet: list[np.ndarray]
+) -> list[dict[str, Any]]:
+    """Return the rows of one degradation, for the square and the head-shaped mask."""
+    seen: dict[str, list[dict[str, Any]]] = {"square": [], "head": []}
+    for seed, path in enumerate(paths):
+        found = restorer.find(degrade(load_rgb(path), name, seed))
+        if not found.faces:
+            continue
+        faces, matrix, rgb = restorer.restore_aligned(found.crops[:1]), found.matrices[0], None
+        panels = [found.picture.rgb]
+        for kind, rows in seen.items():
+            mask, rgb = mask_of(found, kind), found.picture.rgb.copy()
+            start = time.perf_counter()
+            paste_face(rgb, faces[0], matrix, mask=mask)
+            spent = (time.perf_counter() - start) * 1e3
+            inverse = invert(matrix)
+            weight = warp(mask.coarse, inverse, found.picture.size, cv2.BORDER_CONSTANT)
+            row = seam(found.picture.rgb, rgb, np.clip(weight, 0, 1), np.sqrt(abs(np.linalg.det(inverse[:, :2]))))
+            lost = changed(found, faces[0], mask, weight)
+            rows.append({**row, "ms": spent, "changed": lost})
+            panels.append(rgb)
+        sheet.append(np.hstack(panels))
+    return [summary(name, kind, rows) for kind, rows in seen.items()]
+
+
+def summary(name: str, kind: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    border = np.array([row["border"] for row in rows])
+    return {
+        "degradation": name,
+        "mask": kind,
+        "images": len(rows),
+        "border": float(border.mean()),
+        "worst": float(border[np.abs(border - 1).argmax()]),
+        "within 10 %": int((np.abs(border - 1) <= 0.1).sum()),
+        "jump": float(np.mean([row["jump"] for row in rows])),
+        "changed": sum(row["changed"] for row in rows),
+        "ms": float(np.median([row["ms"] for row in rows])),
+    }
+
+
+def main() -> None:
+    args_parser = parser(__doc__)
+    args_parser.add_argument("--model", default="mini-w4a8", help="(%(default)s)")
+    args_parser.add_argument("--images", type=int, default=16, help="portraits (16)")
+    args_parser.add_argument("--sheet", type=Path, metavar="FOLDER", help="input, square and head side by side")
+    args = args_parser.parse_args()
+    paths = sorted((data_root() / "portraits").glob("*.jpg"))
+    if not paths:
+        sys.exit(f"error: no portraits in {data_root() / 'portraits'}")
+    paths = paths[:: max(1, len(paths) // args.images)][: args.images]
+    names = list(DEGRADATIONS)
+    if args.smoke:
+        paths, names = paths[:1], names[:1]
+    weights = data_root() / "weights/facexlib"
+    restorer = FaceRestorer.from_pretrained(args.model, weights_dir=weights, offline=True)
+    rows = []
+    for name in names:
+        sheet: list[np.ndarray] = []
+        rows += measure(restorer, paths, name, sheet)
+        if args.sheet:
+            args.sheet.mkdir(parents=True, exist_ok=True)
+            for n, image in enumerate(sheet):
+                cv2.imwrite(str(args.sheet / f"{name}_{n}.png"), image[..., ::-1])
+    report(rows, args.json)
+
+
+if __name__ == "__main__":
+    main()
