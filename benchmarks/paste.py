@@ -39,6 +39,7 @@ DEGRADATIONS = {
     "JPEG": (1.5, 1.5, 5.0, 40),
 }
 _RING = 8
+_RINGS = 16
 _EDGE, _FADE = 16, 48  # of the square mask
 
 
@@ -70,31 +71,32 @@ def mask_of(found: FoundFaces, kind: str) -> HeadMask:
     return head_mask(head_turn(transform(found.faces[0].landmarks, found.matrices[0])))
 
 
-def gradient(rgb: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return the (H, W) size of the luma's derivative across the level lines of ``weight``."""
+def gradients(rgb: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the luma's gradient, (H, W): its magnitude, and its part across ``weight``'s border."""
     luma = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
     y, x = np.gradient(luma)
     down, right = np.gradient(cv2.GaussianBlur(weight, (0, 0), 3))
-    return np.abs(x * right + y * down) / np.maximum(np.hypot(right, down), 1e-9)
+    across = np.abs(x * right + y * down) / np.maximum(np.hypot(right, down), 1e-9)
+    return np.hypot(x, y), across
 
 
-def seam(before: np.ndarray, after: np.ndarray, weight: np.ndarray, side: float) -> dict[str, Any]:
+def seam(before: np.ndarray, after: np.ndarray, weight: np.ndarray, side: float) -> dict[str, float]:
     """Compare gradients before and after at a mask's border.
 
     Args:
         before, after: (H, W, 3) uint8.
         weight: (H, W) of the restored face.
-        side: pixels of the image that a pixel of the aligned face covers.
+        side: pixels of the image along a pixel of the aligned face.
     """
-    old, new = gradient(before, weight), gradient(after, weight)
+    (old, old_across), (new, new_across) = (gradients(image, weight) for image in (before, after))
     border = (weight > 0) & (weight < 1)
     depth = cv2.distanceTransform((weight > 0).astype(np.uint8), cv2.DIST_L2, 5) / side
     rings = np.ceil(depth / _RING).astype(int)
-    count = rings[border].max() + 2
-    ratios = [
-        new[rings == ring].mean() / old[rings == ring].mean() for ring in range(min(count, rings.max()))
-    ]
-    return {"border": new[border].mean() / old[border].mean(), "jump": np.abs(np.diff(ratios)).max()}
+    ratios = [new[rings == ring].mean() / old[rings == ring].mean() for ring in range(_RINGS)]
+    return {
+        "border": float(new_across[border].mean() / old_across[border].mean()),
+        "jump": float(np.abs(np.diff(ratios)).max()),
+    }
 
 
 def changed(found: FoundFaces, face: np.ndarray, mask: HeadMask, weight: np.ndarray) -> int:

@@ -21,9 +21,9 @@ _EXPONENT = 2.3
 # Pixels that the head's middle moves when the nose moves by one, and the largest such turn.
 _SHIFT = 1.8
 _MAX_TURN = 70.0
-# Fractions of the way from the outline to the middle over which each weight rises from 0 to 1.
-_FADE = 0.22
-_GRAIN_FADE = 0.6
+# Where each weight rises from 0 to 1, as fractions of the way from the outline to the middle.
+_FADE = 0.0, 0.22
+_GRAIN_FADE = 0.15, 0.72
 # Interpolation near the frame's edge has seen the border, so weights are 0 there.
 _EDGE = 16
 _EDGE_FADE = 48
@@ -76,7 +76,11 @@ def head_mask(turn: float = 0.0) -> HeadMask:
     depth = 1 - (np.abs(x) ** _EXPONENT + np.abs(y) ** _EXPONENT) ** (1 / _EXPONENT)
     edge = _rise((np.minimum(place, FACE_SIZE - 1 - place) - _EDGE) / _EDGE_FADE)
     frame = np.outer(edge, edge)
-    return HeadMask(*(_enlarged(frame * _rise(depth / fade)) for fade in (_FADE, _GRAIN_FADE)))
+    coarse, fine = (
+        _enlarged(frame * _rise((depth - start) / (end - start)))
+        for start, end in (_FADE, _GRAIN_FADE)
+    )
+    return HeadMask(coarse, fine)
 
 
 def _rise(ramp: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 
 from quantface_arch.faces.align import (
-    FACE_SIZE,
     covered_region,
     invert,
     resize_matrix,
@@ -20,9 +19,9 @@ from quantface_arch.faces.mask import HeadMask, head_mask
 __all__ = ["noise_level", "paste_face"]
 
 # Standard deviation, in pixels of the input, of the blur that separates grain from shapes.
-_GRAIN_BLUR = 2.0
-# Noise stays within this many standard deviations; what exceeds them is an edge.
-_NOISE_RANGE = 3.0
+_GRAIN_BLUR = 3.0
+# What exceeds this many standard deviations of the noise is an edge.
+_NOISE_RANGE = 4.0
 # Median absolute deviation to standard deviation of a normal distribution.
 _MAD_TO_SIGMA = 1.4826
 # More pixels than this do not make the estimate of noise better.
@@ -51,15 +50,16 @@ def paste_face(
         strength: weight of the restored face, 0 (nothing happens) to 1.
         mask: shape of the head; None is a head that looks at the camera.
     """
+    mask = mask or head_mask()
     inverse = resize_matrix(*scale) @ np.vstack([invert(matrix), [0, 0, 1]])
+    first_x, first_y, width, height = cv2.boundingRect((mask.coarse > 0).astype(np.uint8))
     bounds = canvas.shape[1], canvas.shape[0]
-    region = covered_region(inverse[:2], (FACE_SIZE, FACE_SIZE), bounds)
+    region = covered_region((inverse @ shift(first_x, first_y))[:2], (width, height), bounds)
     if region is None:
         return
     left, top, right, bottom = region
     local = (shift(-left, -top) @ inverse)[:2]
     size = right - left, bottom - top
-    mask = mask or head_mask()
     coarse, fine = (
         strength * np.clip(warp(weight, local, size, cv2.BORDER_CONSTANT), 0, 1)[..., None]
         for weight in (mask.coarse, mask.fine)
