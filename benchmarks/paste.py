@@ -28,8 +28,8 @@ from report import data_root, parser, report
 from quantface_arch.faces.align import FACE_SIZE, invert, transform, warp
 from quantface_arch.faces.mask import HeadMask, head_mask, head_turn
 from quantface_arch.faces.paste import paste_face
-from quantface_arch.utils.images import Picture, load_rgb
 from quantface_arch.restore.restorer import FaceRestorer, FoundFaces
+from quantface_arch.utils.images import Picture, load_rgb
 
 # Blur in pixels, reduction, noise in levels, JPEG quality; the reduction stays.
 DEGRADATIONS = {
@@ -72,7 +72,7 @@ def mask_of(found: FoundFaces, kind: str) -> HeadMask:
 
 
 def gradients(rgb: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the luma's gradient, (H, W): its magnitude, and its part across ``weight``'s border."""
+    """Return the (H, W) magnitude of the luma's gradient, and of its part across a border."""
     luma = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
     y, x = np.gradient(luma)
     down, right = np.gradient(cv2.GaussianBlur(weight, (0, 0), 3))
@@ -80,7 +80,9 @@ def gradients(rgb: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return np.hypot(x, y), across
 
 
-def seam(before: np.ndarray, after: np.ndarray, weight: np.ndarray, side: float) -> dict[str, float]:
+def seam(
+    before: np.ndarray, after: np.ndarray, weight: np.ndarray, side: float
+) -> dict[str, float]:
     """Compare gradients before and after at a mask's border.
 
     Args:
@@ -139,7 +141,12 @@ def measure(
             spent = (time.perf_counter() - start) * 1e3
             inverse = invert(matrix)
             weight = warp(mask.coarse, inverse, found.picture.size, cv2.BORDER_CONSTANT)
-            row = seam(found.picture.rgb, rgb, np.clip(weight, 0, 1), np.sqrt(abs(np.linalg.det(inverse[:, :2]))))
+            row = seam(
+                found.picture.rgb,
+                rgb,
+                np.clip(weight, 0, 1),
+                np.sqrt(abs(np.linalg.det(inverse[:, :2]))),
+            )
             lost = changed(found, faces[0], mask, weight)
             rows.append({**row, "ms": spent, "changed": lost})
             panels.append(rgb)
@@ -166,7 +173,9 @@ def main() -> None:
     args_parser = parser(__doc__)
     args_parser.add_argument("--model", default="mini-w4a8", help="(%(default)s)")
     args_parser.add_argument("--images", type=int, default=16, help="portraits (16)")
-    args_parser.add_argument("--sheet", type=Path, metavar="FOLDER", help="input, square and head side by side")
+    args_parser.add_argument(
+        "--sheet", type=Path, metavar="FOLDER", help="input, square and head side by side"
+    )
     args = args_parser.parse_args()
     paths = sorted((data_root() / "portraits").glob("*.jpg"))
     if not paths:

@@ -12,15 +12,16 @@ from quantface_arch.faces.align import FACE_SIZE
 __all__ = ["HeadMask", "head_mask", "head_turn"]
 
 # The mean FFHQ head: an egg around this row, wide at the temples, narrow at the chin.
-_MIDDLE = 256.0
+_MIDDLE = (FACE_SIZE - 1) / 2
 _WIDEST_ROW = 262.0
 _CROWN, _CHIN = 36.0, 486.0
 _HALF_WIDTH = 186.0
 _NARROWING = 36.0
 _EXPONENT = 2.3
-# Pixels that the head's middle moves when the nose moves by one, and the largest such turn.
-_SHIFT = 1.8
-_MAX_TURN = 70.0
+# The head's middle moves this many pixels for one of the nose. Beyond the largest turn, a nose in
+# profile would come near the outline.
+_SHIFT = 1.5
+_MAX_TURN = 40.0
 # Where each weight rises from 0 to 1, as fractions of the way from the outline to the middle.
 _FADE = 0.0, 0.22
 _GRAIN_FADE = 0.15, 0.72
@@ -52,7 +53,7 @@ def head_turn(landmarks: np.ndarray) -> float:
             nothing, which gives 0.
 
     Returns:
-        Negative where the nose points to the left of the image; limited to ±70.
+        Negative where the nose points to the left of the image; limited to ±40.
     """
     if len(landmarks) < 5:
         return 0.0

@@ -61,7 +61,7 @@ def paste_face(
     local = (shift(-left, -top) @ inverse)[:2]
     size = right - left, bottom - top
     coarse, fine = (
-        strength * np.clip(warp(weight, local, size, cv2.BORDER_CONSTANT), 0, 1)[..., None]
+        np.clip(warp(weight, local, size, cv2.BORDER_CONSTANT), 0, 1)[..., None]
         for weight in (mask.coarse, mask.fine)
     )
     warped = warp(face.astype(np.float32), local, size, cv2.BORDER_REPLICATE)
@@ -70,8 +70,9 @@ def paste_face(
     grain, restored_grain = _grain(below.astype(np.float32), warped, coarse[..., 0] == 0, blurred)
     change = coarse * (warped - below) + (coarse - fine) * (grain - restored_grain)
     peak = np.iinfo(canvas.dtype).max
+    whole = np.clip(below + change, 0, peak)
     inside = coarse[..., 0] > 0
-    below[inside] = np.rint(np.clip(below + change, 0, peak)[inside]).astype(canvas.dtype)
+    below[inside] = np.rint(below + strength * (whole - below))[inside].astype(canvas.dtype)
 
 
 def _grain(
