@@ -51,8 +51,8 @@ INTRODUCTION = """\
 page.*
 
 Options files are BasicSR's; these tables list what this project adds. All else (`path`, `logger`,
-other data sets) is as BasicSR documents it. `options/quantface_w4.yml` has every block in
-its place. An option that is in no table is refused with the names of those that are.
+the rest of `val`, other data sets) is as BasicSR documents it. `options/quantface_w4.yml` has every
+block in its place. An option that is in no table is refused with the names of those that are.
 """
 RECIPE = """\
 `name: wXaY`, X and Y from 2 to 8, is a whole recipe; the other options replace parts of it. With

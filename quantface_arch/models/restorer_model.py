@@ -55,7 +55,8 @@ class RestorerModel(SRModel):
 
     Options under ``val`` beside BasicSR's:
         color_fix (str): what the tested image takes over from its input, ``none``, ``lowres``,
-            ``wavelet`` or ``adain``, see ``fix_color``. Default none: figures are the network's.
+            ``wavelet`` or ``adain``, see ``fix_color``; with ``none``, figures are those of the
+            network alone. Default none.
     """
 
     train_options: frozenset[str]
