@@ -56,10 +56,16 @@ class Client:
         paths = self.post("/gradio_api/upload", body, f"multipart/form-data; boundary={mark}")
         return paths[0]
 
-    def enqueue(self, path: str | None, model: str = "mini-w4a8", strength: float = 1.0) -> str:
+    def enqueue(
+        self,
+        path: str | None,
+        model: str = "mini-w4a8",
+        strength: float = 1.0,
+        color_fix: str = "default",
+    ) -> str:
         """Ask for a restoration; the request's id, which tells that it has its place."""
         photo = path and {"path": path, "meta": {"_type": "gradio.FileData"}}
-        body = json.dumps({"data": [photo, model, strength]}).encode()
+        body = json.dumps({"data": [photo, model, strength, color_fix]}).encode()
         return self.post("/gradio_api/call/restore", body, "application/json")["event_id"]
 
     def wait(self, event: str) -> list[Any] | None:

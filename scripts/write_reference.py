@@ -18,6 +18,7 @@ from quantface_arch.archs.osdface_arch import OSDFace
 from quantface_arch.archs.presets import PRESETS
 from quantface_arch.data.degradation import Degradation
 from quantface_arch.data.face_dataset import OWN_OPTIONS, QuantFaceDataset
+from quantface_arch.faces.color import COLOR_FIXES
 from quantface_arch.integration.quantface_arch import QuantFaceArch
 from quantface_arch.models import first_stage
 from quantface_arch.models.adversary import ADVERSARY_OPTIONS, Adversary
@@ -50,8 +51,8 @@ INTRODUCTION = """\
 page.*
 
 Options files are BasicSR's; these tables list what this project adds. All else (`path`, `logger`,
-`val`, other data sets) is as BasicSR documents it. `options/quantface_w4.yml` has every block in
-its place. An option that is in no table is refused with the names of those that are.
+the rest of `val`, other data sets) is as BasicSR documents it. `options/quantface_w4.yml` has every
+block in its place. An option that is in no table is refused with the names of those that are.
 """
 RECIPE = """\
 `name: wXaY`, X and Y from 2 to 8, is a whole recipe; the other options replace parts of it. With
@@ -71,6 +72,7 @@ REFERENCES = {
     "see `Budget`": "see `allocate: budget` below",
     "see `bitmap`": "see bit maps below",
     "see `from_dict`": "see above",
+    "see `fix_color`": "see [colours](pasting.md#colours)",
     "see `VREFeatures`": "that of a shipped model or of a checkpoint",
 }
 MODEL_OPTIONS = r"Options under ``train`` (?:beside|that)"
@@ -126,6 +128,13 @@ def sections() -> list[Section]:
             MODEL_OPTIONS,
             shared,
             {"scheduler": tuple(SCHEDULERS)},
+        ),
+        Section(
+            "`val`, every model",
+            RestorerModel,
+            "Options under ``val`` beside",
+            ("color_fix",),
+            {"color_fix": COLOR_FIXES},
         ),
         Section("`train` with `QuantFaceModel`", QuantFaceModel, MODEL_OPTIONS, own[0], trained),
         Section("`train: losses`, each entry", build_terms, "Options of a term", ("of", "target")),

@@ -16,6 +16,7 @@ BENCHMARKS = (
     "mini_quality",
     "osdface_memory",
     "osdface_training_memory",
+    "paste",
     "restore_memory",
     "robustness",
     "robustness_fuzz",

@@ -7,7 +7,7 @@ import math
 import cv2
 import numpy as np
 
-__all__ = ["FACE_SIZE", "TEMPLATE", "invert", "similarity", "warp", "warp_face"]
+__all__ = ["FACE_SIZE", "TEMPLATE", "invert", "similarity", "transform", "warp", "warp_face"]
 
 FACE_SIZE = 512
 # Left eye, right eye (as seen in the picture), nose tip and corners of the mouth of the mean FFHQ
@@ -55,6 +55,11 @@ def _from_eyes(eyes: np.ndarray) -> np.ndarray:
 def invert(matrix: np.ndarray) -> np.ndarray:
     """The (2, 3) inverse of an affine map."""
     return cv2.invertAffineTransform(np.asarray(matrix, dtype=np.float64))
+
+
+def transform(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Return (N, 2) points after a (2, 3) affine map."""
+    return points @ matrix[:, :2].T + matrix[:, 2]
 
 
 def resize_matrix(scale_x: float, scale_y: float) -> np.ndarray:

@@ -1,30 +1,101 @@
-"""Keeping a face's colours and brightness while its detail is replaced."""
+"""Colour fixes: give a restored face the colours of its original, leaving its detail alone.
+
+Networks drift towards the hair, skin and light that they were trained on. Degradation hardly
+touches colour and brightness at low resolution, so these can be taken from the input.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import cv2
 import numpy as np
 
-__all__ = ["keep_color"]
+from quantface_arch.errors import check_choice
 
-# Degradation leaves tones intact at this scale: a face has 32×32 patches of 16 pixels.
+__all__ = ["COLOR_FIXES", "default_color_fix", "fix_color"]
+
+# A face has 32×32 patches of 16 pixels; degradation leaves tones intact at this scale.
 _PATCHES = 32
+_WAVELET_LEVELS = 5
+# A smaller deviation counts as a flat channel, as a fraction of the full range.
+_FLAT = 1e-3
 
 
-def keep_color(restored: np.ndarray, original: np.ndarray) -> np.ndarray:
-    """Give a restored face the tones of the original, leaving its detail alone.
+def _none(restored: np.ndarray, original: np.ndarray, peak: float) -> np.ndarray:
+    return restored
 
-    The difference of the two is reduced to patches of 1/32 of the face and added. Small networks
-    drift towards the hair, skin and light they were trained on; colour and brightness at low
-    resolution are what degradation hardly touches (after StableSR, Wang et al., 2023).
+
+def _lowres(restored: np.ndarray, original: np.ndarray, peak: float) -> np.ndarray:
+    """Add the difference of the two images, reduced to patches of 1/32 of the face."""
+    height, width = restored.shape[:2]
+    patches = cv2.resize(original - restored, (_PATCHES, _PATCHES), interpolation=cv2.INTER_AREA)
+    patches = cv2.GaussianBlur(patches, (0, 0), 1)
+    return restored + cv2.resize(patches, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def _wavelet(restored: np.ndarray, original: np.ndarray, peak: float) -> np.ndarray:
+    """Replace the lowest band of an à-trous wavelet transform (Holschneider et al., 1989).
+
+    The transform is linear, so the difference of the two low bands is that of the difference.
+    """
+    low = original - restored
+    for level in range(_WAVELET_LEVELS):
+        kernel = np.zeros(2 * 2**level + 1, np.float32)
+        kernel[:: 2**level] = 0.25, 0.5, 0.25
+        low = cv2.sepFilter2D(low, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
+    return restored + low
+
+
+def _adain(restored: np.ndarray, original: np.ndarray, peak: float) -> np.ndarray:
+    """Match mean and standard deviation of each channel (Huang and Belongie, 2017)."""
+    means, wanted_means = (image.mean(axis=(0, 1)) for image in (restored, original))
+    spreads, wanted_spreads = (image.std(axis=(0, 1)) for image in (restored, original))
+    gain = wanted_spreads / np.maximum(spreads, _FLAT * peak)
+    return (restored - means) * gain + wanted_means
+
+
+_FIXES: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
+    "none": _none,
+    "lowres": _lowres,
+    "wavelet": _wavelet,
+    "adain": _adain,
+}
+COLOR_FIXES = tuple(_FIXES)
+
+
+def fix_color(restored: np.ndarray, original: np.ndarray, name: str) -> np.ndarray:
+    """Return a restored face with the colours of its original.
 
     Args:
-        restored, original: (H, W, 3) RGB of one unsigned dtype.
+        restored, original: (H, W, 3) RGB of one size and dtype: uint8, uint16, or float32 in
+            [0, 1].
+        name: ``none`` changes nothing. ``lowres`` takes the tones of 32×32 patches from the
+            original. ``wavelet`` takes everything coarser than 32 pixels, and ``adain`` takes mean
+            and standard deviation of each channel, as StableSR's colour corrections do
+            (Wang et al., 2023).
+
+    Raises:
+        QuantFaceError: unknown name.
     """
-    height, width = restored.shape[:2]
-    difference = original.astype(np.float32) - restored
-    patches = cv2.resize(difference, (_PATCHES, _PATCHES), interpolation=cv2.INTER_AREA)
-    patches = cv2.GaussianBlur(patches, (0, 0), 1)
-    smooth = cv2.resize(patches, (width, height), interpolation=cv2.INTER_CUBIC)
-    peak = np.iinfo(restored.dtype).max
-    return np.rint(restored + smooth).clip(0, peak).astype(restored.dtype)
+    check_choice("color_fix", name, COLOR_FIXES)
+    if name == "none":
+        return restored
+    whole = np.issubdtype(restored.dtype, np.integer)
+    peak = float(np.iinfo(restored.dtype).max) if whole else 1.0
+    fixed = _FIXES[name](restored.astype(np.float32), original.astype(np.float32), peak)
+    return (np.rint(fixed) if whole else fixed).clip(0, peak).astype(restored.dtype)
+
+
+def default_color_fix(arch: Mapping[str, Any]) -> str:
+    """Return the colour fix that a network was made for.
+
+    Args:
+        arch: the network's ``arch_options``; empty for a network without any.
+
+    Returns:
+        ``lowres`` for the small models that are shipped and their descendants, else ``none``.
+    """
+    small = arch.get("type") == "OSDFace" and arch.get("preset", "osdface") != "osdface"
+    return "lowres" if small else "none"

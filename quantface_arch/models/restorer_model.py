@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.models import lr_scheduler
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
-from quantface_arch.errors import QuantFaceError, check_keys
+from quantface_arch.errors import QuantFaceError, check_choice, check_keys
+from quantface_arch.faces.color import COLOR_FIXES, fix_color
 from quantface_arch.pretrained.zoo import load_into
 from quantface_arch.quant.checkpoint.save_load import save_checkpoint
 from quantface_arch.utils.files import atomic_path
@@ -50,6 +52,11 @@ class RestorerModel(SRModel):
         optim_g (dict): ``type``, a class of ``torch.optim``, and its options.
         scheduler (dict): ``type`` (``MultiStepLR``, ``MultiStepRestartLR`` or
             ``CosineAnnealingRestartLR``) and its options; it may not end before ``total_iter``.
+
+    Options under ``val`` beside BasicSR's:
+        color_fix (str): what the tested image takes over from its input, ``none``, ``lowres``,
+            ``wavelet`` or ``adain``, see ``fix_color``; with ``none``, figures are those of the
+            network alone. Default none.
     """
 
     train_options: frozenset[str]
@@ -144,8 +151,25 @@ class RestorerModel(SRModel):
         training = net.training
         net.eval()
         with torch.no_grad():
-            self.output = self.to_signed(_run_padded(net, self.lq))
+            self.output = self._color_fixed(self.to_signed(_run_padded(net, self.lq)))
         net.train(training)
+
+    def _color_fixed(self, output: Tensor) -> Tensor:
+        name = (self.opt.get("val") or {}).get("color_fix", "none")
+        check_choice("val option color_fix", name, COLOR_FIXES)
+        if name == "none":
+            return output
+        if output.shape != self.lq.shape:
+            raise QuantFaceError(
+                f"val option color_fix {name}: found input {tuple(self.lq.shape)} and output "
+                f"{tuple(output.shape)}; both must be of one size"
+            )
+        faces = (
+            ((image.permute(0, 2, 3, 1) + 1) / 2).clamp(0, 1).float().cpu().numpy()
+            for image in (output, self.to_signed(self.lq))
+        )
+        fixed = [fix_color(new, old, name) for new, old in zip(*faces, strict=True)]
+        return torch.from_numpy(np.stack(fixed)).permute(0, 3, 1, 2).to(output) * 2 - 1
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """What the optimizer changes, by name."""

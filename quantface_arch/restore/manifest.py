@@ -39,6 +39,7 @@ def settings_of(args: argparse.Namespace, restorer: FaceRestorer) -> dict[str, A
         "aligned": args.aligned,
         "upscale": args.upscale,
         "strength": args.strength,
+        "color_fix": restorer.color_fix,
         "seed": args.seed if args.sample else None,
         "compare": args.compare,
         "background": _background(args.bg_upsampler),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantface_arch.errors import UsageError
+from quantface_arch.faces.color import COLOR_FIXES
 from quantface_arch.faces.detect import DETECTORS
 from quantface_arch.utils.distributed import Shard
 
@@ -35,6 +36,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         choices=DETECTORS,
         default="auto",
         help="auto (default): retinaface_mobile0.25, without its weights haar",
+    )
+    add(
+        "--color-fix",
+        choices=COLOR_FIXES,
+        help="what a face takes over from the input: tones at low resolution (lowres), the low "
+        "band of a wavelet transform (wavelet), mean and deviation of each channel (adain), or "
+        "nothing (none); default: the model's own, lowres for mini models, none for OSDFace",
     )
     add("--weights-dir", type=Path, metavar="DIR", help="holds the detector's .pth")
     add("--offline", action="store_true", help="never download anything")
@@ -94,6 +102,7 @@ def load_restorer(args: argparse.Namespace, shard: Shard | None = None) -> FaceR
         weights_dir=args.weights_dir,
         offline=args.offline,
         batch_size=args.batch_size,
+        color_fix=args.color_fix,
         notify=note(shard),
     )
     if shard.count > 1:

@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quantface_arch.errors import QuantFaceError
-from quantface_arch.faces.align import FACE_SIZE, similarity, warp_face
-from quantface_arch.faces.color import keep_color
+from quantface_arch.errors import QuantFaceError, check_choice
+from quantface_arch.faces.align import FACE_SIZE, similarity, transform, warp_face
+from quantface_arch.faces.color import COLOR_FIXES, default_color_fix, fix_color
 from quantface_arch.faces.detect import build_detector
 from quantface_arch.faces.face import Detector, Face
+from quantface_arch.faces.mask import head_mask, head_turn
 from quantface_arch.faces.paste import paste_face
+from quantface_arch.faces.tensors import face_to_tensor, tensor_to_face
 from quantface_arch.utils.images import MAX_OUTPUT_PIXELS, Picture, resize
 
 __all__ = ["DEFAULT_MODEL", "FaceRestorer", "FoundFaces", "RestoredFace", "RestoredPicture"]
 
 DEFAULT_MODEL = "mini-w4a8"
-# Rec. 601 luma, the weights that made grey of colour in JPEG and Pillow.
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,13 @@ class FaceRestorer:
             which gains nothing from more but memory use. It does not change the result.
         background: enlarges the photograph around the faces: (H, W, 3) RGB of either dtype to
             (s * H, s * W, 3), which is then resized to the size wanted; None is interpolation.
+        color_fix: one of :data:`quantface_arch.faces.color.COLOR_FIXES`, what a face takes over
+            from its original; None is the model's own: ``lowres`` for ``mini`` models, else
+            ``none``.
         notify: told about downloads and fallbacks, one line each.
+
+    Raises:
+        QuantFaceError: unknown ``color_fix``.
     """
 
     def __init__(
@@ -102,12 +108,15 @@ class FaceRestorer:
         offline: bool = False,
         batch_size: int | None = None,
         background: Callable[[np.ndarray], np.ndarray] | None = None,
+        color_fix: str | None = None,
         notify: Callable[[str], None] = lambda message: None,
     ) -> None:
         self.device = torch.device(device)
         self.model = model.eval()
         self.batch_size = batch_size or (1 if self.device.type == "cpu" else 8)
         self.background = background
+        self.color_fix = color_fix or default_color_fix(getattr(model, "arch_options", {}))
+        check_choice("color_fix", self.color_fix, COLOR_FIXES)
         self._detector = detector
         self._detector_options = {"weights_dir": weights_dir, "offline": offline, "notify": notify}
 
@@ -204,8 +213,9 @@ class FaceRestorer:
         else:
             canvas = replace(canvas, rgb=resize(self.background(source.rgb), width, height))
         scale = width / source.size[0], height / source.size[1]
-        for face, matrix in zip(restored, found.matrices, strict=True):
-            paste_face(canvas.rgb, face, matrix, scale, strength)
+        for new, face, matrix in zip(restored, found.faces, found.matrices, strict=True):
+            mask = head_mask(head_turn(transform(face.landmarks, matrix)))
+            paste_face(canvas.rgb, new, matrix, scale, strength, mask)
         faces = [
             RestoredFace(face.box, face.landmarks, crop, blend(crop, new, strength))
             for face, crop, new in zip(found.faces, found.crops, restored, strict=True)
@@ -213,20 +223,26 @@ class FaceRestorer:
         return RestoredPicture(canvas, faces)
 
     def restore_aligned(
-        self, faces: Sequence[np.ndarray], *, sample: bool = False, seed: int = 0
+        self,
+        faces: Sequence[np.ndarray],
+        *,
+        sample: bool = False,
+        seed: int = 0,
+        color_fix: str | None = None,
     ) -> list[np.ndarray]:
         """Restore faces that are aligned already.
 
         Args:
             faces: each (512, 512, 3) uint8 or uint16 RGB.
             sample, seed: as in :meth:`restore`.
+            color_fix: replaces the restorer's own; None keeps it.
 
         Returns:
             restored faces of the same shapes and dtypes, in the same order. Neither order nor
             company changes a face, and a face without colour stays without.
 
         Raises:
-            QuantFaceError: a face of another shape or dtype.
+            QuantFaceError: a face of another shape or dtype, or an unknown ``color_fix``.
         """
         for face in faces:
             if _checked(face).shape[:2] != (FACE_SIZE, FACE_SIZE):
@@ -234,7 +250,12 @@ class FaceRestorer:
                     f"aligned face of {face.shape[1]}x{face.shape[0]} pixels: "
                     f"{FACE_SIZE}x{FACE_SIZE} is needed"
                 )
-        return [face for batch in self._batches(faces) for face in self._run(batch, sample, seed)]
+        fix = color_fix or self.color_fix
+        check_choice("color_fix", fix, COLOR_FIXES)
+        restored = [
+            face for batch in self._batches(faces) for face in self._run(batch, sample, seed)
+        ]
+        return [fix_color(new, old, fix) for new, old in zip(restored, faces, strict=True)]
 
     def _batches(self, faces: Sequence[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
         for start in range(0, len(faces), self.batch_size):
@@ -242,14 +263,14 @@ class FaceRestorer:
 
     @torch.inference_mode()
     def _run(self, faces: Sequence[np.ndarray], sample: bool, seed: int) -> list[np.ndarray]:
-        lq = torch.stack([_to_tensor(face) for face in faces]).to(self.device)
+        lq = torch.stack([face_to_tensor(face) for face in faces]).to(self.device)
         # Only a network that samples has to know the keyword.
         options = {"noise": self._noise(faces, seed).to(self.device)} if sample else {}
         restored = self.model(lq, **options)
         if not torch.isfinite(restored).all():
             raise QuantFaceError("the model gave values that are not finite numbers")
         pairs = zip(restored.cpu(), faces, strict=True)
-        return [keep_color(_to_array(out, like=face), face) for out, face in pairs]
+        return [tensor_to_face(out, like=face) for out, face in pairs]
 
     def _noise(self, faces: Sequence[np.ndarray], seed: int) -> Tensor:
         shape = self.model.latent_shape(1, FACE_SIZE, FACE_SIZE)
@@ -276,18 +297,3 @@ def _checked(rgb: np.ndarray) -> np.ndarray:
             "(H, W, 3) RGB in uint8 or uint16 is needed"
         )
     return rgb
-
-
-def _to_tensor(face: np.ndarray) -> Tensor:
-    peak = np.iinfo(face.dtype).max
-    scaled = face.transpose(2, 0, 1).astype(np.float32) * (2 / peak) - 1
-    return torch.from_numpy(np.ascontiguousarray(scaled))
-
-
-def _to_array(face: Tensor, like: np.ndarray) -> np.ndarray:
-    peak = np.iinfo(like.dtype).max
-    levels = (face.float().numpy().transpose(1, 2, 0).clip(-1, 1) + 1) * (peak / 2)
-    if (like == like[..., :1]).all():
-        # A black-and-white photograph must not come back with tinted faces.
-        levels = np.repeat((levels @ _LUMA)[..., None], 3, axis=2)
-    return np.rint(levels).astype(like.dtype)

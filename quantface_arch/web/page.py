@@ -13,6 +13,7 @@ import gradio as gr
 from gradio.data_classes import ImageData
 
 from quantface_arch.errors import QuantFaceError, one_line
+from quantface_arch.faces.color import COLOR_FIXES
 from quantface_arch.utils.images import SUFFIXES
 from quantface_arch.web.limits import Limits
 from quantface_arch.web.service import Service, count
@@ -32,6 +33,7 @@ _READY = "Press Restore."
 _BROKEN = "Not restored. Something went wrong here, not with your picture: see the server's log."
 # Gradio knows by this default value that a function reports its progress.
 _PROGRESS = gr.Progress()
+_OWN_COLOR = "default"
 
 
 def make_page(service: Service, files: Path) -> gr.Blocks:
@@ -45,7 +47,7 @@ def make_page(service: Service, files: Path) -> gr.Blocks:
         gr.HTML(_header(service.limits))
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                photo, model, strength = _inputs(service)
+                inputs = _inputs(service)
                 button = gr.Button("Restore", variant="primary", elem_id="restore")
             with gr.Column(scale=3, min_width=320):
                 status, slider, download = _outcome()
@@ -54,12 +56,13 @@ def make_page(service: Service, files: Path) -> gr.Blocks:
         results = [status, slider, download, details, boxes, faces, spent]
         restoring = button.click(
             _action(service, files),
-            [photo, model, strength],
+            inputs,
             results,
             api_name="restore",
             concurrency_limit=1,
             show_progress_on=slider,
         )
+        photo = inputs[0]
         # A result must never stand beside another photograph.
         photo.change(
             lambda path: _nothing(_READY, "ready") if path else _nothing(_EMPTY, "empty"),
@@ -75,7 +78,7 @@ def make_page(service: Service, files: Path) -> gr.Blocks:
     return page
 
 
-def _inputs(service: Service) -> tuple[gr.Image, gr.Dropdown, gr.Slider]:
+def _inputs(service: Service) -> list[gr.components.Component]:
     photo = gr.Image(
         label="Photograph",
         type="filepath",
@@ -92,7 +95,14 @@ def _inputs(service: Service) -> tuple[gr.Image, gr.Dropdown, gr.Slider]:
     strength = gr.Slider(
         0, 1, value=1.0, step=0.05, label="Strength", info=hint, elem_id="strength"
     )
-    return photo, model, strength
+    color = gr.Dropdown(
+        [_OWN_COLOR, *COLOR_FIXES],
+        value=_OWN_COLOR,
+        label="Colour fix",
+        info="what a face takes over from the photograph",
+        elem_id="color",
+    )
+    return [photo, model, strength, color]
 
 
 def _as_uploaded(payload: ImageData | None) -> str | None:
@@ -136,16 +146,16 @@ def _details() -> tuple[gr.Image, gr.Gallery, gr.HTML]:
 
 
 def _action(service: Service, files: Path) -> Callable[..., list[Any]]:
-    """What a click does: the photograph's path, a model and a strength to the page's results."""
+    """What a click does: the photograph's path and the other inputs to the page's results."""
 
     def restore(
-        path: str | None, name: str, power: float, progress: gr.Progress = _PROGRESS
+        path: str | None, name: str, power: float, color: str, progress: gr.Progress = _PROGRESS
     ) -> list[Any]:
         if path is None:
             return _nothing(_EMPTY, "failed")
         try:
             os.utime(path)  # used again, and so kept for longer
-            return _results(service, files, Path(path), name, power, progress)
+            return _results(service, files, Path(path), (name, power, color), progress)
         except FileNotFoundError:
             minutes = service.limits.keep_minutes
             gone = f"Photographs are deleted after {minutes:g} minutes: drop it once more."
@@ -160,9 +170,15 @@ def _action(service: Service, files: Path) -> Callable[..., list[Any]]:
 
 
 def _results(
-    service: Service, files: Path, path: Path, name: str, power: float, progress: gr.Progress
+    service: Service,
+    files: Path,
+    path: Path,
+    chosen: tuple[str, float, str],
+    progress: gr.Progress,
 ) -> list[Any]:
-    done = service.restore(path, name, power, progress)
+    name, power, color = chosen
+    color_fix = None if color == _OWN_COLOR else color
+    done = service.restore(path, name, power, progress, color_fix)
     folder = files / secrets.token_hex(16)
     folder.mkdir()
     views = write_views(done, folder)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, check_choice
 from quantface_arch.faces.align import FACE_SIZE
+from quantface_arch.faces.color import COLOR_FIXES
 from quantface_arch.pretrained.names import shipped_models
 from quantface_arch.restore.restorer import FaceRestorer, FoundFaces, RestoredFace
 from quantface_arch.utils.images import Picture, read_image
@@ -94,7 +95,14 @@ class Service:
             self._restorers[name] = self.load(self.models[name])
         return self._restorers[name]
 
-    def restore(self, path: Path, model: str, strength: float, tell: Tell) -> Restoration:
+    def restore(
+        self,
+        path: Path,
+        model: str,
+        strength: float,
+        tell: Tell,
+        color_fix: str | None = None,
+    ) -> Restoration:
         """Restore one uploaded file.
 
         Args:
@@ -102,20 +110,26 @@ class Service:
             model: one of ``models``.
             strength: 0 leaves the faces as they are, 1 replaces them.
             tell: is told how far it is.
+            color_fix: one of ``COLOR_FIXES``; None is the server's choice, or the model's own.
 
         Raises:
             QuantFaceError: the file cannot be read, is too large, has no face or too many of them;
+                an option has a value that is not allowed;
                 no message tells where the file lies.
         """
         try:
             with self._lock:
-                return self._restore(path, model, strength, tell)
+                return self._restore(path, model, strength, tell, color_fix)
         except QuantFaceError as error:
             raise QuantFaceError(str(error).replace(str(path), path.name)) from error
 
-    def _restore(self, path: Path, model: str, strength: float, tell: Tell) -> Restoration:
+    def _restore(
+        self, path: Path, model: str, strength: float, tell: Tell, color_fix: str | None
+    ) -> Restoration:
         if not 0 <= strength <= 1:
             raise QuantFaceError(f"strength {strength:g}: a number from 0 to 1 is needed")
+        if color_fix is not None:
+            check_choice("color_fix", color_fix, COLOR_FIXES)
         seconds: dict[str, float] = {}
         tell(0, "Reading")
         with _timed(seconds, "read"):
@@ -130,7 +144,7 @@ class Service:
             found = restorer.find(picture)
         self._check(path, found)
         with _timed(seconds, f"restore {count(len(found.crops))}"):
-            faces = self._restore_faces(restorer, found, tell)
+            faces = self._restore_faces(restorer, found, tell, color_fix)
         tell(0.9, "Pasting back")
         with _timed(seconds, "paste back"):
             result = restorer.assemble(found, faces, strength=strength)
@@ -148,13 +162,13 @@ class Service:
             )
 
     def _restore_faces(
-        self, restorer: FaceRestorer, found: FoundFaces, tell: Tell
+        self, restorer: FaceRestorer, found: FoundFaces, tell: Tell, color_fix: str | None
     ) -> list[np.ndarray]:
         restored: list[np.ndarray] = []
         for start in range(0, len(found.crops), restorer.batch_size):
             tell(0.1 + 0.8 * start / len(found.crops), f"Face {start + 1} of {len(found.crops)}")
             batch = found.crops[start : start + restorer.batch_size]
-            restored += restorer.restore_aligned(batch, **self.sampling)
+            restored += restorer.restore_aligned(batch, color_fix=color_fix, **self.sampling)
         return restored
 
 

@@ -26,11 +26,12 @@ def settings(model, tmp_path):
     own, background = tmp_path / "model.safetensors", tmp_path / "x2.pth"
     own.write_bytes(model.read_bytes())
     background.write_bytes(b"weights")
-    restorer = FaceRestorer(nn.Identity(), detector="haar")
 
     def of(*words):
         command = ["-i", "x", "--model", own, "--bg-upsampler", background, *words]
-        return settings_of(make_parser().parse_args(list(map(str, command))), restorer)
+        args = make_parser().parse_args(list(map(str, command)))
+        restorer = FaceRestorer(nn.Identity(), detector="haar", color_fix=args.color_fix)
+        return settings_of(args, restorer)
 
     return of
 
@@ -41,6 +42,7 @@ def settings(model, tmp_path):
         ("--aligned",),
         ("--upscale", "2"),
         ("--strength", "0.5"),
+        ("--color-fix", "adain"),
         ("--sample",),
         ("--compare",),
         ("--runtime", "openvino"),

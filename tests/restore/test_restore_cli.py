@@ -118,6 +118,7 @@ WRONG = {
     "no match": (["-i", "missing/*.png"], "nothing matches missing/*.png"),
     "model": (["-i", "IN", "--model", "nonsense"], "nonsense"),
     "strength": (["-i", "IN", "--strength", "1.5"], "--strength: 1.5 is not a number from 0 to 1"),
+    "color": (["-i", "IN", "--color-fix", "sepia"], "--color-fix"),
     "upscale": (["-i", "IN", "--upscale", "nan"], "--upscale"),
     "batch": (["-i", "IN", "--batch-size", "0"], "--batch-size"),
     "seed": (["-i", "IN", "--seed", "x"], "--seed"),

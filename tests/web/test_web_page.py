@@ -211,7 +211,7 @@ def test_requests_are_bounded(client):
 
 def test_what_the_page_never_asks_for_is_refused(client, photo):
     path = client.upload(photo, "a.jpg")
-    words = {"data": [{"path": path}, MODEL, 1.0], "fn_index": 0, "session_hash": "mine"}
+    words = {"data": [{"path": path}, MODEL, 1.0, "default"], "fn_index": 0, "session_hash": "mine"}
     body = json.dumps(words).encode()
     # Work that passes by the queue, and ffmpeg on the visitor's film.
     for target in ("run/predict", "run/restore", "api/restore/", "process_recording"):
