@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-from report import data_root
+import report
 
 from quantface_arch.utils.files import file_digest
 
@@ -28,9 +28,10 @@ SIDE = 128
 
 def faces_folder(folder: Path, count: int) -> Path:
     """Fill a folder with small aligned faces; more than there are repeat under other names."""
-    sources = sorted((data_root() / "faces/val512").glob("*.jpg"))
+    root = report.faces_folder("val512")
+    sources = sorted(root.glob("*.jpg"))
     if not sources:
-        sys.exit(f"no faces in {data_root() / 'faces/val512'}; set QUANTFACE_DATA")
+        sys.exit(f"no faces in {root}; set QUANTFACE_DATA")
     folder.mkdir(parents=True)
     for index in range(count):
         path = folder / f"{index:05d}.png"

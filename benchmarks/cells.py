@@ -24,7 +24,7 @@ import torch
 import yaml
 from make_lq import degrade_file
 from mini_quality import restore
-from report import data_root
+from report import faces_folder
 from tqdm import tqdm
 
 from quantface_arch import load_model
@@ -64,10 +64,11 @@ def save(path: Path, value: Any) -> None:
 
 
 def faces_of(folder: str, limit: int | None) -> list[Path]:
-    """The first faces of a subfolder of ``faces/``; ends the program if there are none."""
-    faces = sorted((data_root() / "faces" / folder).glob("*.jpg"))[:limit]
+    """Return the first faces of a subfolder of ``faces/``, or end the program if it has none."""
+    root = faces_folder(folder)
+    faces = sorted(root.glob("*.jpg"))[:limit]
     if not faces:
-        sys.exit(f"error: no faces in {data_root() / 'faces' / folder}; set QUANTFACE_DATA")
+        sys.exit(f"error: no faces in {root}; set QUANTFACE_DATA")
     return faces
 
 
@@ -84,7 +85,7 @@ def shrink(opt: dict[str, Any]) -> None:
     """Make options those of a cell of seconds."""
     opt["quant"]["calibration"] = {"num_images": 2, "batch_size": 2, "size": 64}
     opt["datasets"]["train"].update(
-        dataroot_gt=str(data_root() / "faces/tune512"), gt_size=64, batch_size_per_gpu=1
+        dataroot_gt=str(faces_folder("tune512")), gt_size=64, batch_size_per_gpu=1
     )
 
 

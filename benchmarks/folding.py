@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from make_lq import degrade_file
 from mini_quality import restore
-from report import data_root, parser, report
+from report import faces_folder, parser, report
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -92,10 +92,11 @@ def main() -> None:
     add("--limit", type=int, default=4, help="use the first so many faces (4)")
     add("--all", action="store_true", help="print every layer, not only the worst of the first way")
     args = args_parser.parse_args()
-    paths = sorted((data_root() / "faces" / args.faces).glob("*.jpg"))
+    folder = faces_folder(args.faces)
+    paths = sorted(folder.glob("*.jpg"))
     paths = paths[: 1 if args.smoke else args.limit]
     if not paths:
-        args_parser.error(f"no faces in {data_root() / 'faces' / args.faces}; set QUANTFACE_DATA")
+        args_parser.error(f"no faces in {folder}; set QUANTFACE_DATA")
     model = load_model(args.model)
     with torch.inference_mode():
         powers = compare(model, load_model(args.full), args.ways)

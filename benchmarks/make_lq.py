@@ -1,12 +1,13 @@
 """Degrade a folder of aligned face images, the same way every time.
 
-    make_lq.py GT_DIR OUT_DIR [--size 512] [--seed 0] [--gt-out DIR]
+    make_lq.py [GT_DIR OUT_DIR] [--size 512] [--seed 0] [--gt-out DIR]
 
 The usual blind-face model (blur, downsample, noise, JPEG, upsample back), its parameters drawn from
 a generator seeded by the file's name, so a file gets the same degradation on every machine and in
 every run. Writes OUT_DIR/<name>.png, each of size x size, and the parameters to OUT_DIR.csv. With
 --gt-out, the clean images, resized alike, go to DIR/<name>.png, so that the two folders pair up in
-BasicSR's PairedImageDataset.
+BasicSR's PairedImageDataset. Without folders, the faces that ship with the package are degraded and
+datasets/faces_val/gt and lq are written, where options files look for validation pairs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import cv2
 import numpy as np
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
+SHIPPED = Path(__file__).resolve().parents[1] / "quantface_arch/data/faces/val"
+PAIRS = Path("datasets/faces_val")
 
 
 def degrade(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, float]]:
@@ -51,7 +54,9 @@ def degrade_file(
     image = cv2.imread(str(path))
     if image is None:
         raise SystemExit(f"error: {path}: not a readable picture")
-    clean = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    grows = min(image.shape[:2]) < size
+    mode = cv2.INTER_LANCZOS4 if grows else cv2.INTER_AREA
+    clean = cv2.resize(image, (size, size), interpolation=mode)
     key = hashlib.sha256(f"{seed}/{path.stem}".encode()).digest()[:8]
     rng = np.random.default_rng(int.from_bytes(key, "little"))
     low, parameters = degrade(clean.astype(np.float32) / 255, rng)
@@ -62,12 +67,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("gt", type=Path, help="folder of clean faces")
-    parser.add_argument("out", type=Path, help="folder for the degraded ones")
+    parser.add_argument("gt", nargs="?", type=Path, help="folder of clean faces (default: shipped)")
+    parser.add_argument("out", nargs="?", type=Path, help=f"of the degraded ones ({PAIRS / 'lq'})")
     parser.add_argument("--size", type=int, default=512, help="side in pixels (512)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--gt-out", type=Path, help="folder for the clean ones, resized alike")
     args = parser.parse_args()
+    if args.gt is None:
+        args.gt, args.gt_out = SHIPPED, args.gt_out or PAIRS / "gt"
+        args.out = PAIRS / "lq"
+    elif args.out is None:
+        parser.error("name the folder of the degraded faces, too")
     paths = sorted(p for p in args.gt.iterdir() if p.suffix.lower() in SUFFIXES)
     if not paths:
         parser.error(f"no pictures ({', '.join(sorted(SUFFIXES))}) in {args.gt}")

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from face_metrics import FaceMetrics, PatternMeter
 from make_lq import degrade_file
-from report import data_root, parser, report, table
+from report import faces_folder, parser, report, table
 from score import psnr, score
 from tqdm import tqdm
 
@@ -59,7 +59,7 @@ def load(name: str) -> torch.nn.Module:
 
 def find_faces(folder: str) -> list[Path]:
     """Return the clean faces of a folder, of diverse512 those that no training has seen."""
-    paths = sorted((data_root() / "faces" / folder).glob("*.jpg"))
+    paths = sorted(faces_folder(folder).glob("*.jpg"))
     return [p for p in paths if folder != "diverse512" or held_out(p.stem, 5)]
 
 
@@ -108,7 +108,7 @@ def main() -> None:
     args = args_parser.parse_args()
     paths = find_faces(args.faces)[: 2 if args.smoke else args.limit]
     if not paths:
-        args_parser.error(f"no faces in {data_root() / 'faces' / args.faces}; set QUANTFACE_DATA")
+        args_parser.error(f"no faces in {args.faces}; set QUANTFACE_DATA")
     models = {name: load(name) for name in args.models}
     names = ["input", *models]
     scores: dict[str, list[dict[str, float]]] = {name: [] for name in names}

@@ -6,11 +6,12 @@ import argparse
 import json
 import os
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["data_root", "memory", "parser", "peak_gb", "report", "table", "write"]
+__all__ = ["data_root", "faces_folder", "memory", "parser", "peak_gb", "report", "table", "write"]
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -26,6 +27,16 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 def data_root() -> Path:
     """Folder of faces and weights: QUANTFACE_DATA, else ``../shared`` beside the checkout."""
     return Path(os.environ.get("QUANTFACE_DATA", Path(__file__).resolve().parents[2] / "shared"))
+
+
+def faces_folder(name: str) -> Path:
+    """Return a subfolder of the data's ``faces/``, or the shipped faces if there are no data."""
+    folder = data_root() / "faces" / name
+    if data_root().is_dir():
+        return folder
+    shipped = Path(__file__).resolve().parents[1] / "quantface_arch/data/faces/val"
+    print(f"no folder {data_root()}: using the shipped faces in {shipped}", file=sys.stderr)
+    return shipped
 
 
 def memory(what: str, pid: int | str = "self") -> int:

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import cv2
-from report import data_root, memory, parser, report
+from report import faces_folder, memory, parser, report
 
 REPO = Path(__file__).resolve().parents[1]
 GIB = 2**30
@@ -82,11 +82,10 @@ def main() -> None:
     args = args_parser.parse_args()
     if args.smoke:
         args.runs = args.runs[-1:]
-    sources = sorted((data_root() / "faces/val512").glob("*.jpg"))[
-        : 2 if args.smoke else args.faces
-    ]
+    root = faces_folder("val512")
+    sources = sorted(root.glob("*.jpg"))[: 2 if args.smoke else args.faces]
     if not sources:
-        args_parser.error(f"no faces in {data_root() / 'faces/val512'}; set QUANTFACE_DATA")
+        args_parser.error(f"no faces in {root}; set QUANTFACE_DATA")
     with tempfile.TemporaryDirectory() as folder:
         faces = Path(folder) / "faces"
         faces.mkdir()

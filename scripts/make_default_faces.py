@@ -15,7 +15,7 @@ import numpy as np
 
 from quantface_arch.cli import Parser, run
 from quantface_arch.errors import QuantFaceError, UsageError
-from quantface_arch.faces.align import FACE_SIZE, similarity, warp_face
+from quantface_arch.faces.align import similarity, warp_face
 from quantface_arch.faces.detect import Detector, build_detector
 from quantface_arch.images import load_rgb, resize
 
@@ -49,9 +49,9 @@ COUNTRIES = {
         Kyrgyz Republic; Lao People's Democratic Republic; Mongolia; Oman; Pakistan; Palestine;
         Republic of Korea; Singapore; Sri Lanka; Syrian Arab Republic; Taiwan; Timor-Leste;
         Uzbekistan; Yemen""",
-    "Europe": """Aland Islands; Bouvet Island; Bulgaria; Finland; Germany; Hungary; Iceland; Ireland;
-        Isle of Man; Luxembourg; Malta; Moldova; Monaco; Montenegro; Netherlands; Norway; Poland;
-        San Marino; Serbia; Slovakia; Sweden; United Kingdom""",
+    "Europe": """Aland Islands; Bouvet Island; Bulgaria; Finland; Germany; Hungary; Iceland;
+        Ireland; Isle of Man; Luxembourg; Malta; Moldova; Monaco; Montenegro; Netherlands; Norway;
+        Poland; San Marino; Serbia; Slovakia; Sweden; United Kingdom""",
     "Oceania": """Australia; Cocos (Keeling) Islands; Cook Islands; Fiji; French Polynesia; Guam;
         Heard Island and McDonald Islands; Kiribati; Nauru; Niue; Palau; Pitcairn Islands; Samoa;
         Solomon Islands; Tonga; Vanuatu; Wallis and Futuna""",

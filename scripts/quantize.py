@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from quantface_arch.quant.config.specs import KINDS, RANGES
 from quantface_arch.utils.cli import Parser, run
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.files import atomic_path
-from quantface_arch.utils.images import SUFFIXES, load_rgb, resize
+from quantface_arch.utils.images import SUFFIXES, find_images, load_rgb, resize
 
 DESCRIPTION = """\
 Quantize a face restorer after training: watch its layers run on a few faces, balance their
@@ -40,21 +40,25 @@ options/quantface_w4.yml.
 
 examples:
   the shipped restorer, 4-bit weights and 8-bit activations:
-    python scripts/quantize.py --model mini --recipe w4a8 -i datasets/faces -o mini-w4a8.safetensors
+    python scripts/quantize.py --model mini --recipe w4a8 -o mini-w4a8.safetensors
+  calibrated on degraded faces of your own:
+    python scripts/quantize.py --model mini --recipe w4a8 -i FACES -o mini-w4a8.safetensors
   OSDFace's own files, with Stable Diffusion 2.1-base from a local folder:
     python scripts/quantize.py --model weights/OSDFace --base weights/sd21-base --recipe w8a8 \\
-        -i datasets/faces -o osdface-w8a8.safetensors
+        -o osdface-w8a8.safetensors
   the same with TAESD's decoder, downloaded from the hub:
     python scripts/quantize.py --model weights/OSDFace --base weights/sd21-base \\
-        --fast-decoder madebyollin/taesd -i datasets/faces -o osdface-fast.safetensors
+        --fast-decoder madebyollin/taesd -o osdface-fast.safetensors
   plain rounding of the UNet alone:
     python scripts/quantize.py --model mini --recipe w4a4 --include 'unet.*' --balance none \\
-        --rank 0 -i datasets/faces -o mini-unet4.safetensors
+        --rank 0 -o mini-unet4.safetensors
 
-Faces: aligned, degraded as the ones to be restored; 16 to 64 are enough. Killed half-way, the same
-command goes on where it was (statistics are kept in OUTPUT.calib.safetensors until it ends). Under
-torchrun the faces are shared out among its processes:
-    torchrun --nproc-per-node 2 scripts/quantize.py --model mini -i FACES -o FILE
+Faces: aligned, degraded as the ones to be restored; 16 to 64 are enough. Without -i the clean faces
+of datasets/faces are degraded in memory, the same way in every run; where that folder is missing,
+the faces that ship with the package. Killed half-way, the same command goes on where it was
+(statistics are kept in OUTPUT.calib.safetensors until it ends). Under torchrun the faces are shared
+out among its processes:
+    torchrun --nproc-per-node 2 scripts/quantize.py --model mini -o FILE
 """
 
 
@@ -68,7 +72,8 @@ def make_parser() -> Parser:
     add("--fast-encoder", metavar="TAESD", help=tiny)
     add("--fast-decoder", metavar="TAESD", help=tiny)
     add("--recipe", default="w4a8", help="wXaY with X and Y from 2 to 8 (default: %(default)s)")
-    add("-i", "--input", required=True, type=Path, help="a face, or a folder searched for faces")
+    faces = "a degraded face, or a folder searched for such faces (default: see below)"
+    add("-i", "--input", type=Path, help=faces)
     add("-o", "--output", required=True, type=Path, help="checkpoint to write, .safetensors")
     add("--num-images", type=_positive, default=32, help="faces to use (default: %(default)s)")
     add("--size", type=_positive, default=512, help="side faces are resized to (%(default)s)")
@@ -94,10 +99,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _quantize(args: argparse.Namespace, shard: Shard) -> None:
-    faces = find_faces(args.input)
-    count = min(args.num_images, len(faces))
-    # Evenly spread: neighbours by name often come from one source.
-    faces = [faces[index * len(faces) // count] for index in range(count)]
+    pictures = open_faces(args.input, args.size, args.num_images)
     recipe = Recipe.from_name(args.recipe)
     check_is_float(args.model)
     model = load_model(args.model, runtime="reference", device=args.device, base=args.base)
@@ -116,9 +118,8 @@ def _quantize(args: argparse.Namespace, shard: Shard) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     store = CalibrationStore(
         args.output.with_name(args.output.name.removesuffix(".safetensors") + ".calib.safetensors"),
-        fingerprint(model, [recipe.to_dict(), bits, args.size, args.batch_size], faces),
+        fingerprint(model, [recipe.to_dict(), bits, args.size, args.batch_size], pictures),
     )
-    pictures = Faces(faces, args.size)
     report = quantize(
         model,
         recipe,
@@ -127,7 +128,7 @@ def _quantize(args: argparse.Namespace, shard: Shard) -> None:
     )
     if not shard.is_first:
         return
-    extra = {"calibration": {"pictures": len(faces), "size": args.size}}
+    extra = {"calibration": {"pictures": len(pictures), "size": args.size}}
     save_checkpoint(model, args.output, model.arch_options, extra)
     store.remove()
     if args.report:
@@ -187,31 +188,57 @@ def find_faces(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise UsageError(f"{source}: no such file or folder of faces")
-    faces = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+    faces = find_images(source)
     if not faces:
         raise UsageError(f"{source}: no picture in this folder ({', '.join(sorted(SUFFIXES))})")
     return faces
 
 
-class Faces(Sequence[Tensor]):
-    """Faces read when they are asked for, float (3, size, size) in [-1, 1]."""
+def open_faces(source: Path | None, size: int, count: int) -> Faces:
+    """Return at most ``count`` faces of a file or folder, or degraded ones of the default set."""
+    if source is not None:
+        paths = find_faces(source)
 
-    def __init__(self, paths: list[Path], size: int) -> None:
-        self.paths = paths
-        self.size = size
+        def read(index: int) -> Tensor:
+            rgb = torch.tensor(resize(load_rgb(paths[index]), size, size))
+            return rgb.permute(2, 0, 1).float() / 255
+
+        return Faces(paths, read, count)
+    # Now, since importing basicsr takes seconds, which nobody else should wait for.
+    from quantface_arch.data import QuantFaceDataset
+    from quantface_arch.data.default_faces import DEFAULT_FACES
+
+    options = {"gt_size": size, "rescale_prob": 1.0, "use_hflip": False}
+    dataset = QuantFaceDataset({"dataroot_gt": str(DEFAULT_FACES), **options})
+    return Faces([Path(key) for key in dataset.keys], lambda index: dataset[index]["lq"], count)
+
+
+class Faces(Sequence[Tensor]):
+    """Faces read when they are asked for, float (3, size, size) in [-1, 1].
+
+    Args:
+        paths: files of all faces.
+        read: returns one of them by its place in ``paths``, in [0, 1].
+        count: faces to use at most, evenly spread: neighbours by name often come from one source.
+    """
+
+    def __init__(self, paths: list[Path], read: Callable[[int], Tensor], count: int) -> None:
+        count = min(count, len(paths))
+        self.places = [place * len(paths) // count for place in range(count)]
+        self.paths = [paths[place] for place in self.places]
+        self.read = read
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        rgb = torch.tensor(resize(load_rgb(self.paths[index]), self.size, self.size))
-        return rgb.permute(2, 0, 1).float() / 127.5 - 1
+        return self.read(self.places[index]) * 2 - 1
 
 
-def fingerprint(model: nn.Module, settings: object, faces: list[Path]) -> str:
+def fingerprint(model: nn.Module, settings: object, faces: Faces) -> str:
     """Hash of everything that calibration statistics depend on; ``settings`` is plain data."""
     state = hashlib.sha256((digest(model) + json.dumps(settings)).encode())
-    for face in faces:
+    for face in faces.paths:
         state.update(hashlib.sha256(face.read_bytes()).digest())
     return state.hexdigest()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,15 +14,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
-from basicsr.utils import FileClient, get_root_logger, imfrombytes, img2tensor
+from basicsr.utils import FileClient, get_root_logger, img2tensor
 from basicsr.utils.registry import DATASET_REGISTRY
+from quantface_arch.data.default_faces import SHIPPED_FACES, find_faces
 from quantface_arch.data.degradation import Degradation, seeded
 from quantface_arch.data.sampler import SampleIndex
 from quantface_arch.errors import QuantFaceError, check_keys
 from quantface_arch.faces.skin_tone import SKIN_TONES, skin_tone
-from quantface_arch.utils.images import SUFFIXES, read_size
+from quantface_arch.utils.images import SUFFIXES, decode_rgb, find_images, read_size, resize
 
 __all__ = ["QuantFaceDataset", "held_out"]
+
+# Unusable files that one message names.
+MAX_NAMED = 10
 
 OWN_OPTIONS = {
     "dataroot_gt",
@@ -71,7 +74,8 @@ class QuantFaceDataset(Dataset):
 
     Options:
         dataroot_gt (str): folder of clean square faces, scanned with its subfolders, or a
-            ``.lmdb``.
+            ``.lmdb``. Where ``datasets/faces`` is missing, the faces that ship with the package
+            are used, enlarged where ``gt_size`` is larger.
         io_backend (dict): BasicSR's, ``type: disk`` or ``type: lmdb``. Default disk.
         gt_size (int | list): side S of the samples; or a schedule [[iteration, size], …] from which
             the last entry not after the current iteration counts. Larger pictures are cropped at
@@ -91,21 +95,22 @@ class QuantFaceDataset(Dataset):
         seed (int): of what is random. Default 0.
 
     Raises:
-        QuantFaceError: no such folder, no pictures in it, none as large as ``gt_size``, or one that
-            cannot be read.
+        QuantFaceError: no such folder, no pictures in it, none as large as ``gt_size``, or more
+            than half of the files cannot be read. Fewer are named in a warning and skipped.
     """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         check_keys("dataset options", opt, OWN_OPTIONS | LOOP_OPTIONS)
         self.opt = opt
-        self.root = str(opt["dataroot_gt"])
+        self.root = find_faces(opt["dataroot_gt"])
+        self.enlarges = self.root.is_relative_to(SHIPPED_FACES)
         self.backend = dict(opt.get("io_backend") or {"type": "disk"})
         self.client: FileClient | None = None
+        self.unreadable: list[str] = []
         sides = self._list_sides()
         sides = self._without_holdout(sides, opt.get("holdout") or {})
         self.keys = self._repeated(list(sides), opt.get("repeat") or {})
         self.whole_every = int(opt.get("whole_every", 0))
-        self.tones = self._by_skin_tone() if opt.get("equalize_skin_tones") else []
         self.degradation = Degradation.from_options(opt.get("degradation"))
         size = opt["gt_size"]
         self.schedule: Sequence[Sequence[int]] = [[0, size]] if isinstance(size, int) else size
@@ -113,7 +118,8 @@ class QuantFaceDataset(Dataset):
         self.use_hflip = bool(opt.get("use_hflip", True))
         self.seed = int(opt.get("seed", 0))
         self.large_enough = {
-            size: {key for key, side in sides.items() if side >= size} for _, size in self.schedule
+            size: {key for key, side in sides.items() if side >= size or self.enlarges}
+            for _, size in self.schedule
         }
         for size, keys in self.large_enough.items():
             if not keys:
@@ -121,35 +127,50 @@ class QuantFaceDataset(Dataset):
                     f"dataset option gt_size {size}: no picture in {self.root} is that large; "
                     f"the largest has {max(sides.values())} pixels"
                 )
+        self.tones = self._by_skin_tone() if opt.get("equalize_skin_tones") else []
 
     def _list_sides(self) -> dict[str, int]:
         """Shorter side in pixels of every clean face, by key; reads headers only."""
-        root = Path(self.root)
-        if not root.is_dir():
+        if not self.root.is_dir():
             raise QuantFaceError(
-                f"training faces: no folder {root}; put clean, aligned, square face pictures there "
-                "(png, jpg, webp or bmp) or point elsewhere with "
+                f"training faces: no folder {self.root}; put clean, aligned, square face pictures "
+                "there (png, jpg, webp or bmp) or point elsewhere with "
                 "--force_yml datasets:train:dataroot_gt=FOLDER"
             )
         if self.backend["type"] == "lmdb":
-            self.backend["db_paths"] = self.root
+            self.backend["db_paths"] = str(self.root)
             # A line is "NAME.png (height,width,channels) compression".
-            lines = [line.split(" ") for line in (root / "meta_info.txt").read_text().splitlines()]
+            text = (self.root / "meta_info.txt").read_text()
+            lines = [line.split(" ") for line in text.splitlines()]
             shapes = {name.split(".")[0]: shape.strip("()").split(",") for name, shape, *_ in lines}
+            self.num_files = len(shapes)
             return {key: min(int(shape[0]), int(shape[1])) for key, shape in shapes.items()}
-        # os.walk rather than rglob: data sets are often linked into place.
-        files = (Path(f, n) for f, _, names in os.walk(root, followlinks=True) for n in names)
-        keys = sorted(str(path) for path in files if path.suffix.lower() in SUFFIXES)
-        if not keys:
-            raise QuantFaceError(f"training faces: no pictures ({sorted(SUFFIXES)}) in {root}")
-        return {key: self._side(key) for key in keys}
+        paths = find_images(self.root)
+        self.num_files = len(paths)
+        if not paths:
+            raise QuantFaceError(f"training faces: no pictures ({sorted(SUFFIXES)}) in {self.root}")
+        sides = {}
+        for path in paths:
+            try:
+                sides[str(path)] = min(read_size(path))
+            except QuantFaceError as error:
+                self.unreadable.append(str(error))
+        if self.unreadable:
+            self._report_unreadable()
+        return sides
 
-    @staticmethod
-    def _side(path: str) -> int:
-        try:
-            return min(read_size(path))
-        except QuantFaceError as error:
-            raise QuantFaceError(f"training face {error}") from error
+    def _report_unreadable(self) -> None:
+        """Warn of the files that cannot be used, or raise if they are more than half."""
+        count = len(self.unreadable)
+        listed = "; ".join(self.unreadable[-MAX_NAMED:])
+        more = f"; and {count - MAX_NAMED} more" if count > MAX_NAMED else ""
+        message = (
+            f"training faces: {count} of {self.num_files} files in {self.root} cannot be used and "
+            f"are skipped: {listed}{more}"
+        )
+        if 2 * count > self.num_files:
+            raise QuantFaceError(f"{message}; at most half may be unusable")
+        get_root_logger().warning(message)
 
     @staticmethod
     def _without_holdout(sides: dict[str, int], holdout: Mapping[str, int]) -> dict[str, int]:
@@ -162,18 +183,17 @@ class QuantFaceDataset(Dataset):
 
     def _by_skin_tone(self) -> list[list[str]]:
         """Return the keys of every class of skin tone that occurs, repeated as ``keys`` are."""
-        tones = {key: skin_tone(self._read(key)) for key in dict.fromkeys(self.keys)}
-        classes = {tone: [key for key in self.keys if tones[key] == tone] for tone in SKIN_TONES}
+        tones = {}
+        for key in dict.fromkeys(self.keys):
+            try:
+                tones[key] = skin_tone(self._read(key))
+            except QuantFaceError as error:
+                self._drop(key, error)
+        keys = [key for key in self.keys if key in tones]
+        classes = {tone: [key for key in keys if tones[key] == tone] for tone in SKIN_TONES}
         found = {tone: len(keys) for tone, keys in classes.items()}
         get_root_logger().info(f"Samples by skin tone, drawn equally often: {found}")
         return [keys for keys in classes.values() if keys]
-
-    def _draw(self, index: int, size: int) -> str:
-        """Return the key of a sample, of a picture with sides of at least ``size``."""
-        key = random.choice(random.choice(self.tones)) if self.tones else self.keys[index]
-        while key not in self.large_enough[size]:
-            key = random.choice(random.choice(self.tones) if self.tones else self.keys)
-        return key
 
     def _repeated(self, keys: list[str], repeat: Mapping[str, int]) -> list[str]:
         missing = set(repeat) - {Path(key).parent.name for key in keys}
@@ -185,18 +205,41 @@ class QuantFaceDataset(Dataset):
         if self.client is None:
             options = dict(self.backend)
             self.client = FileClient(options.pop("type"), **options)
-        content = self.client.get(key)
-        image = imfrombytes(content) if content else None
-        if image is None:
-            raise QuantFaceError(f"training face {key}: not a readable picture")
-        return image.astype(np.float32) / 255
+        rgb = decode_rgb(self.client.get(key) or b"", key)
+        return rgb[..., ::-1].astype(np.float32) / 255
+
+    def _draw(self, index: int, size: int) -> tuple[str, np.ndarray]:
+        """Return a face by its index, or another at random if it is too small or damaged."""
+        key = random.choice(random.choice(self.tones)) if self.tones else self.keys[index]
+        while True:
+            if key in self.large_enough[size]:
+                try:
+                    return key, self._read(key)
+                except QuantFaceError as error:
+                    self._drop(key, error)
+            key = random.choice(random.choice(self.tones) if self.tones else self.keys)
+
+    def _drop(self, key: str, error: QuantFaceError) -> None:
+        """Leave out a file whose damage shows only when its pixels are decoded."""
+        self.unreadable.append(str(error))
+        self._report_unreadable()
+        for size, keys in self.large_enough.items():
+            keys.discard(key)
+            if not keys:
+                raise QuantFaceError(
+                    f"dataset option gt_size {size}: no picture in {self.root} that is that large "
+                    f"can be read; the last one: {error}"
+                ) from error
 
     def _size_at(self, iteration: int) -> int:
         return [size for start, size in self.schedule if start <= max(iteration, 0)][-1]
 
     def _cut(self, image: np.ndarray, size: int, whole: bool) -> tuple[np.ndarray, int]:
-        """Shrink and crop at random; returns the crop and the side of the face it came from."""
+        """Return a random crop, shrunk at random, and the side of the face that it came from."""
         side = min(image.shape[:2])
+        if side < size:
+            # Lanczos interpolation overshoots.
+            return np.clip(resize(image, size, size), 0, 1), size
         if whole:
             return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), size
         if side > size and random.random() < self.rescale_prob:
@@ -209,9 +252,9 @@ class QuantFaceDataset(Dataset):
         place = index if isinstance(index, SampleIndex) else SampleIndex(index, 0, index)
         size = self._size_at(place.iteration)
         with seeded(self.seed, place.position):
-            key = self._draw(index, size)
+            key, image = self._draw(index, size)
             whole = self.whole_every > 0 and place.iteration % self.whole_every == 0
-            gt, face_size = self._cut(self._read(key), size, whole)
+            gt, face_size = self._cut(image, size, whole)
             if self.use_hflip and random.random() < 0.5:
                 gt = gt[:, ::-1]
             gt = np.ascontiguousarray(gt)

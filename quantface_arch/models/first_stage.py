@@ -35,7 +35,7 @@ from quantface_arch.quant.finetune.reconstruct import reconstruct
 from quantface_arch.quant.finetune.trainable import BOUNDS
 from quantface_arch.quant.finetune.weight_trainers import WEIGHT_TRAINERS
 from quantface_arch.quant.nn.convert import BitMap
-from quantface_arch.utils.images import SUFFIXES, load_rgb, resize
+from quantface_arch.utils.images import find_images, load_rgb, resize
 
 __all__ = ["FirstStage", "calibration_pictures", "read_quant_options"]
 
@@ -132,7 +132,7 @@ def _spread(wanted: int, available: int) -> list[int]:
 
 def _from_folder(folder: str, size: int | None) -> Any:
     root = Path(folder)
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = find_images(root)
     if not paths:
         raise QuantFaceError(
             f"quant calibration dataroot_lq: no picture in {root}; degraded pictures belong there"

@@ -32,6 +32,8 @@ __all__ = [
     "MIN_SIDE",
     "SUFFIXES",
     "Picture",
+    "decode_rgb",
+    "find_images",
     "load_rgb",
     "read_image",
     "read_size",
@@ -130,8 +132,28 @@ def read_image(path: str | os.PathLike[str], max_side: int | None = None) -> Pic
             than 100 megapixels or longer than ``max_side``, which is found out from the header
             alone.
     """
-    path = Path(path)
-    data = read_bytes(path, MAX_FILE_BYTES)
+    return _checked(Path(path), read_bytes(path, MAX_FILE_BYTES), max_side)
+
+
+def decode_rgb(data: bytes, name: str) -> np.ndarray:
+    """Decode the bytes of a picture file as ``load_rgb`` does; ``name`` is for error messages."""
+    return to_uint8(_checked(Path(name), data).rgb)
+
+
+def find_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the pictures in and below a folder, sorted; links are followed.
+
+    Hidden files, such as the ``._`` files that macOS leaves beside pictures, are left out.
+    """
+    found = []
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(root, name) for name in names if not name.startswith("."))
+        found += [path for path in paths if path.suffix.lower() in SUFFIXES]
+    return sorted(found, key=str)
+
+
+def _checked(path: Path, data: bytes, max_side: int | None = None) -> Picture:
     if not data:
         raise QuantFaceError(f"{path}: empty file (0 bytes)")
     with _readable(path), _open(io.BytesIO(data)) as image:

@@ -1,0 +1,54 @@
+"""Pairs of degraded and clean faces for validation, from two folders or made on the fly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
+from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.utils.registry import DATASET_REGISTRY
+from quantface_arch.data.default_faces import DEFAULT_PAIRS, find_faces
+from quantface_arch.data.face_dataset import LOOP_OPTIONS, QuantFaceDataset
+
+__all__ = ["QuantFacePairedDataset"]
+
+SHIPPED_SIZE = 512
+
+
+@DATASET_REGISTRY.register()
+class QuantFacePairedDataset(Dataset):
+    """BasicSR's ``PairedImageDataset``, which works on a fresh checkout as well.
+
+    Where the folders are ``datasets/faces_val/gt`` and ``datasets/faces_val/lq`` and there is no
+    ``datasets/faces_val``, faces that ship with the package are degraded on the fly, at 512×512 and
+    the same in every run.
+
+    Options:
+        dataroot_gt (str): folder of clean pictures.
+        dataroot_lq (str): folder of degraded pictures, of the same names.
+
+    All other options are those of ``PairedImageDataset``.
+    """
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        self.opt = opt
+        folders = Path(opt["dataroot_gt"]), Path(opt["dataroot_lq"])
+        default = folders == (DEFAULT_PAIRS / "gt", DEFAULT_PAIRS / "lq")
+        if default and not DEFAULT_PAIRS.exists():
+            loop = {name: value for name, value in opt.items() if name in LOOP_OPTIONS}
+            root = str(find_faces(folders[0]))
+            fixed = {"dataroot_gt": root, "gt_size": SHIPPED_SIZE, "use_hflip": False}
+            self.pairs: Dataset = QuantFaceDataset({**loop, **fixed})
+        else:
+            self.pairs = PairedImageDataset(dict(opt))
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | str]:
+        return self.pairs[index]
+
+    def __len__(self) -> int:
+        return len(self.pairs)  # type: ignore[arg-type]
