@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from quantface_arch.utils.images import load_rgb, resize
+
 pytest_plugins = ["command_fixtures"]  # in helpers/
 
 REPO = Path(__file__).resolve().parents[1]
@@ -44,6 +46,25 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no test data at {root}: set QUANTFACE_DATA to the folder that holds faces/")
     return root.resolve()
+
+
+@pytest.fixture(scope="session")
+def bench_env() -> dict[str, str]:
+    """Environment of a benchmark, which uses the shipped faces where the test data are absent."""
+    root = Path(os.environ.get("QUANTFACE_DATA", REPO.parent / "shared"))
+    return {**os.environ, "QUANTFACE_DATA": str(root.absolute())}
+
+
+@pytest.fixture(scope="session")
+def shipped_faces() -> list[Path]:
+    """Clean 256×256 faces that are part of the repository."""
+    return sorted((REPO / "quantface_arch/data/faces/val").glob("*.jpg"))
+
+
+@pytest.fixture(scope="session")
+def aligned_face(shipped_faces) -> np.ndarray:
+    """A clean face, (512, 512, 3) uint8 RGB."""
+    return resize(load_rgb(shipped_faces[0]), 512, 512)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import subprocess
 import sys
 
@@ -18,8 +17,8 @@ def ablation(repo, monkeypatch):
 
 
 @pytest.fixture
-def bench(ablation, tmp_path, data_root, monkeypatch):
-    monkeypatch.setenv("QUANTFACE_DATA", str(data_root))
+def bench(ablation, tmp_path, bench_env, monkeypatch):
+    monkeypatch.setenv("QUANTFACE_DATA", bench_env["QUANTFACE_DATA"])
 
     def build(*words):
         args = ablation.make_parser().parse_args(["--cache", str(tmp_path), *words])
@@ -75,7 +74,7 @@ def test_a_finished_cell_is_not_repeated(ablation, bench, monkeypatch):
     }
 
 
-def test_a_failed_training_says_why(ablation, bench, data_root):
+def test_a_failed_training_says_why(ablation, bench):
     made, _ = bench("--smoke")
     opt = made.derive(ablation.Cell("none", "none"), 0)
     opt["network_g"]["weights"] = "no-model"
@@ -89,11 +88,11 @@ def test_minutes_are_limited(repo):
     assert result.returncode == 2 and "allowed is up to 10" in result.stderr
 
 
-def test_smoke_run(repo, tmp_path, data_root):
+def test_smoke_run(repo, tmp_path, bench_env):
     command = [sys.executable, str(repo / "benchmarks/ablation.py"), "--smoke", "--threads", "1"]
     result = subprocess.run(
         [*command, "--json", str(tmp_path / "out.json")],
-        env={**os.environ, "QUANTFACE_DATA": str(data_root)},
+        env=bench_env,
         capture_output=True,
         text=True,
         timeout=600,

@@ -39,11 +39,11 @@ def test_every_benchmark_is_listed(repo):
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_smoke_run(repo, tmp_path, data_root, name):
+def test_smoke_run(repo, tmp_path, bench_env, name):
     command = [sys.executable, str(repo / f"benchmarks/{name}.py"), "--smoke"]
     result = subprocess.run(
         [*command, "--json", str(tmp_path / "out.json")],
-        env={**os.environ, "QUANTFACE_DATA": str(data_root)},
+        env=bench_env,
         capture_output=True,
         text=True,
         timeout=300,
@@ -53,10 +53,10 @@ def test_smoke_run(repo, tmp_path, data_root, name):
     assert rows and result.stdout.count("|") > 2 * len(rows)
 
 
-def test_degraded_faces_score_as_expected(repo, tmp_path, data_root):
+def test_degraded_faces_score_as_expected(repo, tmp_path, shipped_faces):
     clean = tmp_path / "clean"
     clean.mkdir()
-    for source in sorted((data_root / "faces/tune512").glob("*.jpg"))[:2]:
+    for source in shipped_faces[:2]:
         (clean / source.name).write_bytes(source.read_bytes())
     scripts = repo / "benchmarks"
     make = [sys.executable, str(scripts / "make_lq.py"), str(clean), str(tmp_path / "lq")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib
 import json
-import os
 import subprocess
 import sys
 
@@ -102,7 +101,7 @@ def test_differences_are_paired_and_gaps_are_shares(quality):
     assert [(line["setting"], line["psnr"]) for line in gaps] == [("W4A4", "75 %"), ("MP", "100 %")]
 
 
-def test_smoke_run(repo, tmp_path, data_root):
+def test_smoke_run(repo, tmp_path, bench_env):
     out = {name: tmp_path / f"out.{name}" for name in ("json", "csv", "png")}
     command = [sys.executable, "benchmarks/quality.py", "--smoke", "--threads", "1"]
     for option, name in (("--json", "json"), ("--csv", "csv"), ("--sheet", "png")):
@@ -110,7 +109,7 @@ def test_smoke_run(repo, tmp_path, data_root):
     result = subprocess.run(
         command,
         cwd=repo,
-        env={**os.environ, "QUANTFACE_DATA": str(data_root)},
+        env=bench_env,
         capture_output=True,
         text=True,
         timeout=600,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import cv2
 import lmdb
@@ -12,6 +13,7 @@ import torch
 
 import quantface_arch.register  # noqa: F401
 from basicsr.data import build_dataset
+from basicsr.utils import get_root_logger
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from quantface_arch.data import Degradation, ResumableSampler, SampleIndex, seeded
 from quantface_arch.errors import QuantFaceError
@@ -116,10 +118,48 @@ def test_bad_options_are_named(faces, options, word):
         make(faces, **options)
 
 
-def test_unreadable_pictures_are_named(faces):
+@pytest.fixture
+def warnings(caplog, monkeypatch):
+    """What was logged as a warning; BasicSR's logger does not hand on what it gets."""
+    monkeypatch.setattr(get_root_logger(), "propagate", True)
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+def test_unusable_files_are_named_counted_and_skipped(faces, warnings):
     (faces / "large" / "broken.png").write_bytes(b"\x89PNG not really")
-    with pytest.raises(QuantFaceError, match=r"broken\.png"):
+    cv2.imwrite(str(faces / "large" / "tiny.png"), np.zeros((8, 8, 3), np.uint8))
+    (faces / "large" / "._large0.png").write_bytes(b"\0\5\26\7\0\2\0\0Mac OS X        ")
+    assert len(make(faces)) == 4
+    [line] = warnings()
+    assert "2 of 6 files" in line and "broken.png" in line and "tiny.png" in line
+    assert "._large0" not in line
+
+
+def test_more_than_half_unusable_files_are_an_error(faces):
+    for index in range(5):
+        (faces / f"broken{index}.jpg").write_bytes(b"no picture")
+    with pytest.raises(QuantFaceError, match=r"5 of 9 files .* at most half"):
         make(faces)
+
+
+def test_a_truncated_file_is_replaced_when_it_is_read(faces, warnings):
+    path = faces / "large/large0.png"
+    path.write_bytes(path.read_bytes()[:-200])
+    dataset = make(faces, use_hflip=False)
+    samples = [dataset[SampleIndex(0, 1, place)] for place in range(6)]
+    assert all(Path(sample["gt_path"]) != path for sample in samples)
+    [line] = warnings()
+    assert "1 of 4 files" in line and "large0.png" in line
+    again = make(faces, use_hflip=False)[SampleIndex(0, 1, 5)]
+    assert torch.equal(again["lq"], samples[5]["lq"])
+
+
+def test_no_readable_picture_of_the_size_is_an_error(faces):
+    for name in ("large0", "large1"):
+        path = faces / f"large/{name}.png"
+        path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(QuantFaceError, match=r"gt_size 96: .*large\d\.png"):
+        make(faces, gt_size=96)[0]
 
 
 def test_sampler_goes_on_where_it_was_stopped():

@@ -99,14 +99,13 @@ def test_onnx_runtime_computes_what_the_reference_does(repo, plain, tmp_path):
     assert_integers(target, len(list(quant_layers(reference))))
 
 
-def test_onnx_runtime_restores_faces(repo, data_root, tmp_path):
+def test_onnx_runtime_restores_faces(repo, aligned_face, tmp_path):
     # Not more than this processor can add without overflowing.
     bits = 8 if has_vnni() else 7
     target = exported(repo, "mini-w4a8", tmp_path / "mini.onnx", "--weight-bits", bits)
     assert largest_weight(target) == 2 ** (bits - 1) - 1
     reference = load_model("mini-w4a8")
-    face = load_rgb(sorted((data_root / "faces/tune512").glob("*.jpg"))[0])
-    x = torch.tensor(face).permute(2, 0, 1)[None, :, 128:384, 96:416].float() / 127.5 - 1
+    x = torch.tensor(aligned_face).permute(2, 0, 1)[None, :, 128:384, 96:416].float() / 127.5 - 1
     with torch.no_grad():
         error = (run_onnx(target)(x) - reference(x)).square().mean()
     assert 10 * torch.log10(4 / error) > 38

@@ -276,12 +276,9 @@ def test_auto_is_openvino_on_a_cpu_and_the_device_must_fit():
         runtime.resolve("openvino", "cuda")
 
 
-def test_shipped_models_give_the_reference_s_pictures(data_root, monkeypatch):
+def test_shipped_models_give_the_reference_s_pictures(aligned_face, monkeypatch):
     monkeypatch.undo()  # the cache of all tests, where they may be already
-    import cv2
-
-    face = cv2.imread(str(sorted((data_root / "faces/tune512").glob("*.jpg"))[0]))
-    x = torch.from_numpy(face[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    x = torch.from_numpy(aligned_face).permute(2, 0, 1)[None].float() / 127.5 - 1
     path = resolve_model("mini-w4a8")
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("error")
