@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import shutil
 from collections import Counter
 from dataclasses import dataclass, fields
@@ -13,11 +12,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from quantface_arch.cli import Parser, run
+from quantface_arch.data.face_dataset import held_out
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.faces.align import similarity, warp_face
-from quantface_arch.faces.detect import Detector, build_detector
-from quantface_arch.images import load_rgb, resize
+from quantface_arch.faces.detect import build_detector
+from quantface_arch.faces.face import Detector
+from quantface_arch.utils.cli import Parser, run
+from quantface_arch.utils.images import load_rgb, resize
 
 DESCRIPTION = """\
 Cut aligned faces out of whole portraits and keep a set that is balanced by age, sex and region. The
@@ -87,10 +88,9 @@ class Person:
         return f"age {np.searchsorted(AGES, self.age, side='right')}", self.sex, self.region
 
     @property
-    def held_out(self) -> bool:
+    def is_held_out(self) -> bool:
         """Tell whether the project evaluates on this portrait."""
-        name = EVALUATION_PREFIX + Path(self.file).stem
-        return int(hashlib.sha256(name.encode()).hexdigest(), 16) % HELD_OUT == 0
+        return held_out(EVALUATION_PREFIX + Path(self.file).stem, HELD_OUT)
 
 
 def make_parser() -> Parser:
@@ -111,7 +111,7 @@ def main(args: argparse.Namespace) -> int:
     detector = build_detector("retinaface_mobile0.25", weights_dir=args.weights_dir)
     faces, scales = {}, {}
     for person in people:
-        if not person.held_out:
+        if not person.is_held_out:
             faces[person], scales[person] = align(args.portraits / person.file, detector)
     chosen = choose_balanced(scales, VALIDATION + TRAINING)
     parts = {"val": chosen[:VALIDATION], "train": chosen[VALIDATION:]}

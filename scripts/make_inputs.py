@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from quantface_arch.cli import Parser, run
 from quantface_arch.errors import UsageError
-from quantface_arch.images import load_rgb, resize
+from quantface_arch.utils.cli import Parser, run
+from quantface_arch.utils.images import load_rgb, resize
 
 DESCRIPTION = """\
 Degrade portraits into the photographs of inputs/, the same way in every run. The portraits are
