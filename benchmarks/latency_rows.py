@@ -56,7 +56,7 @@ def measure(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "kind": row["kind"],
         "arch": read_metadata(path)["arch"],
-        "name": f"{path.stem} {row['way']}" if quantized else row["kind"],
+        "name": f"{path.stem} {row['mode']}" if quantized else row["kind"],
         "parts": {name: min(found) for name, found in seconds.items()},
         "load s": loaded,
         "peak GB": torch.cuda.max_memory_allocated() / 1e9 if on_gpu else peak_gb(),
@@ -89,7 +89,7 @@ def _network_on_gpu(row: dict[str, Any]) -> nn.Module:
     if row["kind"] == "quantized":
         from quantface_arch.runtime import cuda
 
-        return cuda.load(path, build_arch, row["way"])
+        return cuda.load(path, build_arch, row["mode"])
     from quantface_arch.runtime.cuda.graph import GraphedPart
 
     network = load_model(path, runtime="reference", device="cuda")
@@ -112,7 +112,7 @@ def _network(row: dict[str, Any], x: Tensor) -> tuple[nn.Module, torch.dtype]:
     from quantface_arch.runtime import openvino
 
     if kind == "quantized":
-        return openvino.load(path, build_arch, row["way"]), torch.float32
+        return openvino.load(path, build_arch, row["mode"]), torch.float32
     network = openvino.load(path, build_arch)
     inputs = record(network, x) if kind == NNCF else {}
     for name in network.parts:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-__all__ = ["mend_torchvision"]
+__all__ = ["patch_torchvision"]
 
 
-def mend_torchvision() -> None:
+def patch_torchvision() -> None:
     """Alias the module that basicsr looks for to the one that torchvision kept. Idempotent."""
     name = "torchvision.transforms.functional_tensor"
     if name in sys.modules or importlib.util.find_spec(name) is not None:
@@ -24,4 +24,4 @@ def mend_torchvision() -> None:
     sys.modules[name] = functional
 
 
-mend_torchvision()
+patch_torchvision()

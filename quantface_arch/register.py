@@ -11,7 +11,7 @@ import quantface_arch.integration.registered
 import quantface_arch.losses
 import quantface_arch.metrics
 import quantface_arch.models  # noqa: F401
-from quantface_arch.integration.patches import mend_options, mend_resume
+from quantface_arch.integration.patches import patch_options, patch_resume
 
-mend_options()
-mend_resume()
+patch_options()
+patch_resume()

@@ -34,7 +34,7 @@ class OSDFace(Pipeline):
             network in the place of the VAE's; None: the VAE's own.
 
     Raises:
-        QuantFaceError: unknown preset, options that do not fit, or a picture whose sides the
+        QuantFaceError: unknown preset, options that do not fit, or an image whose sides the
             network cannot halve often enough.
     """
 
@@ -119,7 +119,7 @@ class OSDFace(Pipeline):
         return self.embedding_change(codes), vre_loss
 
     def encode_moments(self, image: Tensor) -> Tensor:
-        """Mean and log-variance of a picture's latent, not scaled, one after the other."""
+        """Mean and log-variance of an image's latent, not scaled, one after the other."""
         patches = F.pixel_unshuffle(image, self.patch_size)
         if self.fast_encoder is None:
             return self.vae.encode(patches).latent_dist.parameters
@@ -143,7 +143,7 @@ class OSDFace(Pipeline):
         return constants
 
     def decode(self, x0: Tensor) -> Tensor:
-        """Picture (N, 3, H, W) of a scaled latent, not clamped."""
+        """Image (N, 3, H, W) of a scaled latent, not clamped."""
         if self.fast_decoder is not None:
             patches = self.fast_decoder(x0 / self.latent_spread)
         else:

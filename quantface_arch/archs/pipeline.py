@@ -51,7 +51,7 @@ class Pipeline(nn.Module):
         QuantFaceError: unknown preset.
     """
 
-    # Of the pictures that ``forward`` takes.
+    # Of the images that ``forward`` takes.
     input_range = (-1.0, 1.0)
     # Functions of tensors alone, one after the other; a runtime compiles each by itself.
     parts = ("encode_prompt", "encode_moments", "predict_noise", "decode")
@@ -95,12 +95,12 @@ class Pipeline(nn.Module):
         return self.patch_size * 2 ** (len(self.sizes["vae"]["block_out_channels"]) - 1)
 
     def latent_shape(self, batch: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """Shape of the latent, and of the noise that ``forward`` takes, for pictures in pixels."""
+        """Shape of the latent, and of the noise that ``forward`` takes, for images in pixels."""
         channels = self.sizes["vae"]["latent_channels"]
         return batch, channels, height // self.stride, width // self.stride
 
     def encode_latent(self, image: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Scaled latent of a picture in [-1, 1] and the posterior's mean KL divergence.
+        """Scaled latent of an image in [-1, 1] and the posterior's mean KL divergence.
 
         Args:
             image: float (N, 3, H, W).
@@ -126,19 +126,19 @@ class Pipeline(nn.Module):
         return OSDFaceOutput(self.decode(x0), z, eps, x0, vre_loss, kl)
 
     def autoencode(self, image: Tensor, noise: Tensor | None = None) -> OSDFaceOutput:
-        """Encode and decode a clean picture; prompt and UNet take no part."""
+        """Encode and decode a clean image; prompt and UNet take no part."""
         z, kl = self.encode_latent(image, noise)
         return OSDFaceOutput(self.decode(z), z, torch.zeros_like(z), z, z.new_zeros(()), kl)
 
     def check_input(self, lq: Tensor, noise: Tensor | None) -> None:
-        """Raise QuantFaceError for pictures or noise of a shape that the network cannot take."""
+        """Raise QuantFaceError for images or noise of a shape that the network cannot take."""
         if lq.ndim != 4 or lq.shape[1] != 3:
-            raise QuantFaceError(f"pictures of shape {tuple(lq.shape)}: (N, 3, H, W) is wanted")
+            raise QuantFaceError(f"images of shape {tuple(lq.shape)}: (N, 3, H, W) is wanted")
         step = self.stride * 2 ** (len(self.sizes["unet"]["block_out_channels"]) - 1)
         height, width = lq.shape[-2:]
         if height % step or width % step:
             raise QuantFaceError(
-                f"picture of {width}x{height} pixels: both sides must be multiples of {step}"
+                f"image of {width}x{height} pixels: both sides must be multiples of {step}"
             )
         wanted = self.latent_shape(len(lq), height, width)
         if noise is not None and tuple(noise.shape) != wanted:
@@ -156,7 +156,7 @@ class Pipeline(nn.Module):
         Args:
             lq: float (N, 3, H, W) in [-1, 1].
             noise: see ``encode_latent``.
-            return_all: return an ``OSDFaceOutput`` instead of the picture.
+            return_all: return an ``OSDFaceOutput`` instead of the image.
             autoencode: only encode and decode, see ``autoencode``. A switch of ``forward`` because
                 distributed training synchronizes gradients of nothing else.
 

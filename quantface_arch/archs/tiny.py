@@ -2,7 +2,7 @@
 
 A tiny autoencoder (diffusers' ``AutoencoderTiny``) is distilled from a VAE and shares its scaled
 latent, so either half may stand in for the VAE's. Each half has a number of blocks and of channels
-per resolution; the decoder's go from the latent to the picture.
+per resolution; the decoder's go from the latent to the image.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def tiny_half(
     """Half a tiny autoencoder, with random weights.
 
     Args:
-        half: ``encoder``, pictures in [-1, 1] to scaled latents, or ``decoder``, the way back.
+        half: ``encoder``, images in [-1, 1] to scaled latents, or ``decoder``, the way back.
         options: ``num_blocks`` and ``block_out_channels``, a number per resolution; TAESD's are the
             defaults.
-        channels: of the picture, once its patches are folded.
+        channels: of the image, once its patches are folded.
         latent_channels: of the latent.
-        resolutions: of the VAE, the picture's among them.
+        resolutions: of the VAE, the image's among them.
 
     Raises:
         QuantFaceError: another option, or another number of resolutions.

@@ -1,4 +1,4 @@
-"""The visual representation embedder: a face picture in, prompt tokens out (OSDFace, CVPR 2025).
+"""The visual representation embedder: a face image in, prompt tokens out (OSDFace, CVPR 2025).
 
 Module names follow the VQGAN encoder from which OSDFace's weights come, so that its checkpoint
 loads key by key.
@@ -148,10 +148,10 @@ def select_codes(z: Tensor, codebook: Tensor, num_tokens: int) -> tuple[Tensor, 
 
 
 class VRE(nn.Module):
-    """Encoder, quant_conv and codebook; the codes that a picture selects are its prompt.
+    """Encoder, quant_conv and codebook; the codes that an image selects are its prompt.
 
     Args:
-        resolution: side length in pixels that pictures are resized to.
+        resolution: side length in pixels that images are resized to.
         channels, channel_mult, num_res_blocks, attn_resolutions, z_channels: the encoder's sizes.
         num_codes: size of the codebook.
         num_tokens: rows of the prompt.
@@ -190,7 +190,7 @@ class VRE(nn.Module):
         self.quantize.embedding = nn.Embedding(num_codes, z_channels)
 
     def features(self, lq: Tensor) -> Tensor:
-        """Encoder features of a picture, float (N, z_channels, h, w), before the codebook.
+        """Encoder features of an image, float (N, z_channels, h, w), before the codebook.
 
         Args:
             lq: float (N, 3, H, W) in [-1, 1].

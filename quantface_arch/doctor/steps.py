@@ -24,7 +24,7 @@ __all__ = ["RUNTIME_NAMES", "run_steps"]
 
 # Those of quantface_arch.runtime, which cannot be asked where torch is broken.
 RUNTIME_NAMES = ("openvino", "reference", "cuda")
-# How far a runtime's picture may be from the reference's, as a share of the latter's spread.
+# How far a runtime's image may be from the reference's, as a share of the latter's spread.
 TOLERANCE = 0.05
 
 
@@ -66,22 +66,22 @@ def try_runtime(name: str) -> dict[str, Any]:
     if hint is not None:
         return {"missing": hint}
     torch.manual_seed(0)
-    model, pictures = nn.Sequential(nn.Conv2d(3, 8, 3)).eval(), torch.rand(2, 3, 16, 16)
-    quantize(model, "w4a8", pictures, progress=False)
+    model, images = nn.Sequential(nn.Conv2d(3, 8, 3)).eval(), torch.rand(2, 3, 16, 16)
+    quantize(model, "w4a8", images, progress=False)
     device = "cuda" if "cpu" not in runtime.RUNTIMES[name].devices else "cpu"
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         path = Path(folder) / "tiny.safetensors"
         save_checkpoint(model, path, {"type": "tiny"})
         loaded = runtime.load(path, lambda _: nn.Sequential(nn.Conv2d(3, 8, 3)), name, device)
-        wanted, found = model(pictures), loaded(pictures.to(device)).cpu()
+        wanted, found = model(images), loaded(images.to(device)).cpu()
     error = float((found - wanted).square().mean().sqrt() / wanted.std())
     if not error < TOLERANCE:
-        return {"error": f"its result is off by {error:.2f} of the picture's spread"}
+        return {"error": f"its result is off by {error:.2f} of the image's spread"}
     return {}
 
 
 def try_detector() -> dict[str, Any]:
-    """Build the default detector without downloading, and let it look at a blank picture."""
+    """Build the default detector without downloading, and let it look at a blank image."""
     import numpy as np
 
     from quantface_arch.faces.detect import build_detector

@@ -11,10 +11,10 @@ import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.utils.files import read_bytes
 
-__all__ = ["mend_options", "mend_resume"]
+__all__ = ["patch_options", "patch_resume"]
 
 
-def mend_resume() -> None:
+def patch_resume() -> None:
     """Make BasicSR's training loop resume without a GPU and in the middle of an epoch. Idempotent.
 
     BasicSR 1.4.2 asks for the current CUDA device to resume at all, unpickles whatever the state
@@ -24,7 +24,7 @@ def mend_resume() -> None:
     from quantface_arch.data.sampler import ResumableSampler
     from quantface_arch.utils.state_dict import unpickle
 
-    if hasattr(train, "quantface_mended"):
+    if hasattr(train, "quantface_patched"):
         return
     original_loaders = train.create_train_val_dataloader
 
@@ -53,10 +53,10 @@ def mend_resume() -> None:
     train.EnlargedSampler = ResumableSampler
     train.load_resume_state = load_resume_state
     train.create_train_val_dataloader = create_train_val_dataloader
-    train.quantface_mended = True
+    train.quantface_patched = True
 
 
-def mend_options() -> None:
+def patch_options() -> None:
     """Make BasicSR read options files as plain data. Idempotent.
 
     BasicSR 1.4.2 reads them by a loader of YAML that makes any object and calls any function that
@@ -67,7 +67,7 @@ def mend_options() -> None:
     from basicsr.utils import options
     from quantface_arch.utils.safe_yaml_json import MAX_YAML_BYTES, check_yaml
 
-    if hasattr(options, "quantface_mended"):
+    if hasattr(options, "quantface_patched"):
         return
     original_value = options._postprocess_yml_value
     base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -100,7 +100,7 @@ def mend_options() -> None:
     PlainLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, ordered_mapping)
     options.ordered_yaml = lambda: (PlainLoader, yaml.SafeDumper)
     options._postprocess_yml_value = forced_value
-    options.quantface_mended = True
+    options.quantface_patched = True
 
 
 def _find_state(opt: dict[str, Any]) -> Path | None:

@@ -1,4 +1,4 @@
-"""The picture of a bit map: widths along the network, and the sensitivities that led to them."""
+"""The image of a bit map: widths along the network, and the sensitivities that led to them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def draw_allocation(
     """Draw widths of weights and activations along the network, costs of each width below, as PNG.
 
     Args:
-        path: of the picture.
+        path: of the image.
         layers: costs by name, in the order in which the layers run.
         bits: layer → (bits of the weight, bits of the input).
     """

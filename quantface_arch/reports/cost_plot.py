@@ -1,4 +1,4 @@
-"""The picture of where a network's bytes and operations are."""
+"""The image of where a network's bytes and operations are."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def draw_cost(path: Path, parts: Mapping[str, Cost], title: str) -> None:
     """Draw bytes and operations of every part of a network, stacked by what they serve, as PNG.
 
     Args:
-        path: of the picture.
+        path: of the image.
         parts: costs by part, in the order of execution.
-        title: of the whole picture.
+        title: of the whole image.
     """
     from matplotlib.figure import Figure
 
@@ -54,7 +54,7 @@ def draw_cost(path: Path, parts: Mapping[str, Cost], title: str) -> None:
         style = {"color": "none", "edgecolor": "C7", "hatch": "///"}
         right.barh(places, products, left=ends, label=PRODUCTS, **style)
     _label(right, [end + more for end, more in zip(ends, products, strict=True)], ends)
-    right.set(xlabel=f"operations per picture, G (one at {REFERENCE_BITS} bits is 1)")
+    right.set(xlabel=f"operations per image, G (one at {REFERENCE_BITS} bits is 1)")
     left.set_yticks(range(len(parts)), list(parts))
     left.invert_yaxis()
     for axes in (left, right):

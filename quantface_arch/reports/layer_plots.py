@@ -1,4 +1,4 @@
-"""Pictures of a quantized network: what its layers receive, and where its error arises."""
+"""Images of a quantized network: what its layers receive, and where its error arises."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def sample_inputs(
     Args:
         teacher: full-precision network with modules of these names.
         layers: by name, see ``find_layers``.
-        batches: pictures (n, 3, H, W) as the network takes them.
+        batches: images (n, 3, H, W) as the network takes them.
 
     Returns:
         name → two float32 tensors (positions, channels); about 2¹⁶ values of each batch.
@@ -92,7 +92,7 @@ def sample_inputs(
         layer = layers[name]
         pair = (x, layer.balance_input(x))
         rows = [t.movedim(layer.channel_axis, -1).flatten(0, -2).float() for t in pair]
-        # An odd stride visits all columns of a picture.
+        # An odd stride visits all columns of an image.
         stride = rows[0].numel() // SAMPLES | 1
         found[name].append((rows[0][::stride].clone(), rows[1][::stride].clone()))
 
@@ -110,7 +110,7 @@ def draw_distribution(path: Path, layer: QuantLayer, before: Tensor, after: Tens
     Figure "overview"): equal channels, and a grid that fewer values fall outside of.
 
     Args:
-        path: of the picture.
+        path: of the image.
         layer: quantized; its grid is drawn.
         before, after: float (positions, channels), see ``sample_inputs``.
     """
@@ -179,7 +179,7 @@ def layer_errors(
     Args:
         teacher: full-precision network with modules of the student's names.
         student: quantized network.
-        batches: pictures (n, 3, H, W) as the networks take them.
+        batches: images (n, 3, H, W) as the networks take them.
     """
     names = [layer.name for layer in quant_layers(student)]
     sums: dict[str, list[float]] = {}
@@ -219,7 +219,7 @@ def draw_errors(path: Path, errors: Mapping[str, Mapping[str, float]]) -> None:
     """Draw the error of each layer along the network, as PNG.
 
     Args:
-        path: of the picture.
+        path: of the image.
         errors: label of a checkpoint → what ``layer_errors`` returned.
     """
     from matplotlib.figure import Figure

@@ -26,9 +26,9 @@ from quantface_arch.quant.ops.hadamard import Segments, hadamard
 from quantface_arch.quant.ops.lowrank import low_rank_weight
 from quantface_arch.quant.ops.quantizer import grid, quantize, scale_and_zero_point
 
-__all__ = ["FULL", "SPARE", "WAYS", "LoweredLayer", "Lowering", "folded_weight"]
+__all__ = ["FULL", "SPARE", "MODES", "LoweredLayer", "Lowering", "folded_weight"]
 
-WAYS = ("auto", "faithful", "folded")
+MODES = ("auto", "faithful", "folded")
 # (input, weight, bias) → a layer's output.
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 # Largest integer of a weight; and the same with a bit to spare, for processors that sum pairs of
@@ -41,19 +41,19 @@ class Lowering:
     """How layers are lowered.
 
     Attributes:
-        way: ``faithful``, ``folded``, or ``auto``: folded where the input has 8 bits.
+        mode: ``faithful``, ``folded``, or ``auto``: folded where the input has 8 bits.
         largest: ``FULL`` or ``SPARE``. A faithful weight whose integers do not fit, or that has
             several steps per output channel, is rounded again, too.
 
     Raises:
-        QuantFaceError: no such way.
+        QuantFaceError: no such mode.
     """
 
-    way: str = "auto"
+    mode: str = "auto"
     largest: int = FULL
 
     def __post_init__(self) -> None:
-        check_choice("way", self.way, WAYS)
+        check_choice("mode", self.mode, MODES)
 
     def __call__(self, layer: QuantLayer) -> LoweredLayer:
         """Lower a layer, which must be quantized.
@@ -62,7 +62,7 @@ class Lowering:
             QuantFaceError: the layer has what only the reference can do.
         """
         for what, found in (
-            ("input ranges that are found anew for every picture", layer.activation_spec.dynamic),
+            ("input ranges that are found anew for every image", layer.activation_spec.dynamic),
             ("learned input offsets", layer.act_offset is not None),
         ):
             if found:
@@ -70,7 +70,7 @@ class Lowering:
                     f"layer {layer.name}: {what} cannot be compiled; choose the runtime reference"
                 )
         eight = layer.activation_spec.bits == MAX_BITS
-        return LoweredLayer(layer, eight if self.way == "auto" else self.way == "folded", self)
+        return LoweredLayer(layer, eight if self.mode == "auto" else self.mode == "folded", self)
 
 
 class LoweredLayer(nn.Module):
@@ -127,7 +127,7 @@ class IntegerProduct(nn.Module):
         super().__init__()
         self.product = product
         self.bias = layer.bias
-        self.step, self.zero_point, self.limits, self.levels = _input_grid(layer, folded)
+        self.input_scale, self.zero_point, self.limits, self.levels = _input_grid(layer, folded)
         integers, scale = _integers(layer, folded, largest)
         self.register_buffer("weight", integers)
         self.register_buffer("weight_scale", scale)
@@ -135,8 +135,10 @@ class IntegerProduct(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Round the input, multiply."""
         if self.levels != self.limits:
-            x = x.clamp(*((level - self.zero_point) * self.step for level in self.levels))
-        x = torch.fake_quantize_per_tensor_affine(x, self.step, self.zero_point, *self.limits)
+            x = x.clamp(*((level - self.zero_point) * self.input_scale for level in self.levels))
+        x = torch.fake_quantize_per_tensor_affine(
+            x, self.input_scale, self.zero_point, *self.limits
+        )
         return self.product(x, self.weight.float() * self.weight_scale, self.bias)
 
 

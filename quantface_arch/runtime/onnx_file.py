@@ -36,7 +36,7 @@ def missing() -> str | None:
 
 @torch.no_grad()
 def write_onnx(path: Path, build: Build, lowering: Lowering, target: Path) -> None:
-    """Write a checkpoint's network: pictures (N, 3, H, W) ``degraded`` to ``restored``.
+    """Write a checkpoint's network: images (N, 3, H, W) ``degraded`` to ``restored``.
 
     Weights stand as int8 before DequantizeLinear, inputs of products between QuantizeLinear and
     DequantizeLinear.

@@ -52,7 +52,7 @@ def parts_of(network: nn.Module) -> Sequence[str]:
 
 @torch.no_grad()
 def lowered_network(path: Path, build: Build, lowering: Lowering) -> nn.Module:
-    """The network of a checkpoint, its layers lowered, those that see no picture constant.
+    """The network of a checkpoint, its layers lowered, those that see no image constant.
 
     A network may have a method ``constant_layers``: submodules' names → what they always give.
 
@@ -68,12 +68,12 @@ def lowered_network(path: Path, build: Build, lowering: Lowering) -> nn.Module:
 
 @torch.no_grad()
 def record(
-    network: nn.Module, picture: Tensor | None = None
+    network: nn.Module, image: Tensor | None = None
 ) -> dict[str, tuple[tuple[Tensor, ...], set[nn.Module]]]:
-    """What every part is given when the network sees a picture, and which modules it calls.
+    """What every part is given when the network sees an image, and which modules it calls.
 
     Args:
-        picture: float (N, 3, H, W), on the network's device; None: one of ``SIZE``, on the CPU.
+        image: float (N, 3, H, W), on the network's device; None: one of ``SIZE``, on the CPU.
     """
     found: dict[str, tuple[tuple[Tensor, ...], set[nn.Module]]] = {}
     calls: list[nn.Module] = []
@@ -95,7 +95,7 @@ def record(
     for name in methods:
         vars(network)[name] = recording(name, getattr(network, name))
     try:
-        network(torch.zeros(1, 3, SIZE, SIZE) if picture is None else picture)
+        network(torch.zeros(1, 3, SIZE, SIZE) if image is None else image)
     finally:
         for name, method in methods.items():
             del vars(network)[name]

@@ -1,4 +1,4 @@
-"""Pictures in and out: PNG, JPEG, WebP and BMP, with alpha, ICC profile, 16 bits and EXIF rotation.
+"""Images in and out: PNG, JPEG, WebP and BMP, with alpha, ICC profile, 16 bits and EXIF rotation.
 
 Everything behind this module is an RGB array that stands upright. A file's size is read from its
 header and checked before any pixel is decoded, so that a small file cannot claim all memory.
@@ -43,7 +43,7 @@ __all__ = [
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 MIN_SIDE = 16
 MAX_PIXELS = 100_000_000
-# Uncompressed, such a picture with alpha and 16 bits has 800 MB.
+# Uncompressed, such an image with alpha and 16 bits has 800 MB.
 MAX_FILE_BYTES = 1 << 30
 MAX_OUTPUT_PIXELS = 400_000_000
 # Encoders write about ten.
@@ -61,11 +61,11 @@ _PILLOW_LIMIT = threading.Lock()
 
 @dataclass(frozen=True)
 class Picture:
-    """An upright picture.
+    """An upright image.
 
     Attributes:
         rgb: (H, W, 3) uint8, or uint16 for a file of 16 bits per channel; the full range is used.
-        alpha: (H, W) of the same dtype, or None for an opaque picture.
+        alpha: (H, W) of the same dtype, or None for an opaque image.
         icc_profile: the colour profile that ``rgb`` is in; None means sRGB.
     """
 
@@ -84,7 +84,7 @@ class Picture:
         return self.rgb.shape[1], self.rgb.shape[0]
 
     def resized(self, width: int, height: int) -> Picture:
-        """The picture with its alpha at another size, see :func:`resize`."""
+        """The image with its alpha at another size, see :func:`resize`."""
         alpha = None if self.alpha is None else resize(self.alpha, width, height)
         return replace(self, rgb=resize(self.rgb, width, height), alpha=alpha)
 
@@ -106,7 +106,7 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
 
 
 def load_rgb(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a picture as (H, W, 3) uint8 RGB, upright; alpha and profile are left out.
+    """Read an image as (H, W, 3) uint8 RGB, upright; alpha and profile are left out.
 
     Raises:
         QuantFaceError: see :func:`read_image`.
@@ -117,7 +117,7 @@ def load_rgb(path: str | os.PathLike[str]) -> np.ndarray:
 def read_image(path: str | os.PathLike[str], max_side: int | None = None) -> Picture:
     """Read a PNG, JPEG, WebP or BMP file, turned upright by its EXIF orientation.
 
-    Grey pictures become RGB. A profile that does not describe RGB (of a grey or CMYK file) is
+    Grey images become RGB. A profile that does not describe RGB (of a grey or CMYK file) is
     dropped together with its colour space. Of an animation the first frame is read.
 
     Args:
@@ -141,7 +141,7 @@ def read_image(path: str | os.PathLike[str], max_side: int | None = None) -> Pic
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(width, height) in pixels of a picture as stored, from its header.
+    """(width, height) in pixels of an image as stored, from its header.
 
     Raises:
         QuantFaceError: see :func:`read_image`; damage beyond the header is not found.
@@ -162,7 +162,7 @@ def _readable(path: Path) -> Iterator[None]:
         # Decoders answer damaged files with almost any exception type.
         reason = one_line(error) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
-            reason = "not a PNG, JPEG, WebP or BMP picture, or its header is damaged"
+            reason = "not a PNG, JPEG, WebP or BMP image, or its header is damaged"
         raise QuantFaceError(f"{path}: cannot be read: {reason}") from error
 
 
@@ -193,7 +193,7 @@ def _check_size(path: Path, width: int, height: int, max_side: int | None = None
 
 
 def _check_scans(path: Path, data: bytes, image: Image.Image) -> None:
-    # Every scan of a progressive JPEG goes over the whole picture, however few its bytes are.
+    # Every scan of a progressive JPEG goes over the whole image, however few its bytes are.
     scans = data.count(_JPEG_SCAN) if image.format in ("JPEG", "MPO") else 0
     if scans > MAX_SCANS:
         raise QuantFaceError(f"{path}: {scans} scans of JPEG: at most {MAX_SCANS} are allowed")
@@ -249,10 +249,10 @@ def _upright(image: np.ndarray, orientation: Any) -> np.ndarray:
     return image
 
 
-def write_image(path: str | os.PathLike[str], picture: Picture) -> None:
-    """Write a PNG of the picture's own bit depth with its alpha and profile, whole or not at all.
+def write_image(path: str | os.PathLike[str], image: Picture) -> None:
+    """Write a PNG of the image's own bit depth with its alpha and profile, whole or not at all.
 
-    The file is RGB also where the picture is grey.
+    The file is RGB also where the image is grey.
 
     Raises:
         QuantFaceError: ``path`` cannot be written or does not end in ``.png``.
@@ -260,21 +260,21 @@ def write_image(path: str | os.PathLike[str], picture: Picture) -> None:
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise QuantFaceError(f"cannot write {path}: pictures are written as .png")
+        raise QuantFaceError(f"cannot write {path}: images are written as .png")
     with atomic_path(path) as temporary:
-        temporary.write_bytes(_encode_png(picture))
+        temporary.write_bytes(_encode_png(image))
 
 
-def _encode_png(picture: Picture) -> bytes:
-    channels = [picture.rgb[..., ::-1]]
-    if picture.alpha is not None:
-        channels.append(picture.alpha[..., None])
+def _encode_png(image: Picture) -> bytes:
+    channels = [image.rgb[..., ::-1]]
+    if image.alpha is not None:
+        channels.append(image.alpha[..., None])
     done, encoded = cv2.imencode(".png", np.concatenate(channels, axis=2))
     if not done:
         raise QuantFaceError("OpenCV could not encode it as PNG")
     data = encoded.tobytes()
-    if picture.icc_profile is None:
+    if image.icc_profile is None:
         return data
-    body = b"iCCP" + b"ICC profile\0\0" + zlib.compress(picture.icc_profile)
+    body = b"iCCP" + b"ICC profile\0\0" + zlib.compress(image.icc_profile)
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
     return data[:_PNG_HEADER_END] + chunk + data[_PNG_HEADER_END:]

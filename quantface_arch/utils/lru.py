@@ -6,26 +6,26 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
-__all__ = ["Recent"]
+__all__ = ["LRUCache"]
 
 Made = TypeVar("Made")
 
 
-class Recent(OrderedDict[Hashable, Made]):
+class LRUCache(OrderedDict[Hashable, Made]):
     """Values by key, the longest unused first.
 
     Args:
-        most: how many are kept; the oldest goes before one more is made, for they are large.
+        capacity: how many are kept; the oldest goes before one more is made, for they are large.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, capacity: int) -> None:
         super().__init__()
-        self.most = most
+        self.capacity = capacity
 
     def get_or_make(self, key: Hashable, make: Callable[[], Made]) -> Made:
         """The value of a key, made if it is not there; an exception of ``make`` goes through."""
         if key not in self:
-            while len(self) >= self.most:
+            while len(self) >= self.capacity:
                 self.popitem(last=False)
             self[key] = make()
         self.move_to_end(key)

@@ -93,7 +93,7 @@ def largest_weight(target):
 
 
 def test_onnx_runtime_computes_what_the_reference_does(repo, plain, tmp_path):
-    target = exported(repo, plain, tmp_path / "net.onnx", "--way", "faithful")
+    target = exported(repo, plain, tmp_path / "net.onnx", "--mode", "faithful")
     reference = load_checkpoint(plain, build_arch)
     assert_equal_for_all_sizes(reference, run_onnx(target))
     assert_integers(target, len(list(quant_layers(reference))))

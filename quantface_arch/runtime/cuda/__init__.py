@@ -29,22 +29,22 @@ def missing() -> str | None:
     return None
 
 
-def load(path: Path, build: Build, way: str = "auto") -> nn.Module:
+def load(path: Path, build: Build, mode: str = "auto") -> nn.Module:
     """Load a float or quantized checkpoint for execution by Triton's kernels, on the current GPU.
 
     Everything but the layers' and norms' sums is computed in bfloat16. A network that names methods
     in an attribute ``parts`` has each of them compiled and run as one CUDA graph, others their
-    ``forward``, which takes minutes for the first picture of a shape; the graphs of the last two
+    ``forward``, which takes minutes for the first image of a shape; the graphs of the last two
     shapes are kept. Layers that the kernels cannot compute (grouped convolutions,
     padding with other than zeros) are left to torch, and a warning names them.
 
     Args:
         build: see ``load_checkpoint``.
-        way: of the layers, see ``lowering.WAYS``.
+        mode: of the layers, see ``lowering.MODES``.
 
     Raises:
         QuantFaceError: see ``load_checkpoint`` and ``Lowering``.
     """
     from quantface_arch.runtime.cuda.network import load_network
 
-    return load_network(path, build, way, torch.device("cuda"))
+    return load_network(path, build, mode, torch.device("cuda"))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._dynamo import lookup_backend
 from torch.fx import GraphModule
 
-from quantface_arch.utils.lru import Recent
+from quantface_arch.utils.lru import LRUCache
 
 __all__ = ["GraphedPart", "keep_layout"]
 
@@ -70,7 +70,7 @@ class GraphedPart:
         self, name: str, method: Callable[..., Any], dtype: torch.dtype, graphed: bool
     ) -> None:
         self.name, self.method, self.dtype, self.graphed = name, method, dtype, graphed
-        self.captured: Recent[Captured] = Recent(SHAPES)
+        self.captured: LRUCache[Captured] = LRUCache(SHAPES)
 
     # Not in inference mode, whose tensors could not be written to outside of it.
     @torch.inference_mode(False)

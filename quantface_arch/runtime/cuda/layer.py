@@ -60,7 +60,7 @@ class CudaLayer(nn.Module):
     """
 
     geometry: QuantLayer
-    inverse_step: Tensor
+    inverse_scale: Tensor
     stored_zero: Tensor
     multiplier: Tensor | None
     before: Tensor | None
@@ -82,7 +82,7 @@ class CudaLayer(nn.Module):
         offset = integer.limits[0] + 128
         zero = integer.zero_point - offset
         self._keep("stored_zero", torch.tensor(zero), torch.float32)
-        self._keep("inverse_step", torch.tensor(integer.step).reciprocal(), torch.float32)
+        self._keep("inverse_scale", torch.tensor(integer.input_scale).reciprocal(), torch.float32)
         self.low, self.high = (level - offset for level in integer.levels)
         rotated, multiplier = lowered.rotation is not None, lowered.multiplier
         self.rotation = None if lowered.rotation is None else lowered.rotation.to(dtype)
@@ -103,7 +103,7 @@ class CudaLayer(nn.Module):
         self.packed = fits and not self.gathered
         stored = ops.pack_nibbles(weight) if self.packed else weight.contiguous()
         self._keep("weight", stored, torch.int8)
-        self._keep("scale", integer.weight_scale.flatten() * integer.step, torch.float32)
+        self._keep("scale", integer.weight_scale.flatten() * integer.input_scale, torch.float32)
         self._keep("bias", integer.bias, torch.float32)
 
     def _keep(self, name: str, value: Tensor | None, dtype: torch.dtype) -> None:
@@ -138,7 +138,7 @@ class CudaLayer(nn.Module):
     def levels(self, x: Tensor, channel_axis: int) -> Tensor:
         """Stored levels of x, channels last; see ``ops.quantize``."""
         ends = self.low, self.high
-        rounding = self.inverse_step, self.stored_zero
+        rounding = self.inverse_scale, self.stored_zero
         return ops.quantize(x, channel_axis, self.multiplier, *rounding, *ends)
 
 

@@ -22,13 +22,13 @@ __all__ = ["load_network", "with_kernels"]
 def load_network(
     path: Path,
     build: Build,
-    way: str,
+    mode: str,
     device: torch.device,
     dtype: torch.dtype = torch.bfloat16,
 ) -> nn.Module:
     """See ``quantface_arch.runtime.cuda.load``, and ``with_kernels``."""
     # Lowered first and given to the kernels later: constants are computed here, on the CPU.
-    network = lowered_network(path, build, Lowering(way))
+    network = lowered_network(path, build, Lowering(mode))
     left = with_kernels(network, device, dtype)
     if left:
         warnings.warn(

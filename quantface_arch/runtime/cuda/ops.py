@@ -90,7 +90,7 @@ def quantize(
     x: Tensor,
     channel_axis: int,
     multiplier: Tensor | None,
-    inverse_step: Tensor,
+    inverse_scale: Tensor,
     zero: Tensor,
     low: int,
     high: int,
@@ -104,7 +104,7 @@ def quantize(
     Args:
         x: float (..., C), or (N, C, ...) with ``channel_axis`` 1.
         multiplier: float32 (C,), or None.
-        inverse_step, zero: float32 (); ``zero``, ``low`` and ``high`` are stored levels.
+        inverse_scale, zero: float32 (); ``zero``, ``low`` and ``high`` are stored levels.
 
     Returns:
         int8 (..., C), or (N, ..., C), contiguous.
@@ -112,7 +112,7 @@ def quantize(
     value = x.movedim(channel_axis, -1).float()
     if multiplier is not None:
         value = value * multiplier
-    value = (value * inverse_step).round() + zero
+    value = (value * inverse_scale).round() + zero
     return value.clamp(low, high).to(torch.int8).contiguous()
 
 

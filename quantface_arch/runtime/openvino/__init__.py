@@ -21,21 +21,21 @@ def missing() -> str | None:
     return None if find_spec("openvino") else "pip install openvino"
 
 
-def load(path: Path, build: Build, way: str = "auto") -> nn.Module:
+def load(path: Path, build: Build, mode: str = "auto") -> nn.Module:
     """Load a float or quantized checkpoint for execution by OpenVINO.
 
     What is slow is done once and kept in the cache folder, see ``cache``. A network that names
     methods in an attribute ``parts`` has each of them compiled by itself, others their ``forward``;
-    pictures may have any size and number, each combination costs a compilation.
+    images may have any size and number, each combination costs a compilation.
 
     Args:
         build: see ``load_checkpoint``; if it has an attribute ``pipeline``, a function alike that
             leaves out what the parts compute, the whole network is built for compiling alone.
-        way: of the layers, see ``lowering.WAYS``.
+        mode: of the layers, see ``lowering.MODES``.
 
     Raises:
         QuantFaceError: see ``load_checkpoint`` and ``Lowering``; OpenVINO cannot compile it.
     """
     from quantface_arch.runtime.openvino.network import load_network
 
-    return load_network(path, build, way)
+    return load_network(path, build, mode)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.runtime.openvino.memory import forgetting_pages, return_freed
-from quantface_arch.utils.lru import Recent
+from quantface_arch.utils.lru import LRUCache
 
 __all__ = ["WEIGHT", "CompiledPart", "integer_products"]
 
@@ -45,7 +45,7 @@ class CompiledPart:
         }
         if exact:
             self.options["INFERENCE_PRECISION_HINT"] = "f32"
-        self.compiled: Recent[openvino.CompiledModel] = Recent(SHAPES)
+        self.compiled: LRUCache[openvino.CompiledModel] = LRUCache(SHAPES)
 
     def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Run on CPU tensors; the results are float32.

@@ -1,7 +1,7 @@
-"""Group norms that leave a picture's channels last in memory, as integer convolutions write them.
+"""Group norms that leave an image's channels last in memory, as integer convolutions write them.
 
 OpenVINO computes a group norm on rows that hold all values of a group, for which it lays the
-picture out anew, before and after. Here the sums of every channel are taken where its values lie,
+image out anew, before and after. Here the sums of every channel are taken where its values lie,
 those of a group come from them, and what remains is a factor and an offset per channel, one pass
 with the activation function and the rounding that follow.
 """
@@ -27,7 +27,7 @@ PRECISE = '<rt_info><attribute name="precise" version="0" /></rt_info>'
 
 
 def spread_group_norms(model: openvino.Model) -> None:
-    """Replace group norms of pictures (N, C, H, W), in place; see ``keep_in_float32``."""
+    """Replace group norms of images (N, C, H, W), in place; see ``keep_in_float32``."""
     for node in model.get_ordered_ops():
         if node.get_type_name() == "GroupNormalization":
             x, gamma = (node.get_input_partial_shape(place) for place in range(2))
@@ -68,7 +68,7 @@ def _spread(node: openvino.Node) -> None:
 
 
 def _inverse_count(x: openvino.Output, channels: int) -> openvino.Node:
-    """1 / values of so many channels; a constant as soon as the picture's size is known."""
+    """1 / values of so many channels; a constant as soon as the image's size is known."""
     size = ops.convert(ops.gather(ops.shape_of(x), [2, 3], 0), "f32")
     count = ops.multiply(ops.reduce_prod(size, [0], False), np.float32(channels))
     return ops.power(count, np.float32(-1))

@@ -37,10 +37,10 @@ def has_vnni() -> bool:
         return True
 
 
-def load_network(path: Path, build: Build, way: str) -> nn.Module:
+def load_network(path: Path, build: Build, mode: str) -> nn.Module:
     """See ``quantface_arch.runtime.openvino.load``."""
     network = build_skeleton(path, getattr(build, "pipeline", build))
-    lowering = Lowering(way, FULL if has_vnni() else SPARE)
+    lowering = Lowering(mode, FULL if has_vnni() else SPARE)
     if lowering.largest == SPARE:
         warnings.warn(
             "this processor has no VNNI: weights are rounded to 7 bits, and the gain is smaller",
@@ -48,7 +48,7 @@ def load_network(path: Path, build: Build, way: str) -> nn.Module:
         )
     key = {
         "checkpoint": file_digest(path),
-        "way": way,
+        "mode": mode,
         "largest": lowering.largest,
         "versions": [VERSION, __version__, openvino.__version__],
     }

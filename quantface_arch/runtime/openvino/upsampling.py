@@ -1,6 +1,6 @@
-"""Convolutions of a picture doubled by nearest neighbours, computed on the small picture.
+"""Convolutions of an image doubled by nearest neighbours, computed on the small image.
 
-Each place of the large picture sees 2×2 places of the small one, by weights that are sums of the
+Each place of the large image sees 2×2 places of the small one, by weights that are sums of the
 3×3 taps: 4/9 of the multiplications. Together the four kinds of place are a transposed convolution
 of 4×4 taps and stride 2.
 """
@@ -104,7 +104,7 @@ def _merge(
 
 
 def _centred(rounding: openvino.Node, small: openvino.Output) -> openvino.Node:
-    """What rounds the small picture symmetrically, for the same range at least."""
+    """What rounds the small image symmetrically, for the same range at least."""
     low, high = (float(rounding.input_value(place).get_node().data.min()) for place in (1, 2))
     step = float(scale_and_zero_point(torch.tensor(low), torch.tensor(high), MAX_BITS, True)[0])
     ends = [np.float32(level * step) for level in (-128, 127)] * 2
@@ -117,7 +117,7 @@ def _has(node: openvino.Node, wanted: dict[str, Any]) -> bool:
 
 
 def _doubles(rounding: openvino.Node) -> bool:
-    """Whether what is rounded is a picture (N, C, H, W) doubled by nearest neighbours."""
+    """Whether what is rounded is an image (N, C, H, W) doubled by nearest neighbours."""
     node = rounding.input_value(0).get_node()
     if node.get_type_name() != "Interpolate" or not _has(node, DOUBLING):
         return False

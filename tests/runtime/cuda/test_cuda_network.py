@@ -66,11 +66,11 @@ def test_convolutions_of_few_channels_pad_by_the_value_zero(bits):
 @pytest.mark.parametrize("kind", ["none", "scale", "rotate", "both"])
 @pytest.mark.parametrize("name", ["w3a3", "w4a6", "w5a8", "w4a8"])
 def test_layers_compute_what_lowered_layers_compute(kind, name):
-    for (layer, x), way in product(layers_of(kind, name), ("faithful", "folded")):
-        lowered = Lowering(way)(layer)
+    for (layer, x), mode in product(layers_of(kind, name), ("faithful", "folded")):
+        lowered = Lowering(mode)(layer)
         assert obstacle(lowered) is None
         made = CudaLayer(lowered)
-        assert made.packed is (way == "faithful" and layer.weight_spec.bits <= 4)
+        assert made.packed is (mode == "faithful" and layer.weight_spec.bits <= 4)
         with torch.no_grad():
             wanted, found = lowered(x), made(x)
             assert found.shape == wanted.shape and sqnr(wanted, found) > 60, layer.name

@@ -96,10 +96,10 @@ class Normed(nn.Module):
         return self.second(nn.functional.silu(self.norm(self.first(x))))
 
 
-@pytest.mark.parametrize(("way", "turned"), [("folded", False), ("faithful", True)])
-def test_a_folded_network_turns_no_picture(tmp_path, way, turned):
+@pytest.mark.parametrize(("mode", "turned"), [("folded", False), ("faithful", True)])
+def test_a_folded_network_turns_no_picture(tmp_path, mode, turned):
     torch.manual_seed(1)
-    distance, graph = compiled_graph(Normed, torch.rand(2, 3, 20, 24), way, tmp_path)
+    distance, graph = compiled_graph(Normed, torch.rand(2, 3, 20, 24), mode, tmp_path)
     assert distance > 30
     assert ("Reduce" in kinds(graph)) != turned and ("MVN" in kinds(graph)) == turned
     # Read from the file, since not every processor has another precision than float32.

@@ -77,9 +77,9 @@ def products(model):
 
 
 @torch.no_grad()
-def compare(path, build, way, x):
+def compare(path, build, mode, x):
     """Distance in dB between reference and OpenVINO, and the network that ran."""
-    found = load(path, build, way)
+    found = load(path, build, mode)
     return sqnr(load_checkpoint(path, build)(x), found(x)), found
 
 

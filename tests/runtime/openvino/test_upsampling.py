@@ -40,12 +40,12 @@ class Smoothing(Doubling):
 def compiled(tmp_path, monkeypatch):
     """Gives SQNR to the reference, and the layer types of the graph that ran."""
 
-    def run(build, way="folded", wide=16):
+    def run(build, mode="folded", wide=16):
         monkeypatch.setattr(upsampling, "WIDE", wide)
         torch.manual_seed(3)
         folder = tmp_path / f"wide-{wide}"
         folder.mkdir()
-        distance, graph = compiled_graph(build, torch.rand(2, 3, 9, 12), way, folder)
+        distance, graph = compiled_graph(build, torch.rand(2, 3, 9, 12), mode, folder)
         assert set(integer_products(graph).values()) <= {"u8", "i8"}
         return distance, kinds(graph)
 
@@ -75,7 +75,7 @@ def test_a_folded_network_is_merged_and_follows_the_reference(compiled):
 
 
 @pytest.mark.parametrize(
-    ("build", "way"),
+    ("build", "mode"),
     [
         (Doubling, "faithful"),
         (Tripling, "folded"),
@@ -86,6 +86,6 @@ def test_a_folded_network_is_merged_and_follows_the_reference(compiled):
         (lambda: Doubling(dilation=2), "folded"),
     ],
 )
-def test_what_is_no_plain_doubling_is_left_alone(compiled, build, way):
-    distance, kinds = compiled(build, way)
+def test_what_is_no_plain_doubling_is_left_alone(compiled, build, mode):
+    distance, kinds = compiled(build, mode)
     assert "Deconvolution" not in kinds and distance > 30
