@@ -36,7 +36,7 @@ from sheet import write_sheet
 from tqdm import tqdm
 
 import quantface_arch.register  # noqa: F401
-from quantface_arch.archs.meta import meta_network, count_on_meta
+from quantface_arch.archs.meta import count_on_meta, meta_network
 from quantface_arch.metrics.catalogue import METRICS
 from quantface_arch.quant import read_metadata
 from quantface_arch.quant.cost.cost import total_cost

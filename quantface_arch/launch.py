@@ -12,11 +12,10 @@ from pathlib import Path
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.utils.cli import EXIT_FAILED, EXIT_INTERRUPTED, describe
 from quantface_arch.utils.files import kind_of
+from quantface_arch.utils.limits import MAX_PIXELS
 
 __all__ = ["launch"]
 
-# As images.MAX_PIXELS, which cannot be imported without OpenCV.
-MAX_PIXELS = 100_000_000
 FORCED = re.compile(r"[\w.-]+(:[\w.-]+)* ?=")
 
 
@@ -63,11 +62,11 @@ def check_arguments(words: list[str]) -> None:
         if word == "-opt" and Path(following).exists():
             kind = kind_of(Path(following).stat().st_mode)
             if kind is not None:
-                raise QuantFaceError(f"options file {following}: it is {kind}, a file is wanted")
+                raise QuantFaceError(f"options file {following}: it is {kind}, expected a file")
         if word.startswith("-"):
             forced = word.startswith("--force")
         elif forced and not FORCED.match(word):
-            raise QuantFaceError(f"--force_yml: found {word!r}, wanted is NAME:NAME=VALUE")
+            raise QuantFaceError(f"--force_yml: found {word!r}, expected NAME:NAME=VALUE")
 
 
 def explain(error: Exception) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 import quantface_arch.register  # noqa: F401
-from quantface_arch.archs.meta import meta_network, count_on_meta
+from quantface_arch.archs.meta import count_on_meta, meta_network
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.integration.options import read_options
 from quantface_arch.integration.quantface_arch import checkpoint_arch

@@ -8,7 +8,7 @@ from pathlib import Path
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import UsageError
 from quantface_arch.pretrained.names import resolve_model
-from quantface_arch.runtime.lowering import FULL, SPARE, MODES, Lowering
+from quantface_arch.runtime.lowering import FULL, MODES, SPARE, Lowering
 from quantface_arch.runtime.onnx_file import missing, write_onnx
 from quantface_arch.utils.cli import Parser, run
 

@@ -10,8 +10,9 @@ from torch import nn
 
 from quantface_arch.archs.pipeline import Pipeline
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.checkpoint.builder import Builder
 
-__all__ = ["build_arch"]
+__all__ = ["ARCH_BUILDER", "build_arch", "build_shell"]
 
 OSDFACE = "OSDFace"
 # Of BasicSR's registry: feature extractors, no restorers, that download or unpickle when made.
@@ -20,8 +21,6 @@ FETCHING = ("VGGFeatureExtractor", "DFDNet")
 
 def build_arch(options: Mapping[str, Any]) -> nn.Module:
     """Build any architecture of BasicSR's registry from ``{"type": NAME, **options}``.
-
-    ``build_arch.pipeline`` builds what a runtime needs that has compiled the network's parts.
 
     Raises:
         QuantFaceError: no type, a type that is not registered, or options that it does not take.
@@ -34,15 +33,18 @@ def build_arch(options: Mapping[str, Any]) -> nn.Module:
         raise QuantFaceError(f"network {name}: {error}") from error
 
 
-def _pipeline(options: Mapping[str, Any]) -> nn.Module:
-    """What ``build_arch`` builds, without what its ``parts`` compute, where that can be had."""
+def build_shell(options: Mapping[str, Any]) -> nn.Module:
+    """Build the network without the layers that its ``parts`` use.
+
+    Only OSDFace has such a shell. Any other architecture is built in full.
+    """
     if options.get("type") != OSDFACE:
         return build_arch(options)
     known = signature(Pipeline).parameters
     return Pipeline(**{key: value for key, value in options.items() if key in known})
 
 
-build_arch.pipeline = _pipeline
+ARCH_BUILDER = Builder(build_arch, build_shell)
 
 
 def _builder(name: Any) -> Callable[..., nn.Module]:

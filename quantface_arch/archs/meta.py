@@ -13,7 +13,7 @@ from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.quant.cost.macs import LayerWork, count_products, count_work
 
-__all__ = ["meta_network", "count_on_meta"]
+__all__ = ["count_on_meta", "meta_network"]
 
 
 def meta_network(arch: Mapping[str, Any]) -> nn.Module:

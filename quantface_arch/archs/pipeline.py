@@ -133,7 +133,7 @@ class Pipeline(nn.Module):
     def check_input(self, lq: Tensor, noise: Tensor | None) -> None:
         """Raise QuantFaceError for images or noise of a shape that the network cannot take."""
         if lq.ndim != 4 or lq.shape[1] != 3:
-            raise QuantFaceError(f"images of shape {tuple(lq.shape)}: (N, 3, H, W) is wanted")
+            raise QuantFaceError(f"images of shape {tuple(lq.shape)}: expected (N, 3, H, W)")
         step = self.stride * 2 ** (len(self.sizes["unet"]["block_out_channels"]) - 1)
         height, width = lq.shape[-2:]
         if height % step or width % step:
@@ -142,7 +142,7 @@ class Pipeline(nn.Module):
             )
         wanted = self.latent_shape(len(lq), height, width)
         if noise is not None and tuple(noise.shape) != wanted:
-            raise QuantFaceError(f"noise of shape {tuple(noise.shape)}: {wanted} is wanted")
+            raise QuantFaceError(f"noise of shape {tuple(noise.shape)}: expected {wanted}")
 
     def forward(
         self,

@@ -47,7 +47,7 @@ def tiny_half(
         if len(found) != resolutions:
             raise QuantFaceError(
                 f"network option fast_{half}: {key}: found {list(found)}, "
-                f"one number for each of the VAE's {resolutions} resolutions is wanted"
+                f"expected one number for each of the VAE's {resolutions} resolutions"
             )
     ours = {
         f"num_{half}_blocks": sizes["num_blocks"],

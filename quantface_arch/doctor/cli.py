@@ -18,10 +18,10 @@ from typing import Any
 from quantface_arch import __version__
 from quantface_arch.doctor.findings import Findings, Package
 from quantface_arch.doctor.report import render
-from quantface_arch.doctor.steps import RUNTIME_NAMES
 from quantface_arch.errors import one_line
 from quantface_arch.pretrained.names import WEIGHTS, shipped_models
 from quantface_arch.utils.cli import EXIT_FAILED, Parser
+from quantface_arch.utils.runtime_names import RUNTIME_NAMES
 
 DESCRIPTION = """\
 Say what works on this machine: packages and their versions, runtimes (each tried on a tiny

@@ -6,7 +6,7 @@ import textwrap
 from typing import Any
 
 from quantface_arch.doctor.findings import Findings, Package
-from quantface_arch.doctor.steps import RUNTIME_NAMES
+from quantface_arch.utils.runtime_names import RUNTIME_NAMES
 
 __all__ = ["render"]
 
@@ -101,7 +101,7 @@ def _packages(packages: list[Package]) -> list[str]:
     for package in packages:
         if package.extra is not None:
             shown = package.version or "-"
-            outside = "" if package.fits in (None, True) else f" (wanted is {package.wanted})"
+            outside = "" if package.fits in (None, True) else f" (expected {package.wanted})"
             extras.setdefault(package.extra, []).append(f"{package.name} {shown}{outside}")
     if extras:
         listed = "; ".join(f"[{extra}] {', '.join(names)}" for extra, names in extras.items())
@@ -115,12 +115,12 @@ def _fine(package: Package) -> bool:
 
 def _complaint(package: Package) -> str:
     if package.version is None:
-        return f"MISSING, wanted is {package.wanted}"
+        return f"MISSING, expected {package.wanted}"
     if package.cause:
         return f"cannot be imported because of {package.cause}"
     if package.error:
         return f"BROKEN, {package.version}: {package.error}"
-    return f"found {package.version}, wanted is {package.wanted}"
+    return f"found {package.version}, expected {package.wanted}"
 
 
 def _processor(cpu: dict[str, Any]) -> str:

@@ -20,10 +20,8 @@ from typing import Any
 
 from quantface_arch.errors import QuantFaceError, one_line
 
-__all__ = ["RUNTIME_NAMES", "run_steps"]
+__all__ = ["run_steps"]
 
-# Those of quantface_arch.runtime, which cannot be asked where torch is broken.
-RUNTIME_NAMES = ("openvino", "reference", "cuda")
 # How far a runtime's image may be from the reference's, as a share of the latter's spread.
 TOLERANCE = 0.05
 

@@ -28,7 +28,7 @@ def read_options(
     except QuantFaceError as error:
         raise QuantFaceError(f"options file {error}") from error
     if not isinstance(opt, dict):
-        raise QuantFaceError(f"options file {path}: found {opt!r}, a mapping is wanted")
+        raise QuantFaceError(f"options file {path}: found {opt!r}, expected a mapping")
     for key in blocks:
         if not isinstance(opt.get(key), dict):
             raise QuantFaceError(f"options file {path}: the block {key} is missing")
@@ -37,7 +37,7 @@ def read_options(
     entries = datasets.values() if isinstance(datasets, dict) else [datasets]
     if not all(isinstance(entry, dict) for entry in entries):
         raise QuantFaceError(
-            f"options file {path}: datasets: found {datasets!r}, wanted is "
+            f"options file {path}: datasets: found {datasets!r}, expected "
             "{train: {dataroot_gt: FOLDER, ...}}"
         )
     for phase, dataset in datasets.items():

@@ -11,6 +11,8 @@ from torch import nn
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.pretrained.names import resolve_model
+from quantface_arch.quant.nn.traits import set_traits
+from quantface_arch.utils.plain import plain
 from quantface_arch.utils.state_dict import PARAM_KEYS, fill, read_state
 
 __all__ = ["QuantFaceArch", "checkpoint_arch"]
@@ -46,9 +48,7 @@ def QuantFaceArch(
             message names the file, the key, and what was found and expected.
     """
     if arch is not None and (not isinstance(arch, Mapping) or arch.get("type") == NAME):
-        raise QuantFaceError(
-            f"{NAME} option arch: found {arch!r}, wanted is {{type: RRDBNet, ...}}"
-        )
+        raise QuantFaceError(f"{NAME} option arch: found {arch!r}, expected {{type: RRDBNet, ...}}")
     if weights is None:
         return _random(arch)
     path = resolve_model(weights)
@@ -65,7 +65,7 @@ def _random(arch: Mapping[str, Any] | None) -> nn.Module:
     if arch is None:
         raise QuantFaceError(f"{NAME} option arch: missing; give type and options of a network")
     net = build_arch(arch)
-    net.arch_options = dict(arch)
+    set_traits(net, arch_options=dict(arch))
     return net
 
 
@@ -86,7 +86,7 @@ def checkpoint_arch(path: Path, arch: Mapping[str, Any] | None) -> dict[str, Any
 
     options = read_metadata(path)["arch"]
     for key, wanted in (arch or {}).items():
-        if key in options and options[key] != _plain(wanted):
+        if key in options and options[key] != plain(wanted):
             raise QuantFaceError(
                 f"{path}: of another arch: {key}: found {options[key]!r}, expected {wanted!r}"
             )
@@ -98,7 +98,7 @@ def _from_checkpoint(path: Path, arch: Mapping[str, Any] | None) -> nn.Module:
 
     options = checkpoint_arch(path, arch)
     net = load_checkpoint(path, lambda _: build_arch(options))
-    net.arch_options = options
+    set_traits(net, arch_options=options)
     return net
 
 
@@ -111,10 +111,3 @@ def _from_folder(path: Path, arch: Mapping[str, Any] | None, base: str | None) -
         raise QuantFaceError(f"{path}: weights of another arch: OSDFace, expected {kind!r}")
     preset = options.pop("preset", "osdface")
     return load_osdface_folder(path, base=base, preset=preset, overrides=options)
-
-
-def _plain(value: Any) -> Any:
-    """As it reads back from a checkpoint's metadata."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -10,6 +10,7 @@ from diffusers import ModelMixin
 from safetensors import SafetensorError
 
 from quantface_arch.errors import QuantFaceError, listed, one_line
+from quantface_arch.utils.plain import plain
 
 __all__ = ["read_network"]
 
@@ -43,10 +44,8 @@ def read_network(
             raise QuantFaceError(f"{where}: {problem.replace('_', ' ')}: {keys}")
     for key, value in wanted.items():
         found = network.config.get(key)
-        if not key.startswith("_") and key not in INERT_OPTIONS and _plain(found) != _plain(value):
-            raise QuantFaceError(
-                f"{where}/config.json: {key}: found {found!r}, wanted is {value!r}"
-            )
+        if not key.startswith("_") and key not in INERT_OPTIONS and plain(found) != plain(value):
+            raise QuantFaceError(f"{where}/config.json: {key}: found {found!r}, expected {value!r}")
     return network
 
 
@@ -68,7 +67,3 @@ def _from_pretrained(
             return kind.from_pretrained(source, variant="fp16", **options)
         except OSError:
             raise error from None
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

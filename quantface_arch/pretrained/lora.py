@@ -58,7 +58,7 @@ def merge_lora(
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
-        raise QuantFaceError(f"{path}: no such file; the UNet's LoRA weights are wanted")
+        raise QuantFaceError(f"{path}: no such file; it must hold the UNet's LoRA weights")
     check_header(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -78,7 +78,7 @@ def _alpha(path: Path, header: Mapping[str, Any]) -> float:
             raise QuantFaceError(f"{path}: header sets {option}; only plain LoRA can be merged")
     alpha = header.get(f"{PREFIX}lora_alpha", DEFAULT_ALPHA)
     if type(alpha) not in (int, float) or not math.isfinite(alpha):
-        raise QuantFaceError(f"{path}: header: lora_alpha: found {alpha!r}, a number is wanted")
+        raise QuantFaceError(f"{path}: header: lora_alpha: found {alpha!r}, expected a number")
     return float(alpha)
 
 
@@ -133,7 +133,7 @@ def _merge(
 
     ranks = {a.shape[0] for a, _ in factors.values()}
     if len(ranks) != 1:
-        raise QuantFaceError(f"{path}: found ranks {sorted(ranks)}; one rank throughout is wanted")
+        raise QuantFaceError(f"{path}: found ranks {sorted(ranks)}; expected one rank throughout")
     config = LoraConfig(
         r=ranks.pop(),
         lora_alpha=alpha,  # type: ignore[arg-type]

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from quantface_arch.errors import QuantFaceError
 
-__all__ = ["WEIGHTS", "resolve_base", "resolve_model", "shipped_models"]
+__all__ = ["DEFAULT_MODEL", "WEIGHTS", "resolve_base", "resolve_model", "shipped_models"]
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
+DEFAULT_MODEL = "mini-w4a8"
 BASE_FOLDER = "stable-diffusion-2-1-base"
 BASE_VARIABLE = "QUANTFACE_SD_BASE"
 

@@ -12,15 +12,16 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from quantface_arch.archs.osdface_arch import OSDFace
-from quantface_arch.errors import QuantFaceError, listed, one_line
+from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.pretrained.diffusers_folder import read_network
 from quantface_arch.pretrained.lora import merge_lora
 from quantface_arch.pretrained.names import resolve_base
+from quantface_arch.quant.nn.traits import set_traits
 from quantface_arch.utils.safetensors_header import check_header
-from quantface_arch.utils.state_dict import unpickle
+from quantface_arch.utils.state_dict import fill, unpickle
 
 __all__ = ["load_osdface_folder"]
 
@@ -72,14 +73,14 @@ def load_osdface_folder(
     options = {"preset": preset, **(overrides or {}), **_read_schedule(source, offline)}
     with init_empty_weights():
         model = OSDFace(**options)
-    _fill(model.vre, *_read_vre(folder))
-    _fill(model.embedding_change, *_read_tensors(folder, EMBEDDING_FILE))
+    fill(model.vre, *_read_vre(folder), assign=True)
+    fill(model.embedding_change, *_read_tensors(folder, EMBEDDING_FILE), assign=True)
     vae = read_network(AutoencoderKL, source, "vae", model.vae.config, offline)
-    _fill(model.vae, f"{source}/vae", vae.state_dict())
+    fill(model.vae, f"{source}/vae", vae.state_dict(), assign=True)
     unet = read_network(UNet2DConditionModel, source, "unet", model.unet.config, offline)
     unet = merge_lora(unet, folder / LORA_FILE, alpha)
-    _fill(model.unet, f"{source}/unet", unet.state_dict())
-    model.arch_options = {"type": "OSDFace", **options}
+    fill(model.unet, f"{source}/unet", unet.state_dict(), assign=True)
+    set_traits(model, arch_options={"type": "OSDFace", **options})
     return model.eval()
 
 
@@ -100,7 +101,7 @@ def _read_schedule(source: str, offline: bool) -> dict[str, float]:
     for key, value in wanted.items():
         found = config.get(key, defaults[key])
         if found != value:
-            raise QuantFaceError(f"{name}: {key}: found {found!r}, wanted is {value!r}")
+            raise QuantFaceError(f"{name}: {key}: found {found!r}, expected {value!r}")
     return {key: float(config.get(key, defaults[key])) for key in ("beta_start", "beta_end")}
 
 
@@ -119,7 +120,7 @@ def _read_tensors(folder: Path, name: str) -> tuple[Path, dict[str, Tensor]]:
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]
     if not isinstance(found, Mapping):
-        raise QuantFaceError(f"{path}: found a {type(found).__name__}, a state dict is wanted")
+        raise QuantFaceError(f"{path}: found a {type(found).__name__}, expected a state dict")
     return path, {key: value for key, value in found.items() if isinstance(value, Tensor)}
 
 
@@ -134,25 +135,3 @@ def _read_vre(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     if not names:
         raise QuantFaceError(f"{path}: no key begins with {VRE_PREFIX}")
     return path, {key: value for key, value in names.items() if not VRE_UNUSED.fullmatch(key)}
-
-
-def _fill(module: nn.Module, path: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """Make ``tensors`` the module's parameters: exactly its keys, exactly its shapes.
-
-    Those that are float32 already are shared, not copied.
-    """
-    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    problems = {
-        "missing": [key for key in shapes if key not in tensors],
-        "unexpected": [key for key in tensors if key not in shapes],
-        "of another shape": [
-            f"{key} (found {tuple(tensors[key].shape)}, wanted is {shape})"
-            for key, shape in shapes.items()
-            if key in tensors and tuple(tensors[key].shape) != shape
-        ],
-    }
-    for problem, keys in problems.items():
-        if keys:
-            raise QuantFaceError(f"{path}: keys {problem}: {listed(keys)}")
-    state = {key: value.detach().float().contiguous() for key, value in tensors.items()}
-    module.load_state_dict(state, assign=True)

@@ -11,6 +11,7 @@ from quantface_arch.archs.osdface_arch import OSDFace
 from quantface_arch.archs.tiny import HALVES
 from quantface_arch.errors import QuantFaceError, check_choice
 from quantface_arch.pretrained.diffusers_folder import read_network
+from quantface_arch.quant.nn.traits import set_traits, traits_of
 from quantface_arch.utils.state_dict import fill
 
 __all__ = ["load_half"]
@@ -44,4 +45,4 @@ def load_half(net: OSDFace, half: str, source: str, offline: bool = False) -> No
     net.use_tiny(half, options)
     state: dict[str, Tensor] = getattr(tiny, half).state_dict()
     fill(getattr(net, f"fast_{half}"), Path(source), state)
-    net.arch_options = {**net.arch_options, f"fast_{half}": options}
+    set_traits(net, arch_options={**traits_of(net).arch_options, f"fast_{half}": options})

@@ -44,9 +44,9 @@ def load_model(
         model = load_osdface_folder(path, base=base, local_files_only=offline)
         return model.eval().to(device)
     from quantface_arch import runtime as runtimes
-    from quantface_arch.archs.build import build_arch
+    from quantface_arch.archs.build import ARCH_BUILDER
 
-    return runtimes.load(path, build_arch, runtime, device)
+    return runtimes.load(path, ARCH_BUILDER, runtime, device)
 
 
 def load_into(net: nn.Module, name_or_path: str | Path) -> None:

@@ -20,11 +20,11 @@ from quantface_arch.faces.face import Detector, Face
 from quantface_arch.faces.mask import head_mask, head_turn
 from quantface_arch.faces.paste import paste_face
 from quantface_arch.faces.tensors import face_to_tensor, tensor_to_face
+from quantface_arch.pretrained.names import DEFAULT_MODEL
+from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.utils.images import MAX_OUTPUT_PIXELS, Picture, resize
 
 __all__ = ["DEFAULT_MODEL", "FaceRestorer", "FoundFaces", "RestoredFace", "RestoredPicture"]
-
-DEFAULT_MODEL = "mini-w4a8"
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class FaceRestorer:
         self.model = model.eval()
         self.batch_size = batch_size or (1 if self.device.type == "cpu" else 8)
         self.background = background
-        self.color_fix = color_fix or default_color_fix(getattr(model, "arch_options", {}))
+        self.color_fix = color_fix or default_color_fix(traits_of(model).arch_options)
         check_choice("color_fix", self.color_fix, COLOR_FIXES)
         self._detector = detector
         self._detector_options = {"weights_dir": weights_dir, "offline": offline, "notify": notify}

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.checkpoint.builder import Build
 from quantface_arch.runtime import cuda, openvino, reference
-from quantface_arch.runtime.parts import Build
+from quantface_arch.utils.runtime_names import RUNTIME_NAMES
 
 __all__ = ["RUNTIMES", "Runtime", "available", "load", "resolve"]
 
@@ -32,13 +33,13 @@ class Runtime:
     devices: tuple[str, ...]
 
 
-# Best first: ``auto`` takes the first that can be used. ``cuda`` stands behind the reference, which
-# runs everywhere, so that ``auto`` never takes it: it is experimental.
-RUNTIMES: dict[str, Runtime] = {
-    "openvino": Runtime(openvino.load, openvino.missing, ("cpu",)),
-    "reference": Runtime(reference.load, reference.missing, ("cpu", "cuda")),
-    "cuda": Runtime(cuda.load, cuda.missing, ("cuda",)),
-}
+# In the order of ``RUNTIME_NAMES``.
+_BACKENDS = (
+    Runtime(openvino.load, openvino.missing, ("cpu",)),
+    Runtime(reference.load, reference.missing, ("cpu", "cuda")),
+    Runtime(cuda.load, cuda.missing, ("cuda",)),
+)
+RUNTIMES: dict[str, Runtime] = dict(zip(RUNTIME_NAMES, _BACKENDS, strict=True))
 
 
 def available(device: str = "cpu") -> list[str]:

@@ -26,7 +26,7 @@ from quantface_arch.quant.ops.hadamard import Segments, hadamard
 from quantface_arch.quant.ops.lowrank import low_rank_weight
 from quantface_arch.quant.ops.quantizer import grid, quantize, scale_and_zero_point
 
-__all__ = ["FULL", "SPARE", "MODES", "LoweredLayer", "Lowering", "folded_weight"]
+__all__ = ["FULL", "MODES", "SPARE", "LoweredLayer", "Lowering", "folded_weight"]
 
 MODES = ("auto", "faithful", "folded")
 # (input, weight, bias) → a layer's output.

@@ -17,8 +17,9 @@ from torch.onnx import (
 )
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.checkpoint.builder import Build
 from quantface_arch.runtime.lowering import Lowering
-from quantface_arch.runtime.parts import SIZE, Build, Part, lowered_network
+from quantface_arch.runtime.parts import SIZE, Part, lowered_network
 from quantface_arch.utils.files import atomic_path
 
 __all__ = ["missing", "write_onnx"]

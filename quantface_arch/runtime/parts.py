@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quantface_arch.quant.checkpoint.builder import Build
 from quantface_arch.quant.checkpoint.save_load import load_checkpoint
 from quantface_arch.quant.nn.convert import replace_module
+from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime.lowering import Lowering
 
-__all__ = ["SIZE", "Build", "Part", "lowered_network", "only", "parts_of", "record"]
+__all__ = ["SIZE", "Part", "lowered_network", "only", "record"]
 
-Build = Callable[[dict[str, Any]], nn.Module]
 # Side of the square that networks are traced on; the trace holds for others.
 SIZE = 128
 
@@ -45,11 +46,6 @@ class Part(nn.Module):
         return getattr(self.network, self.name)(*inputs)
 
 
-def parts_of(network: nn.Module) -> Sequence[str]:
-    """Names of the methods that are compiled, in the order in which they run."""
-    return getattr(network, "parts", ("forward",))
-
-
 @torch.no_grad()
 def lowered_network(path: Path, build: Build, lowering: Lowering) -> nn.Module:
     """The network of a checkpoint, its layers lowered, those that see no image constant.
@@ -60,8 +56,7 @@ def lowered_network(path: Path, build: Build, lowering: Lowering) -> nn.Module:
         QuantFaceError: see ``load_checkpoint`` and ``Lowering``.
     """
     network = load_checkpoint(path, build, lowering)
-    constants = getattr(network, "constant_layers", dict)()
-    for name, value in constants.items():
+    for name, value in traits_of(network).constant_layers().items():
         replace_module(network, network.get_submodule(name), Constant(value))
     return network
 
@@ -91,7 +86,7 @@ def record(
         module.register_forward_pre_hook(lambda module, _: calls.append(module))
         for module in network.modules()
     ]
-    methods = {name: vars(network).get(name) for name in parts_of(network)}
+    methods = {name: vars(network).get(name) for name in traits_of(network).parts}
     for name in methods:
         vars(network)[name] = recording(name, getattr(network, name))
     try:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
+from quantface_arch.quant.checkpoint.builder import Build
 from quantface_arch.quant.checkpoint.save_load import load_checkpoint
-from quantface_arch.runtime.parts import Build
 
 __all__ = ["load", "missing"]
 

@@ -58,7 +58,7 @@ def open_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         try:
             kind = kind_of(os.fstat(handle).st_mode)
             if kind is not None:
-                raise QuantFaceError(f"{path}: cannot be read: it is {kind}, a file is wanted")
+                raise QuantFaceError(f"{path}: cannot be read: it is {kind}, expected a file")
             with open(handle, "rb", closefd=False) as file:
                 yield file
         finally:

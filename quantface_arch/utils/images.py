@@ -23,6 +23,7 @@ from PIL import Image
 
 from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.utils.files import atomic_path, open_file, read_bytes
+from quantface_arch.utils.limits import MAX_PIXELS
 
 __all__ = [
     "MAX_FILE_BYTES",
@@ -42,7 +43,6 @@ __all__ = [
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 MIN_SIDE = 16
-MAX_PIXELS = 100_000_000
 # Uncompressed, such an image with alpha and 16 bits has 800 MB.
 MAX_FILE_BYTES = 1 << 30
 MAX_OUTPUT_PIXELS = 400_000_000

@@ -55,7 +55,7 @@ def check_header(path: str | os.PathLike[str]) -> None:
         raise QuantFaceError(f"{path}: cannot be read: {error.strerror or error}") from error
     header = parse_json(f"{path}: header", text)
     if not isinstance(header, dict):
-        raise QuantFaceError(f"{path}: header: found {type(header).__name__}, wanted is a mapping")
+        raise QuantFaceError(f"{path}: header: found {type(header).__name__}, expected a mapping")
     header.pop("__metadata__", None)
     if len(header) > MAX_TENSORS:
         raise QuantFaceError(
@@ -71,7 +71,7 @@ def _check_entry(path: Path, name: str, entry: Any) -> None:
         raise QuantFaceError(f"{what}: names of tensors are printable characters")
     if not isinstance(entry, dict) or entry.keys() != _FIELDS:
         found = sorted(entry) if isinstance(entry, dict) else entry
-        raise QuantFaceError(f"{what}: found {found!r}, wanted are {', '.join(sorted(_FIELDS))}")
+        raise QuantFaceError(f"{what}: found {found!r}, expected {', '.join(sorted(_FIELDS))}")
     shape = entry["shape"]
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
         found = f"{len(shape)} dimensions" if isinstance(shape, list) else repr(shape)

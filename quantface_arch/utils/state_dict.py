@@ -58,7 +58,7 @@ def _check_size(path: Path) -> bool:
     than its own size: torch compresses nothing."""
     kind = kind_of(path.stat().st_mode) if path.exists() else "missing"
     if kind is not None:
-        raise QuantFaceError(f"{path}: it is {kind}, a file of tensors is wanted")
+        raise QuantFaceError(f"{path}: it is {kind}, expected a file of tensors")
     try:
         if not zipfile.is_zipfile(path):
             return False
@@ -93,15 +93,23 @@ def read_state(path: str | os.PathLike[str], keys: tuple[str, ...] = ()) -> dict
     if len(tensors) < len(state) or not tensors:
         wanted = " or ".join(keys) or "a state dict"
         names = listed(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
-        raise QuantFaceError(f"{path}: found {names or 'nothing'}, wanted is {wanted}")
+        raise QuantFaceError(f"{path}: found {names or 'nothing'}, expected {wanted}")
     return tensors
 
 
-def fill(net: nn.Module, path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
-    """Make ``tensors`` the network's parameters: exactly its keys, exactly its shapes.
+def fill(
+    net: nn.Module,
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    *,
+    assign: bool = False,
+) -> None:
+    """Fill a network with ``tensors``, which must have exactly its keys and shapes.
 
     Args:
         path: names the file in messages.
+        assign: make the tensors, as float32, the network's own instead of copying them. Tensors
+            that are float32 already are then shared. The network may be on the meta device.
 
     Raises:
         QuantFaceError: a key that is missing, unexpected, or of another shape; the message names
@@ -120,4 +128,7 @@ def fill(net: nn.Module, path: str | os.PathLike[str], tensors: Mapping[str, Ten
     found = [f"keys {problem}: {listed(keys)}" for problem, keys in problems.items() if keys]
     if found:
         raise QuantFaceError(f"{path}: does not fit {type(net).__name__}: {'; '.join(found)}")
-    net.load_state_dict(dict(tensors))
+    state = dict(tensors)
+    if assign:
+        state = {key: value.detach().float().contiguous() for key, value in state.items()}
+    net.load_state_dict(state, assign=assign)

@@ -120,7 +120,7 @@ def test_the_command_writes_a_small_file_that_openvino_runs(
     ("options", "message"),
     [
         ({"latent_channels": 8}, "of another shape: layers.0.weight"),
-        ({"scaling_factor": 0.5}, "scaling_factor: found 0.5, wanted is 1"),
+        ({"scaling_factor": 0.5}, "scaling_factor: found 0.5, expected 1"),
         (
             {"decoder_block_out_channels": (16, 16), "num_decoder_blocks": (1, 1)},
             "one number for each of the VAE's 3 resolutions",

@@ -16,11 +16,11 @@ from quantface_arch import runtime
 from quantface_arch.doctor import cli as doctor
 from quantface_arch.doctor import steps as doctor_steps
 from quantface_arch.doctor.report import INT8_FLAGS, render
-from quantface_arch.doctor.steps import RUNTIME_NAMES
 from quantface_arch.faces import weights
 from quantface_arch.pretrained.names import WEIGHTS
 from quantface_arch.restore.restorer import FaceRestorer
 from quantface_arch.utils import download
+from quantface_arch.utils.runtime_names import RUNTIME_NAMES
 
 
 def shadow(folder, name, code):
@@ -161,7 +161,7 @@ def test_versions_outside_the_range_and_missing_packages_say_what_to_install(hea
         doctor.Package("gradio", "gradio>=6", "app"),
     ]
     text = "\n".join(render(changed)[0])
-    assert "torch: found 1.0, wanted is torch>=2.4" in text and "numpy: MISSING" in text
+    assert "torch: found 1.0, expected torch>=2.4" in text and "numpy: MISSING" in text
     assert 'pip install "torch>=2.4"' in text and 'pip install "numpy>=1.24"' in text
     assert "[app] gradio -" in text and 'pip install "gradio' not in text
     changed.packages = []
@@ -191,4 +191,4 @@ def test_processors_without_vnni_are_recognized(healthy, tmp_path):
 
 
 def test_it_tries_every_runtime_there_is():
-    assert set(RUNTIME_NAMES) == set(runtime.RUNTIMES)
+    assert list(RUNTIME_NAMES) == list(runtime.RUNTIMES)

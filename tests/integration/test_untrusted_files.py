@@ -80,7 +80,7 @@ def test_the_launcher_lets_nothing_unpickle_more_than_tensors(tmp_path, monkeypa
 def test_options_are_named_by_colons_and_a_pipe_is_no_options_file(tmp_path):
     check_arguments(["-opt", "x.yml", "--force_yml", "a:b_1=x", "train:lr=[1, 2]", "--debug"])
     os.mkfifo(tmp_path / "o.yml")
-    with pytest.raises(QuantFaceError, match=r"o\.yml: it is a pipe, a file is wanted"):
+    with pytest.raises(QuantFaceError, match=r"o\.yml: it is a pipe, expected a file"):
         check_arguments(["-opt", str(tmp_path / "o.yml")])
 
 
@@ -142,7 +142,7 @@ def test_the_format_before_archives_is_read(tmp_path):
 def test_what_is_no_file_is_no_weights(tmp_path):
     os.mkfifo(tmp_path / "a.pth")
     for name, kind in (("a.pth", "a pipe"), ("", "a folder"), ("b.pth", "missing")):
-        with pytest.raises(QuantFaceError, match=f"it is {kind}, a file of tensors is wanted"):
+        with pytest.raises(QuantFaceError, match=f"it is {kind}, expected a file of tensors"):
             read_state(tmp_path / name)
 
 

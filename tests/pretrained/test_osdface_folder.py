@@ -267,7 +267,7 @@ def change(path, edit):
         (
             CKPT,
             lambda s: s.update({"vqvae_LQ.quantize.embedding.weight": torch.ones(3, 16)}),
-            r"another shape: quantize.embedding.weight \(found \(3, 16\), wanted is \(24, 16\)\)",
+            r"another shape: quantize.embedding.weight \(found \(3, 16\), expected \(24, 16\)\)",
         ),
         (CKPT, lambda s: s.clear(), "no key begins with vqvae_LQ"),
         ("embedding_change_weights.pth", lambda s: s.pop("conv2.bias"), "missing: conv2.bias"),

@@ -182,7 +182,7 @@ def test_a_clip_is_one_file_and_leads_nowhere_else(tmp_path):
         playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{address}\n#EXT-X-ENDLIST\n"
         (tmp_path / "list.m3u8").write_text(playlist)
         for name, message in {
-            "pipe.mp4": "it is a pipe, a file is wanted",
+            "pipe.mp4": "it is a pipe, expected a file",
             "a_%02d.mp4": "not a clip",
             "list.m3u8": "not a clip",
         }.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from quantface_arch.runtime.parts import Build
+from quantface_arch.quant.checkpoint.builder import Build
 
 __all__ = ["load", "missing"]
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from quantface_arch.quant.checkpoint.builder import Build
 from quantface_arch.quant.nn.convert import replace_module
+from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime.cuda.graph import GraphedPart
 from quantface_arch.runtime.cuda.layer import CudaLayer, SingleLayer, obstacle
 from quantface_arch.runtime.cuda.norm import FusibleGroupNorm
 from quantface_arch.runtime.lowering import LoweredLayer, Lowering
-from quantface_arch.runtime.parts import Build, lowered_network, parts_of
+from quantface_arch.runtime.parts import lowered_network
 
 __all__ = ["load_network", "with_kernels"]
 
@@ -63,7 +65,7 @@ def with_kernels(network: nn.Module, device: torch.device, dtype: torch.dtype) -
             replace_module(network, module, FusibleGroupNorm(module))
     _cast(network, dtype)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for name in parts_of(network):
+    for name in traits_of(network).parts:
         # Before the method of this name, which is the class's.
         part = GraphedPart(name, getattr(network, name), dtype, device.type == "cuda")
         vars(network)[name] = part

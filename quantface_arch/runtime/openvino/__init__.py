@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from quantface_arch.runtime.parts import Build
+from quantface_arch.quant.checkpoint.builder import Build, Builder
 
 __all__ = ["load", "missing"]
 
@@ -38,4 +38,4 @@ def load(path: Path, build: Build, mode: str = "auto") -> nn.Module:
     """
     from quantface_arch.runtime.openvino.network import load_network
 
-    return load_network(path, build, mode)
+    return load_network(path, Builder.of(build), mode)

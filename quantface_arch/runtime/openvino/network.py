@@ -10,12 +10,13 @@ import openvino
 from torch import nn
 
 from quantface_arch import __version__
+from quantface_arch.quant.checkpoint.builder import Builder
 from quantface_arch.quant.checkpoint.save_load import build_skeleton
+from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime.lowering import FULL, SPARE, Lowering
 from quantface_arch.runtime.openvino.compiled import CompiledPart
 from quantface_arch.runtime.openvino.memory import return_freed
 from quantface_arch.runtime.openvino.trace import trace_checkpoint
-from quantface_arch.runtime.parts import Build, parts_of
 from quantface_arch.utils.disk_cache import cached
 from quantface_arch.utils.files import file_digest
 
@@ -37,9 +38,9 @@ def has_vnni() -> bool:
         return True
 
 
-def load_network(path: Path, build: Build, mode: str) -> nn.Module:
+def load_network(path: Path, builder: Builder, mode: str) -> nn.Module:
     """See ``quantface_arch.runtime.openvino.load``."""
-    network = build_skeleton(path, getattr(build, "pipeline", build))
+    network = build_skeleton(path, builder.shell)
     lowering = Lowering(mode, FULL if has_vnni() else SPARE)
     if lowering.largest == SPARE:
         warnings.warn(
@@ -53,14 +54,14 @@ def load_network(path: Path, build: Build, mode: str) -> nn.Module:
         "versions": [VERSION, __version__, openvino.__version__],
     }
     folder, kept = cached(
-        "openvino", key, lambda scratch: trace_checkpoint(path, build, lowering, scratch)
+        "openvino", key, lambda scratch: trace_checkpoint(path, builder.full, lowering, scratch)
     )
     return_freed()
     # The parts hold the weights.
     for module in network.modules():
         module._parameters.clear()
         module._buffers.clear()
-    names = parts_of(network)
+    names = traits_of(network).parts
     frugal = sum((folder / f"{name}.bin").stat().st_size for name in names) > LARGE
     for name in names:
         # Before the method of this name, which is the class's.

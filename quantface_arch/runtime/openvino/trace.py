@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.checkpoint.builder import Build
+from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime.lowering import LoweredLayer, Lowering
 from quantface_arch.runtime.openvino.group_norm import keep_in_float32, spread_group_norms
 from quantface_arch.runtime.openvino.upsampling import merge_upsampling
-from quantface_arch.runtime.parts import SIZE, Build, Part, lowered_network, only, parts_of, record
+from quantface_arch.runtime.parts import SIZE, Part, lowered_network, only, record
 from quantface_arch.utils.files import atomic_path
 
 __all__ = ["converted", "save", "trace_checkpoint", "write_openvino"]
@@ -35,7 +37,7 @@ def trace_checkpoint(path: Path, build: Build, lowering: Lowering, folder: Path)
     """
     network = lowered_network(path, build, lowering)
     recorded, layers = record(network), lowered_layers(network)
-    for name in tqdm(parts_of(network), desc=f"compiling {path.stem}, once", unit="part"):
+    for name in tqdm(traits_of(network).parts, desc=f"compiling {path.stem}, once", unit="part"):
         inputs, called = recorded[name]
         with only(network, called):
             model = converted(network, name, inputs, path)

@@ -83,7 +83,7 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path, read):
     os.mkfifo(tmp_path / "pipe.yml")
     (tmp_path / "zero.yml").symlink_to("/dev/zero")
     for name, kind in (("pipe.yml", "a pipe"), ("zero.yml", "a device")):
-        with pytest.raises(QuantFaceError, match=f"{name}.*: it is {kind}, a file is wanted"):
+        with pytest.raises(QuantFaceError, match=f"{name}.*: it is {kind}, expected a file"):
             read(tmp_path / name)
 
 
@@ -124,9 +124,9 @@ TWICE = b'{"a":%s,"a":%s}' % ((json.dumps(ENTRY).encode(),) * 2)
         ({"a": {**ENTRY, "shape": [1] * 9}}, "tensor 'a': shape: found 9 dimensions, at most 8"),
         ({"a": {**ENTRY, "shape": [0, 2**62]}}, "tensor 'a': shape: found .* below 2.48"),
         ({"a": {**ENTRY, "shape": [-1]}}, "tensor 'a': shape: found"),
-        ({"a": {**ENTRY, "hook": "x"}}, "tensor 'a': found .*hook.*, wanted are data_offsets"),
+        ({"a": {**ENTRY, "hook": "x"}}, "tensor 'a': found .*hook.*, expected data_offsets"),
         ({"a\0/../b": ENTRY}, "printable"),
-        ([ENTRY], "header: found list, wanted is a mapping"),
+        ([ENTRY], "header: found list, expected a mapping"),
         ({str(n): ENTRY for n in range(5)}, "found 5 tensors, at most 4 are allowed"),
         (b"[" * 9999, "header: nested deeper"),
     ],

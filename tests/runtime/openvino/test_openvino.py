@@ -24,10 +24,10 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import Recipe, load_checkpoint, quant_layers, quantize, save_checkpoint
+from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime import lowering
 from quantface_arch.runtime.openvino import load, network, trace
 from quantface_arch.runtime.openvino.compiled import integer_products
-from quantface_arch.runtime.parts import parts_of
 from quantface_arch.utils.disk_cache import cached
 
 BRANCH = {"svd": 1, "budget": 1}
@@ -70,7 +70,7 @@ def cache(tmp_path, monkeypatch):
 def products(model):
     """Layer → precision, of all parts that have run."""
     found = {}
-    for name in parts_of(model):
+    for name in traits_of(model).parts:
         for compiled in vars(model)[name].compiled.values():
             found |= integer_products(compiled)
     return found

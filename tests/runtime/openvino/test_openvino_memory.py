@@ -14,8 +14,8 @@ from tiny import TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.quant import save_checkpoint
+from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime.openvino import load, memory, network
-from quantface_arch.runtime.parts import parts_of
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the pages are Linux's")
 
@@ -73,7 +73,7 @@ def test_a_frugal_network_computes_the_same_time_and_again(tmp_path, monkeypatch
     with torch.inference_mode():
         wanted = plain(x)
         assert all(torch.equal(frugal(x), wanted) for _ in range(3))
-    held = [vars(net)[name].frugal for net in (plain, frugal) for name in parts_of(net)]
+    held = [vars(net)[name].frugal for net in (plain, frugal) for name in traits_of(net).parts]
     assert held == [False] * (len(held) // 2) + [True] * (len(held) // 2)
 
 
