@@ -1,4 +1,4 @@
-"""A checkpoint's network, lowered and cut into parts: what compilers and exporters begin with."""
+"""A checkpoint's lowered network and its parts, from which compilers and exporters start."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from quantface_arch.runtime.lowering import Lowering
 
 __all__ = ["SIZE", "Part", "lowered_network", "only", "record"]
 
-# Side of the square that networks are traced on; the trace holds for others.
+# The side of the square image on which networks are traced. The trace holds for other sizes.
 SIZE = 128
 
 
 class Constant(nn.Module):
-    """Gives the same tensor, whatever it is given."""
+    """A module that returns the same tensor for any input."""
 
     value: Tensor
 
@@ -36,7 +36,7 @@ class Constant(nn.Module):
 
 
 class Part(nn.Module):
-    """A method of a network as a module, which is what can be traced."""
+    """A method of a network as a module, since only modules can be traced."""
 
     def __init__(self, network: nn.Module, name: str) -> None:
         super().__init__()
@@ -48,9 +48,10 @@ class Part(nn.Module):
 
 @torch.no_grad()
 def lowered_network(path: Path, build: Build, lowering: Lowering) -> nn.Module:
-    """The network of a checkpoint, its layers lowered, those that see no image constant.
+    """Load a checkpoint's network with lowered layers.
 
-    A network may have a method ``constant_layers``: submodules' names → what they always give.
+    Submodules whose output does not depend on the image, the network's ``constant_layers``, become
+    constants.
 
     Raises:
         QuantFaceError: see ``load_checkpoint`` and ``Lowering``.
@@ -65,10 +66,11 @@ def lowered_network(path: Path, build: Build, lowering: Lowering) -> nn.Module:
 def record(
     network: nn.Module, image: Tensor | None = None
 ) -> dict[str, tuple[tuple[Tensor, ...], set[nn.Module]]]:
-    """What every part is given when the network sees an image, and which modules it calls.
+    """Run a network once and return the inputs of every part and the modules that it calls.
 
     Args:
-        image: float (N, 3, H, W), on the network's device; None: one of ``SIZE``, on the CPU.
+        image: float (N, 3, H, W), on the network's device. None takes one of side ``SIZE`` on the
+            CPU.
     """
     found: dict[str, tuple[tuple[Tensor, ...], set[nn.Module]]] = {}
     calls: list[nn.Module] = []
@@ -103,9 +105,10 @@ def record(
 
 @contextmanager
 def only(network: nn.Module, called: set[nn.Module]) -> Iterator[None]:
-    """Hide the branches of a network that a part does not reach: tracing is slow in modules.
+    """Hide the branches of a network that a part does not reach, since tracing visits all modules.
 
-    A module that is not called may still lend its tensors to the one that holds it, if that is.
+    A module that is not called may still lend its tensors to its parent. It stays if the parent is
+    called.
     """
     hidden = [
         (parent, name, child)

@@ -22,14 +22,14 @@ from quantface_arch.utils.files import file_digest
 
 __all__ = ["has_vnni", "load_network"]
 
-# Raised when what is traced changes, so that older files are not used.
+# Raise this number when the traced graph changes, so that older files are not used.
 VERSION = 3
-# Bytes of weights from which on a network holds no memory between two runs of a part.
+# A network with more bytes of weights holds no other memory between two runs of a part.
 LARGE = 2**28
 
 
 def has_vnni() -> bool:
-    """Whether int8 products are summed in 32 bits; yes where it cannot be known."""
+    """Return whether int8 products are summed in 32 bits; True where this cannot be determined."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return True
     try:
@@ -39,7 +39,7 @@ def has_vnni() -> bool:
 
 
 def load_network(path: Path, builder: Builder, mode: str) -> nn.Module:
-    """See ``quantface_arch.runtime.openvino.load``."""
+    """Load a network; see ``quantface_arch.runtime.openvino.load``."""
     network = build_skeleton(path, builder.shell)
     lowering = Lowering(mode, FULL if has_vnni() else SPARE)
     if lowering.largest == SPARE:
@@ -57,13 +57,13 @@ def load_network(path: Path, builder: Builder, mode: str) -> nn.Module:
         "openvino", key, lambda scratch: trace_checkpoint(path, builder.full, lowering, scratch)
     )
     return_freed()
-    # The parts hold the weights.
+    # The compiled parts hold the weights.
     for module in network.modules():
         module._parameters.clear()
         module._buffers.clear()
     names = traits_of(network).parts
     frugal = sum((folder / f"{name}.bin").stat().st_size for name in names) > LARGE
     for name in names:
-        # Before the method of this name, which is the class's.
+        # An instance attribute takes precedence over the method of the class.
         vars(network)[name] = CompiledPart(folder / f"{name}.xml", kept["exact"], frugal)
     return network
