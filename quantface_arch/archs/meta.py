@@ -1,4 +1,4 @@
-"""Networks without weights: shapes on the meta device, for counting what they do."""
+"""Networks on the meta device, which have shapes but no weights, and their work."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["count_on_meta", "meta_network"]
 
 
 def meta_network(arch: Mapping[str, Any]) -> nn.Module:
-    """The float network on the meta device: shapes without memory."""
+    """Build the float network on the meta device, where shapes take no memory."""
     with init_empty_weights():
         net = build_arch(arch)
     return net.to("meta").eval()
 
 
 def count_on_meta(net: nn.Module, size: int) -> tuple[dict[str, LayerWork], dict[str, int]]:
-    """Work of the layers and products beside them, for one image.
+    """Count, for one image, the work of the layers and the products outside layers.
 
     Raises:
         QuantFaceError: the network does not take images of this size.

@@ -138,7 +138,7 @@ def test_a_folder_of_something_else_and_another_network_are_refused(
     load_script, run_script, source, tmp_path
 ):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(QuantFaceError, match="empty: no tiny autoencoder"):
+    with pytest.raises(QuantFaceError, match="empty: not a tiny autoencoder"):
         load_half(float_net(), "decoder", str(tmp_path / "empty"))
     (tmp_path / "faces").mkdir()
     assert cv2.imwrite(str(tmp_path / "faces/a.png"), np.zeros((32, 32, 3), np.uint8))

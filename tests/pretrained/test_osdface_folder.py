@@ -293,7 +293,7 @@ def test_wrong_keys_of_checkpoints_are_named(folder, name, edit, message):
         ("unet.conv_in.lora_A.weight", (4, 4, 1, 1), "unet.conv_in.lora_A.weight.*lora_B"),
         ("unet.conv_in.alpha", (), "unet.conv_in.alpha"),
         ("unet.conv_in.lora.down.weight", (4, 4, 3, 3), "two styles"),
-        ("text_encoder.q_proj.lora_A.weight", (4, 4), "not of a UNet: text_encoder.q_proj"),
+        ("text_encoder.q_proj.lora_A.weight", (4, 4), "not belong to a UNet: text_encoder.q_proj"),
     ],
 )
 def test_lora_keys_that_fit_nothing_are_named(folder, key, shape, message):

@@ -238,7 +238,7 @@ def test_options_are_checked_before_anything_is_loaded(type_command, monkeypatch
         (("--max-users", 0), "at least 1"),
         (("--keep-minutes", -1), "--keep-minutes"),
         (("--host", "256.1.1.1"), "--host 256.1.1.1"),
-        (("--model", "absent", "--port", 0), "neither a shipped one"),
+        (("--model", "absent", "--port", 0), "neither a shipped model"),
     ):
         status, text = type_command(*words)
         assert status == 2 and complaint in text, words
