@@ -1,4 +1,4 @@
-"""Options files outside BasicSR's loop, read as it reads them."""
+"""Options files read outside BasicSR's loop, with the same result as inside it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["read_options"]
 def read_options(
     path: str | Path, blocks: Iterable[str] = ("network_g", "quant")
 ) -> dict[str, Any]:
-    """An options file, with what BasicSR adds to the entries of ``datasets``.
+    """Read an options file, and add what BasicSR adds to the entries of ``datasets``.
 
     Args:
-        blocks: that it has to have.
+        blocks: the blocks that the file must have.
 
     Raises:
-        QuantFaceError: no such file, no YAML, or a block is missing.
+        QuantFaceError: the file is missing or not YAML, or it lacks a block.
     """
     try:
         opt = read_yaml(path)

@@ -1,4 +1,4 @@
-"""Patches of BasicSR: it reads options as plain data, and resumes within an epoch without a GPU."""
+"""Patches of BasicSR: plain options files, and resuming without a GPU and within an epoch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["patch_options", "patch_resume"]
 
 
 def patch_resume() -> None:
-    """Make BasicSR's training loop resume without a GPU and in the middle of an epoch. Idempotent.
+    """Make BasicSR's loop resume without a GPU and in the middle of an epoch. Idempotent.
 
-    BasicSR 1.4.2 asks for the current CUDA device to resume at all, unpickles whatever the state
-    file holds, and starts the saved epoch from its first batch again.
+    BasicSR 1.4.2 needs a CUDA device to resume, unpickles any object in the state file, and repeats
+    the saved epoch from its first batch.
     """
     import basicsr.train as train
     from quantface_arch.data.sampler import ResumableSampler
@@ -37,7 +37,7 @@ def patch_resume() -> None:
         try:
             opt["resumed_at"] = (int(state["epoch"]), int(state["iter"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise QuantFaceError(f"{path}: no training state of BasicSR") from error
+            raise QuantFaceError(f"{path}: not a training state of BasicSR") from error
         return state
 
     def create_train_val_dataloader(opt: dict[str, Any], logger: Any) -> tuple[Any, ...]:
@@ -59,8 +59,8 @@ def patch_resume() -> None:
 def patch_options() -> None:
     """Make BasicSR read options files as plain data. Idempotent.
 
-    BasicSR 1.4.2 reads them by a loader of YAML that makes any object and calls any function that
-    a tag names, and evaluates the lists that ``--force_yml`` gives.
+    The YAML loader of BasicSR 1.4.2 builds any object and calls any function that a tag names. It
+    also evaluates the lists in ``--force_yml``.
     """
     import yaml
 
@@ -95,7 +95,9 @@ def patch_options() -> None:
         try:
             return ast.literal_eval(text)
         except (ValueError, SyntaxError) as error:
-            raise QuantFaceError(f"--force_yml: found {text!r}, no list of plain values") from error
+            raise QuantFaceError(
+                f"--force_yml: found {text!r}, not a list of plain values"
+            ) from error
 
     PlainLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, ordered_mapping)
     options.ordered_yaml = lambda: (PlainLoader, yaml.SafeDumper)
@@ -104,10 +106,10 @@ def patch_options() -> None:
 
 
 def _find_state(opt: dict[str, Any]) -> Path | None:
-    """The newest saved state with ``--auto_resume``, else the one that the options name, if any."""
+    """Return the newest saved state with ``--auto_resume``, else the one in the options, if any."""
     if not opt["auto_resume"]:
         path = opt["path"].get("resume_state")
         return Path(path) if path else None
-    # BasicSR looks below the working folder, not below where it has saved.
+    # BasicSR searches below the working folder instead of the folder in which it saved.
     states = Path(opt["path"]["training_states"]).glob("*.state")
     return max(states, key=lambda path: float(path.stem), default=None)

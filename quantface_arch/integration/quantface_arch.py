@@ -1,4 +1,4 @@
-"""Any architecture of BasicSR's registry, with its weights, by one entry of an options file."""
+"""The registry entry that builds any architecture and loads its weights from an options file."""
 
 from __future__ import annotations
 
@@ -29,23 +29,25 @@ def QuantFaceArch(
 ) -> nn.Module:
     """Build an architecture and load its weights.
 
-    The network itself is returned, not a wrapper: the layers' names in bit maps, patterns and
-    checkpoints are the architecture's own. Its attribute ``arch_options`` is what
-    ``save_checkpoint`` takes as its architecture.
+    The result is the network itself, not a wrapper. Bit maps, patterns and checkpoints therefore
+    use the architecture's own layer names. The network's trait ``arch_options`` holds the
+    architecture for ``save_checkpoint``.
 
     Args:
-        arch: type and options of any architecture in BasicSR's registry; may be left out where the
-            weights say it (shipped models, checkpoints of this project, OSDFace's folder).
-        weights: a shipped model's name, a ``.safetensors`` checkpoint of this project, a folder of
-            OSDFace's files, or a ``.pth`` of BasicSR; None: random. A quantized checkpoint gives
-            the quantized network.
-        param_key: where in a ``.pth`` the weights lie; None takes ``params_ema`` if there, else
-            ``params``, else the whole file.
-        base: for a folder of OSDFace's files, where Stable Diffusion 2.1-base is.
+        arch: type and options of any architecture in BasicSR's registry. It may be omitted where
+            the weights define it (shipped models, checkpoints of this project, a folder of
+            OSDFace's files).
+        weights: the name of a shipped model, a ``.safetensors`` checkpoint of this project, a
+            folder of OSDFace's files, or a ``.pth`` file of BasicSR. None leaves the weights
+            random. A quantized checkpoint gives the quantized network.
+        param_key: the key of the weights in a ``.pth`` file. None takes ``params_ema`` if it
+            exists, else ``params``, else the whole file.
+        base: where Stable Diffusion 2.1-base is. Only a folder of OSDFace's files needs it.
 
     Raises:
-        QuantFaceError: unknown architecture, no such file, or weights of another architecture; the
-            message names the file, the key, and what was found and expected.
+        QuantFaceError: the architecture is unknown, the file is missing, or the weights are of
+            another architecture. The message names the file and the key, and says what was found
+            and expected.
     """
     if arch is not None and (not isinstance(arch, Mapping) or arch.get("type") == NAME):
         raise QuantFaceError(f"{NAME} option arch: found {arch!r}, expected {{type: RRDBNet, ...}}")
@@ -63,7 +65,7 @@ def QuantFaceArch(
 
 def _random(arch: Mapping[str, Any] | None) -> nn.Module:
     if arch is None:
-        raise QuantFaceError(f"{NAME} option arch: missing; give type and options of a network")
+        raise QuantFaceError(f"{NAME} option arch: missing; give the type and options of a network")
     net = build_arch(arch)
     set_traits(net, arch_options=dict(arch))
     return net
@@ -72,15 +74,15 @@ def _random(arch: Mapping[str, Any] | None) -> nn.Module:
 def _params(path: Path, param_key: str | None) -> dict[str, Any]:
     keys = PARAM_KEYS if param_key is None else (param_key,)
     state = read_state(path, keys)
-    # Saved from a network wrapped for several devices.
+    # The file was saved from a network that was wrapped for several devices.
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def checkpoint_arch(path: Path, arch: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A checkpoint's architecture, with what ``arch`` says beside it.
+    """Return a checkpoint's architecture, extended by ``arch``.
 
     Raises:
-        QuantFaceError: the file is no checkpoint, or of another architecture.
+        QuantFaceError: the file is not a checkpoint, or is of another architecture.
     """
     from quantface_arch.quant.checkpoint.save_load import read_metadata
 

@@ -1,4 +1,4 @@
-"""Images as others distribute them: in a folder or a .zip file, at any depth, under any name."""
+"""Images as others distribute them: in a folder or .zip file, at any depth, under any name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from quantface_arch.utils.images import SUFFIXES
 
 __all__ = ["MAX_BYTES", "MAX_IMAGE_BYTES", "ImageSource", "open_source"]
 
-# Of what a .zip file unpacks to. The largest published test set has 1.2 GB, a 512×512 face 1 MB.
+# The limits of an unpacked .zip file. The largest published test set has 1.2 GB, and a 512×512 face
+# has 1 MB.
 MAX_BYTES = 8 << 30
 MAX_IMAGE_BYTES = 64 << 20
 
@@ -25,10 +26,10 @@ MAX_IMAGE_BYTES = 64 << 20
 class ImageSource(ABC):
     """The images of one folder, which may lie anywhere below ``path``.
 
-    Hidden files, such as those that macOS adds to archives, and files of other kinds are left out.
+    Hidden files, such as those that macOS adds to archives, and files of other types are ignored.
 
     Attributes:
-        path: the folder or file that was named.
+        path: the folder or file that the user named.
         images: stem → path below ``path``, sorted.
     """
 
@@ -44,11 +45,11 @@ class ImageSource(ABC):
                 continue
             other = folders[name.parent].setdefault(name.stem, name)
             if other is not name:
-                raise QuantFaceError(
-                    f"{self.path}: {other} and {name} have one name, but for the suffix"
-                )
+                raise QuantFaceError(f"{self.path}: {other} and {name} differ only in the suffix")
         if not folders:
-            raise QuantFaceError(f"{self.path}: no image in it ({', '.join(sorted(SUFFIXES))})")
+            raise QuantFaceError(
+                f"{self.path}: it contains no image ({', '.join(sorted(SUFFIXES))})"
+            )
         if len(folders) > 1:
             found = ", ".join(f"{folder} ({len(files)})" for folder, files in folders.items())
             raise QuantFaceError(
@@ -58,29 +59,29 @@ class ImageSource(ABC):
         return next(iter(folders.values()))
 
     def origin(self, stem: str) -> str:
-        """Names an image in messages."""
+        """Return what messages call an image."""
         return f"{self.path}/{self.images[stem]}"
 
     @abstractmethod
     def copy(self, stem: str, target: Path) -> None:
-        """Write an image's file as it is.
+        """Copy an image's file unchanged.
 
         Raises:
-            QuantFaceError: it cannot be read or written.
+            QuantFaceError: the file cannot be read or written.
         """
 
     def link(self, stem: str, target: Path) -> None:
-        """Make ``target`` another name of an image's file.
+        """Make ``target`` a hard link to an image's file.
 
         Raises:
-            UsageError: the source is no folder.
-            QuantFaceError: it lies on another file system.
+            UsageError: the source is not a folder.
+            QuantFaceError: the file lies on another file system.
         """
-        raise UsageError(f"{self.path}: what is packed cannot be linked to; leave out --link")
+        raise UsageError(f"{self.path}: a packed image cannot be linked; leave out --link")
 
 
 class Folder(ImageSource):
-    """Images of a folder or one below it."""
+    """The images of a folder, or of a folder below it."""
 
     def __init__(self, path: Path) -> None:
         files = (file for file in path.rglob("*") if file.is_file())
@@ -102,10 +103,10 @@ class Folder(ImageSource):
 
 
 class Zip(ImageSource):
-    """Images of a .zip file.
+    """The images of a .zip file.
 
-    The whole file is refused if any entry would lead out of the folder that it is unpacked to, is a
-    link or a device, is encrypted, or if the images are larger than they may be.
+    The whole file is refused if an entry would leave the target folder, is a link or a device, or
+    is encrypted, or if the images are too large.
     """
 
     def __init__(self, path: Path) -> None:
@@ -142,7 +143,7 @@ class Zip(ImageSource):
         raise QuantFaceError(f"{path}: entry {name!r} {reason}; the file is not unpacked")
 
     def copy(self, stem: str, target: Path) -> None:
-        # The entry's stated size, which was checked, is also the most that is read of it.
+        # No more is read than the entry's stated size, which was checked.
         entry = self.entries[self.images[stem]]
         try:
             with self.archive.open(entry) as packed, target.open("wb") as file:
@@ -152,12 +153,12 @@ class Zip(ImageSource):
 
 
 def open_source(path: Path) -> ImageSource:
-    """The images of a folder or a .zip file.
+    """Return the images of a folder or a .zip file.
 
     Raises:
-        UsageError: there is neither.
-        QuantFaceError: no images, images in several folders or twice under one name, or a .zip
-            file that is damaged or refused, see ``Zip``.
+        UsageError: there is no such folder or file.
+        QuantFaceError: there are no images, images lie in several folders, or two have the same
+            stem. A .zip file that is damaged or refused, see ``Zip``, raises it too.
     """
     if path.is_dir():
         return Folder(path)

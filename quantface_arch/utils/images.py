@@ -1,7 +1,7 @@
-"""Images in and out: PNG, JPEG, WebP and BMP, with alpha, ICC profile, 16 bits and EXIF rotation.
+"""Image files: PNG, JPEG, WebP and BMP, with alpha, profile, 16 bits and EXIF rotation.
 
-Everything behind this module is an RGB array that stands upright. A file's size is read from its
-header and checked before any pixel is decoded, so that a small file cannot claim all memory.
+The rest of the package sees only upright RGB arrays. An image's size is read from its header and
+checked before any pixel is decoded, so a small file cannot claim all memory.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ __all__ = [
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 MIN_SIDE = 16
-# Uncompressed, such an image with alpha and 16 bits has 800 MB.
+# An uncompressed image with MAX_PIXELS, alpha and 16 bits has 800 MB.
 MAX_FILE_BYTES = 1 << 30
 MAX_OUTPUT_PIXELS = 400_000_000
-# Encoders write about ten.
+# Encoders write about ten scans.
 MAX_SCANS = 100
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
@@ -64,9 +64,9 @@ class Picture:
     """An upright image.
 
     Attributes:
-        rgb: (H, W, 3) uint8, or uint16 for a file of 16 bits per channel; the full range is used.
+        rgb: (H, W, 3) uint8, or uint16 for a file with 16 bits per channel. The full range is used.
         alpha: (H, W) of the same dtype, or None for an opaque image.
-        icc_profile: the colour profile that ``rgb`` is in; None means sRGB.
+        icc_profile: the colour profile of ``rgb``. None means sRGB.
     """
 
     rgb: np.ndarray
@@ -75,7 +75,7 @@ class Picture:
 
     @property
     def bit_depth(self) -> int:
-        """Bits per channel, 8 or 16."""
+        """The bits per channel, 8 or 16."""
         return self.rgb.dtype.itemsize * 8
 
     @property
@@ -84,13 +84,13 @@ class Picture:
         return self.rgb.shape[1], self.rgb.shape[0]
 
     def resized(self, width: int, height: int) -> Picture:
-        """The image with its alpha at another size, see :func:`resize`."""
+        """Return the image, with its alpha, at another size; see :func:`resize`."""
         alpha = None if self.alpha is None else resize(self.alpha, width, height)
         return replace(self, rgb=resize(self.rgb, width, height), alpha=alpha)
 
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Resize (H, W[, C]) of any dtype: averaged areas when shrinking, Lanczos when growing."""
+    """Resize (H, W[, C]) of any dtype: area averages when shrinking, Lanczos when growing."""
     if image.shape[:2] == (height, width):
         return image
     shrinks = height * width < image.shape[0] * image.shape[1]
@@ -99,14 +99,14 @@ def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """uint8 or uint16 to uint8, rounded to the nearest level."""
+    """Convert uint8 or uint16 to uint8, rounded to the nearest level."""
     if image.dtype == np.uint8:
         return image
     return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def load_rgb(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read an image as (H, W, 3) uint8 RGB, upright; alpha and profile are left out.
+    """Read an image as (H, W, 3) uint8 RGB, upright, without alpha and profile.
 
     Raises:
         QuantFaceError: see :func:`read_image`.
@@ -117,18 +117,17 @@ def load_rgb(path: str | os.PathLike[str]) -> np.ndarray:
 def read_image(path: str | os.PathLike[str], max_side: int | None = None) -> Picture:
     """Read a PNG, JPEG, WebP or BMP file, turned upright by its EXIF orientation.
 
-    Grey images become RGB. A profile that does not describe RGB (of a grey or CMYK file) is
-    dropped together with its colour space. Of an animation the first frame is read.
+    Grey images become RGB. A profile that does not describe RGB, such as that of a grey or CMYK
+    file, is dropped together with its colour space. Of an animation only the first frame is read.
 
     Args:
-        path: of the file.
-        max_side: pixels that the longer side may have; None for no such limit.
+        path: the file.
+        max_side: the greatest length of the longer side in pixels, or None for no such limit.
 
     Raises:
-        QuantFaceError: the file is missing, no regular file, larger than ``MAX_FILE_BYTES``, empty,
-            truncated, corrupt or of another format; or it is smaller than 16 pixels a side, larger
-            than 100 megapixels or longer than ``max_side``, which is found out from the header
-            alone.
+        QuantFaceError: the file is missing, not regular, larger than ``MAX_FILE_BYTES``, empty,
+            truncated, corrupt or of another format. Or the image has a side below 16 pixels, more
+            than 100 megapixels, or a side above ``max_side``; this is checked in the header alone.
     """
     path = Path(path)
     data = read_bytes(path, MAX_FILE_BYTES)
@@ -141,10 +140,10 @@ def read_image(path: str | os.PathLike[str], max_side: int | None = None) -> Pic
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(width, height) in pixels of an image as stored, from its header.
+    """Return the (width, height) in pixels of an image as stored, from its header.
 
     Raises:
-        QuantFaceError: see :func:`read_image`; damage beyond the header is not found.
+        QuantFaceError: see :func:`read_image`. Damage behind the header is not detected.
     """
     path = Path(path)
     with open_file(path) as file, _readable(path), _open(file) as image:
@@ -159,7 +158,7 @@ def _readable(path: Path) -> Iterator[None]:
     except QuantFaceError:
         raise
     except Exception as error:
-        # Decoders answer damaged files with almost any exception type.
+        # Decoders raise almost any type of exception on damaged files.
         reason = one_line(error) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "not a PNG, JPEG, WebP or BMP image, or its header is damaged"
@@ -167,7 +166,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _open(file: BinaryIO) -> Image.Image:
-    # Pillow's own limit would refuse without telling the size; ours follows at once.
+    # Pillow's own limit would raise without stating the size. Our check follows immediately.
     with _PILLOW_LIMIT:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -193,7 +192,7 @@ def _check_size(path: Path, width: int, height: int, max_side: int | None = None
 
 
 def _check_scans(path: Path, data: bytes, image: Image.Image) -> None:
-    # Every scan of a progressive JPEG goes over the whole image, however few its bytes are.
+    # Each scan of a progressive JPEG passes over the whole image, however few bytes it has.
     scans = data.count(_JPEG_SCAN) if image.format in ("JPEG", "MPO") else 0
     if scans > MAX_SCANS:
         raise QuantFaceError(f"{path}: {scans} scans of JPEG: at most {MAX_SCANS} are allowed")
@@ -221,8 +220,8 @@ def _decode_8bit(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _decode_deep(data: bytes, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    # Pillow cuts 16-bit colour to 8 bits, OpenCV does not; but OpenCV fills up truncated files
-    # in silence, so Pillow has to get through them first.
+    # Pillow reduces 16-bit colour to 8 bits, and OpenCV does not. OpenCV, however, completes
+    # truncated files silently, so Pillow must read the file first.
     size = image.size
     if struct.unpack_from(">II", data, _PNG_SIZE_OFFSET) != size:
         raise ValueError("two headers that contradict each other")
@@ -239,7 +238,7 @@ def _decode_deep(data: bytes, image: Image.Image) -> tuple[np.ndarray, np.ndarra
 
 
 def _upright(image: np.ndarray, orientation: Any) -> np.ndarray:
-    """Undo an EXIF orientation (1 to 8; anything else is taken as 1)."""
+    """Undo an EXIF orientation from 1 to 8; any other value counts as 1."""
     if orientation in (5, 6, 7, 8):
         image = image.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -250,13 +249,13 @@ def _upright(image: np.ndarray, orientation: Any) -> np.ndarray:
 
 
 def write_image(path: str | os.PathLike[str], image: Picture) -> None:
-    """Write a PNG of the image's own bit depth with its alpha and profile, whole or not at all.
+    """Write a PNG with the image's bit depth, alpha and profile, completely or not at all.
 
-    The file is RGB also where the image is grey.
+    The file is RGB even if the image is grey.
 
     Raises:
         QuantFaceError: ``path`` cannot be written or does not end in ``.png``.
-        WriteError: the disk is full or refuses it.
+        WriteError: the disk is full or refuses the file.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":

@@ -34,9 +34,9 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(
     ("text", "message"),
     [
         (LAUGHS, "more than the 100,000 values"),
-        ("a: &a [*a]", "alias 'a' of nothing that is complete"),
-        ("a: *b", "alias 'b' of nothing that is complete"),
-        ("b: &a 1\na: &a [*a]", "alias 'a' of nothing that is complete"),
+        ("a: &a [*a]", "alias 'a' refers to nothing complete"),
+        ("a: *b", "alias 'b' refers to nothing complete"),
+        ("b: &a 1\na: &a [*a]", "alias 'a' refers to nothing complete"),
         ("[" * 33 + "]" * 33, "deeper than the 32 levels"),
         ("[" * 100_000, "not YAML: .*exceeded maximum nesting depth"),
         ("- x\n" * 100_001, "more than the 100,000 values"),
@@ -66,7 +66,7 @@ def test_aliases_and_tags_of_plain_data_are_read():
     [
         ("[" * 33 + "]" * 33, "deeper than the 32 levels"),
         ("[" * 100_000, "deeper than the 32 levels"),
-        ('{"a": {"b": 1, "b": 2}}', "key 'b' is there twice"),
+        ('{"a": {"b": 1, "b": 2}}', "key 'b' occurs twice"),
         (" " * (documents.MAX_JSON_BYTES + 1), "at most 16,777,216 are allowed"),
         ("9" * 5000, "not JSON"),
         ("{", "not JSON"),
@@ -120,7 +120,7 @@ TWICE = b'{"a":%s,"a":%s}' % ((json.dumps(ENTRY).encode(),) * 2)
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        (TWICE, "key 'a' is there twice"),
+        (TWICE, "key 'a' occurs twice"),
         ({"a": {**ENTRY, "shape": [1] * 9}}, "tensor 'a': shape: found 9 dimensions, at most 8"),
         ({"a": {**ENTRY, "shape": [0, 2**62]}}, "tensor 'a': shape: found .* below 2.48"),
         ({"a": {**ENTRY, "shape": [-1]}}, "tensor 'a': shape: found"),
