@@ -82,12 +82,12 @@ def test_a_package_that_kills_the_process_takes_only_itself_along(monkeypatch, t
 def test_a_runtime_or_a_model_that_computes_something_else_is_found(monkeypatch):
     load = runtime.load
     monkeypatch.setattr(runtime, "load", lambda *_: nn.Conv2d(3, 8, 3))
-    assert "its result is off by" in doctor_steps.try_runtime("reference")["error"]
+    assert "its relative error is" in doctor_steps.try_runtime("reference")["error"]
     monkeypatch.setattr(FaceRestorer, "restore_aligned", lambda self, faces: faces)
     assert "does not restore" in doctor_steps.try_restore()["error"]
     for factor in (1.1, float("nan")):
         monkeypatch.setattr(runtime, "load", lambda *words, k=factor: lambda x: k * load(*words)(x))
-        assert "its result is off by" in doctor_steps.try_runtime("reference")["error"]
+        assert "its relative error is" in doctor_steps.try_runtime("reference")["error"]
 
 
 def test_a_cache_that_cannot_be_written_is_said(monkeypatch, tmp_path):

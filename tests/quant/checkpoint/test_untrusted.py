@@ -33,13 +33,13 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (LAUGHS, "more than the 100,000 values"),
+        (LAUGHS, "more than the allowed 100,000 values"),
         ("a: &a [*a]", "alias 'a' refers to nothing complete"),
         ("a: *b", "alias 'b' refers to nothing complete"),
         ("b: &a 1\na: &a [*a]", "alias 'a' refers to nothing complete"),
-        ("[" * 33 + "]" * 33, "deeper than the 32 levels"),
+        ("[" * 33 + "]" * 33, "deeper than the allowed 32 levels"),
         ("[" * 100_000, "not YAML: .*exceeded maximum nesting depth"),
-        ("- x\n" * 100_001, "more than the 100,000 values"),
+        ("- x\n" * 100_001, "more than the allowed 100,000 values"),
         ("x" * (documents.MAX_YAML_BYTES + 1), "1,048,577 bytes of YAML, at most 1,048,576"),
         ("!!python/object/apply:os.system [exit]", "not YAML: could not determine"),
         ("!!python/name:os.system", "not YAML"),
@@ -64,8 +64,8 @@ def test_aliases_and_tags_of_plain_data_are_read():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[" * 33 + "]" * 33, "deeper than the 32 levels"),
-        ("[" * 100_000, "deeper than the 32 levels"),
+        ("[" * 33 + "]" * 33, "deeper than the allowed 32 levels"),
+        ("[" * 100_000, "deeper than the allowed 32 levels"),
         ('{"a": {"b": 1, "b": 2}}', "key 'b' occurs twice"),
         (" " * (documents.MAX_JSON_BYTES + 1), "at most 16,777,216 are allowed"),
         ("9" * 5000, "not JSON"),
