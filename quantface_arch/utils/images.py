@@ -32,7 +32,7 @@ __all__ = [
     "MAX_SCANS",
     "MIN_SIDE",
     "SUFFIXES",
-    "Picture",
+    "RGBImage",
     "load_rgb",
     "read_image",
     "read_size",
@@ -60,7 +60,7 @@ _PILLOW_LIMIT = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Picture:
+class RGBImage:
     """An upright image.
 
     Attributes:
@@ -83,7 +83,7 @@ class Picture:
         """(width, height) in pixels."""
         return self.rgb.shape[1], self.rgb.shape[0]
 
-    def resized(self, width: int, height: int) -> Picture:
+    def resized(self, width: int, height: int) -> RGBImage:
         """Return the image, with its alpha, at another size; see :func:`resize`."""
         alpha = None if self.alpha is None else resize(self.alpha, width, height)
         return replace(self, rgb=resize(self.rgb, width, height), alpha=alpha)
@@ -114,7 +114,7 @@ def load_rgb(path: str | os.PathLike[str]) -> np.ndarray:
     return to_uint8(read_image(path).rgb)
 
 
-def read_image(path: str | os.PathLike[str], max_side: int | None = None) -> Picture:
+def read_image(path: str | os.PathLike[str], max_side: int | None = None) -> RGBImage:
     """Read a PNG, JPEG, WebP or BMP file, turned upright by its EXIF orientation.
 
     Grey images become RGB. A profile that does not describe RGB, such as that of a grey or CMYK
@@ -198,14 +198,14 @@ def _check_scans(path: Path, data: bytes, image: Image.Image) -> None:
         raise QuantFaceError(f"{path}: {scans} scans of JPEG: at most {MAX_SCANS} are allowed")
 
 
-def _decode(data: bytes, image: Image.Image) -> Picture:
+def _decode(data: bytes, image: Image.Image) -> RGBImage:
     orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     profile = image.info.get("icc_profile")
     if image.format == "PNG" and data[_PNG_DEPTH_OFFSET] == 16:
         rgb, alpha = _decode_deep(data, image)
     else:
         rgb, alpha = _decode_8bit(image)
-    return Picture(
+    return RGBImage(
         rgb=np.ascontiguousarray(_upright(rgb, orientation)),
         alpha=None if alpha is None else np.ascontiguousarray(_upright(alpha, orientation)),
         icc_profile=profile if profile and profile[16:20] == b"RGB " else None,
@@ -248,7 +248,7 @@ def _upright(image: np.ndarray, orientation: Any) -> np.ndarray:
     return image
 
 
-def write_image(path: str | os.PathLike[str], image: Picture) -> None:
+def write_image(path: str | os.PathLike[str], image: RGBImage) -> None:
     """Write a PNG with the image's bit depth, alpha and profile, completely or not at all.
 
     The file is RGB even if the image is grey.
@@ -264,7 +264,7 @@ def write_image(path: str | os.PathLike[str], image: Picture) -> None:
         temporary.write_bytes(_encode_png(image))
 
 
-def _encode_png(image: Picture) -> bytes:
+def _encode_png(image: RGBImage) -> bytes:
     channels = [image.rgb[..., ::-1]]
     if image.alpha is not None:
         channels.append(image.alpha[..., None])

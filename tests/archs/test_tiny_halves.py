@@ -1,4 +1,4 @@
-"""Tiny encoders and decoders in the VAE's place: right latents, quantizable, compiled, refused."""
+"""Tiny encoders and decoders in the VAE's place: latents, quantization, compilation, errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def autoencoder(**options):
 
 @pytest.fixture
 def source(tmp_path):
-    """A folder in diffusers' layout, and what it holds."""
+    """Return a folder in diffusers' layout, and its tensors."""
     made = autoencoder().eval()
     made.save_pretrained(tmp_path / "taesd")
     return str(tmp_path / "taesd"), made
@@ -69,7 +69,7 @@ def test_halves_work_in_the_scaled_latent(source):
     assert torch.allclose(latent, wanted.encode(patches).latents, atol=1e-5)
     picture = torch.nn.functional.pixel_shuffle(wanted.decode(latent).sample, net.patch_size)
     assert torch.allclose(net.decode(z), picture, atol=1e-5)
-    # A latent that is known exactly: noise changes nothing.
+    # The latent is known exactly, so noise changes nothing.
     noisy, kl = net.encode_latent(X, torch.randn_like(z))
     assert torch.allclose(noisy, z, atol=1e-4) and bool(kl.isfinite())
 

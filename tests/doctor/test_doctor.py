@@ -1,4 +1,4 @@
-"""The doctor: what it says here, and where packages are broken, missing or crash."""
+"""The doctor's report here, and with packages that are broken, missing or crash."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from quantface_arch.utils.runtime_names import RUNTIME_NAMES
 
 
 def shadow(folder, name, code):
-    """A package that stands before the installed one of that name."""
+    """Create a package that hides the installed one of the same name."""
     (folder / name).mkdir(parents=True)
     (folder / name / "__init__.py").write_text(code)
     return os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
@@ -170,7 +170,7 @@ def test_versions_outside_the_range_and_missing_packages_say_what_to_install(hea
     assert absent.version is None
     old = doctor.looked_up(doctor.Package("numpy", "numpy<1", None))
     assert old.version and old.fits is False
-    # As PyTorch's containers have it.
+    # PyTorch's containers have such a version.
     monkeypatch.setattr(importlib.metadata, "version", lambda _: "2.6.0a0+ecf3bae")
     assert doctor.looked_up(doctor.Package("torch", "torch>=2.4", None)).fits
 

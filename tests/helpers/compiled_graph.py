@@ -1,4 +1,4 @@
-"""A small network, plainly quantized and compiled by OpenVINO, and what its graph is made of."""
+"""A small network, quantized and compiled by OpenVINO, and the contents of its graph."""
 
 from __future__ import annotations
 

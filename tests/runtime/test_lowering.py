@@ -1,4 +1,4 @@
-"""Lowered layers compute what quantized layers compute, in operators that compilers know."""
+"""Lowered layers compute what quantized layers compute, in operators that compilers support."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_grids_of_both_kinds_are_kept(symmetric):
     both = {"symmetric": symmetric}
     for layer, x in layers_of("none", "w4a4", activations=both, weights=both):
         with torch.no_grad():
-            # Far beyond the range, where the grid must clip.
+            # The input lies far beyond the range, where the grid must clip.
             assert sqnr(layer(3 * x), Lowering("faithful")(layer)(3 * x)) > 60, layer.name
 
 

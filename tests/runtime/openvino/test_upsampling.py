@@ -1,4 +1,4 @@
-"""Convolutions of a doubled picture, computed on the small one."""
+"""Convolutions of a doubled image, computed on the small one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from quantface_arch.runtime.openvino.upsampling import transposed_taps
 
 
 class Doubling(nn.Module):
-    """Two convolutions, the second of a doubled picture."""
+    """Two convolutions, the second one of a doubled image."""
 
     def __init__(self, **options):
         super().__init__()
@@ -38,7 +38,7 @@ class Smoothing(Doubling):
 
 @pytest.fixture
 def compiled(tmp_path, monkeypatch):
-    """Gives SQNR to the reference, and the layer types of the graph that ran."""
+    """Return a function that returns the SQNR to the reference and the graph's layer types."""
 
     def run(build, mode="folded", wide=16):
         monkeypatch.setattr(upsampling, "WIDE", wide)
@@ -70,7 +70,7 @@ def test_a_folded_network_is_merged_and_follows_the_reference(compiled):
     assert kinds.count("Deconvolution") == 1 and "Interpolate" not in kinds
     plain, kinds = compiled(Doubling, wide=17)
     assert "Deconvolution" not in kinds and "Interpolate" in kinds
-    # Rounded twice.
+    # The input is rounded twice.
     assert plain > 38 and 35 < distance < plain
 
 
