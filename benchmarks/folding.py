@@ -1,7 +1,7 @@
 """How near lowered layers come to the reference, layer by layer.
 
     python benchmarks/folding.py                                  # mini-w4a8, folded and faithful
-    python benchmarks/folding.py --model mini-w4a4 --ways faithful --all
+    python benchmarks/folding.py --model mini-w4a4 --modes faithful --all
 
 Every layer is given what it sees in the reference. A number is the SQNR in dB, the power of the
 reference's output over that of the difference: to the layer of full precision ("rounding"), as
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from quantface_arch import load_model
 from quantface_arch.quant import quant_layers
-from quantface_arch.runtime.lowering import WAYS, Lowering
+from quantface_arch.runtime.lowering import MODES, Lowering
 
 # Noise of exact equality.
 LEAST = 1e-30
@@ -34,12 +34,12 @@ SHOWN = 8
 Powers = dict[str, dict[str, float]]
 
 
-def compare(model: nn.Module, full: nn.Module, ways: list[str]) -> Powers:
+def compare(model: nn.Module, full: nn.Module, modes: list[str]) -> Powers:
     """Hook a quantized model: layer → "signal" and what it is compared with → power, all runs."""
     powers: Powers = defaultdict(lambda: defaultdict(float))
     for layer in quant_layers(model):
         others = {"rounding": full.get_submodule(layer.name)}
-        others |= {way: Lowering(way)(layer) for way in ways}
+        others |= {mode: Lowering(mode)(layer) for mode in modes}
 
         def add(
             _: nn.Module,
@@ -58,7 +58,7 @@ def compare(model: nn.Module, full: nn.Module, ways: list[str]) -> Powers:
 
 
 def rows_of(powers: Powers) -> list[dict[str, Any]]:
-    """SQNR of every layer, in dB, the worst of the first way first."""
+    """SQNR of every layer, in dB, the worst of the first mode first."""
     rows = []
     for name, found in powers.items():
         signal = found.pop("signal")
@@ -87,10 +87,14 @@ def main() -> None:
     add = args_parser.add_argument
     add("--model", default="mini-w4a8", help="a quantized checkpoint (mini-w4a8)")
     add("--float", default="mini", dest="full", help="the same network in full precision (mini)")
-    add("--ways", nargs="+", choices=WAYS, default=["folded", "faithful"], help="(both)")
+    add(
+        "--modes", "--ways", nargs="+", choices=MODES, default=["folded", "faithful"], help="(both)"
+    )
     add("--faces", default="tune512", help="subfolder of faces/ (tune512)")
     add("--limit", type=int, default=4, help="use the first so many faces (4)")
-    add("--all", action="store_true", help="print every layer, not only the worst of the first way")
+    add(
+        "--all", action="store_true", help="print every layer, not only the worst of the first mode"
+    )
     args = args_parser.parse_args()
     folder = faces_folder(args.faces)
     paths = sorted(folder.glob("*.jpg"))
@@ -99,7 +103,7 @@ def main() -> None:
         args_parser.error(f"no faces in {folder}; set QUANTFACE_DATA")
     model = load_model(args.model)
     with torch.inference_mode():
-        powers = compare(model, load_model(args.full), args.ways)
+        powers = compare(model, load_model(args.full), args.modes)
     for path in tqdm(paths, desc="faces", unit="face"):
         restore(model, degrade_file(path, 128 if args.smoke else 512)[1])
     rows = rows_of(powers)

@@ -112,10 +112,10 @@ def sensitivities(folder: Path) -> Target:
 def options(folder: Path) -> Target:
     from quantface_arch.archs.build import build_arch
     from quantface_arch.integration.options import read_options
-    from quantface_arch.integration.patches import mend_options
+    from quantface_arch.integration.patches import patch_options
     from quantface_arch.models.first_stage import read_quant_options
 
-    mend_options()
+    patch_options()
     from basicsr.utils import options as basicsr_options
 
     net = build_arch(ARCH)

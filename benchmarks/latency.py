@@ -54,7 +54,13 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     add("--recipe", help="round the full-precision network so, for its time alone, instead: w4a8")
     add("--device", choices=KINDS, default="cpu", help="what runs them (cpu)")
     add("--kinds", nargs="+", choices=sorted({*chain(*KINDS.values())}), help="rows (all)")
-    add("--ways", nargs="+", default=["auto"], help="of quantized layers: auto faithful folded")
+    add(
+        "--modes",
+        "--ways",
+        nargs="+",
+        default=["auto"],
+        help="of quantized layers: auto faithful folded",
+    )
     add("--size", type=int, default=512, help="side of the picture (512)")
     add("--batch", type=int, default=1, help="pictures at once (1)")
     add("--repeats", type=int, default=5, help="timed runs of a row and round (5)")
@@ -81,9 +87,9 @@ def rows_of(args: argparse.Namespace, full: Path) -> list[dict[str, Any]]:
     if "quantized" in kinds:
         paths = [resolve_model(name) for name in args.quantized]
         rows += [
-            {"kind": "quantized", "path": str(path), "way": way}
+            {"kind": "quantized", "path": str(path), "mode": mode}
             for path in paths
-            for way in args.ways
+            for mode in args.modes
         ]
     return [{**row, **shared} for row in rows]
 

@@ -11,10 +11,11 @@ import torch
 from report import peak_gb
 from torch import Tensor, nn
 
-from quantface_arch.archs.build import build_arch
+from quantface_arch.archs.build import ARCH_BUILDER
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import read_metadata
-from quantface_arch.runtime.parts import parts_of, record
+from quantface_arch.quant.nn.traits import traits_of
+from quantface_arch.runtime.parts import record
 
 __all__ = ["KINDS", "NNCF", "measure"]
 
@@ -45,7 +46,7 @@ def measure(row: dict[str, Any]) -> dict[str, Any]:
     weights = torch.cuda.memory_allocated() if on_gpu else 0
     network(x.to(dtype))
     loaded = time.perf_counter() - start
-    names = parts_of(network)
+    names = traits_of(network).parts
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for name in names:
         vars(network)[name] = _timed(getattr(network, name), seconds[name])
@@ -56,7 +57,7 @@ def measure(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "kind": row["kind"],
         "arch": read_metadata(path)["arch"],
-        "name": f"{path.stem} {row['way']}" if quantized else row["kind"],
+        "name": f"{path.stem} {row['mode']}" if quantized else row["kind"],
         "parts": {name: min(found) for name, found in seconds.items()},
         "load s": loaded,
         "peak GB": torch.cuda.max_memory_allocated() / 1e9 if on_gpu else peak_gb(),
@@ -89,12 +90,12 @@ def _network_on_gpu(row: dict[str, Any]) -> nn.Module:
     if row["kind"] == "quantized":
         from quantface_arch.runtime import cuda
 
-        return cuda.load(path, build_arch, row["way"])
+        return cuda.load(path, ARCH_BUILDER, row["mode"])
     from quantface_arch.runtime.cuda.graph import GraphedPart
 
     network = load_model(path, runtime="reference", device="cuda")
     network = network.to(torch.float16, memory_format=torch.channels_last)
-    for name in parts_of(network):
+    for name in traits_of(network).parts:
         method, graphed = getattr(network, name), row["kind"].endswith("compiled")
         vars(network)[name] = GraphedPart(name, method, torch.float16, graphed)
     return network
@@ -112,8 +113,8 @@ def _network(row: dict[str, Any], x: Tensor) -> tuple[nn.Module, torch.dtype]:
     from quantface_arch.runtime import openvino
 
     if kind == "quantized":
-        return openvino.load(path, build_arch, row["way"]), torch.float32
-    network = openvino.load(path, build_arch)
+        return openvino.load(path, ARCH_BUILDER, row["mode"]), torch.float32
+    network = openvino.load(path, ARCH_BUILDER)
     inputs = record(network, x) if kind == NNCF else {}
     for name in network.parts:
         part = vars(network)[name]

@@ -30,7 +30,7 @@ from quantface_arch.faces.align import FACE_SIZE, invert, transform, warp
 from quantface_arch.faces.mask import HeadMask, head_mask, head_turn
 from quantface_arch.faces.paste import paste_face
 from quantface_arch.restore.restorer import FaceRestorer, FoundFaces
-from quantface_arch.utils.images import Picture, load_rgb
+from quantface_arch.utils.images import RGBImage, load_rgb
 
 # Blur in pixels, reduction, noise in levels, JPEG quality; the reduction stays.
 DEGRADATIONS = {
@@ -119,7 +119,7 @@ def changed(found: FoundFaces, face: np.ndarray, mask: HeadMask, weight: np.ndar
 def alpha_changed(restorer: FaceRestorer, found: FoundFaces, face: np.ndarray) -> int:
     """Count the alpha values that pasting changes."""
     alpha = found.picture.rgb[..., 0].copy()
-    result = restorer.assemble(replace(found, picture=Picture(found.picture.rgb, alpha)), [face])
+    result = restorer.assemble(replace(found, picture=RGBImage(found.picture.rgb, alpha)), [face])
     return int((result.picture.alpha != alpha).sum())
 
 

@@ -36,7 +36,7 @@ from sheet import write_sheet
 from tqdm import tqdm
 
 import quantface_arch.register  # noqa: F401
-from quantface_arch.archs.meta import meta_network, run_empty
+from quantface_arch.archs.meta import count_on_meta, meta_network
 from quantface_arch.metrics.catalogue import METRICS
 from quantface_arch.quant import read_metadata
 from quantface_arch.quant.cost.cost import total_cost
@@ -145,7 +145,7 @@ def cost(experiment: Path) -> dict[str, float]:
     """Bytes in tensors and operations, as scripts/count_cost.py counts them."""
     path = experiment / "models/net_g_latest.safetensors"
     net = meta_network(read_metadata(path)["arch"])
-    total = total_cost(checkpoint_cost(path, net, *run_empty(net, 512)))
+    total = total_cost(checkpoint_cost(path, net, *count_on_meta(net, 512)))
     return {"tensor_bytes": total.bytes, "operations": total.operations}
 
 

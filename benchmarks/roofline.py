@@ -27,8 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from quantface_arch.archs.meta import meta_network
 from quantface_arch.quant import Recipe, quantize, save_checkpoint
+from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime import openvino
-from quantface_arch.runtime.parts import parts_of, record
+from quantface_arch.runtime.parts import record
 
 # Kind of latency.py's rows → the width of its products.
 WIDTHS = {"openvino fp32": "fp32", "openvino bf16": "bf16", "quantized": "int8"}
@@ -45,7 +46,7 @@ def macs_of_parts(arch: Mapping[str, Any], size: int, batch: int) -> dict[str, t
     network = meta_network(arch)
     inputs = record(network, torch.zeros(batch, 3, size, size, device="meta"))
     found = {}
-    for name in parts_of(network):
+    for name in traits_of(network).parts:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             getattr(network, name)(*inputs[name][0])
         attention = counter.get_flop_counts()["Global"].get(torch.ops.aten.bmm, 0)

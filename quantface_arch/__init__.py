@@ -1,6 +1,6 @@
 """QuantFace: low-bit one-step diffusion face restoration, a plugin for BasicSR.
 
-Importing this package is light; each name below loads what it needs when it is first used.
+Importing this package is cheap: each public name loads its module on first use.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The alias without which basicsr cannot be imported beside a current torchvision.
+"""The alias that lets basicsr be imported beside a current torchvision.
 
 basicsr 1.4.2 imports ``torchvision.transforms.functional_tensor``, which torchvision 0.17 removed.
-Its functions live on in ``torchvision.transforms.functional``, so a module alias is enough,
-provided that it is in place before basicsr is first imported: every module of this package that
-imports basicsr imports this one first.
+Its functions live on in ``torchvision.transforms.functional``, so a module alias is enough. The
+alias must exist before basicsr is first imported. Every module of this package that imports basicsr
+therefore imports this one first.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-__all__ = ["mend_torchvision"]
+__all__ = ["patch_torchvision"]
 
 
-def mend_torchvision() -> None:
-    """Alias the module that basicsr looks for to the one that torchvision kept. Idempotent."""
+def patch_torchvision() -> None:
+    """Alias the module that basicsr imports to the one that torchvision kept. Idempotent."""
     name = "torchvision.transforms.functional_tensor"
     if name in sys.modules or importlib.util.find_spec(name) is not None:
         return
@@ -24,4 +24,4 @@ def mend_torchvision() -> None:
     sys.modules[name] = functional
 
 
-mend_torchvision()
+patch_torchvision()

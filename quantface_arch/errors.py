@@ -1,4 +1,4 @@
-"""The exception types for input that a user can mend."""
+"""The exception types for input that a user can correct."""
 
 from __future__ import annotations
 
@@ -19,32 +19,36 @@ __all__ = [
 
 
 class QuantFaceError(ValueError):
-    """Bad input: the message names the file, layer or option, what was found and what is allowed.
+    """Invalid input.
 
-    Commands print it as one line and exit with a status other than 0; a traceback is shown only
+    The message names the file, layer or option, and says what was found and what is allowed.
+    Commands print it as one line and exit with a status other than 0. They show a traceback only
     with ``--debug``.
     """
 
 
 class UsageError(QuantFaceError):
-    """A command was typed wrong: found before any work began, so nothing was done (status 2)."""
+    """A command line that is wrong.
+
+    It is raised before any work begins, so nothing has been done. The exit status is 2.
+    """
 
 
 class WriteError(QuantFaceError):
-    """A file could not be written: disk full, read-only, no permission. Others will not be either.
+    """A file that could not be written: the disk is full or read-only, or permission is missing.
 
-    The message names the file and says why.
+    Writing other files there will fail too. The message names the file and the reason.
     """
 
 
 def one_line(error: BaseException | str) -> str:
-    """A message without line breaks, and without what would steer a terminal."""
+    """Return a message without line breaks and without terminal control characters."""
     text = " ".join(str(error).split())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def listed(names: Iterable[str], limit: int = 3) -> str:
-    """The first few names and how many more there are, for messages."""
+    """Return the first few names and the number of the others, for a message."""
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
@@ -54,9 +58,9 @@ def check_keys(what: str, options: Mapping[str, Any], allowed: Iterable[str]) ->
     """Raise QuantFaceError if ``options`` has a key that is not allowed.
 
     Args:
-        what: names the options in the message, such as ``train options``.
-        options: what was given.
-        allowed: the keys that exist.
+        what: what the message calls the options, such as ``train options``.
+        options: the options to check.
+        allowed: every key that exists.
     """
     known = sorted(allowed)
     unknown = sorted(str(key) for key in options if key not in known)
@@ -67,7 +71,7 @@ def check_keys(what: str, options: Mapping[str, Any], allowed: Iterable[str]) ->
 
 
 def check_choice(what: str, found: Any, allowed: Iterable[Any]) -> None:
-    """Raise QuantFaceError if a value is none of those allowed; ``what`` names it."""
+    """Raise QuantFaceError unless ``found`` is allowed; the message calls it ``what``."""
     choices = list(allowed)
     if found not in choices:
         known = ", ".join("null" if choice is None else str(choice) for choice in choices)
@@ -80,8 +84,8 @@ def check_patterns(
     """Raise QuantFaceError if a shell glob matches none of the names.
 
     Args:
-        what: names the option in the message, such as ``recipe include``.
-        of: what the names are of, as ends a sentence.
+        what: what the message calls the option, such as ``recipe include``.
+        of: what the message calls a single name, such as ``layer``.
     """
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):

@@ -1,4 +1,4 @@
-"""Hands over to BasicSR's pipelines and turns a user's mistakes into one line."""
+"""The entry to BasicSR's pipelines, which reports a user's mistakes in one line."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from pathlib import Path
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.utils.cli import EXIT_FAILED, EXIT_INTERRUPTED, describe
 from quantface_arch.utils.files import kind_of
+from quantface_arch.utils.limits import MAX_PIXELS
 
 __all__ = ["launch"]
 
-# As images.MAX_PIXELS, which cannot be imported without OpenCV.
-MAX_PIXELS = 100_000_000
 FORCED = re.compile(r"[\w.-]+(:[\w.-]+)* ?=")
 
 
 def launch(phase: str, root: Path) -> None:
-    """Run ``basicsr.train`` or ``basicsr.test`` on the command line's options.
+    """Run ``basicsr.train`` or ``basicsr.test`` with the options of the command line.
+
+    Bad input ends the process with status 1 and one line. ``--debug`` adds the traceback.
 
     Args:
         phase: ``train`` or ``test``.
-        root: folder under which ``experiments/`` and ``results/`` are made.
-
-    Exits with status 1 and one line on bad input; ``--debug`` shows the traceback too.
+        root: the folder in which ``experiments/`` and ``results/`` are made.
     """
-    # Before OpenCV and torch are imported: data sets and weights are not trusted either.
+    # Set these before OpenCV and torch are imported: data sets and weights are not trusted either.
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
     os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
@@ -40,49 +39,49 @@ def launch(phase: str, root: Path) -> None:
         pipeline = import_module(f"basicsr.{phase}")
         getattr(pipeline, f"{phase}_pipeline")(str(root))
     except KeyboardInterrupt:
-        print("interrupted; --auto_resume goes on from the last saved state", file=sys.stderr)
+        print("interrupted; --auto_resume continues from the last saved state", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        # BasicSR prints what it makes of it; the last line is ours.
+        # BasicSR also prints about the error, so ours must be the last line.
         sys.stdout.flush()
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
 
 
 def check_arguments(words: list[str]) -> None:
-    """Refuse what BasicSR's own parser would wait for, or run.
+    """Refuse arguments on which BasicSR's own parser would hang, or which it would execute.
 
     Raises:
-        QuantFaceError: the options file is no regular file, or ``--force_yml`` names an option by
-            other than names with colons in between, which BasicSR would execute.
+        QuantFaceError: the options file is not a regular file, or ``--force_yml`` has an argument
+            other than ``NAME:NAME=VALUE``. BasicSR would execute such an argument.
     """
     forced = False
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word == "-opt" and Path(following).exists():
             kind = kind_of(Path(following).stat().st_mode)
             if kind is not None:
-                raise QuantFaceError(f"options file {following}: it is {kind}, a file is wanted")
+                raise QuantFaceError(f"options file {following}: it is {kind}, expected a file")
         if word.startswith("-"):
             forced = word.startswith("--force")
         elif forced and not FORCED.match(word):
-            raise QuantFaceError(f"--force_yml: found {word!r}, wanted is NAME:NAME=VALUE")
+            raise QuantFaceError(f"--force_yml: found {word!r}, expected NAME:NAME=VALUE")
 
 
 def explain(error: Exception) -> str:
-    """One line for an exception that came through BasicSR's loop."""
+    """Return one line that explains an exception from BasicSR's loop."""
     if isinstance(error, KeyError):
-        # BasicSR names a missing option by its bare key, an unknown type by a sentence.
+        # BasicSR reports a missing option by its bare key, but an unknown type by a sentence.
         name = str(error.args[0])
         return name if " " in name else f"options file: {name} is missing"
     if isinstance(error, FileNotFoundError):
         return (
             f"{describe(error)} (options file; --force_yml datasets:PHASE:dataroot_gt=FOLDER "
-            "points elsewhere)"
+            "selects another folder)"
         )
     if isinstance(error, QuantFaceError):
-        # An error of a loader's worker arrives with the worker's traceback before its last line.
+        # An error in a loader's worker arrives with the worker's traceback before its last line.
         last = str(error).strip().splitlines()[-1]
         return last.removeprefix(f"{QuantFaceError.__module__}.QuantFaceError: ")
     return describe(error)

@@ -1,7 +1,7 @@
-"""Importing this module puts QuantFace into BasicSR's registries, and mends how BasicSR reads
-options files and resumes.
+"""Importing this module registers QuantFace in BasicSR and patches BasicSR's loop.
 
-The one line that somebody's own BasicSR checkout needs is ``import quantface_arch.register``.
+The patches change how BasicSR reads options files and how it resumes. A BasicSR checkout of your
+own needs one line: ``import quantface_arch.register``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import quantface_arch.integration.registered
 import quantface_arch.losses
 import quantface_arch.metrics
 import quantface_arch.models  # noqa: F401
-from quantface_arch.integration.patches import mend_options, mend_resume
+from quantface_arch.integration.patches import patch_options, patch_resume
 
-mend_options()
-mend_resume()
+patch_options()
+patch_resume()

@@ -41,6 +41,7 @@ from quantface_arch.quant.config.bitmap import SUFFIXES, save_bit_map
 from quantface_arch.quant.config.specs import MAX_BITS, MIN_BITS, is_width
 from quantface_arch.quant.cost.macs import count_macs
 from quantface_arch.quant.cost.planned import fixed_bytes
+from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.quant.ptq import apply_plan
 from quantface_arch.reports.allocation_plot import draw_allocation
 from quantface_arch.utils.cli import Parser, run
@@ -275,7 +276,7 @@ def perceptual_distance(
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """1 - SSIM in the network's range of values, or a loss of BasicSR's registry."""
     if options is None:
-        low, high = getattr(net, "input_range", (0, 1))
+        low, high = traits_of(net).input_range
         return partial(ssim_distance, data_range=high - low)
     from basicsr.losses import build_loss
     from basicsr.utils.registry import LOSS_REGISTRY

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 import quantface_arch.register  # noqa: F401
-from quantface_arch.archs.meta import meta_network, run_empty
+from quantface_arch.archs.meta import count_on_meta, meta_network
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.integration.options import read_options
 from quantface_arch.integration.quantface_arch import checkpoint_arch
@@ -78,7 +78,7 @@ def main(args: argparse.Namespace) -> int:
     checkpoint = find_checkpoint(opt, args.checkpoint)
     arch = find_arch(opt, checkpoint)
     net = meta_network(arch)
-    work, products = run_empty(net, args.size)
+    work, products = count_on_meta(net, args.size)
     if checkpoint is not None:
         entries = checkpoint_cost(checkpoint, net, work, products)
         note = f"{checkpoint.name} has {checkpoint.stat().st_size:,} with its header"

@@ -8,7 +8,7 @@ from pathlib import Path
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import UsageError
 from quantface_arch.pretrained.names import resolve_model
-from quantface_arch.runtime.lowering import FULL, SPARE, WAYS, Lowering
+from quantface_arch.runtime.lowering import FULL, MODES, SPARE, Lowering
 from quantface_arch.runtime.onnx_file import missing, write_onnx
 from quantface_arch.utils.cli import Parser, run
 
@@ -23,8 +23,8 @@ examples:
   for OpenVINO's own tools (a .bin is written beside the .xml):
     python scripts/export.py --model mini-w4a8 --format openvino -o mini-w4a8.xml
 
-For layers with inputs of 8 bits, --way folded multiplies balancing and branch into the weight,
-which is rounded again, to 8 bits: the fastest. --way faithful keeps the reference's operations.
+For layers with inputs of 8 bits, --mode folded multiplies balancing and branch into the weight,
+which is rounded again, to 8 bits: the fastest. --mode faithful keeps the reference's operations.
 
 x86 processors without VNNI add pairs of products in 16 bits, which 8-bit weights overflow: files
 for those want --weight-bits 7.
@@ -40,7 +40,7 @@ def make_parser() -> Parser:
     add("--model", required=True, help="shipped name or checkpoint")
     add("--format", required=True, choices=SUFFIXES, help="of the file")
     add("-o", "--output", required=True, type=Path, help="file to write, .onnx or .xml")
-    add("--way", choices=WAYS, default="auto", help="auto folds 8-bit inputs (default)")
+    add("--mode", "--way", choices=MODES, default="auto", help="auto folds 8-bit inputs (default)")
     add("--weight-bits", type=int, choices=LARGEST, default=8, help="while running (8)")
     return parser
 
@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
     path = resolve_model(args.model)
     if path.is_dir():
         raise UsageError(f"--model {path}: a checkpoint is wanted; scripts/quantize.py makes one")
-    lowering = Lowering(args.way, LARGEST[args.weight_bits])
+    lowering = Lowering(args.mode, LARGEST[args.weight_bits])
     if args.format == "onnx":
         hint = missing()
         if hint:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.utils.cli import Parser, run
-from quantface_arch.utils.image_sources import PictureSource, open_source
+from quantface_arch.utils.image_sources import ImageSource, open_source
 from quantface_arch.utils.images import read_image, write_image
 
 DESCRIPTION = """\
@@ -91,7 +91,7 @@ def main(args: argparse.Namespace) -> int:
         _check_pairs(**sources)
     with _replacing(target) as part:
         _fill(part, sources, args)
-    count = len(sources["lq"].pictures)
+    count = len(sources["lq"].images)
     if count != testset.count:
         print(
             f"warning: pictures found: {count}, published: {testset.count}; "
@@ -118,9 +118,9 @@ def _check(args: argparse.Namespace, testset: TestSet, target: Path) -> None:
         raise UsageError(f"{target} holds other things, which --redo would delete: {foreign[0]}")
 
 
-def _check_pairs(lq: PictureSource, gt: PictureSource) -> None:
+def _check_pairs(lq: ImageSource, gt: ImageSource) -> None:
     for source, other in ((lq, gt), (gt, lq)):
-        missing = [stem for stem in source.pictures if stem not in other.pictures]
+        missing = [stem for stem in source.images if stem not in other.images]
         if missing:
             more = f" ({len(missing)} such pictures)" if len(missing) > 1 else ""
             raise QuantFaceError(
@@ -156,13 +156,13 @@ def _replacing(target: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def _fill(part: Path, sources: Mapping[str, PictureSource], args: argparse.Namespace) -> None:
-    pictures = [(role, stem) for role, source in sources.items() for stem in source.pictures]
+def _fill(part: Path, sources: Mapping[str, ImageSource], args: argparse.Namespace) -> None:
+    pictures = [(role, stem) for role, source in sources.items() for stem in source.images]
     for role in sources:
         (part / role).mkdir()
     for role, stem in tqdm(pictures, desc="prepare", unit="image"):
         source = sources[role]
-        path = part / role / source.pictures[stem].name
+        path = part / role / source.images[stem].name
         (source.link if args.link else source.copy)(stem, path)
         try:
             _settle(path, args.resize)

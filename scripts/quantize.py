@@ -27,6 +27,7 @@ from quantface_arch.quant import (
 from quantface_arch.quant.calibration.store import digest
 from quantface_arch.quant.config.bitmap import load_bit_map
 from quantface_arch.quant.config.specs import KINDS, RANGES
+from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.utils.cli import Parser, run
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.files import atomic_path
@@ -110,7 +111,7 @@ def _quantize(args: argparse.Namespace, shard: Shard) -> None:
         activations=replace(recipe.activations, range=args.range),
         include=tuple(args.include),
         exclude=tuple(args.exclude),
-        eight_bit=getattr(model, "eight_bit_patterns", ()),
+        eight_bit=traits_of(model).eight_bit_patterns,
         balance=replace(recipe.balance, kind=args.balance),
         branch=replace(recipe.branch, svd=args.rank),
     )

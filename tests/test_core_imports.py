@@ -23,7 +23,7 @@ FOREIGN = (
     "transformers",
     "triton",
 )
-# Imported where they are needed, never with the core.
+# These are imported where they are needed, never with the core.
 LATE = ("onnx", "scipy", "yaml")
 
 

@@ -1,4 +1,4 @@
-"""What a user of the package sees when importing it."""
+"""The names that a user of the package sees when importing it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Networks, and ``build.build_arch``, which makes one from its options."""
+"""The networks; ``build.build_arch`` builds one from its options."""

@@ -1,4 +1,4 @@
-"""Architectures by their options."""
+"""Networks built from their options."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import nn
 
 from quantface_arch.archs.pipeline import Pipeline
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.checkpoint.builder import Builder
 
-__all__ = ["build_arch"]
+__all__ = ["ARCH_BUILDER", "build_arch", "build_shell"]
 
 OSDFACE = "OSDFace"
-# Of BasicSR's registry: feature extractors, no restorers, that download or unpickle when made.
+# These feature extractors of BasicSR's registry download or unpickle weights when they are built.
+# They are not restorers.
 FETCHING = ("VGGFeatureExtractor", "DFDNet")
 
 
 def build_arch(options: Mapping[str, Any]) -> nn.Module:
-    """Build any architecture of BasicSR's registry from ``{"type": NAME, **options}``.
-
-    ``build_arch.pipeline`` builds what a runtime needs that has compiled the network's parts.
+    """Build any architecture in BasicSR's registry from ``{"type": NAME, **options}``.
 
     Raises:
-        QuantFaceError: no type, a type that is not registered, or options that it does not take.
+        QuantFaceError: the type is missing or not registered, or it does not take the options.
     """
     options = dict(options)
     name = options.pop("type", None)
@@ -34,19 +34,22 @@ def build_arch(options: Mapping[str, Any]) -> nn.Module:
         raise QuantFaceError(f"network {name}: {error}") from error
 
 
-def _pipeline(options: Mapping[str, Any]) -> nn.Module:
-    """What ``build_arch`` builds, without what its ``parts`` compute, where that can be had."""
+def build_shell(options: Mapping[str, Any]) -> nn.Module:
+    """Build the network without the layers that its ``parts`` use.
+
+    Only OSDFace has such a shell. Any other architecture is built in full.
+    """
     if options.get("type") != OSDFACE:
         return build_arch(options)
     known = signature(Pipeline).parameters
     return Pipeline(**{key: value for key, value in options.items() if key in known})
 
 
-build_arch.pipeline = _pipeline
+ARCH_BUILDER = Builder(build_arch, build_shell)
 
 
 def _builder(name: Any) -> Callable[..., nn.Module]:
-    """The class of a type. Imported here, since diffusers and BasicSR take seconds and memory."""
+    """Return the class of a type, imported here since diffusers and BasicSR take seconds."""
     if name == OSDFACE:
         from quantface_arch.archs.osdface_arch import OSDFace
 
@@ -55,7 +58,9 @@ def _builder(name: Any) -> Callable[..., nn.Module]:
     from basicsr.utils.registry import ARCH_REGISTRY
 
     if name in FETCHING:
-        raise QuantFaceError(f"network type: {name} fetches weights by itself, which is refused")
+        raise QuantFaceError(
+            f"network type: {name} is refused, since it downloads or unpickles weights"
+        )
     if name not in ARCH_REGISTRY:
         known = ", ".join(sorted({OSDFACE, *(name for name, _ in ARCH_REGISTRY)}))
         raise QuantFaceError(f"network type: found {name!r}, allowed is one of {known}")

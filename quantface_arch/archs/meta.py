@@ -1,4 +1,4 @@
-"""Networks without weights: shapes on the meta device, for counting what they do."""
+"""Networks on the meta device, which have shapes but no weights, and their work."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.quant.cost.macs import LayerWork, count_products, count_work
 
-__all__ = ["meta_network", "run_empty"]
+__all__ = ["count_on_meta", "meta_network"]
 
 
 def meta_network(arch: Mapping[str, Any]) -> nn.Module:
-    """The float network on the meta device: shapes without memory."""
+    """Build the float network on the meta device, where shapes take no memory."""
     with init_empty_weights():
         net = build_arch(arch)
     return net.to("meta").eval()
 
 
-def run_empty(net: nn.Module, size: int) -> tuple[dict[str, LayerWork], dict[str, int]]:
-    """Work of the layers and products beside them, for one picture.
+def count_on_meta(net: nn.Module, size: int) -> tuple[dict[str, LayerWork], dict[str, int]]:
+    """Count, for one image, the work of the layers and the products outside layers.
 
     Raises:
-        QuantFaceError: the network does not take pictures of this size.
+        QuantFaceError: the network does not take images of this size.
     """
-    picture = torch.zeros(1, 3, size, size, device="meta")
+    image = torch.zeros(1, 3, size, size, device="meta")
     try:
-        return count_work(net, picture), count_products(net, picture)
+        return count_work(net, image), count_products(net, image)
     except (RuntimeError, AssertionError) as error:
-        what = f"{type(net).__name__} cannot be counted on a 3x{size}x{size} picture"
+        what = f"{type(net).__name__} cannot be counted on a 3x{size}x{size} image"
         raise QuantFaceError(f"{what}: {one_line(error)}") from error

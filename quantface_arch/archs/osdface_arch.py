@@ -1,4 +1,4 @@
-"""OSDFace, the one-step diffusion face restorer, built from diffusers' parts and our VRE."""
+"""OSDFace, the one-step diffusion face restorer, built from diffusers' networks and the VRE."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ class OSDFace(Pipeline):
     """The pipeline with its networks.
 
     Args:
-        preset: ``osdface`` (Stable Diffusion 2.1 sizes), ``mini`` or ``mini2``.
-        vre, vae, unet: options that replace single entries of the preset's.
-        patch_size: side of the pixel patches folded into channels before the VAE; None takes the
-            preset's.
+        preset: ``osdface`` (the sizes of Stable Diffusion 2.1), ``mini`` or ``mini2``.
+        vre, vae, unet: options that replace single entries of the preset.
+        patch_size: the side of the pixel patches that are folded into channels before the VAE. None
+            takes the preset's.
         timestep: the one step at which the UNet is evaluated.
-        beta_start, beta_end: of the scaled-linear noise schedule with 1000 steps.
-        initial_logvar: bias given to the posterior's log-variance when a model is made without
-            weights, so that training from scratch does not begin in unit noise.
-        fast_encoder, fast_decoder: options of ``tiny_half``, {} for TAESD's sizes, to have a tiny
-            network in the place of the VAE's; None: the VAE's own.
+        beta_start, beta_end: the ends of the scaled-linear noise schedule with 1000 steps.
+        initial_logvar: the initial bias of the posterior's log-variance. It keeps training from
+            scratch from beginning in unit noise.
+        fast_encoder, fast_decoder: options of ``tiny_half`` for a tiny network that replaces half
+            of the VAE. {} takes TAESD's sizes, None keeps the VAE's own half.
 
     Raises:
-        QuantFaceError: unknown preset, options that do not fit, or a picture whose sides the
-            network cannot halve often enough.
+        QuantFaceError: the preset is unknown, options do not fit, or the network cannot halve the
+            sides of an image often enough.
     """
 
-    # Widths that stay at 8 bits when a recipe asks for fewer: the first and the last convolution of
+    # These layers keep 8 bits when a recipe asks for fewer: the first and the last convolution of
     # each network, the time embedding, and the whole VRE.
     eight_bit_patterns = (
         "vae.encoder.conv_in",
@@ -81,7 +81,7 @@ class OSDFace(Pipeline):
                 self.use_tiny(half, options)
 
     def use_tiny(self, half: str, options: Mapping[str, Any]) -> None:
-        """Have a tiny encoder or decoder, with random weights, instead of the VAE's.
+        """Replace the VAE's encoder or decoder by a tiny one with random weights.
 
         Args:
             half, options: see ``tiny_half``.
@@ -97,10 +97,10 @@ class OSDFace(Pipeline):
         self.eight_bit_patterns = (*kept, *(f"fast_{half}.layers.{place}" for place in ends))
 
     def input_sources(self) -> dict[str, tuple[int, ...]]:
-        """Layers whose input is concatenated from several tensors, and the channels of each.
+        """Return the layers whose input is concatenated, with the channels of each source.
 
-        Those are the first convolution and the shortcut of every residual block on the UNet's way
-        up: (channels of what ran before, channels of the skip connection).
+        These are the first convolution and the shortcut of every residual block in the UNet's
+        decoder. The sources are the previous block and the skip connection.
         """
         sources: dict[str, tuple[int, ...]] = {}
         hidden = self.unet.mid_block.resnets[-1].out_channels
@@ -114,25 +114,25 @@ class OSDFace(Pipeline):
         return sources
 
     def encode_prompt(self, lq: Tensor) -> tuple[Tensor, Tensor]:
-        """Prompt embeddings (N, tokens, prompt_dim) and the VRE's codebook loss."""
+        """Return prompt embeddings (N, tokens, prompt_dim) and the VRE's codebook loss."""
         codes, vre_loss = self.vre(lq)
         return self.embedding_change(codes), vre_loss
 
     def encode_moments(self, image: Tensor) -> Tensor:
-        """Mean and log-variance of a picture's latent, not scaled, one after the other."""
+        """Return mean and log-variance of an image's unscaled latent, concatenated by channel."""
         patches = F.pixel_unshuffle(image, self.patch_size)
         if self.fast_encoder is None:
             return self.vae.encode(patches).latent_dist.parameters
-        # A tiny encoder gives the latent itself, with no variance to speak of.
+        # A tiny encoder returns the latent itself, and its variance is negligible.
         mean = self.fast_encoder(patches) * (self.latent_spread / self.latent_scale)
         return torch.cat((mean, torch.full_like(mean, LOGVAR[0])), dim=1)
 
     def predict_noise(self, z: Tensor, prompt: Tensor) -> Tensor:
-        """ε of the UNet at the timestep, of z's shape."""
+        """Return the UNet's ε at the timestep, of z's shape."""
         return self.unet(z, self.timestep, encoder_hidden_states=prompt).sample
 
     def constant_layers(self) -> dict[str, Tensor]:
-        """Submodules that the timestep alone goes through, and what they give."""
+        """Return the outputs of the submodules that depend on the timestep alone."""
         unet = self.unet
         time = unet.time_proj(torch.tensor([self.timestep])).to(unet.dtype)
         constants = {"unet.time_embedding": unet.time_embedding(time)}
@@ -143,7 +143,7 @@ class OSDFace(Pipeline):
         return constants
 
     def decode(self, x0: Tensor) -> Tensor:
-        """Picture (N, 3, H, W) of a scaled latent, not clamped."""
+        """Decode a scaled latent into an image (N, 3, H, W), not clamped."""
         if self.fast_decoder is not None:
             patches = self.fast_decoder(x0 / self.latent_spread)
         else:
@@ -155,7 +155,7 @@ class OSDFace(Pipeline):
 def smooth(image: Tensor) -> Tensor:
     """Filter an image (N, 3, H, W) by the binomial kernel [1, 2, 1] / 4 along both axes.
 
-    The kernel's response is zero at a period of two pixels; borders are continued by their pixels.
+    The kernel removes a pattern with a period of two pixels. Border pixels are replicated.
     """
     kernel = image.new_tensor([0.25, 0.5, 0.25])
     kernel = (kernel[:, None] * kernel).expand(image.shape[1], 1, 3, 3)

@@ -1,7 +1,7 @@
-"""OSDFace without its networks: sizes, noise schedule, and what happens between the networks.
+"""OSDFace without its networks: sizes, noise schedule, and the computations between the networks.
 
-It stands apart because a runtime that has compiled the networks needs nothing else, and because
-importing diffusers, which they are made of, takes seconds and 0.3 GB.
+A runtime that has compiled the networks needs only this module. It avoids the import of diffusers,
+which takes seconds and 0.3 GB.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ from quantface_arch.errors import QuantFaceError
 
 __all__ = ["OSDFaceOutput", "Pipeline"]
 
-# Of the noise schedule that Stable Diffusion was trained with.
+# The length of the noise schedule with which Stable Diffusion was trained.
 TIMESTEPS = 1000
-# Least and largest log-variance of a latent, those of diffusers' VAE.
+# The bounds of a latent's log-variance in diffusers' VAE.
 LOGVAR = (-30.0, 20.0)
 
 
 class OSDFaceOutput(NamedTuple):
-    """Everything that a loss may look at.
+    """Every output and intermediate that a loss may use.
 
-    image (N, 3, H, W), not clamped; latent z, eps and x0 (N, C, h, w); vre_loss scalar;
-    kl scalar, the VAE posterior's mean divergence from a standard normal.
+    Attributes:
+        image: (N, 3, H, W), not clamped.
+        latent, eps, x0: z, the predicted noise and x₀, (N, C, h, w).
+        vre_loss: the codebook loss, a scalar.
+        kl: the mean divergence of the VAE's posterior from a standard normal, a scalar.
     """
 
     image: Tensor
@@ -40,20 +43,19 @@ class OSDFaceOutput(NamedTuple):
 
 
 class Pipeline(nn.Module):
-    """VRE → VAE encoder → UNet at one timestep → x₀ → VAE decoder, each of them still to be given.
+    """The pipeline VRE → VAE encoder → UNet at one timestep → x₀ → VAE decoder, without networks.
 
-    The methods that ``parts`` names come from a subclass, or are set on an instance.
+    A subclass defines the methods that ``parts`` names, or they are set on an instance.
 
     Args:
         preset, vre, vae, unet, patch_size, timestep, beta_start, beta_end: see ``OSDFace``.
 
     Raises:
-        QuantFaceError: unknown preset.
+        QuantFaceError: the preset is unknown.
     """
 
-    # Of the pictures that ``forward`` takes.
+    # See ``NetworkTraits`` for ``input_range`` and ``parts``.
     input_range = (-1.0, 1.0)
-    # Functions of tensors alone, one after the other; a runtime compiles each by itself.
     parts = ("encode_prompt", "encode_moments", "predict_noise", "decode")
 
     def __init__(
@@ -73,7 +75,7 @@ class Pipeline(nn.Module):
             raise QuantFaceError(f"network option preset: found {preset!r}, allowed are {known}")
         preset_sizes = PRESETS[preset]
         own = {"vre": vre, "vae": vae, "unet": unet}
-        # Options of the three networks, by their names.
+        # The options of the three networks by name.
         self.sizes = {name: {**preset_sizes[name], **(own[name] or {})} for name in own}
         self.patch_size = preset_sizes["patch_size"] if patch_size is None else patch_size
         self.latent_spread = preset_sizes["latent_spread"]
@@ -83,28 +85,29 @@ class Pipeline(nn.Module):
         self.set_noise_schedule(beta_start, beta_end)
 
     def set_noise_schedule(self, beta_start: float, beta_end: float) -> None:
-        """Fix √ᾱ and √(1−ᾱ) at the timestep from a scaled-linear schedule of 1000 steps."""
-        # By numpy: torch would import sympy for it where a checkpoint's network is built.
+        """Set √ᾱ and √(1−ᾱ) at the timestep, from a scaled-linear schedule of 1000 steps."""
+        # numpy computes this, since torch would import sympy for it when a checkpoint is loaded.
         betas = np.linspace(beta_start**0.5, beta_end**0.5, TIMESTEPS) ** 2
         alpha_bar = float(np.cumprod(1 - betas)[self.timestep])
         self.sqrt_alpha, self.sqrt_one_minus_alpha = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
 
     @property
     def stride(self) -> int:
-        """Side of the square of pixels behind one latent position."""
+        """The side of the square of pixels behind one latent position."""
         return self.patch_size * 2 ** (len(self.sizes["vae"]["block_out_channels"]) - 1)
 
     def latent_shape(self, batch: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """Shape of the latent, and of the noise that ``forward`` takes, for pictures in pixels."""
+        """Return the shape of the latent, and of the noise, for images of a size in pixels."""
         channels = self.sizes["vae"]["latent_channels"]
         return batch, channels, height // self.stride, width // self.stride
 
     def encode_latent(self, image: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Scaled latent of a picture in [-1, 1] and the posterior's mean KL divergence.
+        """Return the scaled latent of an image in [-1, 1] and the posterior's mean KL divergence.
 
         Args:
             image: float (N, 3, H, W).
-            noise: standard normal, of ``latent_shape``, for a posterior sample; None: the mean.
+            noise: standard normal noise of ``latent_shape``, for a sample of the posterior. None
+                takes its mean.
         """
         mean, logvar = self.encode_moments(image).chunk(2, dim=1)
         logvar = logvar.clamp(*LOGVAR)
@@ -113,36 +116,36 @@ class Pipeline(nn.Module):
         return z * self.latent_scale, kl
 
     def predict_x0(self, z: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
-        """``predict_noise``, and x₀ = (z − √(1−ᾱ)·ε)/√ᾱ, computed in float64."""
+        """Return ``predict_noise`` and x₀ = (z − √(1−ᾱ)·ε)/√ᾱ, computed in float64."""
         eps = self.predict_noise(z, prompt)
         x0 = (z.double() - self.sqrt_one_minus_alpha * eps.double()) / self.sqrt_alpha
         return eps, x0.to(z.dtype)
 
     def forward_all(self, lq: Tensor, noise: Tensor | None = None) -> OSDFaceOutput:
-        """Run the whole pipeline and return every intermediate that a loss may look at."""
+        """Run the whole pipeline and return every intermediate that a loss may use."""
         prompt, vre_loss = self.encode_prompt(lq)
         z, kl = self.encode_latent(lq, noise)
         eps, x0 = self.predict_x0(z, prompt)
         return OSDFaceOutput(self.decode(x0), z, eps, x0, vre_loss, kl)
 
     def autoencode(self, image: Tensor, noise: Tensor | None = None) -> OSDFaceOutput:
-        """Encode and decode a clean picture; prompt and UNet take no part."""
+        """Encode and decode a clean image, without prompt and UNet."""
         z, kl = self.encode_latent(image, noise)
         return OSDFaceOutput(self.decode(z), z, torch.zeros_like(z), z, z.new_zeros(()), kl)
 
     def check_input(self, lq: Tensor, noise: Tensor | None) -> None:
-        """Raise QuantFaceError for pictures or noise of a shape that the network cannot take."""
+        """Raise QuantFaceError for images or noise of a shape that the network cannot take."""
         if lq.ndim != 4 or lq.shape[1] != 3:
-            raise QuantFaceError(f"pictures of shape {tuple(lq.shape)}: (N, 3, H, W) is wanted")
+            raise QuantFaceError(f"images of shape {tuple(lq.shape)}: expected (N, 3, H, W)")
         step = self.stride * 2 ** (len(self.sizes["unet"]["block_out_channels"]) - 1)
         height, width = lq.shape[-2:]
         if height % step or width % step:
             raise QuantFaceError(
-                f"picture of {width}x{height} pixels: both sides must be multiples of {step}"
+                f"image of {width}x{height} pixels: both sides must be multiples of {step}"
             )
         wanted = self.latent_shape(len(lq), height, width)
         if noise is not None and tuple(noise.shape) != wanted:
-            raise QuantFaceError(f"noise of shape {tuple(noise.shape)}: {wanted} is wanted")
+            raise QuantFaceError(f"noise of shape {tuple(noise.shape)}: expected {wanted}")
 
     def forward(
         self,
@@ -156,9 +159,10 @@ class Pipeline(nn.Module):
         Args:
             lq: float (N, 3, H, W) in [-1, 1].
             noise: see ``encode_latent``.
-            return_all: return an ``OSDFaceOutput`` instead of the picture.
-            autoencode: only encode and decode, see ``autoencode``. A switch of ``forward`` because
-                distributed training synchronizes gradients of nothing else.
+            return_all: return an ``OSDFaceOutput`` instead of the image.
+            autoencode: only encode and decode, see ``autoencode``. This is an argument of
+                ``forward`` because distributed training synchronizes the gradients of ``forward``
+                alone.
 
         Returns:
             restored faces (N, 3, H, W), clamped to [-1, 1] in evaluation mode.

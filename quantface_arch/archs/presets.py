@@ -1,15 +1,17 @@
-"""Sizes of the two restorers that share OSDFace's anatomy.
+"""The sizes of the restorers that share OSDFace's architecture.
 
-``osdface`` is the published one: Stable Diffusion 2.1's VAE and UNet and a VQGAN-style encoder.
-``mini`` is the small one that this project trains and ships. Its VAE works on 2×2 patches of
-pixels (space to depth), so that no convolution runs at 512×512, and keeps four times as many latent
-channels, since its decoder is too small to invent what the latent leaves out. ``latent_spread`` is
-what a scaled latent is divided by for tiny halves, which hold it between -3 and 3.
+``osdface`` is the published restorer: Stable Diffusion 2.1's VAE and UNet and a VQGAN-style
+encoder. ``mini`` is the small one that this project trains and ships. Its VAE works on 2×2 patches
+of pixels (space to depth), so no convolution runs at 512×512. It keeps four times as many latent
+channels, because its decoder is too small to invent the details that a latent omits. Tiny halves
+hold a latent between -3 and 3, and ``latent_spread`` is the divisor that brings a scaled latent
+there.
 
-``mini2`` is its second generation: a UNet twice as deep, and ``smooth_output``, a fixed low-pass
-filter behind the decoder. The last convolution writes each 2×2 patch of pixels through channels of
-its own, so that losses alone do not keep a pattern with a period of two pixels out of the image.
-The filter removes exactly that frequency, and gradients through it cannot reward the pattern.
+``mini2`` is the second generation. Its UNet is twice as deep, and ``smooth_output`` puts a fixed
+low-pass filter behind the decoder. The last convolution writes the pixels of each 2×2 patch through
+separate channels, so losses alone do not keep a pattern with a period of two pixels out of the
+image. The filter removes exactly that frequency, and gradients through it cannot reward the
+pattern.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Small encoders and decoders in place of the VAE's, which is most of the work: TAESD's layout.
+"""Small encoders and decoders in TAESD's layout that replace the VAE's, which do most of the work.
 
 A tiny autoencoder (diffusers' ``AutoencoderTiny``) is distilled from a VAE and shares its scaled
-latent, so either half may stand in for the VAE's. Each half has a number of blocks and of channels
-per resolution; the decoder's go from the latent to the picture.
+latent. Either half may therefore replace the VAE's. Each half has a number of blocks and a number
+of channels per resolution. The decoder's are listed from the latent to the image.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from quantface_arch.errors import QuantFaceError, check_keys
 __all__ = ["HALVES", "tiny_half"]
 
 HALVES = ("encoder", "decoder")
-# What diffusers calls a half's sizes, and those of TAESD.
+# diffusers' names for the sizes of a half, with TAESD's values.
 _SIZES: dict[str, dict[str, tuple[int, ...]]] = {
     "encoder": {"num_blocks": (1, 3, 3, 3), "block_out_channels": (64, 64, 64, 64)},
     "decoder": {"num_blocks": (3, 3, 3, 1), "block_out_channels": (64, 64, 64, 64)},
@@ -28,18 +28,18 @@ _SIZES: dict[str, dict[str, tuple[int, ...]]] = {
 def tiny_half(
     half: str, options: Mapping[str, Any], channels: int, latent_channels: int, resolutions: int
 ) -> nn.Module:
-    """Half a tiny autoencoder, with random weights.
+    """Build half a tiny autoencoder with random weights.
 
     Args:
-        half: ``encoder``, pictures in [-1, 1] to scaled latents, or ``decoder``, the way back.
-        options: ``num_blocks`` and ``block_out_channels``, a number per resolution; TAESD's are the
-            defaults.
-        channels: of the picture, once its patches are folded.
-        latent_channels: of the latent.
-        resolutions: of the VAE, the picture's among them.
+        half: ``encoder`` maps images in [-1, 1] to scaled latents, ``decoder`` maps them back.
+        options: ``num_blocks`` and ``block_out_channels``, each with a number per resolution. The
+            defaults are TAESD's.
+        channels: the number of channels of the image after its patches are folded.
+        latent_channels: the number of channels of the latent.
+        resolutions: the number of the VAE's resolutions, the image's included.
 
     Raises:
-        QuantFaceError: another option, or another number of resolutions.
+        QuantFaceError: an option is unknown, or the number of resolutions differs.
     """
     check_keys(f"network option fast_{half}", options, _SIZES[half])
     sizes = {key: tuple(options.get(key, value)) for key, value in _SIZES[half].items()}
@@ -47,7 +47,7 @@ def tiny_half(
         if len(found) != resolutions:
             raise QuantFaceError(
                 f"network option fast_{half}: {key}: found {list(found)}, "
-                f"one number for each of the VAE's {resolutions} resolutions is wanted"
+                f"expected one number for each of the VAE's {resolutions} resolutions"
             )
     ours = {
         f"num_{half}_blocks": sizes["num_blocks"],

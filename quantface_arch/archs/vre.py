@@ -1,7 +1,7 @@
-"""The visual representation embedder: a face picture in, prompt tokens out (OSDFace, CVPR 2025).
+"""The visual representation embedder, which turns a face into prompt tokens (OSDFace, CVPR 2025).
 
-Module names follow the VQGAN encoder from which OSDFace's weights come, so that its checkpoint
-loads key by key.
+Module names follow the VQGAN encoder from which OSDFace's weights come, so its checkpoint loads key
+by key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _norm(channels: int, groups: int) -> nn.GroupNorm:
 
 
 class ResnetBlock(nn.Module):
-    """GroupNorm, SiLU, 3×3 convolution, twice, beside a 1×1 shortcut where the width changes."""
+    """Two rounds of GroupNorm, SiLU and 3×3 convolution, and a 1×1 shortcut if channels change."""
 
     def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class AttnBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Stride-2 3×3 convolution, padded on the right and the bottom only."""
+    """A 3×3 convolution of stride 2, padded on the right and the bottom only."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -67,9 +67,10 @@ class Downsample(nn.Module):
 
 
 class Encoder(nn.Module):
-    """VQGAN-style encoder: ``len(channel_mult) - 1`` halvings, residual blocks, attention.
+    """A VQGAN-style encoder: ``len(channel_mult) - 1`` halvings, residual blocks and attention.
 
-    Attention stands at every level whose resolution is in ``attn_resolutions``, and in the middle.
+    Attention follows every level whose resolution is in ``attn_resolutions``, and stands in the
+    middle.
     """
 
     def __init__(
@@ -120,18 +121,18 @@ class Encoder(nn.Module):
 def select_codes(z: Tensor, codebook: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
     """Choose at most ``num_tokens`` distinct codes, those nearest to some position first.
 
-    Every position gets its nearest code; positions are sorted by that distance, ascending, and
+    Every position has a nearest code. Positions are sorted by the distance to it, ascending, and
     codes are taken in that order, each once.
 
     Args:
-        z: features, float (N, P, C), P positions.
+        z: features, float (N, P, C), for P positions.
         codebook: float (K, C).
-        num_tokens: how many codes are wanted.
+        num_tokens: the number of codes to choose.
 
     Returns:
         ``codes`` and ``positions``, int64 (N, T) with T = min(num_tokens, K): the chosen codes and
-        the position each was found at; ``valid``, bool (N, T): False where fewer distinct codes
-        than T were found.
+        the position at which each was found. ``valid``, bool (N, T), is False where fewer than T
+        distinct codes were found.
     """
     distances = z.square().sum(-1, keepdim=True) - 2 * z @ codebook.T + codebook.square().sum(-1)
     nearest, code = distances.min(dim=-1)
@@ -148,15 +149,16 @@ def select_codes(z: Tensor, codebook: Tensor, num_tokens: int) -> tuple[Tensor, 
 
 
 class VRE(nn.Module):
-    """Encoder, quant_conv and codebook; the codes that a picture selects are its prompt.
+    """The encoder, quant_conv and codebook; the codes that an image selects are its prompt.
 
     Args:
-        resolution: side length in pixels that pictures are resized to.
+        resolution: the side in pixels to which images are resized.
         channels, channel_mult, num_res_blocks, attn_resolutions, z_channels: the encoder's sizes.
-        num_codes: size of the codebook.
-        num_tokens: rows of the prompt.
-        prompt_dim: width that ``EmbeddingChange`` brings the codes to (kept for the caller).
-        norm_num_groups: groups of every GroupNorm.
+        num_codes: the size of the codebook.
+        num_tokens: the number of rows of the prompt.
+        prompt_dim: the width to which ``EmbeddingChange`` brings the codes. It is kept for the
+            caller.
+        norm_num_groups: the groups of every GroupNorm.
     """
 
     def __init__(
@@ -190,15 +192,15 @@ class VRE(nn.Module):
         self.quantize.embedding = nn.Embedding(num_codes, z_channels)
 
     def features(self, lq: Tensor) -> Tensor:
-        """Encoder features of a picture, float (N, z_channels, h, w), before the codebook.
+        """Return encoder features of an image, float (N, z_channels, h, w), before the codebook.
 
         Args:
             lq: float (N, 3, H, W) in [-1, 1].
         """
         size = (self.resolution, self.resolution)
         x = F.interpolate(lq, size=size, mode="bilinear", align_corners=False)
-        # The input is in [-1, 1] already; OSDFace's weights were trained with this second
-        # normalization on top, so it stays.
+        # The input is in [-1, 1] already. OSDFace's weights were trained with this second
+        # normalization, so it stays.
         return self.quant_conv(self.encoder((x - 0.5) / 0.5))
 
     def forward(self, lq: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,9 +210,10 @@ class VRE(nn.Module):
             lq: float (N, 3, H, W) in [-1, 1].
 
         Returns:
-            codes (N, num_tokens, z_channels), rows without a code being zero, with gradients to the
-            encoder by the straight-through estimator; and the scalar codebook-and-commitment loss
-            of VQ-VAE (van den Oord et al., 2017, eq. 3), of use in training only.
+            codes (N, num_tokens, z_channels), with zeros in rows without a code. Gradients reach
+            the encoder by the straight-through estimator. The second value is the scalar
+            codebook-and-commitment loss of VQ-VAE (van den Oord et al., 2017, eq. 3), for training
+            only.
         """
         features = self.features(lq)
         z = features.flatten(2).transpose(1, 2).float()

@@ -1,4 +1,4 @@
-"""``python -m quantface_arch.doctor``."""
+"""The command ``python -m quantface_arch.doctor``."""
 
 from __future__ import annotations
 

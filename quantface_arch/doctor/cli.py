@@ -1,4 +1,4 @@
-"""What works on this machine and what to do about the rest: ``python -m quantface_arch.doctor``."""
+"""The command line of ``python -m quantface_arch.doctor``, and the checks of packages and CPU."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from typing import Any
 from quantface_arch import __version__
 from quantface_arch.doctor.findings import Findings, Package
 from quantface_arch.doctor.report import render
-from quantface_arch.doctor.steps import RUNTIME_NAMES
 from quantface_arch.errors import one_line
 from quantface_arch.pretrained.names import WEIGHTS, shipped_models
 from quantface_arch.utils.cli import EXIT_FAILED, Parser
+from quantface_arch.utils.runtime_names import RUNTIME_NAMES
 
 DESCRIPTION = """\
-Say what works on this machine: packages and their versions, runtimes (each tried on a tiny
-network), the processor's int8 arithmetic, weights, the cache, and what to do about what is missing.
+Check what works on this machine: packages and their versions, runtimes (each tried on a tiny
+network), the processor's int8 arithmetic, weights and the cache. Say how to fix what does not work.
 Nothing is downloaded or changed.
 
 examples:
   python -m quantface_arch.doctor
-  python -m quantface_arch.doctor --json > doctor.json     for a report of a problem
+  python -m quantface_arch.doctor --json > doctor.json     to attach to a bug report
 
 Exit status: 0 if inference/restore.py would work, 1 if not.
 """
 
-# Where a package's module has another name.
+# The packages whose module has another name.
 MODULES = {"opencv-python": "cv2", "pillow": "PIL", "pyyaml": "yaml"}
-# Extras that only those need who change this project.
+# The extras for people who develop this project.
 DEVELOPMENT = {"test", "docs"}
 CPU_FLAGS = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "avx512_bf16", "amx_bf16", "i8mm")
 PATIENCE_SECONDS = 120
 
 
 def make_parser() -> Parser:
-    """The command line."""
+    """Return the parser of the command line."""
     parser = Parser(
         prog="python -m quantface_arch.doctor",
         description=DESCRIPTION,
@@ -55,7 +55,7 @@ def make_parser() -> Parser:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Look, try, print; 0 if a restoration would work, 1 if not."""
+    """Run all checks and print the findings; return 0 if a restoration would work, else 1."""
     findings = examine()
     lines, works = render(findings)
     if args.json:
@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def examine() -> Findings:
-    """Look at packages, processor and files here, and try the rest in another process."""
+    """Check packages, processor and files here, and try the rest in another process."""
     packages = [looked_up(package) for package in wanted_packages()]
     files = {name: WEIGHTS / f"{name}.safetensors" for name in shipped_models()}
     findings = Findings(
@@ -89,7 +89,7 @@ def examine() -> Findings:
 
 
 def wanted_packages() -> list[Package]:
-    """What the installed package asks for, those for development left out."""
+    """Return the requirements of the installed package, except those for development."""
     try:
         requirements = importlib.metadata.requires("quantface") or []
     except importlib.metadata.PackageNotFoundError:
@@ -105,7 +105,7 @@ def wanted_packages() -> list[Package]:
 
 
 def looked_up(package: Package) -> Package:
-    """The same with its installed version, and whether that fits."""
+    """Return the package with its installed version and whether that version fits."""
     try:
         package.version = importlib.metadata.version(package.name)
     except importlib.metadata.PackageNotFoundError:
@@ -120,7 +120,7 @@ def looked_up(package: Package) -> Package:
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
-    """The processor's name, cores that this process may use, and its flags that matter here."""
+    """Return the processor's name, the cores available to this process, and the relevant flags."""
     try:
         text = cpuinfo.read_text()
     except OSError:
@@ -137,7 +137,7 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
 
 
 def attempt(steps: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Run steps of ``doctor.steps`` in another process; one that kills it is an error, too."""
+    """Run steps of ``doctor.steps`` in another process; a step that kills it is an error, too."""
     results: dict[str, dict[str, Any]] = {}
     left = list(steps)
     while left:
@@ -153,7 +153,7 @@ def attempt(steps: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def _child(steps: Sequence[str]) -> tuple[list[str], str]:
-    """Lines that the process wrote, and how it ended."""
+    """Return the lines that the process wrote, and how it ended."""
     command = [sys.executable, "-m", "quantface_arch.doctor.steps", *steps]
     try:
         done = subprocess.run(
@@ -162,7 +162,7 @@ def _child(steps: Sequence[str]) -> tuple[list[str], str]:
     except subprocess.TimeoutExpired as late:
         output = late.stdout or b""
         text = output if isinstance(output, str) else output.decode(errors="replace")
-        # A line that was cut off is no result.
+        # A line that was cut off is not a result.
         return text.splitlines()[: text.count("\n")], f"no answer in {PATIENCE_SECONDS} s"
     if done.returncode < 0:
         return done.stdout.splitlines(), f"crashed with signal {-done.returncode}"

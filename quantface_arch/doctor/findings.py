@@ -1,4 +1,4 @@
-"""All that the doctor finds, as plain data."""
+"""The doctor's findings as plain data."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ __all__ = ["Findings", "Package"]
 
 @dataclass
 class Package:
-    """One package that ``pyproject.toml`` asks for.
+    """A package that ``pyproject.toml`` requires.
 
     Attributes:
-        wanted: its requirement, such as ``torch>=2.4``.
-        extra: None where it is always needed, else the extra that brings it.
-        version: None: not installed.
-        fits: whether the version is within what is wanted; None: could not be checked.
-        error: why it cannot be imported, one line.
-        cause: the module to blame for that, if it is another one.
+        wanted: the requirement, such as ``torch>=2.4``.
+        extra: the extra that requires it, or None if it is always required.
+        version: the installed version, or None if it is not installed.
+        fits: whether the version meets the requirement, or None if that could not be checked.
+        error: one line on why it cannot be imported.
+        cause: the module that causes the error, if it is another one.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Package:
 
 @dataclass
 class Findings:
-    """All that the doctor found; plain data."""
+    """Everything that the doctor found, as plain data."""
 
     version: str
     python: str

@@ -1,4 +1,4 @@
-"""The doctor's findings as one screen of text, and the judgement."""
+"""The doctor's findings as one screen of text, with a verdict."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import textwrap
 from typing import Any
 
 from quantface_arch.doctor.findings import Findings, Package
-from quantface_arch.doctor.steps import RUNTIME_NAMES
+from quantface_arch.utils.runtime_names import RUNTIME_NAMES
 
 __all__ = ["render"]
 
@@ -15,7 +15,7 @@ INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "i8mm"}
 
 
 def render(findings: Findings) -> tuple[list[str], bool]:
-    """Lines for people, and whether a restoration would work."""
+    """Return the lines of the report, and whether a restoration would work."""
     results = findings.results
     works, verdict = judge(results)
     lines = [f"quantface {findings.version}, Python {findings.python}, {findings.system}", ""]
@@ -34,7 +34,7 @@ def render(findings: Findings) -> tuple[list[str], bool]:
 
 
 def judge(results: dict[str, dict[str, Any]]) -> tuple[bool, str]:
-    """Whether ``inference/restore.py`` would work with its default options, and a sentence."""
+    """Return whether ``inference/restore.py`` would work with its defaults, and a sentence."""
     for step in ("restore", "detector"):
         if "error" in results[step]:
             return False, f"A restoration would NOT work: {step}: {results[step]['error']}"
@@ -47,19 +47,19 @@ def judge(results: dict[str, dict[str, Any]]) -> tuple[bool, str]:
 
 
 def trouble(result: dict[str, Any]) -> str | None:
-    """Why something cannot be used, None if it can."""
+    """Return why something cannot be used; None if it can."""
     return result.get("error") or result.get("missing")
 
 
 def state(result: dict[str, Any]) -> str:
-    """``works``, or why not."""
+    """Return ``works``, or why it does not."""
     if "error" in result:
         return f"BROKEN: {result['error']}"
     return f"not here: {result['missing']}" if "missing" in result else "works"
 
 
 def advice(findings: Findings) -> list[str]:
-    """What to do about everything that is missing, one sentence each."""
+    """Return one sentence for each problem on how to fix it."""
     todo = []
     if not findings.packages:
         todo.append("the package is not installed, so versions are not checked: pip install -e .")
@@ -75,18 +75,18 @@ def advice(findings: Findings) -> list[str]:
     results = findings.results
     auto = results["restore"].get("auto")
     if auto and auto != "reference" and trouble(results[f"runtime {auto}"]):
-        todo.append(f"until the runtime {auto} is mended: --runtime reference, which is slower")
+        todo.append(f"until the runtime {auto} works: --runtime reference, which is slower")
     todo += [f"{name}: {why}" for name, why in results["models"].get("damaged", {}).items()]
     if better := results["detector"].get("better"):
         todo.append(
-            "haar finds frontal faces only; the better detector is downloaded by the first run, or "
+            "haar finds only frontal faces; the first run downloads a better detector, or "
             f"get {better['url']} ({better['megabytes']} MB) and name its folder with --weights-dir"
         )
     cache = results["cache"]
     if cache.get("writable") is False:
         todo.append(
-            f"{cache['folder']} cannot be written, so models are compiled anew in every run: "
-            "QUANTFACE_CACHE=FOLDER names another"
+            f"{cache['folder']} cannot be written, so every run compiles models again: "
+            "set QUANTFACE_CACHE to another folder"
         )
     return todo
 
@@ -96,12 +96,12 @@ def _packages(packages: list[Package]) -> list[str]:
     lines = ["packages"]
     cells = [f"{package.name} {package.version}".ljust(24) for package in needed if _fine(package)]
     lines += ["  " + "".join(cells[i : i + 4]).rstrip() for i in range(0, len(cells), 4)]
-    lines += [_wrapped(f"{p.name}: {_complaint(p)}") for p in needed if not _fine(p)]
+    lines += [_wrapped(f"{p.name}: {_problem(p)}") for p in needed if not _fine(p)]
     extras: dict[str, list[str]] = {}
     for package in packages:
         if package.extra is not None:
             shown = package.version or "-"
-            outside = "" if package.fits in (None, True) else f" (wanted is {package.wanted})"
+            outside = "" if package.fits in (None, True) else f" (expected {package.wanted})"
             extras.setdefault(package.extra, []).append(f"{package.name} {shown}{outside}")
     if extras:
         listed = "; ".join(f"[{extra}] {', '.join(names)}" for extra, names in extras.items())
@@ -113,14 +113,14 @@ def _fine(package: Package) -> bool:
     return bool(package.version) and package.fits is not False and not package.error
 
 
-def _complaint(package: Package) -> str:
+def _problem(package: Package) -> str:
     if package.version is None:
-        return f"MISSING, wanted is {package.wanted}"
+        return f"MISSING, expected {package.wanted}"
     if package.cause:
         return f"cannot be imported because of {package.cause}"
     if package.error:
         return f"BROKEN, {package.version}: {package.error}"
-    return f"found {package.version}, wanted is {package.wanted}"
+    return f"found {package.version}, expected {package.wanted}"
 
 
 def _processor(cpu: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
-"""What the doctor tries, in a process of its own: a library that crashes takes only that along.
+"""The doctor's steps, which run in a process of their own, so that a crash ends only that process.
 
-``python -m quantface_arch.doctor.steps STEP ...`` writes ``[step, result]``, a line of JSON, per
-step. A step that raises has the result ``{"error": one line}``.
+``python -m quantface_arch.doctor.steps STEP ...`` writes one line of JSON, ``[step, result]``, per
+step. The result of a step that raises is ``{"error": one line}``.
 """
 
 from __future__ import annotations
@@ -20,19 +20,17 @@ from typing import Any
 
 from quantface_arch.errors import QuantFaceError, one_line
 
-__all__ = ["RUNTIME_NAMES", "run_steps"]
+__all__ = ["run_steps"]
 
-# Those of quantface_arch.runtime, which cannot be asked where torch is broken.
-RUNTIME_NAMES = ("openvino", "reference", "cuda")
-# How far a runtime's picture may be from the reference's, as a share of the latter's spread.
+# The greatest error of a runtime's output, relative to the standard deviation of the reference's.
 TOLERANCE = 0.05
 
 
 def try_import(module: str) -> dict[str, Any]:
-    """Import a module; if it cannot be, say where it lies, or which other one is the cause."""
+    """Import a module; on failure return its location, or the module that is the cause."""
     try:
         if module == "basicsr":
-            # Mends what basicsr's import would stumble over.
+            # This patches the module that basicsr's import needs.
             import quantface_arch.compat  # noqa: F401
         import_module(module)
     except Exception as error:
@@ -47,7 +45,7 @@ def try_import(module: str) -> dict[str, Any]:
 
 
 def _raised_in(error: BaseException) -> str | None:
-    """Top-level package of the deepest frame that is not Python's own."""
+    """Return the top-level package of the deepest frame outside Python's own modules."""
     frames = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
     packages = [name.partition(".")[0] for name in frames]
     foreign = [name for name in packages if name not in sys.stdlib_module_names]
@@ -66,22 +64,22 @@ def try_runtime(name: str) -> dict[str, Any]:
     if hint is not None:
         return {"missing": hint}
     torch.manual_seed(0)
-    model, pictures = nn.Sequential(nn.Conv2d(3, 8, 3)).eval(), torch.rand(2, 3, 16, 16)
-    quantize(model, "w4a8", pictures, progress=False)
+    model, images = nn.Sequential(nn.Conv2d(3, 8, 3)).eval(), torch.rand(2, 3, 16, 16)
+    quantize(model, "w4a8", images, progress=False)
     device = "cuda" if "cpu" not in runtime.RUNTIMES[name].devices else "cpu"
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         path = Path(folder) / "tiny.safetensors"
         save_checkpoint(model, path, {"type": "tiny"})
         loaded = runtime.load(path, lambda _: nn.Sequential(nn.Conv2d(3, 8, 3)), name, device)
-        wanted, found = model(pictures), loaded(pictures.to(device)).cpu()
+        wanted, found = model(images), loaded(images.to(device)).cpu()
     error = float((found - wanted).square().mean().sqrt() / wanted.std())
     if not error < TOLERANCE:
-        return {"error": f"its result is off by {error:.2f} of the picture's spread"}
+        return {"error": f"its relative error is {error:.2f}"}
     return {}
 
 
 def try_detector() -> dict[str, Any]:
-    """Build the default detector without downloading, and let it look at a blank picture."""
+    """Build the default detector without downloading, and run it on a blank image."""
     import numpy as np
 
     from quantface_arch.faces.detect import build_detector
@@ -109,7 +107,7 @@ def read_models() -> dict[str, Any]:
 
 
 def look_at_cache() -> dict[str, Any]:
-    """Folder of compiled models, its bytes, and whether it can be written."""
+    """Return the folder of compiled models, its bytes, and whether it can be written."""
     from quantface_arch.utils.disk_cache import cache_root
 
     root = cache_root()
@@ -149,7 +147,7 @@ STEPS: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def run_steps(names: list[str], report: Callable[[str], None]) -> None:
-    """Run steps such as ``import torch`` and report each as a line of JSON when it is done."""
+    """Run steps such as ``import torch``, and report each as a line of JSON when it is done."""
     for name in names:
         started = time.monotonic()
         kind, *arguments = name.split(" ", 1)
@@ -165,7 +163,7 @@ def run_steps(names: list[str], report: Callable[[str], None]) -> None:
 
 
 if __name__ == "__main__":
-    # Libraries print what they like; the results go where nothing else does.
+    # Libraries may print to stdout, so the results get a channel of their own.
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     run_steps(sys.argv[1:], lambda line: print(line, file=channel, flush=True))

@@ -1,1 +1,1 @@
-"""The YAML side of BasicSR: options files, registration, and patches of BasicSR itself."""
+"""The connection to BasicSR: options files, registration, and patches of BasicSR itself."""

@@ -1,4 +1,4 @@
-"""Options files outside BasicSR's loop, read as it reads them."""
+"""Options files read outside BasicSR's loop, with the same result as inside it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["read_options"]
 def read_options(
     path: str | Path, blocks: Iterable[str] = ("network_g", "quant")
 ) -> dict[str, Any]:
-    """An options file, with what BasicSR adds to the entries of ``datasets``.
+    """Read an options file, and add what BasicSR adds to the entries of ``datasets``.
 
     Args:
-        blocks: that it has to have.
+        blocks: the blocks that the file must have.
 
     Raises:
-        QuantFaceError: no such file, no YAML, or a block is missing.
+        QuantFaceError: the file is missing or not YAML, or it lacks a block.
     """
     try:
         opt = read_yaml(path)
     except QuantFaceError as error:
         raise QuantFaceError(f"options file {error}") from error
     if not isinstance(opt, dict):
-        raise QuantFaceError(f"options file {path}: found {opt!r}, a mapping is wanted")
+        raise QuantFaceError(f"options file {path}: found {opt!r}, expected a mapping")
     for key in blocks:
         if not isinstance(opt.get(key), dict):
             raise QuantFaceError(f"options file {path}: the block {key} is missing")
@@ -37,7 +37,7 @@ def read_options(
     entries = datasets.values() if isinstance(datasets, dict) else [datasets]
     if not all(isinstance(entry, dict) for entry in entries):
         raise QuantFaceError(
-            f"options file {path}: datasets: found {datasets!r}, wanted is "
+            f"options file {path}: datasets: found {datasets!r}, expected "
             "{train: {dataroot_gt: FOLDER, ...}}"
         )
     for phase, dataset in datasets.items():

@@ -1,4 +1,4 @@
-"""Patches of BasicSR: it reads options as plain data, and resumes within an epoch without a GPU."""
+"""Patches of BasicSR: plain options files, and resuming without a GPU and within an epoch."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.utils.files import read_bytes
 
-__all__ = ["mend_options", "mend_resume"]
+__all__ = ["patch_options", "patch_resume"]
 
 
-def mend_resume() -> None:
-    """Make BasicSR's training loop resume without a GPU and in the middle of an epoch. Idempotent.
+def patch_resume() -> None:
+    """Make BasicSR's loop resume without a GPU and in the middle of an epoch. Idempotent.
 
-    BasicSR 1.4.2 asks for the current CUDA device to resume at all, unpickles whatever the state
-    file holds, and starts the saved epoch from its first batch again.
+    BasicSR 1.4.2 needs a CUDA device to resume, unpickles any object in the state file, and repeats
+    the saved epoch from its first batch.
     """
     import basicsr.train as train
     from quantface_arch.data.sampler import ResumableSampler
     from quantface_arch.utils.state_dict import unpickle
 
-    if hasattr(train, "quantface_mended"):
+    if hasattr(train, "quantface_patched"):
         return
     original_loaders = train.create_train_val_dataloader
 
@@ -37,7 +37,7 @@ def mend_resume() -> None:
         try:
             opt["resumed_at"] = (int(state["epoch"]), int(state["iter"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise QuantFaceError(f"{path}: no training state of BasicSR") from error
+            raise QuantFaceError(f"{path}: not a training state of BasicSR") from error
         return state
 
     def create_train_val_dataloader(opt: dict[str, Any], logger: Any) -> tuple[Any, ...]:
@@ -53,21 +53,21 @@ def mend_resume() -> None:
     train.EnlargedSampler = ResumableSampler
     train.load_resume_state = load_resume_state
     train.create_train_val_dataloader = create_train_val_dataloader
-    train.quantface_mended = True
+    train.quantface_patched = True
 
 
-def mend_options() -> None:
+def patch_options() -> None:
     """Make BasicSR read options files as plain data. Idempotent.
 
-    BasicSR 1.4.2 reads them by a loader of YAML that makes any object and calls any function that
-    a tag names, and evaluates the lists that ``--force_yml`` gives.
+    The YAML loader of BasicSR 1.4.2 builds any object and calls any function that a tag names. It
+    also evaluates the lists in ``--force_yml``.
     """
     import yaml
 
     from basicsr.utils import options
     from quantface_arch.utils.safe_yaml_json import MAX_YAML_BYTES, check_yaml
 
-    if hasattr(options, "quantface_mended"):
+    if hasattr(options, "quantface_patched"):
         return
     original_value = options._postprocess_yml_value
     base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -95,19 +95,21 @@ def mend_options() -> None:
         try:
             return ast.literal_eval(text)
         except (ValueError, SyntaxError) as error:
-            raise QuantFaceError(f"--force_yml: found {text!r}, no list of plain values") from error
+            raise QuantFaceError(
+                f"--force_yml: found {text!r}, not a list of plain values"
+            ) from error
 
     PlainLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, ordered_mapping)
     options.ordered_yaml = lambda: (PlainLoader, yaml.SafeDumper)
     options._postprocess_yml_value = forced_value
-    options.quantface_mended = True
+    options.quantface_patched = True
 
 
 def _find_state(opt: dict[str, Any]) -> Path | None:
-    """The newest saved state with ``--auto_resume``, else the one that the options name, if any."""
+    """Return the newest saved state with ``--auto_resume``, else the one in the options, if any."""
     if not opt["auto_resume"]:
         path = opt["path"].get("resume_state")
         return Path(path) if path else None
-    # BasicSR looks below the working folder, not below where it has saved.
+    # BasicSR searches below the working folder instead of the folder in which it saved.
     states = Path(opt["path"]["training_states"]).glob("*.state")
     return max(states, key=lambda path: float(path.stem), default=None)

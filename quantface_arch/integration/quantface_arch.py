@@ -1,4 +1,4 @@
-"""Any architecture of BasicSR's registry, with its weights, by one entry of an options file."""
+"""The registry entry that builds any architecture and loads its weights from an options file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import nn
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.pretrained.names import resolve_model
+from quantface_arch.quant.nn.traits import set_traits
+from quantface_arch.utils.plain import plain
 from quantface_arch.utils.state_dict import PARAM_KEYS, fill, read_state
 
 __all__ = ["QuantFaceArch", "checkpoint_arch"]
@@ -27,28 +29,28 @@ def QuantFaceArch(
 ) -> nn.Module:
     """Build an architecture and load its weights.
 
-    The network itself is returned, not a wrapper: the layers' names in bit maps, patterns and
-    checkpoints are the architecture's own. Its attribute ``arch_options`` is what
-    ``save_checkpoint`` takes as its architecture.
+    The result is the network itself, not a wrapper. Bit maps, patterns and checkpoints therefore
+    use the architecture's own layer names. The network's trait ``arch_options`` holds the
+    architecture for ``save_checkpoint``.
 
     Args:
-        arch: type and options of any architecture in BasicSR's registry; may be left out where the
-            weights say it (shipped models, checkpoints of this project, OSDFace's folder).
-        weights: a shipped model's name, a ``.safetensors`` checkpoint of this project, a folder of
-            OSDFace's files, or a ``.pth`` of BasicSR; None: random. A quantized checkpoint gives
-            the quantized network.
-        param_key: where in a ``.pth`` the weights lie; None takes ``params_ema`` if there, else
-            ``params``, else the whole file.
-        base: for a folder of OSDFace's files, where Stable Diffusion 2.1-base is.
+        arch: type and options of any architecture in BasicSR's registry. It may be omitted where
+            the weights define it (shipped models, checkpoints of this project, a folder of
+            OSDFace's files).
+        weights: the name of a shipped model, a ``.safetensors`` checkpoint of this project, a
+            folder of OSDFace's files, or a ``.pth`` file of BasicSR. None leaves the weights
+            random. A quantized checkpoint gives the quantized network.
+        param_key: the key of the weights in a ``.pth`` file. None takes ``params_ema`` if it
+            exists, else ``params``, else the whole file.
+        base: where Stable Diffusion 2.1-base is. Only a folder of OSDFace's files needs it.
 
     Raises:
-        QuantFaceError: unknown architecture, no such file, or weights of another architecture; the
-            message names the file, the key, and what was found and expected.
+        QuantFaceError: the architecture is unknown, the file is missing, or the weights are of
+            another architecture. The message names the file and the key, and says what was found
+            and expected.
     """
     if arch is not None and (not isinstance(arch, Mapping) or arch.get("type") == NAME):
-        raise QuantFaceError(
-            f"{NAME} option arch: found {arch!r}, wanted is {{type: RRDBNet, ...}}"
-        )
+        raise QuantFaceError(f"{NAME} option arch: found {arch!r}, expected {{type: RRDBNet, ...}}")
     if weights is None:
         return _random(arch)
     path = resolve_model(weights)
@@ -63,30 +65,30 @@ def QuantFaceArch(
 
 def _random(arch: Mapping[str, Any] | None) -> nn.Module:
     if arch is None:
-        raise QuantFaceError(f"{NAME} option arch: missing; give type and options of a network")
+        raise QuantFaceError(f"{NAME} option arch: missing; give the type and options of a network")
     net = build_arch(arch)
-    net.arch_options = dict(arch)
+    set_traits(net, arch_options=dict(arch))
     return net
 
 
 def _params(path: Path, param_key: str | None) -> dict[str, Any]:
     keys = PARAM_KEYS if param_key is None else (param_key,)
     state = read_state(path, keys)
-    # Saved from a network wrapped for several devices.
+    # The file was saved from a network that was wrapped for several devices.
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def checkpoint_arch(path: Path, arch: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A checkpoint's architecture, with what ``arch`` says beside it.
+    """Return a checkpoint's architecture, extended by ``arch``.
 
     Raises:
-        QuantFaceError: the file is no checkpoint, or of another architecture.
+        QuantFaceError: the file is not a checkpoint, or is of another architecture.
     """
     from quantface_arch.quant.checkpoint.save_load import read_metadata
 
     options = read_metadata(path)["arch"]
     for key, wanted in (arch or {}).items():
-        if key in options and options[key] != _plain(wanted):
+        if key in options and options[key] != plain(wanted):
             raise QuantFaceError(
                 f"{path}: of another arch: {key}: found {options[key]!r}, expected {wanted!r}"
             )
@@ -98,7 +100,7 @@ def _from_checkpoint(path: Path, arch: Mapping[str, Any] | None) -> nn.Module:
 
     options = checkpoint_arch(path, arch)
     net = load_checkpoint(path, lambda _: build_arch(options))
-    net.arch_options = options
+    set_traits(net, arch_options=options)
     return net
 
 
@@ -111,10 +113,3 @@ def _from_folder(path: Path, arch: Mapping[str, Any] | None, base: str | None) -
         raise QuantFaceError(f"{path}: weights of another arch: OSDFace, expected {kind!r}")
     preset = options.pop("preset", "osdface")
     return load_osdface_folder(path, base=base, preset=preset, overrides=options)
-
-
-def _plain(value: Any) -> Any:
-    """As it reads back from a checkpoint's metadata."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,4 +1,4 @@
-"""This package's architectures in BasicSR's ARCH_REGISTRY, beside BasicSR's own."""
+"""BasicSR's ARCH_REGISTRY with this package's architectures added."""
 
 from __future__ import annotations
 

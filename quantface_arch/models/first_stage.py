@@ -35,6 +35,7 @@ from quantface_arch.quant.finetune.reconstruct import reconstruct
 from quantface_arch.quant.finetune.trainable import BOUNDS
 from quantface_arch.quant.finetune.weight_trainers import WEIGHT_TRAINERS
 from quantface_arch.quant.nn.convert import BitMap
+from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.utils.images import find_images, load_rgb, resize
 
 __all__ = ["FirstStage", "calibration_pictures", "read_quant_options"]
@@ -83,7 +84,7 @@ def read_quant_options(
         given["balance"] = balance
     recipe = Recipe.from_dict(given)
     if "eight_bit" not in given:
-        recipe = replace(recipe, eight_bit=getattr(net, "eight_bit_patterns", ()))
+        recipe = replace(recipe, eight_bit=traits_of(net).eight_bit_patterns)
     return (
         recipe,
         load_bit_map(bit_map) if bit_map else None,
@@ -121,7 +122,7 @@ def calibration_pictures(
         raise QuantFaceError(f"quant calibration num_images: found {wanted}, allowed are from 1")
     folder, size = options.get("dataroot_lq"), size or options.get("size")
     read = _from_folder(folder, size) if folder else _from_dataset(opt, size)
-    low, high = getattr(net, "input_range", (0, 1))
+    low, high = traits_of(net).input_range
     return [picture * (high - low) + low for picture in read(wanted)]
 
 
@@ -182,7 +183,7 @@ class FirstStage:
         quant = self.opt.get("quant")
         self.recipe, self.bits, self.balance = read_quant_options(quant, self.teacher)
         self.path = Path(self.opt["path"]["models"]) / "prepared.safetensors"
-        self.arch = getattr(self.teacher, "arch_options", self.opt["network_g"])
+        self.arch = traits_of(self.teacher).arch_options or self.opt["network_g"]
         self.reconstruction = self.opt["train"].get("reconstruction")
         if self.reconstruction:
             self._check_reconstruction()

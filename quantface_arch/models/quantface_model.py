@@ -21,6 +21,7 @@ from quantface_arch.models.restorer_model import RestorerModel
 from quantface_arch.models.terms import build_terms
 from quantface_arch.quant import quant_layers
 from quantface_arch.quant.finetune.trainable import BOUNDS, fold_trained, trainable
+from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.utils.state_dict import fill, read_state
 
 __all__ = ["QuantFaceModel"]
@@ -205,7 +206,7 @@ class QuantFaceModel(RestorerModel):
         with self.averaged():
             final = _sharing_copy(self.get_bare_model(self.net_g))
         fold_trained(final)
-        return final, getattr(self.teacher, "arch_options", self.opt["network_g"])
+        return final, traits_of(self.teacher).arch_options or self.opt["network_g"]
 
 
 def _sharing_copy(net: nn.Module) -> nn.Module:

@@ -23,6 +23,7 @@ from quantface_arch.errors import QuantFaceError, check_choice, check_keys
 from quantface_arch.faces.color import COLOR_FIXES, fix_color
 from quantface_arch.pretrained.zoo import load_into
 from quantface_arch.quant.checkpoint.save_load import save_checkpoint
+from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.utils.files import atomic_path
 from quantface_arch.utils.state_dict import fill, read_state
 
@@ -117,7 +118,7 @@ class RestorerModel(SRModel):
     @property
     def input_range(self) -> tuple[float, float]:
         """Smallest and largest value of the network's pictures."""
-        return getattr(self.get_bare_model(self.net_g), "input_range", (0, 1))
+        return traits_of(self.get_bare_model(self.net_g)).input_range
 
     def to_signed(self, picture: Tensor) -> Tensor:
         """A picture in the network's range brought to [-1, 1]."""
@@ -277,7 +278,7 @@ class RestorerModel(SRModel):
 
 def _run_padded(net: nn.Module, lq: Tensor) -> Tensor:
     """Run a network that works on windows, such as SwinIR, on pictures of any size."""
-    window = getattr(net, "arch_options", {}).get("window_size", 1)
+    window = traits_of(net).arch_options.get("window_size", 1)
     height, width = lq.shape[-2:]
     output = net(F.pad(lq, (0, -width % window, 0, -height % window), mode="reflect"))
     scale = output.shape[-1] // (width + -width % window)

@@ -1,4 +1,4 @@
-"""Networks in diffusers' layout, from a folder or the hub: no pickles, and nothing missing."""
+"""Networks in diffusers' layout, loaded complete and without pickles from a folder or the hub."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from diffusers import ModelMixin
 from safetensors import SafetensorError
 
 from quantface_arch.errors import QuantFaceError, listed, one_line
+from quantface_arch.utils.plain import plain
 
 __all__ = ["read_network"]
 
-# Configuration that changes neither a weight nor what the network computes in float32.
+# These options change neither a weight nor what the network computes in float32.
 INERT_OPTIONS = {"sample_size", "upcast_attention", "force_upcast"}
 
 
 def read_network(
     kind: type[ModelMixin], source: str, part: str, wanted: Mapping[str, Any], offline: bool
 ) -> Any:
-    """One of diffusers' networks in float32, complete and of the sizes wanted.
+    """Load a diffusers network in float32 and check that it is complete and has the right sizes.
 
     Args:
-        kind: of network.
-        source: folder, or id on the Hugging Face hub.
-        part: subfolder of the source; empty: the source itself.
-        wanted: configuration that the network must have.
-        offline: take a hub id from the local cache, never from the network.
+        kind: the class of the network.
+        source: a folder, or an id on the Hugging Face hub.
+        part: the subfolder of the source, or an empty string for the source itself.
+        wanted: the configuration that the network must have.
+        offline: load a hub id from the local cache only.
 
     Raises:
-        QuantFaceError: nothing there, keys or sizes of another network; the message names them.
+        QuantFaceError: the network is missing, or its keys or sizes differ. The message names them.
     """
     where = f"{source}/{part}" if part else source
     try:
@@ -43,10 +44,8 @@ def read_network(
             raise QuantFaceError(f"{where}: {problem.replace('_', ' ')}: {keys}")
     for key, value in wanted.items():
         found = network.config.get(key)
-        if not key.startswith("_") and key not in INERT_OPTIONS and _plain(found) != _plain(value):
-            raise QuantFaceError(
-                f"{where}/config.json: {key}: found {found!r}, wanted is {value!r}"
-            )
+        if not key.startswith("_") and key not in INERT_OPTIONS and plain(found) != plain(value):
+            raise QuantFaceError(f"{where}/config.json: {key}: found {found!r}, expected {value!r}")
     return network
 
 
@@ -68,7 +67,3 @@ def _from_pretrained(
             return kind.from_pretrained(source, variant="fp16", **options)
         except OSError:
             raise error from None
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

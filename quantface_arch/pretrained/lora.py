@@ -22,9 +22,9 @@ __all__ = ["merge_lora"]
 
 PREFIX = "unet."
 DEFAULT_ALPHA = 16.0
-# What diffusers writes into the header of a LoRA file since it knows alpha.
+# The key under which newer versions of diffusers store alpha in the header of a LoRA file.
 HEADER = "lora_adapter_metadata"
-# LoRA variants whose merged weight is not W + (alpha/rank)·B·A.
+# LoRA variants with a merged weight other than W + (alpha/rank)·B·A.
 VARIANTS = ("use_rslora", "use_dora", "alpha_pattern")
 
 Factors = dict[str, tuple[Tensor, Tensor]]
@@ -36,20 +36,20 @@ def merge_lora(
     """Add (alpha/rank)·B·A to the weights that a LoRA file names (Hu et al., 2021, section 4.1).
 
     For a k×k convolution A is k×k and B is 1×1. Keys are ``unet.LAYER.lora_A.weight`` and
-    ``lora_B.weight``, or the older ``lora.down`` and ``lora.up``, or the still older
+    ``lora_B.weight``, or in older files ``lora.down`` and ``lora.up``, or in the oldest
     ``ATTENTION.processor.to_q_lora.down``. The rank is that of the tensors.
 
     Args:
         unet: changed in place.
         path: a ``.safetensors`` file.
-        alpha: None takes what the file's header says, else 16.
+        alpha: None takes the value in the file's header, or 16 if there is none.
 
     Returns:
         the same network, made of plain layers.
 
     Raises:
-        QuantFaceError: the file is missing, unreadable, or has keys that fit no layer; the message
-            names the file and the keys.
+        QuantFaceError: the file is missing or unreadable, or a key fits no layer. The message names
+            the file and the keys.
     """
     header, tensors = _read(path)
     factors = _pair(path, _peft_names(path, tensors), unet)
@@ -58,7 +58,7 @@ def merge_lora(
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
-        raise QuantFaceError(f"{path}: no such file; the UNet's LoRA weights are wanted")
+        raise QuantFaceError(f"{path}: no such file; it must hold the UNet's LoRA weights")
     check_header(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -75,27 +75,31 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _alpha(path: Path, header: Mapping[str, Any]) -> float:
     for option in VARIANTS:
         if header.get(f"{PREFIX}{option}"):
-            raise QuantFaceError(f"{path}: header sets {option}; only plain LoRA can be merged")
+            raise QuantFaceError(
+                f"{path}: the header sets {option}, but only plain LoRA can be merged"
+            )
     alpha = header.get(f"{PREFIX}lora_alpha", DEFAULT_ALPHA)
     if type(alpha) not in (int, float) or not math.isfinite(alpha):
-        raise QuantFaceError(f"{path}: header: lora_alpha: found {alpha!r}, a number is wanted")
+        raise QuantFaceError(f"{path}: header: lora_alpha: found {alpha!r}, expected a number")
     return float(alpha)
 
 
 def _peft_names(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     foreign = [key for key in tensors if not key.startswith(PREFIX)]
     if foreign or not tensors:
-        raise QuantFaceError(f"{path}: keys that are not of a UNet: {listed(foreign) or 'no key'}")
+        raise QuantFaceError(
+            f"{path}: keys that do not belong to a UNet: {listed(foreign) or 'no key'}"
+        )
     named = convert_unet_state_dict_to_peft(
         {key.removeprefix(PREFIX): value for key, value in tensors.items()}
     )
     if len(named) < len(tensors):
-        raise QuantFaceError(f"{path}: holds the same factor under two styles of key")
+        raise QuantFaceError(f"{path}: holds a factor under two styles of key")
     return named
 
 
 def _pair(path: Path, named: dict[str, Tensor], unet: nn.Module) -> Factors:
-    """Factors (A, B) by layer, every key used and every shape that of its layer."""
+    """Return the factors (A, B) by layer; every key must be used and fit its layer's shape."""
     layers = dict(unet.named_modules())
     factors: Factors = {}
     left = set(named)
@@ -128,12 +132,12 @@ def _fits(module: nn.Module | None, a: Tensor, b: Tensor) -> bool:
 def _merge(
     unet: UNet2DConditionModel, path: Path, factors: Factors, alpha: float
 ) -> UNet2DConditionModel:
-    # peft takes a while to import, and only models of somebody's files need it.
+    # peft is slow to import, and only models from a folder of OSDFace's files need it.
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
     ranks = {a.shape[0] for a, _ in factors.values()}
     if len(ranks) != 1:
-        raise QuantFaceError(f"{path}: found ranks {sorted(ranks)}; one rank throughout is wanted")
+        raise QuantFaceError(f"{path}: found ranks {sorted(ranks)}; expected one rank throughout")
     config = LoraConfig(
         r=ranks.pop(),
         lora_alpha=alpha,  # type: ignore[arg-type]
@@ -148,6 +152,6 @@ def _merge(
     }
     unexpected = set_peft_model_state_dict(wrapped, state).unexpected_keys
     if unexpected:
-        raise QuantFaceError(f"{path}: peft takes no {listed(unexpected)}")
+        raise QuantFaceError(f"{path}: peft does not take {listed(unexpected)}")
     with torch.no_grad():
         return wrapped.merge_and_unload()

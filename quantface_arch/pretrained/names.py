@@ -1,4 +1,4 @@
-"""Models and bases by name or path: which file or folder a name stands for."""
+"""The files and folders that the names of models and base models stand for."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from pathlib import Path
 
 from quantface_arch.errors import QuantFaceError
 
-__all__ = ["WEIGHTS", "resolve_base", "resolve_model", "shipped_models"]
+__all__ = ["DEFAULT_MODEL", "WEIGHTS", "resolve_base", "resolve_model", "shipped_models"]
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
+DEFAULT_MODEL = "mini-w4a8"
 BASE_FOLDER = "stable-diffusion-2-1-base"
 BASE_VARIABLE = "QUANTFACE_SD_BASE"
 
 
 def shipped_models() -> list[str]:
-    """Names of the checkpoints that came with the package."""
+    """Return the names of the checkpoints in this package."""
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
 def resolve_model(name_or_path: str | Path) -> Path:
-    """Path of a shipped model, of a checkpoint file, or of a folder of OSDFace's files.
+    """Return the path of a shipped model, a checkpoint file, or a folder of OSDFace's files.
 
     Raises:
-        QuantFaceError: neither a shipped name nor an existing path.
+        QuantFaceError: there is neither a shipped model of this name nor such a path.
     """
     shipped = WEIGHTS / f"{name_or_path}.safetensors"
     if str(name_or_path) in shipped_models():
@@ -33,27 +34,27 @@ def resolve_model(name_or_path: str | Path) -> Path:
     if path.exists():
         return path
     raise QuantFaceError(
-        f"model {str(name_or_path)!r}: neither a shipped one ({', '.join(shipped_models())}) "
+        f"model {str(name_or_path)!r}: neither a shipped model ({', '.join(shipped_models())}) "
         "nor an existing file or folder"
     )
 
 
 def resolve_base(folder: Path, base: str | os.PathLike[str] | None = None) -> str:
-    """Where Stable Diffusion 2.1-base is: a folder, or an id on the Hugging Face hub.
+    """Return the folder, or the Hugging Face hub id, of Stable Diffusion 2.1-base.
 
-    ``base`` if given, else the environment variable QUANTFACE_SD_BASE, else the folder
+    ``base`` comes first, then the environment variable QUANTFACE_SD_BASE, then the folder
     ``stable-diffusion-2-1-base`` beside OSDFace's files.
 
     Raises:
-        QuantFaceError: nothing there; the message says how to point to it.
+        QuantFaceError: nothing is found. The message says how to set the location.
     """
     found = str(base or os.environ.get(BASE_VARIABLE) or folder / BASE_FOLDER)
     is_default = not base and not os.environ.get(BASE_VARIABLE)
-    # A mistyped path looks like an id as well, but then its first half is a folder here.
+    # A mistyped path also looks like an id, but its first half is then a folder here.
     is_hub_id = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", found) and not Path(found).parent.is_dir()
     if Path(found).is_dir() or (is_hub_id and not is_default):
         return found
     raise QuantFaceError(
-        f"{found}: no such folder; point to Stable Diffusion 2.1-base in diffusers' layout (a "
-        f"folder, or a hub id to download) by the option base or the variable {BASE_VARIABLE}"
+        f"{found}: no such folder; set the option base or the variable {BASE_VARIABLE} to "
+        "Stable Diffusion 2.1-base in diffusers' layout (a folder, or a hub id to download)"
     )

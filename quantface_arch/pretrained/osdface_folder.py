@@ -1,4 +1,4 @@
-"""OSDFace from its authors' files and a folder of Stable Diffusion 2.1-base."""
+"""OSDFace, loaded from its authors' files and a folder of Stable Diffusion 2.1-base."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from quantface_arch.archs.osdface_arch import OSDFace
-from quantface_arch.errors import QuantFaceError, listed, one_line
+from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.pretrained.diffusers_folder import read_network
 from quantface_arch.pretrained.lora import merge_lora
 from quantface_arch.pretrained.names import resolve_base
+from quantface_arch.quant.nn.traits import set_traits
 from quantface_arch.utils.safetensors_header import check_header
-from quantface_arch.utils.state_dict import unpickle
+from quantface_arch.utils.state_dict import fill, unpickle
 
 __all__ = ["load_osdface_folder"]
 
@@ -29,7 +30,7 @@ EMBEDDING_FILE = "embedding_change_weights.pth"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
 VRE_PREFIX = "vqvae_LQ."
-# The VQGAN's other half, and the attention's norm of a second input, which self-attention has not.
+# The VQGAN's decoder, and the attention's norm of a second input, which self-attention lacks.
 VRE_UNUSED = re.compile(
     r"decoder.*|post_quant_conv\..*|encoder\.(down\.\d+\.attn\.\d+|mid\.attn_1)\.norm2\..*"
 )
@@ -44,27 +45,27 @@ def load_osdface_folder(
     overrides: Mapping[str, Any] | None = None,
     local_files_only: bool = False,
 ) -> OSDFace:
-    """Build OSDFace from the files that its authors published and merge the UNet's LoRA.
+    """Build OSDFace from the files that its authors published, with the UNet's LoRA merged.
 
-    ``folder`` holds ``associate_2.ckpt`` (the VRE), ``embedding_change_weights.pth`` (either may be
-    a ``.safetensors`` file of the same stem instead, which is then preferred) and
-    ``pytorch_lora_weights.safetensors``.
+    ``folder`` holds ``associate_2.ckpt`` (the VRE), ``embedding_change_weights.pth`` and
+    ``pytorch_lora_weights.safetensors``. A ``.safetensors`` file with the same stem is preferred to
+    either of the first two.
 
     Args:
-        folder: of the three files.
+        folder: the folder of the three files.
         base: Stable Diffusion 2.1-base in diffusers' layout (``unet/``, ``vae/``, ``scheduler/``),
             see ``resolve_base``.
-        alpha: of the LoRA; None takes what its file says, else 16.
-        preset, overrides: sizes, and other options of ``OSDFace``.
-        local_files_only: take a hub id from the local cache, never from the network.
+        alpha: the LoRA's alpha. None takes the value in its file, or 16 if there is none.
+        preset, overrides: sizes and other options of ``OSDFace``.
+        local_files_only: load a hub id from the local cache only.
 
     Returns:
-        the model on the CPU in float32, in evaluation mode. Its attribute ``arch_options`` holds
-        what ``build_arch`` and ``save_checkpoint`` take as its architecture.
+        the model on the CPU in float32, in evaluation mode. Its trait ``arch_options`` holds the
+        architecture for ``build_arch`` and ``save_checkpoint``.
 
     Raises:
-        QuantFaceError: a file is missing, unreadable, needs more than tensors to be unpickled, or
-            holds other keys or shapes than the architecture; the message names file and keys.
+        QuantFaceError: a file is missing or unreadable, cannot be unpickled safely, or has other
+            keys or shapes than the architecture. The message names the file and the keys.
     """
     folder = Path(folder)
     source = resolve_base(folder, base)
@@ -72,19 +73,19 @@ def load_osdface_folder(
     options = {"preset": preset, **(overrides or {}), **_read_schedule(source, offline)}
     with init_empty_weights():
         model = OSDFace(**options)
-    _fill(model.vre, *_read_vre(folder))
-    _fill(model.embedding_change, *_read_tensors(folder, EMBEDDING_FILE))
+    fill(model.vre, *_read_vre(folder), assign=True)
+    fill(model.embedding_change, *_read_tensors(folder, EMBEDDING_FILE), assign=True)
     vae = read_network(AutoencoderKL, source, "vae", model.vae.config, offline)
-    _fill(model.vae, f"{source}/vae", vae.state_dict())
+    fill(model.vae, f"{source}/vae", vae.state_dict(), assign=True)
     unet = read_network(UNet2DConditionModel, source, "unet", model.unet.config, offline)
     unet = merge_lora(unet, folder / LORA_FILE, alpha)
-    _fill(model.unet, f"{source}/unet", unet.state_dict())
-    model.arch_options = {"type": "OSDFace", **options}
+    fill(model.unet, f"{source}/unet", unet.state_dict(), assign=True)
+    set_traits(model, arch_options={"type": "OSDFace", **options})
     return model.eval()
 
 
 def _read_schedule(source: str, offline: bool) -> dict[str, float]:
-    """The noise schedule's betas, once it is sure to be one that the model implements."""
+    """Return the noise schedule's betas, after a check that the model implements the schedule."""
     name = f"{source}/scheduler/scheduler_config.json"
     try:
         config = DDPMScheduler.load_config(source, subfolder="scheduler", local_files_only=offline)
@@ -100,12 +101,12 @@ def _read_schedule(source: str, offline: bool) -> dict[str, float]:
     for key, value in wanted.items():
         found = config.get(key, defaults[key])
         if found != value:
-            raise QuantFaceError(f"{name}: {key}: found {found!r}, wanted is {value!r}")
+            raise QuantFaceError(f"{name}: {key}: found {found!r}, expected {value!r}")
     return {key: float(config.get(key, defaults[key])) for key in ("beta_start", "beta_end")}
 
 
 def _read_tensors(folder: Path, name: str) -> tuple[Path, dict[str, Tensor]]:
-    """Tensors of a pickled checkpoint, or of a ``.safetensors`` file of the same stem."""
+    """Read the tensors of a pickled checkpoint, or of the ``.safetensors`` file with its stem."""
     pickled, plain = folder / name, (folder / name).with_suffix(".safetensors")
     path = plain if plain.is_file() else pickled
     if not path.is_file():
@@ -115,16 +116,16 @@ def _read_tensors(folder: Path, name: str) -> tuple[Path, dict[str, Tensor]]:
     try:
         found = load_file(path) if path is plain else unpickle(path)
     except (SafetensorError, OSError) as error:
-        raise QuantFaceError(f"{path}: damaged, or no checkpoint ({one_line(error)})") from error
+        raise QuantFaceError(f"{path}: damaged, or not a checkpoint ({one_line(error)})") from error
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]
     if not isinstance(found, Mapping):
-        raise QuantFaceError(f"{path}: found a {type(found).__name__}, a state dict is wanted")
+        raise QuantFaceError(f"{path}: found {type(found).__name__}, expected a state dict")
     return path, {key: value for key, value in found.items() if isinstance(value, Tensor)}
 
 
 def _read_vre(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """The VRE's tensors out of an association checkpoint, which also holds a second VQGAN."""
+    """Read the VRE's tensors from an association checkpoint, which also holds a second VQGAN."""
     path, tensors = _read_tensors(folder, VRE_FILE)
     names = {
         key.removeprefix(VRE_PREFIX): value
@@ -134,25 +135,3 @@ def _read_vre(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     if not names:
         raise QuantFaceError(f"{path}: no key begins with {VRE_PREFIX}")
     return path, {key: value for key, value in names.items() if not VRE_UNUSED.fullmatch(key)}
-
-
-def _fill(module: nn.Module, path: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """Make ``tensors`` the module's parameters: exactly its keys, exactly its shapes.
-
-    Those that are float32 already are shared, not copied.
-    """
-    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    problems = {
-        "missing": [key for key in shapes if key not in tensors],
-        "unexpected": [key for key in tensors if key not in shapes],
-        "of another shape": [
-            f"{key} (found {tuple(tensors[key].shape)}, wanted is {shape})"
-            for key, shape in shapes.items()
-            if key in tensors and tuple(tensors[key].shape) != shape
-        ],
-    }
-    for problem, keys in problems.items():
-        if keys:
-            raise QuantFaceError(f"{path}: keys {problem}: {listed(keys)}")
-    state = {key: value.detach().float().contiguous() for key, value in tensors.items()}
-    module.load_state_dict(state, assign=True)

@@ -1,4 +1,4 @@
-"""Restorers by name or path: shipped checkpoints, a file of yours, a folder of OSDFace's."""
+"""Restorers by name or path: shipped checkpoints, other checkpoints, folders of OSDFace's files."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ def load_model(
     base: str | None = None,
     offline: bool = False,
 ) -> nn.Module:
-    """Load a restorer, ready to run.
+    """Load a restorer that is ready to run.
 
     Args:
         name_or_path: see ``resolve_model``.
-        runtime: how a checkpoint is executed, see ``quantface_arch.runtime``.
+        runtime: the runtime that executes a checkpoint, see ``quantface_arch.runtime``.
         device: a torch device.
-        base: for a folder of OSDFace's files, where Stable Diffusion 2.1-base is.
-        offline: take a base named by its hub id from the local cache alone.
+        base: where Stable Diffusion 2.1-base is. Only a folder of OSDFace's files needs it.
+        offline: load a base that is a hub id from the local cache only.
 
     Returns:
-        a module in evaluation mode: faces (N, 3, H, W) in [-1, 1] to restored ones. Its attribute
-        ``arch_options`` is what ``save_checkpoint`` takes as its architecture.
+        a module in evaluation mode that maps faces (N, 3, H, W) in [-1, 1] to restored ones. Its
+        trait ``arch_options`` holds the architecture for ``save_checkpoint``.
 
     Raises:
-        QuantFaceError: no such model, a file that is not a checkpoint or of another version, a
-            runtime that is not installed.
+        QuantFaceError: there is no such model, the file is not a checkpoint of this version, or the
+            runtime is not installed.
     """
     path = resolve_model(name_or_path)
     if path.is_dir():
@@ -44,16 +44,16 @@ def load_model(
         model = load_osdface_folder(path, base=base, local_files_only=offline)
         return model.eval().to(device)
     from quantface_arch import runtime as runtimes
-    from quantface_arch.archs.build import build_arch
+    from quantface_arch.archs.build import ARCH_BUILDER
 
-    return runtimes.load(path, build_arch, runtime, device)
+    return runtimes.load(path, ARCH_BUILDER, runtime, device)
 
 
 def load_into(net: nn.Module, name_or_path: str | Path) -> None:
-    """Load a checkpoint into a network that is already built, quantizing it if the file is.
+    """Load a checkpoint into an existing network, which is quantized if the checkpoint is.
 
     Raises:
-        QuantFaceError: as ``load_model``, or the checkpoint is of another architecture.
+        QuantFaceError: see ``load_model``; or the checkpoint is of another architecture.
     """
     from quantface_arch.quant.checkpoint.save_load import load_checkpoint
 

@@ -27,6 +27,7 @@ from quantface_arch.quant.checkpoint.save_load import round_float_parts
 from quantface_arch.quant.config.recipe import Recipe
 from quantface_arch.quant.nn.convert import BitMap, ConversionReport, convert
 from quantface_arch.quant.nn.layers import quant_layers
+from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.quant.ops.balance import LayerBalance
 from quantface_arch.utils.distributed import Shard
 
@@ -116,14 +117,10 @@ def prepare(
 def _unmet(model: nn.Module, recipe: Recipe, chosen: bool) -> tuple[str, ...]:
     """Return what the recipe asks for and layers cannot have; balancing may be chosen already."""
     layers = list(quant_layers(model))
-    lines = [] if chosen else unmet_balance(layers, recipe.balance, _sources(model))
+    lines = (
+        [] if chosen else unmet_balance(layers, recipe.balance, traits_of(model).input_sources())
+    )
     return (*lines, *unmet_rounding(layers))
-
-
-def _sources(model: nn.Module) -> Mapping[str, tuple[int, ...]] | None:
-    """Return the channels of each part of concatenated inputs, where the model tells."""
-    find_sources = getattr(model, "input_sources", None)
-    return find_sources() if find_sources else None
 
 
 def check_plan(model: nn.Module, plan: Mapping[str, LayerBalance]) -> None:
@@ -181,7 +178,7 @@ def balance_stage(
     if plan is not None:
         apply_plan(model, {name: plan[name] for name in reached})
         return dict(plan)
-    sources = _sources(model)
+    sources = traits_of(model).input_sources()
     chosen = balance_layers(model, watched, recipe, sources, data.progress, data.shard)
     return {name: chosen.get(name, LayerBalance()) for name in names}
 

@@ -1,4 +1,4 @@
-"""The picture of a bit map: widths along the network, and the sensitivities that led to them."""
+"""A plot of a bit map: the bit widths along the network, and the costs that led to them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ SMALLEST_PART = 3
 def draw_allocation(
     path: Path, layers: Mapping[str, LayerCosts], bits: Mapping[str, tuple[int, int]], title: str
 ) -> None:
-    """Draw widths of weights and activations along the network, costs of each width below, as PNG.
+    """Draw the bit widths of weights and activations along the network, and their costs, as PNG.
 
     Args:
-        path: of the picture.
+        path: the image to write.
         layers: costs by name, in the order in which the layers run.
         bits: layer → (bits of the weight, bits of the input).
+        title: the title of the plot.
     """
     from matplotlib.figure import Figure
 
@@ -58,7 +59,7 @@ def draw_allocation(
 def _draw_costs(
     axes: Axes, layers: Mapping[str, LayerCosts], bits: Mapping[str, tuple[int, int]], kind: str
 ) -> None:
-    """Cost of every candidate width on a logarithmic scale, the chosen one ringed."""
+    """Draw the cost of every candidate bit width on a log scale, with a ring around the choice."""
     items = list(layers.items())
     candidates = [layer.candidates(kind) for _, layer in items]
     for width in sorted({b for costs in candidates if len(costs) > 1 for b in costs}):
@@ -73,11 +74,12 @@ def _draw_costs(
     axes.plot(
         *zip(*chosen, strict=True), "o", mfc="none", mec="black", markersize=5, label="chosen"
     )
-    axes.set(yscale="log", ylabel=f"cost of the {TITLES[kind]} width")
+    axes.set(yscale="log", ylabel=f"cost of the {TITLES[kind]} bit width")
     axes.legend(ncols=4, fontsize="small")
 
 
 def _mark_parts(axes: Axes, names: Sequence[str], labelled: bool) -> None:
+    """Separate the parts of the network by lines, and label the large ones."""
     start = 0
     for part, group in groupby(names, key=lambda name: ".".join(name.split(".")[:2])):
         length = len(list(group))

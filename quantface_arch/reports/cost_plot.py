@@ -1,4 +1,4 @@
-"""The picture of where a network's bytes and operations are."""
+"""A plot of the bytes and operations in the parts of a network."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_cost"]
 
-# Attribute of a cost → label; one colour for what belongs together in both panels.
+# Maps an attribute of a cost to its label and colour. The colours agree between the panels.
 BYTES = {
     "weight_bytes": ("integer weights", "C0"),
-    "step_bytes": ("their steps, input ranges", "C9"),
+    "step_bytes": ("their scales, input ranges", "C9"),
     "branch_bytes": ("branches", "C1"),
     "balance_bytes": ("balancing", "C2"),
     "float_bytes": ("floating point", "C7"),
@@ -31,12 +31,12 @@ PRODUCTS = "attention and other products\n(floating point, not in the sums)"
 
 
 def draw_cost(path: Path, parts: Mapping[str, Cost], title: str) -> None:
-    """Draw bytes and operations of every part of a network, stacked by what they serve, as PNG.
+    """Draw bytes and operations of every part of a network, stacked by their purpose, as PNG.
 
     Args:
-        path: of the picture.
+        path: the image to write.
         parts: costs by part, in the order of execution.
-        title: of the whole picture.
+        title: the title of the plot.
     """
     from matplotlib.figure import Figure
 
@@ -54,7 +54,7 @@ def draw_cost(path: Path, parts: Mapping[str, Cost], title: str) -> None:
         style = {"color": "none", "edgecolor": "C7", "hatch": "///"}
         right.barh(places, products, left=ends, label=PRODUCTS, **style)
     _label(right, [end + more for end, more in zip(ends, products, strict=True)], ends)
-    right.set(xlabel=f"operations per picture, G (one at {REFERENCE_BITS} bits is 1)")
+    right.set(xlabel=f"operations per image, G (one at {REFERENCE_BITS} bits is 1)")
     left.set_yticks(range(len(parts)), list(parts))
     left.invert_yaxis()
     for axes in (left, right):
@@ -70,7 +70,7 @@ def draw_cost(path: Path, parts: Mapping[str, Cost], title: str) -> None:
 def _stack(
     axes: Axes, costs: Sequence[Cost], kinds: Mapping[str, tuple[str, str]], unit: float
 ) -> list[float]:
-    """Bars of every kind behind one another; where they end."""
+    """Stack bars of every kind, and return their ends."""
     ends = [0.0] * len(costs)
     for attribute, (label, colour) in kinds.items():
         values = [getattr(cost, attribute) / unit for cost in costs]
@@ -81,7 +81,7 @@ def _stack(
 
 
 def _label(axes: Axes, places: Sequence[float], values: Sequence[float] | None = None) -> None:
-    """The value of every bar behind it."""
+    """Write the value of every bar behind its end."""
     for row, (place, value) in enumerate(zip(places, values or places, strict=True)):
         axes.annotate(
             f"{value:.3g}",

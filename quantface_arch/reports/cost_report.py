@@ -1,4 +1,4 @@
-"""The account of a network as tables and files: by part, by layer, in total."""
+"""The cost of a network as tables and files: by part, by layer, in total."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from quantface_arch.utils.files import atomic_path
 
 __all__ = ["layer_table", "part_costs", "part_of", "part_table", "write_csv", "write_json"]
 
-# Parts of OSDFace, in the order in which they run; the first match counts. Other networks are
-# parted by the first component of their modules' names.
+# The parts of OSDFace in the order in which they run. The first match counts. In other networks the
+# first component of a module's name is its part.
 PARTS = (
     ("vre.*", "VRE"),
     ("embedding_change.*", "VRE"),
@@ -33,13 +33,13 @@ PARTS = (
 
 
 def part_of(name: str) -> str:
-    """The part of the network that a module or tensor belongs to."""
+    """Return the part of the network to which a module or tensor belongs."""
     parts = (part for pattern, part in PARTS if fnmatchcase(f"{name}.", pattern))
     return next(parts, name.partition(".")[0])
 
 
 def part_costs(entries: Iterable[Entry]) -> dict[str, Cost]:
-    """Costs by part: OSDFace's in the order in which they run, then others as they come."""
+    """Return costs by part: OSDFace's in the order of execution, then others as they come."""
     found: dict[str, Cost] = {part: Cost() for part in dict(map(reversed, PARTS))}
     for entry in entries:
         part = part_of(entry.name)
@@ -64,7 +64,7 @@ def _part_row(name: str, cost: Cost) -> tuple[str, ...]:
 
 
 def part_table(entries: Sequence[Entry]) -> str:
-    """Markdown: a row per part of the network, and the total."""
+    """Return a Markdown table with a row per part of the network, and the total."""
     head = (
         "part",
         "parameters, M",
@@ -82,7 +82,7 @@ def part_table(entries: Sequence[Entry]) -> str:
 
 
 def layer_table(entries: Iterable[Entry], count: int) -> str:
-    """Markdown: the layers with the most operations, at most so many."""
+    """Return a Markdown table of the ``count`` layers with the most operations."""
     layers = (entry for entry in entries if entry.is_layer)
     largest = sorted(layers, key=lambda entry: -entry.cost.operations)[:count]
     head = ("layer", "width", "rank", "balance", "parameters, k", "kB", "GMACs", "operations, G")
@@ -108,7 +108,7 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _figures(cost: Cost) -> dict[str, Any]:
-    """All counts, and what follows from them."""
+    """Return all counts and the figures derived from them."""
     return {
         **asdict(cost),
         "bytes": cost.bytes,
@@ -123,7 +123,7 @@ def _entry_row(entry: Entry) -> dict[str, Any]:
 
 
 def write_csv(path: Path, entries: Iterable[Entry]) -> None:
-    """A row per layer, float tensor and module that multiplies by itself; columns sum to totals."""
+    """Write a row per layer, float tensor and multiplying module; columns sum to the totals."""
     rows = [_entry_row(entry) for entry in entries]
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -132,7 +132,7 @@ def write_csv(path: Path, entries: Iterable[Entry]) -> None:
 
 
 def write_json(path: Path, entries: Sequence[Entry], about: Mapping[str, Any]) -> None:
-    """Everything: ``about`` as it is, total, reductions, parts and the rows of ``write_csv``."""
+    """Write ``about``, the total, the reductions, the parts and the rows of ``write_csv``."""
     cost = total_cost(entries)
     parts = {part: _figures(found) for part, found in part_costs(entries).items()}
     document = {

@@ -1,4 +1,4 @@
-"""Pictures of a quantized network: what its layers receive, and where its error arises."""
+"""Plots of a quantized network: the inputs of its layers, and where its error arises."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_distribution", "draw_errors", "find_layers", "layer_errors", "sample_inputs"]
 
-# Values of one layer and one batch that enter a figure.
+# The number of values of one layer and one batch in a figure.
 SAMPLES = 2**16
-# Grids with more levels are drawn by their ends alone.
+# Grids with more levels are drawn by their two ends only.
 MOST_LEVELS = 64
 # Parts of a network with fewer layers get no label of their own.
 SMALLEST_PART = 3
-# So many labels fit side by side below a figure.
+# The number of labels that fit side by side below a figure.
 MOST_FLAT = 8
 PERCENTILE = 0.99
 KINDS = {"none": "none", "scale": "scaled", "rotate": "rotated", "both": "scaled and rotated"}
 
 
 def find_layers(model: nn.Module, names: Sequence[str]) -> dict[str, QuantLayer]:
-    """Quantized layers by name.
+    """Return quantized layers by name.
 
     Raises:
-        QuantFaceError: there is no such layer; names that look like it are listed.
+        QuantFaceError: there is no such layer. The message lists similar names.
     """
     known = {layer.name: layer for layer in quant_layers(model)}
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=5, cutoff=0.3)
             raise QuantFaceError(
-                f"layer {name!r}: the model has no quantized layer of this name"
-                + (f"; near it are {', '.join(near)}" if near else "")
+                f"layer {name!r}: the model has no quantized layer with this name"
+                + (f"; similar names are {', '.join(near)}" if near else "")
             )
     return {name: known[name] for name in names}
 
@@ -58,7 +58,7 @@ def _watch(
     batches: Iterable[Tensor],
     see: Callable[[str, Tensor, Tensor], None],
 ) -> None:
-    """Run a model and show ``see`` (name, input, output) of the named layers as they run."""
+    """Run a model, and call ``see`` (name, input, output) for each named layer as it runs."""
     handles = [
         model.get_submodule(name).register_forward_hook(
             lambda _, inputs, output, name=name: see(name, inputs[0], output)
@@ -76,15 +76,15 @@ def _watch(
 def sample_inputs(
     teacher: nn.Module, layers: Mapping[str, QuantLayer], batches: Iterable[Tensor]
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """What layers receive in the full-precision network, before and after balancing.
+    """Sample the inputs of layers in the full-precision network, before and after balancing.
 
     Args:
-        teacher: full-precision network with modules of these names.
-        layers: by name, see ``find_layers``.
-        batches: pictures (n, 3, H, W) as the network takes them.
+        teacher: the full-precision network, with modules of these names.
+        layers: layers by name, see ``find_layers``.
+        batches: images (n, 3, H, W) as the network takes them.
 
     Returns:
-        name → two float32 tensors (positions, channels); about 2¹⁶ values of each batch.
+        name → two float32 tensors (positions, channels), with about 2¹⁶ values of each batch.
     """
     found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in layers}
 
@@ -92,7 +92,7 @@ def sample_inputs(
         layer = layers[name]
         pair = (x, layer.balance_input(x))
         rows = [t.movedim(layer.channel_axis, -1).flatten(0, -2).float() for t in pair]
-        # An odd stride visits all columns of a picture.
+        # An odd stride visits all columns of an image.
         stride = rows[0].numel() // SAMPLES | 1
         found[name].append((rows[0][::stride].clone(), rows[1][::stride].clone()))
 
@@ -104,14 +104,15 @@ def sample_inputs(
 
 
 def draw_distribution(path: Path, layer: QuantLayer, before: Tensor, after: Tensor) -> None:
-    """Draw a layer's input per channel and as a histogram with its grid, as PNG.
+    """Draw a layer's input per channel, and as a histogram with its grid, as PNG.
 
-    The upper row shows it as it arrives, the lower one balanced (QuantFace, arXiv 2506.00820,
-    Figure "overview"): equal channels, and a grid that fewer values fall outside of.
+    The upper row shows the input as it arrives, the lower row shows it after balancing (QuantFace,
+    arXiv 2506.00820, Figure "overview"). Balancing makes channels equal, and fewer values then fall
+    outside the grid.
 
     Args:
-        path: of the picture.
-        layer: quantized; its grid is drawn.
+        path: the image to write.
+        layer: the quantized layer whose grid is drawn.
         before, after: float (positions, channels), see ``sample_inputs``.
     """
     from matplotlib.figure import Figure
@@ -171,15 +172,15 @@ def _draw_histogram(axes: Axes, values: Tensor, levels: Tensor, decibels: float,
 def layer_errors(
     teacher: nn.Module, student: nn.Module, batches: Sequence[Tensor]
 ) -> dict[str, float]:
-    """Signal-to-quantization-noise ratio, in dB, of every quantized layer's output.
+    """Return the signal-to-quantization-noise ratio of every quantized layer's output, in dB.
 
-    The student's layers receive what the student's earlier layers give, so that the figures show
-    how the error builds up along the network; they are in the order of execution.
+    Each layer of the student receives the output of the student's earlier layers, so the figures
+    show how the error accumulates. They are in the order of execution.
 
     Args:
-        teacher: full-precision network with modules of the student's names.
-        student: quantized network.
-        batches: pictures (n, 3, H, W) as the networks take them.
+        teacher: the full-precision network, with modules of the student's names.
+        student: the quantized network.
+        batches: images (n, 3, H, W) as the networks take them.
     """
     names = [layer.name for layer in quant_layers(student)]
     sums: dict[str, list[float]] = {}
@@ -211,7 +212,7 @@ def _decibels(reference: Tensor, found: Tensor) -> float:
 
 
 def _ratio(signal: float, noise: float) -> float:
-    """In dB; equal to float32's precision counts as 150."""
+    """Return the ratio in dB; outputs that agree to float32's precision count as 150 dB."""
     return float(10 * torch.tensor(max(signal, 1e-300) / max(noise, 1e-15 * signal)).log10())
 
 
@@ -219,8 +220,8 @@ def draw_errors(path: Path, errors: Mapping[str, Mapping[str, float]]) -> None:
     """Draw the error of each layer along the network, as PNG.
 
     Args:
-        path: of the picture.
-        errors: label of a checkpoint → what ``layer_errors`` returned.
+        path: the image to write.
+        errors: the label of a checkpoint → the result of ``layer_errors``.
     """
     from matplotlib.figure import Figure
 
@@ -241,7 +242,7 @@ def draw_errors(path: Path, errors: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def _mark_parts(axes: Axes, order: Sequence[str]) -> None:
-    """Shade every other part of a network (unet.mid_block, …) and write the names of parts."""
+    """Shade every other part of a network (unet.mid_block, …) and label the parts."""
     place, shade = 0, False
     ticks, labels = [], []
     for part, members in groupby(order, key=lambda name: ".".join(name.split(".")[:2])):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from quantface_arch.utils.images import Picture, resize, to_uint8
+from quantface_arch.utils.images import RGBImage, resize, to_uint8
 
 __all__ = ["side_by_side"]
 
@@ -15,7 +15,7 @@ _GAP = 4
 _WHITE = (255, 255, 255)
 
 
-def side_by_side(before: Picture, after: Picture) -> Picture:
+def side_by_side(before: RGBImage, after: RGBImage) -> RGBImage:
     """The input and the restored picture, labelled, at the size of the latter (8 bits, opaque).
 
     Each half is at most 4096 pixels long.
@@ -25,12 +25,12 @@ def side_by_side(before: Picture, after: Picture) -> Picture:
     size = max(1, round(width * factor)), max(1, round(height * factor))
     halves = [_labelled(before, "input", size), _labelled(after, "restored", size)]
     gap = np.full((halves[0].shape[0], _GAP, 3), 255, np.uint8)
-    return Picture(
+    return RGBImage(
         np.concatenate([halves[0], gap, halves[1]], axis=1), icc_profile=after.icc_profile
     )
 
 
-def _labelled(picture: Picture, label: str, size: tuple[int, int]) -> np.ndarray:
+def _labelled(picture: RGBImage, label: str, size: tuple[int, int]) -> np.ndarray:
     strip = np.zeros((_LABEL_HEIGHT, size[0], 3), np.uint8)
     place = (4, _LABEL_HEIGHT - 7)
     cv2.putText(strip, label, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, _WHITE, 1, cv2.LINE_AA)

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING
 from quantface_arch.errors import UsageError
 from quantface_arch.faces.color import COLOR_FIXES
 from quantface_arch.faces.detect import DETECTORS
+from quantface_arch.pretrained.names import DEFAULT_MODEL
 from quantface_arch.utils.distributed import Shard
+from quantface_arch.utils.runtime_names import RUNTIME_NAMES
 
 if TYPE_CHECKING:
     from quantface_arch.restore.restorer import FaceRestorer
 
 __all__ = ["add_model_options", "integer", "load_restorer", "note", "number"]
 
-_RUNTIMES = ("auto", "reference", "openvino", "cuda")
-
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The options that :func:`load_restorer` reads, and those of sampling."""
     add = parser.add_argument
-    add("--model", default="mini-w4a8", metavar="NAME_OR_PATH", help="default: %(default)s")
-    add("--runtime", choices=_RUNTIMES, default="auto", help="default: %(default)s")
+    add("--model", default=DEFAULT_MODEL, metavar="NAME_OR_PATH", help="default: %(default)s")
+    add("--runtime", choices=("auto", *RUNTIME_NAMES), default="auto", help="default: %(default)s")
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:0")
     add("--batch-size", type=integer(1), metavar="N", help="faces at once: 1, on a GPU 8")
     add("--sample", action="store_true", help="sample the latent instead of taking its mean")

@@ -20,11 +20,11 @@ from quantface_arch.faces.face import Detector, Face
 from quantface_arch.faces.mask import head_mask, head_turn
 from quantface_arch.faces.paste import paste_face
 from quantface_arch.faces.tensors import face_to_tensor, tensor_to_face
-from quantface_arch.utils.images import MAX_OUTPUT_PIXELS, Picture, resize
+from quantface_arch.pretrained.names import DEFAULT_MODEL
+from quantface_arch.quant.nn.traits import traits_of
+from quantface_arch.utils.images import MAX_OUTPUT_PIXELS, RGBImage, resize
 
 __all__ = ["DEFAULT_MODEL", "FaceRestorer", "FoundFaces", "RestoredFace", "RestoredPicture"]
-
-DEFAULT_MODEL = "mini-w4a8"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class FoundFaces:
         crops: of each face, (512, 512, 3) in the picture's dtype.
     """
 
-    picture: Picture
+    picture: RGBImage
     faces: list[Face]
     matrices: list[np.ndarray]
     crops: list[np.ndarray]
@@ -65,7 +65,7 @@ class RestoredFace:
 class RestoredPicture:
     """A photograph whose faces are restored; without faces it is the (enlarged) input."""
 
-    picture: Picture
+    picture: RGBImage
     faces: list[RestoredFace]
 
     @property
@@ -115,7 +115,7 @@ class FaceRestorer:
         self.model = model.eval()
         self.batch_size = batch_size or (1 if self.device.type == "cpu" else 8)
         self.background = background
-        self.color_fix = color_fix or default_color_fix(getattr(model, "arch_options", {}))
+        self.color_fix = color_fix or default_color_fix(traits_of(model).arch_options)
         check_choice("color_fix", self.color_fix, COLOR_FIXES)
         self._detector = detector
         self._detector_options = {"weights_dir": weights_dir, "offline": offline, "notify": notify}
@@ -158,7 +158,7 @@ class FaceRestorer:
 
     def restore(
         self,
-        picture: Picture | np.ndarray,
+        picture: RGBImage | np.ndarray,
         *,
         upscale: float = 1.0,
         strength: float = 1.0,
@@ -182,10 +182,10 @@ class FaceRestorer:
         faces = self.restore_aligned(found.crops, sample=sample, seed=seed)
         return self.assemble(found, faces, upscale=upscale, strength=strength)
 
-    def find(self, picture: Picture | np.ndarray) -> FoundFaces:
+    def find(self, picture: RGBImage | np.ndarray) -> FoundFaces:
         """Detect and cut out the faces of a photograph, the first third of :meth:`restore`."""
-        if not isinstance(picture, Picture):
-            picture = Picture(_checked(picture))
+        if not isinstance(picture, RGBImage):
+            picture = RGBImage(_checked(picture))
         faces = self.detector.detect(picture.rgb)
         matrices = [similarity(face.landmarks) for face in faces]
         crops = [warp_face(picture.rgb, matrix) for matrix in matrices]

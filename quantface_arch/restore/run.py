@@ -23,7 +23,7 @@ from quantface_arch.restore.restorer import FaceRestorer, FoundFaces, blend
 from quantface_arch.utils.cli import describe
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.files import file_digest
-from quantface_arch.utils.images import Picture, read_image, write_image
+from quantface_arch.utils.images import RGBImage, read_image, write_image
 
 __all__ = ["Counts", "Run", "complain", "progress_bar"]
 
@@ -63,7 +63,7 @@ def complain(source: Source, error: Exception, debug: bool) -> str:
 @dataclass(frozen=True)
 class _Waiting:
     source: Source
-    picture: Picture
+    picture: RGBImage
     crops: list[np.ndarray]
     found: FoundFaces | None  # None: the picture is an aligned face
     digest: str
@@ -206,7 +206,7 @@ class Run:
         """Write everything about one picture, that by which it counts as done at last."""
         written = []
 
-        def write(path: Path, picture: Picture) -> None:
+        def write(path: Path, picture: RGBImage) -> None:
             write_image(path, picture)
             written.append(path)
 
@@ -221,8 +221,8 @@ class Run:
             for index, face in enumerate(result.faces):
                 name = f"{item.source.name}_{index:02d}.png"
                 profile = item.picture.icc_profile
-                write(self.folders.crops / name, Picture(face.crop, icc_profile=profile))
-                write(self.folders.faces / name, Picture(face.restored, icc_profile=profile))
+                write(self.folders.crops / name, RGBImage(face.crop, icc_profile=profile))
+                write(self.folders.faces / name, RGBImage(face.restored, icc_profile=profile))
         if self.args.compare:
             path = self.folders.compared / f"{item.source.name}.png"
             write(path, side_by_side(item.picture, picture))

@@ -18,7 +18,7 @@ from quantface_arch.restore.restorer import FaceRestorer, FoundFaces, RestoredPi
 from quantface_arch.restore.run import Counts, complain, progress_bar
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.files import file_digest
-from quantface_arch.utils.images import Picture
+from quantface_arch.utils.images import RGBImage
 from quantface_arch.video.ffmpeg import ENCODER, find_ffmpeg
 from quantface_arch.video.reader import VideoReader
 from quantface_arch.video.tracking import FollowedFrame, follow
@@ -154,4 +154,4 @@ class ClipRun:
 
 def _cut_out(frame: FollowedFrame) -> FoundFaces:
     crops = [warp_face(frame.rgb, matrix) for matrix in frame.matrices]
-    return FoundFaces(Picture(frame.rgb), frame.faces, frame.matrices, crops)
+    return FoundFaces(RGBImage(frame.rgb), frame.faces, frame.matrices, crops)

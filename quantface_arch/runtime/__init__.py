@@ -1,4 +1,4 @@
-"""Ways to execute a checkpoint: one table, one interface. Loading any starts here."""
+"""The runtimes that can execute a checkpoint, in one table with one interface."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ import torch
 from torch import nn
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.checkpoint.builder import Build
 from quantface_arch.runtime import cuda, openvino, reference
-from quantface_arch.runtime.parts import Build
+from quantface_arch.utils.runtime_names import RUNTIME_NAMES
 
 __all__ = ["RUNTIMES", "Runtime", "available", "load", "resolve"]
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A way to execute a checkpoint.
+    """A runtime that can execute a checkpoint.
 
     Attributes:
-        load: (path, build) → a module that restores; see ``load_checkpoint`` for ``build``.
-        missing: None where the runtime can be used, else how to get it, as ends a sentence.
-        devices: types of torch devices that it runs on.
+        load: loads a checkpoint from (path, build) as a module that restores. See
+            ``load_checkpoint`` for ``build``.
+        missing: returns None if the runtime can be used here, else an install hint, worded to end a
+            sentence.
+        devices: the types of torch devices on which it runs.
     """
 
     load: Callable[[Path, Build], nn.Module]
@@ -32,17 +35,17 @@ class Runtime:
     devices: tuple[str, ...]
 
 
-# Best first: ``auto`` takes the first that can be used. ``cuda`` stands behind the reference, which
-# runs everywhere, so that ``auto`` never takes it: it is experimental.
-RUNTIMES: dict[str, Runtime] = {
-    "openvino": Runtime(openvino.load, openvino.missing, ("cpu",)),
-    "reference": Runtime(reference.load, reference.missing, ("cpu", "cuda")),
-    "cuda": Runtime(cuda.load, cuda.missing, ("cuda",)),
-}
+# These are in the order of ``RUNTIME_NAMES``.
+_BACKENDS = (
+    Runtime(openvino.load, openvino.missing, ("cpu",)),
+    Runtime(reference.load, reference.missing, ("cpu", "cuda")),
+    Runtime(cuda.load, cuda.missing, ("cuda",)),
+)
+RUNTIMES: dict[str, Runtime] = dict(zip(RUNTIME_NAMES, _BACKENDS, strict=True))
 
 
 def available(device: str = "cpu") -> list[str]:
-    """Names of the runtimes that can be used here on a type of device, best first."""
+    """Return the names of the runtimes that can be used on a type of device, best first."""
     return [
         name
         for name, runtime in RUNTIMES.items()
@@ -51,14 +54,14 @@ def available(device: str = "cpu") -> list[str]:
 
 
 def resolve(name: str = "auto", device: str = "cpu") -> str:
-    """The runtime's own name: ``auto`` is the best that is available, others stand for themselves.
+    """Return the name of the runtime to use: for ``auto`` the best one that is available.
 
     Args:
-        device: type of the torch device that is to be used.
+        device: the type of the torch device to run on.
 
     Raises:
-        QuantFaceError: no such runtime, or one that cannot be used here (how to get it is said) or
-            on that device.
+        QuantFaceError: there is no such runtime, or it cannot be used here or on that device. The
+            message says how to get it.
     """
     if name == "auto":
         return available(device)[0]
@@ -72,7 +75,7 @@ def resolve(name: str = "auto", device: str = "cpu") -> str:
         raise QuantFaceError(f"runtime {name}: not available here; {hint}")
     if device not in runtime.devices:
         raise QuantFaceError(
-            f"runtime {name}: found device {device!r}, it runs on {', '.join(runtime.devices)}"
+            f"runtime {name}: found device {device!r}, it runs only on {', '.join(runtime.devices)}"
         )
     return name
 
@@ -83,8 +86,8 @@ def load(
     """Load a checkpoint for execution by a runtime.
 
     Args:
-        build: makes the float architecture from the options that the checkpoint holds.
-        runtime: ``auto`` or a name of ``RUNTIMES``.
+        build: builds the float architecture from the options in the checkpoint.
+        runtime: ``auto`` or a name in ``RUNTIMES``.
         device: a torch device.
 
     Raises:

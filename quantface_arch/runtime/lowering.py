@@ -1,13 +1,14 @@
 """Quantized layers rewritten in the few operators that compilers turn into integer arithmetic.
 
-A lowered layer rounds its input by torch's own fake quantization to 256 levels and multiplies by
-int8 weights that are scaled per output channel. There are two ways:
+A lowered layer rounds its input to 256 levels by torch's own fake quantization. It multiplies by
+int8 weights that are scaled per output channel. There are two modes:
 
-- *faithful*: what the reference computes, operation by operation. Inputs of fewer bits are clamped
-  to their range before, since compilers know no other number of levels.
-- *folded*: residual, branch and inverse balancing are multiplied out into one weight, which is
-  rounded again, and the input is rounded as it arrives. Balancing and branch cost nothing then. For
-  inputs of 8 bits, where this second rounding is far below the first one, to 4 bits.
+- *faithful* computes what the reference computes, operation by operation. Compilers know no number
+  of levels other than 256, so inputs with fewer bits are first clamped to their range.
+- *folded* multiplies residual, branch and inverse balancing into one weight and rounds that weight
+  again. The input is rounded without balancing. Balancing and branch then cost nothing. This mode
+  suits inputs of 8 bits, where the second rounding adds far less error than the first one, to 4
+  bits.
 """
 
 from __future__ import annotations
@@ -26,43 +27,44 @@ from quantface_arch.quant.ops.hadamard import Segments, hadamard
 from quantface_arch.quant.ops.lowrank import low_rank_weight
 from quantface_arch.quant.ops.quantizer import grid, quantize, scale_and_zero_point
 
-__all__ = ["FULL", "SPARE", "WAYS", "LoweredLayer", "Lowering", "folded_weight"]
+__all__ = ["FULL", "MODES", "SPARE", "LoweredLayer", "Lowering", "folded_weight"]
 
-WAYS = ("auto", "faithful", "folded")
-# (input, weight, bias) → a layer's output.
+MODES = ("auto", "faithful", "folded")
+# (input, weight, bias) → the output of a layer.
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-# Largest integer of a weight; and the same with a bit to spare, for processors that sum pairs of
-# products in 16 bits, which 8-bit weights overflow.
+# The largest integer of a weight. SPARE leaves one bit unused, for processors that sum pairs of
+# products in 16 bits. Such sums of 8-bit weights overflow.
 FULL, SPARE = 127, 63
 
 
 @dataclass(frozen=True)
 class Lowering:
-    """How layers are lowered.
+    """The settings by which layers are lowered.
 
     Attributes:
-        way: ``faithful``, ``folded``, or ``auto``: folded where the input has 8 bits.
-        largest: ``FULL`` or ``SPARE``. A faithful weight whose integers do not fit, or that has
-            several steps per output channel, is rounded again, too.
+        mode: ``faithful``, ``folded``, or ``auto``, which folds layers whose input has 8 bits.
+        largest: the largest integer of a weight, ``FULL`` or ``SPARE``. A faithful weight is
+            rounded again if its integers do not fit, or if it has several scales per output
+            channel.
 
     Raises:
-        QuantFaceError: no such way.
+        QuantFaceError: there is no such mode.
     """
 
-    way: str = "auto"
+    mode: str = "auto"
     largest: int = FULL
 
     def __post_init__(self) -> None:
-        check_choice("way", self.way, WAYS)
+        check_choice("mode", self.mode, MODES)
 
     def __call__(self, layer: QuantLayer) -> LoweredLayer:
-        """Lower a layer, which must be quantized.
+        """Lower a quantized layer.
 
         Raises:
-            QuantFaceError: the layer has what only the reference can do.
+            QuantFaceError: the layer uses a feature that only the reference supports.
         """
         for what, found in (
-            ("input ranges that are found anew for every picture", layer.activation_spec.dynamic),
+            ("input ranges that are computed anew for every image", layer.activation_spec.dynamic),
             ("learned input offsets", layer.act_offset is not None),
         ):
             if found:
@@ -70,13 +72,13 @@ class Lowering:
                     f"layer {layer.name}: {what} cannot be compiled; choose the runtime reference"
                 )
         eight = layer.activation_spec.bits == MAX_BITS
-        return LoweredLayer(layer, eight if self.way == "auto" else self.way == "folded", self)
+        return LoweredLayer(layer, eight if self.mode == "auto" else self.mode == "folded", self)
 
 
 class LoweredLayer(nn.Module):
-    """An integer product and, where faithful, balancing before it and a branch beside it.
+    """An integer product; a faithful one has balancing before it and a branch beside it.
 
-    ``geometry`` is a layer of the same kernel, stride and padding, which has no tensors.
+    ``geometry`` is a layer with the same kernel, stride and padding, but without tensors.
     """
 
     geometry: QuantLayer
@@ -94,7 +96,7 @@ class LoweredLayer(nn.Module):
         segments = layer.balance.segments if balanced else ()
         self.rotation = Rotation(segments, layer.channel_axis) if segments else None
         geometry = _geometry(layer)
-        # Not as a submodule: it has no state.
+        # The geometry has no state, so it is not registered as a submodule.
         vars(self)["geometry"] = geometry
         self.integer = IntegerProduct(geometry.product, layer, folded, lowering.largest)
         self.low_rank_product = geometry.low_rank_product
@@ -102,7 +104,7 @@ class LoweredLayer(nn.Module):
             self.register_parameter(name, None if folded else getattr(layer, name))
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the quantized layer."""
+        """Compute what the quantized layer computes."""
         if self.multiplier is not None:
             x = x * self.multiplier
         if self.rotation is not None:
@@ -114,10 +116,11 @@ class LoweredLayer(nn.Module):
 
 
 class IntegerProduct(nn.Module):
-    """What must become integer arithmetic; compilers' names of it end in this module's, integer.
+    """The product that must become integer arithmetic.
 
-    Buffers: ``weight`` int8, ``weight_scale`` float32, (Cout, 1, ...). The input's ``levels`` are
-    those that are meant of the compiler's 256, ``limits``.
+    Compilers keep the name of this module: the names of its operators end in ``integer``. It has
+    the buffers ``weight``, int8, and ``weight_scale``, float32 (Cout, 1, ...). ``limits`` are the
+    ends of the compiler's 256 levels; ``levels`` are the ends of those that the layer uses.
     """
 
     weight: Tensor
@@ -127,21 +130,23 @@ class IntegerProduct(nn.Module):
         super().__init__()
         self.product = product
         self.bias = layer.bias
-        self.step, self.zero_point, self.limits, self.levels = _input_grid(layer, folded)
+        self.input_scale, self.zero_point, self.limits, self.levels = _input_grid(layer, folded)
         integers, scale = _integers(layer, folded, largest)
         self.register_buffer("weight", integers)
         self.register_buffer("weight_scale", scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Round the input, multiply."""
+        """Round the input and multiply."""
         if self.levels != self.limits:
-            x = x.clamp(*((level - self.zero_point) * self.step for level in self.levels))
-        x = torch.fake_quantize_per_tensor_affine(x, self.step, self.zero_point, *self.limits)
+            x = x.clamp(*((level - self.zero_point) * self.input_scale for level in self.levels))
+        x = torch.fake_quantize_per_tensor_affine(
+            x, self.input_scale, self.zero_point, *self.limits
+        )
         return self.product(x, self.weight.float() * self.weight_scale, self.bias)
 
 
 class Rotation(nn.Module):
-    """x H as matrix products whose traces hold for inputs of any size; see ``hadamard.rotate``."""
+    """x H as matrix products that can be traced for inputs of any size; see ``hadamard.rotate``."""
 
     def __init__(self, segments: Segments, channel_axis: int) -> None:
         super().__init__()
@@ -151,12 +156,12 @@ class Rotation(nn.Module):
         for place, (count, size) in enumerate(segments):
             matrix = hadamard(size) * size**-0.5
             if self.taps:
-                # As a convolution's weight, whose rows are outputs.
+                # As the weight of a convolution, whose rows are outputs.
                 matrix = matrix.T.repeat(count, 1).view(count * size, size, *[1] * self.taps)
             self.register_buffer(f"matrix_{place}", matrix)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., Cin) or (N, Cin, ...), rotated."""
+        """Rotate x (..., Cin) or (N, Cin, ...)."""
         parts = x.split(self.widths, dim=-1 - self.taps)
         rotated = [self._rotate(part, place) for place, part in enumerate(parts)]
         return rotated[0] if len(rotated) == 1 else torch.cat(rotated, dim=-1 - self.taps)
@@ -169,7 +174,7 @@ class Rotation(nn.Module):
 
 
 def _geometry(layer: QuantLayer) -> QuantLayer:
-    """A layer that multiplies like this one and has no tensors, which would be kept alive."""
+    """Return a layer that multiplies like this one, without its tensors, which would stay alive."""
     geometry = type(layer).empty_like(layer)
     geometry._parameters.clear()
     return geometry
@@ -178,7 +183,7 @@ def _geometry(layer: QuantLayer) -> QuantLayer:
 def _input_grid(
     layer: QuantLayer, folded: bool
 ) -> tuple[float, int, tuple[int, int], tuple[int, int]]:
-    """Step, zero point, the compiler's 256 levels, and those of them that are meant."""
+    """Return scale, zero point, and the ends of the compiler's 256 levels and of those in use."""
     if folded:
         step, zero = scale_and_zero_point(layer.act_low, layer.act_high, MAX_BITS, False)
         return float(step), int(zero), (0, 255), (0, 255)
@@ -189,7 +194,7 @@ def _input_grid(
 
 
 def folded_weight(layer: QuantLayer) -> Tensor:
-    """The one weight that a layer's residual, branch and balancing come to, float, of its shape."""
+    """Return the float weight that combines a layer's residual, branch and balancing."""
     weight = layer.weight.detach()
     if layer.branch_down is not None and layer.branch_up is not None:
         weight = weight + low_rank_weight(layer.branch_down.detach(), layer.branch_up.detach())
@@ -199,7 +204,7 @@ def folded_weight(layer: QuantLayer) -> Tensor:
 
 
 def _integers(layer: QuantLayer, folded: bool, largest: int) -> tuple[Tensor, Tensor]:
-    """A weight as int8 and the scale of each output channel."""
+    """Return a layer's weight as int8, and the scale of each output channel."""
     spec = layer.weight_spec
     weight = folded_weight(layer) if folded else layer.weight.detach()
     rows = (-1, *[1] * (weight.ndim - 1))

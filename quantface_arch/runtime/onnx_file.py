@@ -1,4 +1,4 @@
-"""Checkpoints as one ONNX file, integers and all, for ONNX Runtime and what is built on it."""
+"""A checkpoint as one ONNX file with its integers, for ONNX Runtime and tools built on it."""
 
 from __future__ import annotations
 
@@ -17,41 +17,43 @@ from torch.onnx import (
 )
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.checkpoint.builder import Build
 from quantface_arch.runtime.lowering import Lowering
-from quantface_arch.runtime.parts import SIZE, Build, Part, lowered_network
+from quantface_arch.runtime.parts import SIZE, Part, lowered_network
 from quantface_arch.utils.files import atomic_path
 
 __all__ = ["missing", "write_onnx"]
 
-# Of ONNX's operators: the first with minima in ScatterElements, which choosing codes needs.
+# Opset 18 is the first whose ScatterElements supports ``reduction="min"``, which code selection
+# needs.
 OPSET = 18
 INPUT, OUTPUT = "degraded", "restored"
 DYNAMIC = {0: "batch", 2: "height", 3: "width"}
 
 
 def missing() -> str | None:
-    """None where the onnx package is installed, else how to get it."""
+    """Return None if the onnx package is installed, else an install hint."""
     return None if find_spec("onnx") else "pip install onnx onnxruntime"
 
 
 @torch.no_grad()
 def write_onnx(path: Path, build: Build, lowering: Lowering, target: Path) -> None:
-    """Write a checkpoint's network: pictures (N, 3, H, W) ``degraded`` to ``restored``.
+    """Write a checkpoint's network as ONNX, with input ``degraded`` and output ``restored``.
 
-    Weights stand as int8 before DequantizeLinear, inputs of products between QuantizeLinear and
-    DequantizeLinear.
+    Both are images (N, 3, H, W). Weights are stored as int8 before DequantizeLinear. The inputs of
+    products lie between QuantizeLinear and DequantizeLinear.
 
     Args:
         build: see ``load_checkpoint``.
 
     Raises:
-        QuantFaceError: see ``lowered_network``; ONNX has no such operator.
+        QuantFaceError: see ``lowered_network``; or ONNX lacks an operator.
     """
     import onnx
 
     network = lowered_network(path, build, lowering)
     with atomic_path(target) as temporary, warnings.catch_warnings(), _stable_sorting():
-        # Of branches on sizes; that they hold for other sizes is tested.
+        # torch warns of branches that depend on sizes. Tests cover other sizes.
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(
@@ -60,7 +62,7 @@ def write_onnx(path: Path, build: Build, lowering: Lowering, target: Path) -> No
                 str(temporary),
                 dynamo=False,
                 opset_version=OPSET,
-                # Folding would make floating point of the integers.
+                # Constant folding would turn the integers into floating point.
                 do_constant_folding=False,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
@@ -75,7 +77,7 @@ def write_onnx(path: Path, build: Build, lowering: Lowering, target: Path) -> No
 
 
 def _dequantize_weights(graph: Any) -> None:
-    """Say of every int8 weight that is cast and scaled that it is dequantized by rows."""
+    """Turn every cast and scaling of an int8 weight into a DequantizeLinear by rows."""
     from onnx import helper, numpy_helper
 
     stored = {tensor.name: tensor for tensor in graph.initializer}
@@ -98,7 +100,7 @@ def _dequantize_weights(graph: Any) -> None:
 
 @contextmanager
 def _stable_sorting() -> Iterator[None]:
-    """Teach the exporter stable sorts: TopK, which gives the first of equal values first."""
+    """Teach the exporter stable sorts: TopK returns the first of equal values first."""
 
     def ascending(graph: Any, x: Any, dim: int) -> Any:
         axis = graph.op("Constant", value_t=torch.tensor([dim]))

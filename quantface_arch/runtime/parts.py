@@ -1,8 +1,8 @@
-"""A checkpoint's network, lowered and cut into parts: what compilers and exporters begin with."""
+"""A checkpoint's lowered network and its parts, from which compilers and exporters start."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quantface_arch.quant.checkpoint.builder import Build
 from quantface_arch.quant.checkpoint.save_load import load_checkpoint
 from quantface_arch.quant.nn.convert import replace_module
+from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime.lowering import Lowering
 
-__all__ = ["SIZE", "Build", "Part", "lowered_network", "only", "parts_of", "record"]
+__all__ = ["SIZE", "Part", "lowered_network", "only", "record"]
 
-Build = Callable[[dict[str, Any]], nn.Module]
-# Side of the square that networks are traced on; the trace holds for others.
+# The side of the square image on which networks are traced. The trace holds for other sizes.
 SIZE = 128
 
 
 class Constant(nn.Module):
-    """Gives the same tensor, whatever it is given."""
+    """A module that returns the same tensor for any input."""
 
     value: Tensor
 
@@ -35,7 +36,7 @@ class Constant(nn.Module):
 
 
 class Part(nn.Module):
-    """A method of a network as a module, which is what can be traced."""
+    """A method of a network as a module, since only modules can be traced."""
 
     def __init__(self, network: nn.Module, name: str) -> None:
         super().__init__()
@@ -45,35 +46,31 @@ class Part(nn.Module):
         return getattr(self.network, self.name)(*inputs)
 
 
-def parts_of(network: nn.Module) -> Sequence[str]:
-    """Names of the methods that are compiled, in the order in which they run."""
-    return getattr(network, "parts", ("forward",))
-
-
 @torch.no_grad()
 def lowered_network(path: Path, build: Build, lowering: Lowering) -> nn.Module:
-    """The network of a checkpoint, its layers lowered, those that see no picture constant.
+    """Load a checkpoint's network with lowered layers.
 
-    A network may have a method ``constant_layers``: submodules' names → what they always give.
+    Submodules whose output does not depend on the image, the network's ``constant_layers``, become
+    constants.
 
     Raises:
         QuantFaceError: see ``load_checkpoint`` and ``Lowering``.
     """
     network = load_checkpoint(path, build, lowering)
-    constants = getattr(network, "constant_layers", dict)()
-    for name, value in constants.items():
+    for name, value in traits_of(network).constant_layers().items():
         replace_module(network, network.get_submodule(name), Constant(value))
     return network
 
 
 @torch.no_grad()
 def record(
-    network: nn.Module, picture: Tensor | None = None
+    network: nn.Module, image: Tensor | None = None
 ) -> dict[str, tuple[tuple[Tensor, ...], set[nn.Module]]]:
-    """What every part is given when the network sees a picture, and which modules it calls.
+    """Run a network once and return the inputs of every part and the modules that it calls.
 
     Args:
-        picture: float (N, 3, H, W), on the network's device; None: one of ``SIZE``, on the CPU.
+        image: float (N, 3, H, W), on the network's device. None takes one of side ``SIZE`` on the
+            CPU.
     """
     found: dict[str, tuple[tuple[Tensor, ...], set[nn.Module]]] = {}
     calls: list[nn.Module] = []
@@ -91,11 +88,11 @@ def record(
         module.register_forward_pre_hook(lambda module, _: calls.append(module))
         for module in network.modules()
     ]
-    methods = {name: vars(network).get(name) for name in parts_of(network)}
+    methods = {name: vars(network).get(name) for name in traits_of(network).parts}
     for name in methods:
         vars(network)[name] = recording(name, getattr(network, name))
     try:
-        network(torch.zeros(1, 3, SIZE, SIZE) if picture is None else picture)
+        network(torch.zeros(1, 3, SIZE, SIZE) if image is None else image)
     finally:
         for name, method in methods.items():
             del vars(network)[name]
@@ -108,9 +105,10 @@ def record(
 
 @contextmanager
 def only(network: nn.Module, called: set[nn.Module]) -> Iterator[None]:
-    """Hide the branches of a network that a part does not reach: tracing is slow in modules.
+    """Hide the branches of a network that a part does not reach, since tracing visits all modules.
 
-    A module that is not called may still lend its tensors to the one that holds it, if that is.
+    A module that is not called may still lend its tensors to its parent. It stays if the parent is
+    called.
     """
     hidden = [
         (parent, name, child)

@@ -1,4 +1,4 @@
-"""What every command of this package has in common: one-line errors and exit statuses."""
+"""The common part of every command: one-line errors and exit statuses."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ EXIT_INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` whose complaint about wrong options is one line, without the usage."""
+    """An ``ArgumentParser`` that reports wrong options in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USAGE, f"error: {message} (see {self.prog} --help)\n")
 
 
 def describe(error: BaseException) -> str:
-    """The error as one line for people: our own messages as they are, others with their type."""
+    """Return the error as one line; errors other than our own are shown with their type."""
     text = one_line(error)
     if isinstance(error, QuantFaceError):
         return text
@@ -38,15 +38,17 @@ def describe(error: BaseException) -> str:
 
 
 def run(main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser) -> NoReturn:
-    """Parse the command line, call ``main`` and exit with what it returns; never returns.
+    """Parse the command line, call ``main`` and exit with its return value; never returns.
 
-    ``--debug``, which shows tracebacks, and ``--version`` are added to the parser. Exit status:
-    what ``main`` returns; 2 for a :class:`UsageError` and for options that do not parse; 1 for
-    every other exception; 130 when interrupted.
+    The parser gets two more options: ``--debug`` shows tracebacks, and ``--version`` prints the
+    version. The exit status is 2 for a :class:`UsageError` and for options that do not parse, 1 for
+    every other exception, and 130 after an interrupt.
     """
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     version = f"quantface {__version__}"
-    parser.add_argument("--version", action="version", version=version, help="show it and exit")
+    parser.add_argument(
+        "--version", action="version", version=version, help="show the version and exit"
+    )
     args = parser.parse_args()
     try:
         status = main(args)
@@ -59,7 +61,7 @@ def run(main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentPars
         print(f"error: {describe(error)}", file=sys.stderr)
         status = EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
     if Shard.here().count > 1:
-        # A thread that torch has left behind would now and then abort a process whose work is done.
+        # A thread that torch leaves behind sometimes aborts a process whose work is done.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -1,8 +1,8 @@
-"""What was compiled before: folders named by content, used only if they hold what was written.
+"""A disk cache of folders named by their key, used only while their files are unchanged.
 
-The cache lies in the folder that ``QUANTFACE_CACHE`` names, else in ``~/.cache/quantface``. Any of
-it may be removed at any time. Processes that want the same folder at once wait for the first one to
-make it.
+It lies in the folder that ``QUANTFACE_CACHE`` names, or in ``~/.cache/quantface``. Any of it may be
+removed at any time. If several processes want the same folder at once, the first one makes it and
+the others wait.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from quantface_arch.utils.files import file_digest
 __all__ = ["cache_root", "cached"]
 
 MANIFEST = "manifest.json"
-# Folders for this process alone, removed with it.
+# Temporary folders of this process, removed when it ends.
 _temporary: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def cache_root() -> Path:
-    """The folder of everything that is cached."""
+    """Return the folder that holds everything that is cached."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("QUANTFACE_CACHE") or Path(base) / "quantface")
 
@@ -39,16 +39,16 @@ def cache_root() -> Path:
 def cached(
     kind: str, key: Any, make: Callable[[Path], dict[str, Any]]
 ) -> tuple[Path, dict[str, Any]]:
-    """A folder of files that depend on ``key`` alone, made where it is missing or damaged.
+    """Return a folder of files that depend only on ``key``, made if it is missing or damaged.
 
     Args:
-        kind: subfolder of the cache.
-        key: plain data; its hash names the folder.
-        make: writes files into an empty folder; returns plain data to keep with them.
+        kind: the subfolder of the cache.
+        key: plain data, whose hash names the folder.
+        make: writes files into an empty folder, and returns plain data that is kept with them.
 
     Returns:
-        the folder and what ``make`` returned. Where the cache cannot be written the folder is a
-        temporary one, and a warning says so.
+        the folder and what ``make`` returned. If the cache cannot be written, the folder is
+        temporary and a warning says so.
 
     Raises:
         QuantFaceError: the files cannot be written.
@@ -59,17 +59,17 @@ def cached(
     if kept is not None:
         return target, kept
     with _locked(target):
-        # Again, since another process may have made it meanwhile.
+        # Another process may have made it in the meantime.
         kept = _read(target)
         return (target, kept) if kept is not None else _made(target, make)
 
 
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
-    """One process at a time; the system ends the lock of a process that is killed."""
+    """Hold a lock for one process at a time; the system releases it if the process is killed."""
     path = cache_root() / "locks" / f"{target.name}.lock"
     lock = FileLock(path)
-    # Where nothing can be written, or nothing locked, each process makes its own.
+    # If nothing can be written or locked, each process makes its own folder.
     with suppress(OSError, NotImplementedError):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -80,7 +80,7 @@ def _locked(target: Path) -> Iterator[None]:
 
 
 def _made(target: Path, make: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
-    """What ``cached`` returns, made anew."""
+    """Make the folder, and return what ``cached`` returns."""
     scratch = _scratch(target)
     try:
         kept = make(scratch)
@@ -99,14 +99,14 @@ def _made(target: Path, make: Callable[[Path], dict[str, Any]]) -> tuple[Path, d
 
 
 def _scratch(target: Path) -> Path:
-    """An empty folder beside ``target``, or, where none can be made, one for this process."""
+    """Create an empty folder beside ``target``, or a temporary one if that is impossible."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=".tmp-", dir=target.parent))
     except OSError as error:
         warnings.warn(
-            f"cache {target.parent}: {error.strerror or error}; what is compiled is not kept, "
-            "QUANTFACE_CACHE names another folder",
+            f"cache {target.parent}: {error.strerror or error}; compiled files are not kept; "
+            "set QUANTFACE_CACHE to another folder",
             stacklevel=5,
         )
         _temporary.append(tempfile.TemporaryDirectory(prefix="quantface-"))
@@ -114,7 +114,7 @@ def _scratch(target: Path) -> Path:
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """What was kept with a folder's files; None if they are not what was written."""
+    """Return the data kept with a folder's files; None if the files are not as written."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         for name, wanted in manifest["files"].items():

@@ -1,4 +1,4 @@
-"""Work shared out among the processes that torchrun started; without it one process does it all."""
+"""Work shared among the processes that torchrun started, or done by one process without it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from quantface_arch.errors import QuantFaceError
 __all__ = ["Shard"]
 
 T = TypeVar("T")
-# Processes with more work, or slower machines, are waited for so long.
+# The time to wait for processes with more work or slower machines.
 PATIENCE = timedelta(days=7)
 
 
@@ -26,8 +26,8 @@ class Shard:
     """One process among several.
 
     Attributes:
-        rank, count: which of how many.
-        local_rank, local_count: the same among those of this machine.
+        rank, count: the number of this process and the number of all processes.
+        local_rank, local_count: the same among the processes of this machine.
     """
 
     rank: int = 0
@@ -37,7 +37,7 @@ class Shard:
 
     @classmethod
     def here(cls) -> Shard:
-        """This process, as torchrun's environment variables say; alone where there are none."""
+        """Return this process by torchrun's environment variables, or the only one without them."""
         if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():
             return cls()
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -52,15 +52,15 @@ class Shard:
 
     @property
     def threads(self) -> int:
-        """Of this process: an equal share of the machine's cores, at least 1."""
+        """The threads of this process: an equal share of the machine's cores, at least 1."""
         return max(1, len(os.sched_getaffinity(0)) // self.local_count)
 
     def share(self, items: Sequence[T]) -> list[T]:
-        """This process's items: every ``count``-th, so that shares differ by one item at most."""
+        """Return this process's items, every ``count``-th; shares differ by at most one item."""
         return list(items[self.rank :: self.count])
 
     def whole(self, shares: Sequence[Sequence[T]]) -> list[T]:
-        """The items in their order again, from every process's ``share``, which ``gather`` gave."""
+        """Return all items in their order, from the shares of every process, see ``gather``."""
         whole: list[T] = [shares[0][0]] * sum(map(len, shares)) if any(shares) else []
         for rank, share in enumerate(shares):
             whole[rank :: self.count] = share
@@ -68,10 +68,10 @@ class Shard:
 
     @contextmanager
     def joined(self) -> Iterator[None]:
-        """Meet the other processes, take a share of the cores, and leave together.
+        """Join the other processes with a share of the cores, and leave together with them.
 
         Raises:
-            QuantFaceError: the others cannot be reached.
+            QuantFaceError: the other processes cannot be reached.
         """
         if self.count == 1:
             yield
@@ -84,12 +84,12 @@ class Shard:
         with self._together():
             dist.init_process_group("gloo", timeout=PATIENCE)
         yield
-        # torchrun ends all processes when one fails: nobody leaves before all are done.
+        # torchrun ends all processes when one fails, so none may leave before all are done.
         self.gather(None)
         dist.destroy_process_group()
 
     def gather(self, value: T) -> list[T]:
-        """Every process's value, by rank; all have to call it, inside ``joined``.
+        """Return every process's value, by rank; every process must call it, inside ``joined``.
 
         Raises:
             QuantFaceError: another process has ended.
@@ -104,7 +104,7 @@ class Shard:
         return values
 
     def agree(self, value: T) -> T:
-        """The first process's value; all have to call it, inside ``joined``.
+        """Return the first process's value; every process must call it, inside ``joined``.
 
         Raises:
             QuantFaceError: another process has ended.
@@ -130,7 +130,7 @@ class Shard:
 
 
 def _end_with_parent() -> None:
-    """Have this process ended when torchrun is killed, which cannot do so then."""
+    """End this process when torchrun is killed, since torchrun cannot end it then."""
     set_parent_death_signal = 1
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Published files, downloaded whole or not at all."""
+"""Published files, downloaded completely or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TIMEOUT_SECONDS = 10
 
 
 class Unavailable(QuantFaceError):
-    """A published file is not on this machine and could not, or may not, be downloaded."""
+    """A published file that is missing here and could not, or must not, be downloaded."""
 
 
 def download(
@@ -29,18 +29,19 @@ def download(
     notify: Callable[[str], None],
     check: Callable[[Path], None] = lambda path: None,
 ) -> None:
-    """Write a published file that is missing to ``target``, whose folder is made.
+    """Download a missing file to ``target``, whose folder is created.
 
     Args:
-        what: names it in messages.
-        way_out: what to do with the file once one has got it by oneself; ends messages.
-        offline: do not.
-        notify: told before it begins, in one line.
-        check: is shown the whole file before it gets its name; raises where it is another.
+        what: what messages call the file.
+        way_out: what to do with a file that one has downloaded by hand. It ends messages.
+        offline: refuse to download.
+        notify: receives one line before the download begins.
+        check: receives the complete file before it gets its name. It raises if this is the wrong
+            file.
 
     Raises:
-        Unavailable: offline, no connection, it ended early, cannot be written, or what ``check``
-            raises; the message says how to get it.
+        Unavailable: ``offline`` is set, there is no connection, the download ends early, the file
+            cannot be written, or ``check`` raises. The message says how to get the file.
     """
     missing, way_out = f"{what} is not in {target.parent}", f"get {url} and {way_out}"
     if offline:

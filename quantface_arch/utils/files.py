@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, what they hold, and what may be no file at all."""
+"""Files that are written completely or not at all, and read only if they are regular files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ __all__ = [
 
 _PREFIX = ".tmp-"
 _PIECE = 1 << 24
-# What a disk or a folder answers when it takes no more files; a bad name is a matter of one file.
+# The errors of a disk or folder that takes no more files. A bad name, in contrast, concerns one
+# file.
 _REFUSALS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
     *(errno.EACCES, errno.EPERM, errno.ENOTDIR),
@@ -41,24 +42,25 @@ _KINDS = {
 
 
 def kind_of(mode: int) -> str | None:
-    """What a file's ``st_mode`` says that it is instead of a regular file; None for one."""
+    """Return what a file with this ``st_mode`` is; None for a regular file."""
     return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no file")
 
 
 @contextmanager
 def open_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A regular file, open for reading; a pipe or a device is refused, never waited for.
+    """Open a regular file for reading; a pipe or a device is refused at once.
 
     Raises:
-        QuantFaceError: missing, no regular file, or not readable, in the block as well.
+        QuantFaceError: the file is missing, not regular or not readable. This covers errors in the
+            block.
     """
     try:
-        # A pipe that nobody writes to would block the opening as well.
+        # Without O_NONBLOCK, opening a pipe that nobody writes to would wait.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             kind = kind_of(os.fstat(handle).st_mode)
             if kind is not None:
-                raise QuantFaceError(f"{path}: cannot be read: it is {kind}, a file is wanted")
+                raise QuantFaceError(f"{path}: cannot be read: it is {kind}, expected a file")
             with open(handle, "rb", closefd=False) as file:
                 yield file
         finally:
@@ -68,17 +70,17 @@ def open_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
-    """All bytes of a regular file.
+    """Return all bytes of a regular file.
 
     Args:
-        limit: bytes that it may have.
+        limit: the greatest number of bytes allowed.
 
     Raises:
-        QuantFaceError: see ``open_file``, or larger than ``limit``.
+        QuantFaceError: see ``open_file``; or the file is larger than ``limit``.
     """
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
-        # Files such as those of /proc have more bytes than they say.
+        # Files such as those in /proc are larger than their stated size.
         data = b"" if size > limit else file.read(limit + 1)
     size = max(size, len(data))
     if size > limit:
@@ -88,14 +90,14 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` and rename it onto ``path`` when the block succeeds.
+    """Yield a temporary path beside ``path``, and rename it to ``path`` when the block succeeds.
 
     The suffix is kept, since image writers choose the format by it. On an exception the temporary
-    file is removed and ``path`` stays as it was.
+    file is removed and ``path`` is unchanged.
 
     Raises:
         QuantFaceError: the folder cannot be created or written.
-        WriteError: the disk refuses it, in the block as well, whatever library writes there.
+        WriteError: the disk refuses the file. This covers errors in the block, from any library.
     """
     target = Path(path)
     try:
@@ -108,7 +110,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes files private; a result is as readable as any other new file.
+        # mkstemp makes private files, but a result must be as readable as any other new file.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
@@ -124,7 +126,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _refusal(error: BaseException | None) -> int | None:
-    """The system's error number, if that is why; libraries in Rust and C++ wrap it."""
+    """Return the error number if the disk refused a file; Rust and C++ libraries wrap it."""
     if error is None or isinstance(error, WriteError):
         return None
     wrapped = re.search(r"\(os error (\d+)\)", str(error))
@@ -133,14 +135,14 @@ def _refusal(error: BaseException | None) -> int | None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Delete what killed processes left half-written in a folder; no other may be writing there."""
+    """Delete half-written files of killed processes; no other process may be writing there."""
     for path in folder.glob(f"{_PREFIX}*"):
         with suppress(OSError):
             path.unlink(missing_ok=True)
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal.
+    """Return the SHA-256 of a file, hexadecimal.
 
     Raises:
         QuantFaceError: see ``open_file``.

@@ -1,4 +1,4 @@
-"""Pictures as others distribute them: in a folder or a .zip file, at any depth, under any name."""
+"""Images as others distribute them: in a folder or .zip file, at any depth, under any name."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from pathlib import Path, PurePosixPath
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.utils.images import SUFFIXES
 
-__all__ = ["MAX_BYTES", "MAX_PICTURE_BYTES", "PictureSource", "open_source"]
+__all__ = ["MAX_BYTES", "MAX_IMAGE_BYTES", "ImageSource", "open_source"]
 
-# Of what a .zip file unpacks to. The largest published test set has 1.2 GB, a 512×512 face 1 MB.
+# The limits of an unpacked .zip file. The largest published test set has 1.2 GB, and a 512×512 face
+# has 1 MB.
 MAX_BYTES = 8 << 30
-MAX_PICTURE_BYTES = 64 << 20
+MAX_IMAGE_BYTES = 64 << 20
 
 
-class PictureSource(ABC):
-    """The pictures of one folder, which may lie anywhere below ``path``.
+class ImageSource(ABC):
+    """The images of one folder, which may lie anywhere below ``path``.
 
-    Hidden files, such as those that macOS adds to archives, and files of other kinds are left out.
+    Hidden files, such as those that macOS adds to archives, and files of other types are ignored.
 
     Attributes:
-        path: the folder or file that was named.
-        pictures: stem → path below ``path``, sorted.
+        path: the folder or file that the user named.
+        images: stem → path below ``path``, sorted.
     """
 
     def __init__(self, path: Path, names: Iterable[PurePosixPath]) -> None:
         self.path = path
-        self.pictures = self._only_folder(names)
+        self.images = self._only_folder(names)
 
     def _only_folder(self, names: Iterable[PurePosixPath]) -> dict[str, PurePosixPath]:
         folders: defaultdict[PurePosixPath, dict[str, PurePosixPath]] = defaultdict(dict)
@@ -44,43 +45,43 @@ class PictureSource(ABC):
                 continue
             other = folders[name.parent].setdefault(name.stem, name)
             if other is not name:
-                raise QuantFaceError(
-                    f"{self.path}: {other} and {name} have one name, but for the suffix"
-                )
+                raise QuantFaceError(f"{self.path}: {other} and {name} differ only in the suffix")
         if not folders:
-            raise QuantFaceError(f"{self.path}: no picture in it ({', '.join(sorted(SUFFIXES))})")
+            raise QuantFaceError(
+                f"{self.path}: it contains no image ({', '.join(sorted(SUFFIXES))})"
+            )
         if len(folders) > 1:
             found = ", ".join(f"{folder} ({len(files)})" for folder, files in folders.items())
             raise QuantFaceError(
-                f"{self.path}: found pictures in several folders: {found}; "
+                f"{self.path}: found images in several folders: {found}; "
                 "name one of them (unpack a .zip file first)"
             )
         return next(iter(folders.values()))
 
     def origin(self, stem: str) -> str:
-        """Names a picture in messages."""
-        return f"{self.path}/{self.pictures[stem]}"
+        """Return what messages call an image."""
+        return f"{self.path}/{self.images[stem]}"
 
     @abstractmethod
     def copy(self, stem: str, target: Path) -> None:
-        """Write a picture's file as it is.
+        """Copy an image's file unchanged.
 
         Raises:
-            QuantFaceError: it cannot be read or written.
+            QuantFaceError: the file cannot be read or written.
         """
 
     def link(self, stem: str, target: Path) -> None:
-        """Make ``target`` another name of a picture's file.
+        """Make ``target`` a hard link to an image's file.
 
         Raises:
-            UsageError: the source is no folder.
-            QuantFaceError: it lies on another file system.
+            UsageError: the source is not a folder.
+            QuantFaceError: the file lies on another file system.
         """
-        raise UsageError(f"{self.path}: what is packed cannot be linked to; leave out --link")
+        raise UsageError(f"{self.path}: a packed image cannot be linked; leave out --link")
 
 
-class Folder(PictureSource):
-    """Pictures of a folder or one below it."""
+class Folder(ImageSource):
+    """The images of a folder, or of a folder below it."""
 
     def __init__(self, path: Path) -> None:
         files = (file for file in path.rglob("*") if file.is_file())
@@ -88,24 +89,24 @@ class Folder(PictureSource):
 
     def copy(self, stem: str, target: Path) -> None:
         try:
-            shutil.copyfile(self.path / self.pictures[stem], target)
+            shutil.copyfile(self.path / self.images[stem], target)
         except OSError as error:
             raise QuantFaceError(f"{self.origin(stem)}: cannot be copied: {error}") from error
 
     def link(self, stem: str, target: Path) -> None:
         try:
-            os.link((self.path / self.pictures[stem]).resolve(), target)
+            os.link((self.path / self.images[stem]).resolve(), target)
         except OSError as error:
             raise QuantFaceError(
                 f"{self.origin(stem)}: cannot be linked: {error.strerror}; leave out --link"
             ) from error
 
 
-class Zip(PictureSource):
-    """Pictures of a .zip file.
+class Zip(ImageSource):
+    """The images of a .zip file.
 
-    The whole file is refused if any entry would lead out of the folder that it is unpacked to, is a
-    link or a device, is encrypted, or if the pictures are larger than they may be.
+    The whole file is refused if an entry would leave the target folder, is a link or a device, or
+    is encrypted, or if the images are too large.
     """
 
     def __init__(self, path: Path) -> None:
@@ -119,10 +120,10 @@ class Zip(PictureSource):
         named = [(PurePosixPath(entry.filename), entry) for entry in entries if not entry.is_dir()]
         super().__init__(path, [name for name, _ in named])
         self.entries = dict(named)
-        total = sum(self.entries[name].file_size for name in self.pictures.values())
+        total = sum(self.entries[name].file_size for name in self.images.values())
         if total > MAX_BYTES:
             raise QuantFaceError(
-                f"{path}: unpacks to {total:,} bytes of pictures, at most {MAX_BYTES:,} are allowed"
+                f"{path}: unpacks to {total:,} bytes of images, at most {MAX_BYTES:,} are allowed"
             )
 
     @staticmethod
@@ -135,15 +136,15 @@ class Zip(PictureSource):
             reason = "is a link or another special file"
         elif entry.flag_bits & 1:
             reason = "is encrypted"
-        elif entry.file_size > MAX_PICTURE_BYTES:
-            reason = f"has {entry.file_size:,} bytes, at most {MAX_PICTURE_BYTES:,} are allowed"
+        elif entry.file_size > MAX_IMAGE_BYTES:
+            reason = f"has {entry.file_size:,} bytes, at most {MAX_IMAGE_BYTES:,} are allowed"
         else:
             return
         raise QuantFaceError(f"{path}: entry {name!r} {reason}; the file is not unpacked")
 
     def copy(self, stem: str, target: Path) -> None:
-        # The entry's stated size, which was checked, is also the most that is read of it.
-        entry = self.entries[self.pictures[stem]]
+        # No more is read than the entry's stated size, which was checked.
+        entry = self.entries[self.images[stem]]
         try:
             with self.archive.open(entry) as packed, target.open("wb") as file:
                 shutil.copyfileobj(packed, file)
@@ -151,13 +152,13 @@ class Zip(PictureSource):
             raise QuantFaceError(f"{self.origin(stem)}: cannot be unpacked: {error}") from error
 
 
-def open_source(path: Path) -> PictureSource:
-    """The pictures of a folder or a .zip file.
+def open_source(path: Path) -> ImageSource:
+    """Return the images of a folder or a .zip file.
 
     Raises:
-        UsageError: there is neither.
-        QuantFaceError: no pictures, pictures in several folders or twice under one name, or a .zip
-            file that is damaged or refused, see ``Zip``.
+        UsageError: there is no such folder or file.
+        QuantFaceError: there are no images, images lie in several folders, or two have the same
+            stem. A .zip file that is damaged or refused, see ``Zip``, raises it too.
     """
     if path.is_dir():
         return Folder(path)

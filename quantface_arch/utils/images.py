@@ -1,7 +1,7 @@
-"""Pictures in and out: PNG, JPEG, WebP and BMP, with alpha, ICC profile, 16 bits and EXIF rotation.
+"""Image files: PNG, JPEG, WebP and BMP, with alpha, profile, 16 bits and EXIF rotation.
 
-Everything behind this module is an RGB array that stands upright. A file's size is read from its
-header and checked before any pixel is decoded, so that a small file cannot claim all memory.
+The rest of the package sees only upright RGB arrays. An image's size is read from its header and
+checked before any pixel is decoded, so a small file cannot claim all memory.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from PIL import Image
 
 from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.utils.files import atomic_path, open_file, read_bytes
+from quantface_arch.utils.limits import MAX_PIXELS
 
 __all__ = [
     "MAX_FILE_BYTES",
@@ -31,7 +32,7 @@ __all__ = [
     "MAX_SCANS",
     "MIN_SIDE",
     "SUFFIXES",
-    "Picture",
+    "RGBImage",
     "decode_rgb",
     "find_images",
     "load_rgb",
@@ -44,11 +45,10 @@ __all__ = [
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 MIN_SIDE = 16
-MAX_PIXELS = 100_000_000
-# Uncompressed, such a picture with alpha and 16 bits has 800 MB.
+# An uncompressed image with MAX_PIXELS, alpha and 16 bits has 800 MB.
 MAX_FILE_BYTES = 1 << 30
 MAX_OUTPUT_PIXELS = 400_000_000
-# Encoders write about ten.
+# Encoders write about ten scans.
 MAX_SCANS = 100
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
@@ -62,13 +62,13 @@ _PILLOW_LIMIT = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An upright picture.
+class RGBImage:
+    """An upright image.
 
     Attributes:
-        rgb: (H, W, 3) uint8, or uint16 for a file of 16 bits per channel; the full range is used.
-        alpha: (H, W) of the same dtype, or None for an opaque picture.
-        icc_profile: the colour profile that ``rgb`` is in; None means sRGB.
+        rgb: (H, W, 3) uint8, or uint16 for a file with 16 bits per channel. The full range is used.
+        alpha: (H, W) of the same dtype, or None for an opaque image.
+        icc_profile: the colour profile of ``rgb``. None means sRGB.
     """
 
     rgb: np.ndarray
@@ -77,7 +77,7 @@ class Picture:
 
     @property
     def bit_depth(self) -> int:
-        """Bits per channel, 8 or 16."""
+        """The bits per channel, 8 or 16."""
         return self.rgb.dtype.itemsize * 8
 
     @property
@@ -85,14 +85,14 @@ class Picture:
         """(width, height) in pixels."""
         return self.rgb.shape[1], self.rgb.shape[0]
 
-    def resized(self, width: int, height: int) -> Picture:
-        """The picture with its alpha at another size, see :func:`resize`."""
+    def resized(self, width: int, height: int) -> RGBImage:
+        """Return the image, with its alpha, at another size; see :func:`resize`."""
         alpha = None if self.alpha is None else resize(self.alpha, width, height)
         return replace(self, rgb=resize(self.rgb, width, height), alpha=alpha)
 
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Resize (H, W[, C]) of any dtype: averaged areas when shrinking, Lanczos when growing."""
+    """Resize (H, W[, C]) of any dtype: area averages when shrinking, Lanczos when growing."""
     if image.shape[:2] == (height, width):
         return image
     shrinks = height * width < image.shape[0] * image.shape[1]
@@ -101,14 +101,14 @@ def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """uint8 or uint16 to uint8, rounded to the nearest level."""
+    """Convert uint8 or uint16 to uint8, rounded to the nearest level."""
     if image.dtype == np.uint8:
         return image
     return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def load_rgb(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a picture as (H, W, 3) uint8 RGB, upright; alpha and profile are left out.
+    """Read an image as (H, W, 3) uint8 RGB, upright, without alpha and profile.
 
     Raises:
         QuantFaceError: see :func:`read_image`.
@@ -116,34 +116,33 @@ def load_rgb(path: str | os.PathLike[str]) -> np.ndarray:
     return to_uint8(read_image(path).rgb)
 
 
-def read_image(path: str | os.PathLike[str], max_side: int | None = None) -> Picture:
+def read_image(path: str | os.PathLike[str], max_side: int | None = None) -> RGBImage:
     """Read a PNG, JPEG, WebP or BMP file, turned upright by its EXIF orientation.
 
-    Grey pictures become RGB. A profile that does not describe RGB (of a grey or CMYK file) is
-    dropped together with its colour space. Of an animation the first frame is read.
+    Grey images become RGB. A profile that does not describe RGB, such as that of a grey or CMYK
+    file, is dropped together with its colour space. Of an animation only the first frame is read.
 
     Args:
-        path: of the file.
-        max_side: pixels that the longer side may have; None for no such limit.
+        path: the file.
+        max_side: the greatest length of the longer side in pixels, or None for no such limit.
 
     Raises:
-        QuantFaceError: the file is missing, no regular file, larger than ``MAX_FILE_BYTES``, empty,
-            truncated, corrupt or of another format; or it is smaller than 16 pixels a side, larger
-            than 100 megapixels or longer than ``max_side``, which is found out from the header
-            alone.
+        QuantFaceError: the file is missing, not regular, larger than ``MAX_FILE_BYTES``, empty,
+            truncated, corrupt or of another format. Or the image has a side below 16 pixels, more
+            than 100 megapixels, or a side above ``max_side``; this is checked in the header alone.
     """
     return _checked(Path(path), read_bytes(path, MAX_FILE_BYTES), max_side)
 
 
 def decode_rgb(data: bytes, name: str) -> np.ndarray:
-    """Decode the bytes of a picture file as ``load_rgb`` does; ``name`` is for error messages."""
+    """Decode the bytes of an image file as ``load_rgb`` does; ``name`` is for error messages."""
     return to_uint8(_checked(Path(name), data).rgb)
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """Return the pictures in and below a folder, sorted; links are followed.
+    """Return the image files in and below a folder, sorted; links are followed.
 
-    Hidden files, such as the ``._`` files that macOS leaves beside pictures, are left out.
+    Hidden files, such as the ``._`` files that macOS leave beside images, are left out.
     """
     found = []
     for root, folders, names in os.walk(folder, followlinks=True):
@@ -153,7 +152,7 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(found, key=str)
 
 
-def _checked(path: Path, data: bytes, max_side: int | None = None) -> Picture:
+def _checked(path: Path, data: bytes, max_side: int | None = None) -> RGBImage:
     if not data:
         raise QuantFaceError(f"{path}: empty file (0 bytes)")
     with _readable(path), _open(io.BytesIO(data)) as image:
@@ -163,10 +162,10 @@ def _checked(path: Path, data: bytes, max_side: int | None = None) -> Picture:
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(width, height) in pixels of a picture as stored, from its header.
+    """Return the (width, height) in pixels of an image as stored, from its header.
 
     Raises:
-        QuantFaceError: see :func:`read_image`; damage beyond the header is not found.
+        QuantFaceError: see :func:`read_image`. Damage behind the header is not detected.
     """
     path = Path(path)
     with open_file(path) as file, _readable(path), _open(file) as image:
@@ -181,15 +180,15 @@ def _readable(path: Path) -> Iterator[None]:
     except QuantFaceError:
         raise
     except Exception as error:
-        # Decoders answer damaged files with almost any exception type.
+        # Decoders raise almost any type of exception on damaged files.
         reason = one_line(error) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
-            reason = "not a PNG, JPEG, WebP or BMP picture, or its header is damaged"
+            reason = "not a PNG, JPEG, WebP or BMP image, or its header is damaged"
         raise QuantFaceError(f"{path}: cannot be read: {reason}") from error
 
 
 def _open(file: BinaryIO) -> Image.Image:
-    # Pillow's own limit would refuse without telling the size; ours follows at once.
+    # Pillow's own limit would raise without stating the size. Our check follows immediately.
     with _PILLOW_LIMIT:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -215,20 +214,20 @@ def _check_size(path: Path, width: int, height: int, max_side: int | None = None
 
 
 def _check_scans(path: Path, data: bytes, image: Image.Image) -> None:
-    # Every scan of a progressive JPEG goes over the whole picture, however few its bytes are.
+    # Each scan of a progressive JPEG passes over the whole image, however few bytes it has.
     scans = data.count(_JPEG_SCAN) if image.format in ("JPEG", "MPO") else 0
     if scans > MAX_SCANS:
         raise QuantFaceError(f"{path}: {scans} scans of JPEG: at most {MAX_SCANS} are allowed")
 
 
-def _decode(data: bytes, image: Image.Image) -> Picture:
+def _decode(data: bytes, image: Image.Image) -> RGBImage:
     orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     profile = image.info.get("icc_profile")
     if image.format == "PNG" and data[_PNG_DEPTH_OFFSET] == 16:
         rgb, alpha = _decode_deep(data, image)
     else:
         rgb, alpha = _decode_8bit(image)
-    return Picture(
+    return RGBImage(
         rgb=np.ascontiguousarray(_upright(rgb, orientation)),
         alpha=None if alpha is None else np.ascontiguousarray(_upright(alpha, orientation)),
         icc_profile=profile if profile and profile[16:20] == b"RGB " else None,
@@ -243,8 +242,8 @@ def _decode_8bit(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _decode_deep(data: bytes, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    # Pillow cuts 16-bit colour to 8 bits, OpenCV does not; but OpenCV fills up truncated files
-    # in silence, so Pillow has to get through them first.
+    # Pillow reduces 16-bit colour to 8 bits, and OpenCV does not. OpenCV, however, completes
+    # truncated files silently, so Pillow must read the file first.
     size = image.size
     if struct.unpack_from(">II", data, _PNG_SIZE_OFFSET) != size:
         raise ValueError("two headers that contradict each other")
@@ -261,7 +260,7 @@ def _decode_deep(data: bytes, image: Image.Image) -> tuple[np.ndarray, np.ndarra
 
 
 def _upright(image: np.ndarray, orientation: Any) -> np.ndarray:
-    """Undo an EXIF orientation (1 to 8; anything else is taken as 1)."""
+    """Undo an EXIF orientation from 1 to 8; any other value counts as 1."""
     if orientation in (5, 6, 7, 8):
         image = image.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -271,32 +270,32 @@ def _upright(image: np.ndarray, orientation: Any) -> np.ndarray:
     return image
 
 
-def write_image(path: str | os.PathLike[str], picture: Picture) -> None:
-    """Write a PNG of the picture's own bit depth with its alpha and profile, whole or not at all.
+def write_image(path: str | os.PathLike[str], image: RGBImage) -> None:
+    """Write a PNG with the image's bit depth, alpha and profile, completely or not at all.
 
-    The file is RGB also where the picture is grey.
+    The file is RGB even if the image is grey.
 
     Raises:
         QuantFaceError: ``path`` cannot be written or does not end in ``.png``.
-        WriteError: the disk is full or refuses it.
+        WriteError: the disk is full or refuses the file.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise QuantFaceError(f"cannot write {path}: pictures are written as .png")
+        raise QuantFaceError(f"cannot write {path}: images are written as .png")
     with atomic_path(path) as temporary:
-        temporary.write_bytes(_encode_png(picture))
+        temporary.write_bytes(_encode_png(image))
 
 
-def _encode_png(picture: Picture) -> bytes:
-    channels = [picture.rgb[..., ::-1]]
-    if picture.alpha is not None:
-        channels.append(picture.alpha[..., None])
+def _encode_png(image: RGBImage) -> bytes:
+    channels = [image.rgb[..., ::-1]]
+    if image.alpha is not None:
+        channels.append(image.alpha[..., None])
     done, encoded = cv2.imencode(".png", np.concatenate(channels, axis=2))
     if not done:
         raise QuantFaceError("OpenCV could not encode it as PNG")
     data = encoded.tobytes()
-    if picture.icc_profile is None:
+    if image.icc_profile is None:
         return data
-    body = b"iCCP" + b"ICC profile\0\0" + zlib.compress(picture.icc_profile)
+    body = b"iCCP" + b"ICC profile\0\0" + zlib.compress(image.icc_profile)
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
     return data[:_PNG_HEADER_END] + chunk + data[_PNG_HEADER_END:]

@@ -1,4 +1,4 @@
-"""What is costly to make for every shape of a network's inputs, kept for the last few."""
+"""A cache of values that are costly to make for each shape of a network's inputs."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
-__all__ = ["Recent"]
+__all__ = ["LRUCache"]
 
 Made = TypeVar("Made")
 
 
-class Recent(OrderedDict[Hashable, Made]):
-    """Values by key, the longest unused first.
+class LRUCache(OrderedDict[Hashable, Made]):
+    """A mapping of at most ``capacity`` values, the least recently used first.
 
     Args:
-        most: how many are kept; the oldest goes before one more is made, for they are large.
+        capacity: the number of values kept. The values are large, so the oldest is dropped before
+            another one is made.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, capacity: int) -> None:
         super().__init__()
-        self.most = most
+        self.capacity = capacity
 
     def get_or_make(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """The value of a key, made if it is not there; an exception of ``make`` goes through."""
+        """Return the value of a key, and make it first if it is missing."""
         if key not in self:
-            while len(self) >= self.most:
+            while len(self) >= self.capacity:
                 self.popitem(last=False)
             self[key] = make()
         self.move_to_end(key)

@@ -1,6 +1,6 @@
-"""YAML and JSON that are not trusted: plain data whose size is known before any of it is made.
+"""YAML and JSON from untrusted files: plain data, with its size checked before it is built.
 
-An alias counts as often as it is used, so that a few lines cannot stand for gigabytes.
+An alias counts every time it is used, so a few lines cannot stand for gigabytes.
 """
 
 from __future__ import annotations
@@ -27,38 +27,40 @@ __all__ = [
 
 MAX_JSON_BYTES = 16 << 20
 MAX_YAML_BYTES = 1 << 20
-# Of a YAML file: mappings, lists, keys and values, aliases written out.
+# The limit counts the mappings, lists, keys and values of a YAML file, with aliases written out.
 MAX_VALUES = 100_000
-# Of lists and mappings in one another.
+# The limit on the nesting of lists and mappings.
 MAX_DEPTH = 32
 
 
 def read_yaml(path: str | os.PathLike[str]) -> Any:
-    """What a YAML file holds.
+    """Return the contents of a YAML file.
 
     Raises:
-        QuantFaceError: missing, no regular file, too large or too deep, or not YAML of plain data.
+        QuantFaceError: the file is missing, not regular, too large, too deep, or not YAML of plain
+            data.
     """
     return parse_yaml(str(path), read_bytes(path, MAX_YAML_BYTES))
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """What a JSON file holds.
+    """Return the contents of a JSON file.
 
     Raises:
-        QuantFaceError: missing, no regular file, too large or too deep, or not JSON.
+        QuantFaceError: the file is missing, not regular, too large, too deep, or not JSON.
     """
     return parse_json(str(path), read_bytes(path, MAX_JSON_BYTES))
 
 
 def parse_json(where: str, text: str | bytes) -> Any:
-    """Plain data out of JSON in which no mapping has a key twice.
+    """Return the plain data of JSON text in which no mapping repeats a key.
 
     Args:
-        where: names the text in messages.
+        where: what messages call the text.
 
     Raises:
-        QuantFaceError: too large, deeper than ``MAX_DEPTH``, a key twice, or not JSON.
+        QuantFaceError: the text is too large, deeper than ``MAX_DEPTH``, repeats a key, or is not
+            JSON.
     """
     if len(text) > MAX_JSON_BYTES:
         raise QuantFaceError(
@@ -83,7 +85,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"key {twice!r} is there twice")
+        raise ValueError(f"key {twice!r} occurs twice")
     return made
 
 
@@ -94,11 +96,11 @@ def _items(value: Any) -> Iterable[Any]:
 
 
 def _too_deep(where: str) -> str:
-    return f"{where}: nested deeper than the {MAX_DEPTH} levels that are allowed"
+    return f"{where}: nested deeper than the allowed {MAX_DEPTH} levels"
 
 
 def parse_yaml(where: str, text: bytes) -> Any:
-    """Plain data out of YAML; tags that would make other objects are refused.
+    """Return the plain data of YAML text; tags that would build other objects are refused.
 
     Raises:
         QuantFaceError: see ``check_yaml``.
@@ -109,17 +111,17 @@ def parse_yaml(where: str, text: bytes) -> Any:
     try:
         return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
-        # Scalars such as a 13th month fail in the library's own conversion.
+        # Scalars such as a 13th month fail in the library's conversion.
         raise QuantFaceError(f"{where}: not YAML: {one_line(error)}") from error
 
 
 def check_yaml(where: str, text: bytes) -> None:
-    """Find out from its events alone, before any object is made, how large a YAML file is.
+    """Check the size of YAML text by its events alone, before any object is built.
 
     Raises:
-        QuantFaceError: more than ``MAX_YAML_BYTES``, deeper than ``MAX_DEPTH``, more than
-            ``MAX_VALUES`` values with aliases written out, an alias of what it is part of, or no
-            YAML.
+        QuantFaceError: the text has more than ``MAX_YAML_BYTES``, is deeper than ``MAX_DEPTH``, has
+            more than ``MAX_VALUES`` values with aliases written out, has an alias of a value that
+            contains it, or is not YAML.
     """
     import yaml
 
@@ -135,7 +137,7 @@ def check_yaml(where: str, text: bytes) -> None:
             if isinstance(event, yaml.AliasEvent):
                 if event.anchor not in sizes:
                     raise QuantFaceError(
-                        f"{where}: alias {event.anchor!r} of nothing that is complete before it"
+                        f"{where}: alias {event.anchor!r} refers to nothing complete before it"
                     )
                 total += sizes[event.anchor]
             elif isinstance(event, yaml.ScalarEvent):
@@ -143,7 +145,7 @@ def check_yaml(where: str, text: bytes) -> None:
                 sizes[event.anchor] = 1
             elif isinstance(event, yaml.CollectionStartEvent):
                 begun.append((event.anchor, total))
-                # An anchor that is set anew names nothing until its value is complete.
+                # A reused anchor refers to nothing until its new value is complete.
                 sizes.pop(event.anchor, None)
                 total += 1
             elif isinstance(event, yaml.CollectionEndEvent):
@@ -153,7 +155,7 @@ def check_yaml(where: str, text: bytes) -> None:
                 raise QuantFaceError(_too_deep(where))
             if total > MAX_VALUES:
                 raise QuantFaceError(
-                    f"{where}: found more than the {MAX_VALUES:,} values that are allowed "
+                    f"{where}: found more than the allowed {MAX_VALUES:,} values "
                     "(aliases written out)"
                 )
     except (yaml.YAMLError, ValueError) as error:

@@ -1,8 +1,8 @@
-"""The header of a ``.safetensors`` file, checked before anything is made of it.
+"""The header of a ``.safetensors`` file, checked before any object is built from it.
 
-The library itself refuses a header of more than 100 MB, an unknown dtype, a shape whose bytes are
-not those of the tensor's place, places that overlap, leave gaps or do not fill the file, sizes that
-overflow and metadata other than strings. What it lets through is refused here.
+The library refuses a header of more than 100 MB, an unknown dtype, and a shape that does not match
+the tensor's bytes. It also refuses tensors that overlap, leave gaps or do not fill the file, sizes
+that overflow, and metadata other than strings. This module refuses what the library accepts.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ _LENGTH = struct.Struct("<Q")
 
 
 def check_header(path: str | os.PathLike[str]) -> None:
-    """Check what safetensors does not: sizes and counts, names twice, fields that do not belong.
+    """Check what safetensors does not: sizes, counts, repeated names and foreign fields.
 
-    A file that is cut before its header is complete passes: opening it tells.
+    A file that ends inside its header passes, since opening it fails.
 
     Raises:
-        QuantFaceError: naming the file, the field, what was found and what is allowed.
+        QuantFaceError: the message names the file and the field, and says what was found and what
+            is allowed.
     """
     path = Path(path)
     if not path.is_file():
@@ -55,7 +56,7 @@ def check_header(path: str | os.PathLike[str]) -> None:
         raise QuantFaceError(f"{path}: cannot be read: {error.strerror or error}") from error
     header = parse_json(f"{path}: header", text)
     if not isinstance(header, dict):
-        raise QuantFaceError(f"{path}: header: found {type(header).__name__}, wanted is a mapping")
+        raise QuantFaceError(f"{path}: header: found {type(header).__name__}, expected a mapping")
     header.pop("__metadata__", None)
     if len(header) > MAX_TENSORS:
         raise QuantFaceError(
@@ -68,10 +69,10 @@ def check_header(path: str | os.PathLike[str]) -> None:
 def _check_entry(path: Path, name: str, entry: Any) -> None:
     what = f"{path}: header: tensor {name!r}"
     if not name.isprintable():
-        raise QuantFaceError(f"{what}: names of tensors are printable characters")
+        raise QuantFaceError(f"{what}: names of tensors must be printable")
     if not isinstance(entry, dict) or entry.keys() != _FIELDS:
         found = sorted(entry) if isinstance(entry, dict) else entry
-        raise QuantFaceError(f"{what}: found {found!r}, wanted are {', '.join(sorted(_FIELDS))}")
+        raise QuantFaceError(f"{what}: found {found!r}, expected {', '.join(sorted(_FIELDS))}")
     shape = entry["shape"]
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
         found = f"{len(shape)} dimensions" if isinstance(shape, list) else repr(shape)

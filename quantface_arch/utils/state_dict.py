@@ -1,4 +1,4 @@
-"""Pickled files of tensors, read without unpickling more, and networks filled from them."""
+"""Pickled tensors, read without unpickling anything else, and networks filled from them."""
 
 from __future__ import annotations
 
@@ -19,53 +19,58 @@ from quantface_arch.utils.files import kind_of
 
 __all__ = ["PARAM_KEYS", "fill", "read_state", "unpickle"]
 
-# What BasicSR's training saves, the moving average first.
+# The keys under which BasicSR saves a network, EMA first.
 PARAM_KEYS = ("params_ema", "params")
-# Batch norms saved long ago have none, and torch fills it in.
+# Old files of batch norms lack this tensor, and torch adds it.
 OPTIONAL = ".num_batches_tracked"
 
 
 def unpickle(path: Path) -> Any:
-    """What ``torch.save`` wrote, if it is tensors and plain data that are not compressed.
+    """Load a file of ``torch.save`` that holds only tensors and plain data, uncompressed.
 
     Raises:
-        QuantFaceError: unreadable, damaged, or holding anything else; the message says what.
+        QuantFaceError: the file is unreadable or damaged, or holds anything else. The message says
+            what.
     """
     is_zip = _check_size(path)
     try:
         with path.open("rb") as file:
-            # A pickle may name any length. A file would make room for as much before it is read, a
-            # map of it gives what is there.
+            # A pickle may claim any length. Reading from a file would allocate that much first,
+            # while a memory map holds only what exists.
             mapped = None if is_zip else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             return torch.load(mapped or file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         culprit = re.search(r"GLOBAL (\S+)", str(error))
         if culprit is None and not is_zip:
-            raise QuantFaceError(f"{path}: damaged, or no checkpoint") from error
+            raise QuantFaceError(f"{path}: damaged, or not a checkpoint") from error
         what = f"it holds {culprit[1]}" if culprit else "it holds more than tensors"
         raise QuantFaceError(
             f"{path}: cannot be unpickled safely ({what}); if you trust whoever made it: "
             f"python scripts/convert_pickle.py {path} {path.with_suffix('.safetensors')}"
         ) from error
     except Exception as error:
-        # Damaged files are answered with almost any exception type.
+        # Damaged files raise almost any type of exception.
         line = one_line(error)
-        raise QuantFaceError(f"{path}: damaged, or no checkpoint ({line})") from error
+        raise QuantFaceError(f"{path}: damaged, or not a checkpoint ({line})") from error
 
 
 def _check_size(path: Path) -> bool:
-    """Whether a file is an archive. Refuses what is no file, and an archive that unpacks to more
-    than its own size: torch compresses nothing."""
+    """Return whether a file is an archive.
+
+    Raises:
+        QuantFaceError: the path is not a regular file, or an archive unpacks to more than its own
+            size. torch compresses nothing.
+    """
     kind = kind_of(path.stat().st_mode) if path.exists() else "missing"
     if kind is not None:
-        raise QuantFaceError(f"{path}: it is {kind}, a file of tensors is wanted")
+        raise QuantFaceError(f"{path}: it is {kind}, expected a file of tensors")
     try:
         if not zipfile.is_zipfile(path):
             return False
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise QuantFaceError(f"{path}: damaged, or no checkpoint ({one_line(error)})") from error
+        raise QuantFaceError(f"{path}: damaged, or not a checkpoint ({one_line(error)})") from error
     size = path.stat().st_size
     if unpacked > size:
         raise QuantFaceError(
@@ -75,14 +80,14 @@ def _check_size(path: Path) -> bool:
 
 
 def read_state(path: str | os.PathLike[str], keys: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """The state dict in a ``.pth`` file.
+    """Return the state dict in a ``.pth`` file.
 
     Args:
-        keys: under which it may lie inside the file, the first that is there being taken; without
-            any of them the file itself is the state dict.
+        keys: the keys under which it may lie in the file. The first one that exists is used. If
+            none exists, the whole file is the state dict.
 
     Raises:
-        QuantFaceError: see ``unpickle``, or there is no state dict.
+        QuantFaceError: see ``unpickle``; or there is no state dict.
     """
     path = Path(path)
     found = unpickle(path)
@@ -93,19 +98,27 @@ def read_state(path: str | os.PathLike[str], keys: tuple[str, ...] = ()) -> dict
     if len(tensors) < len(state) or not tensors:
         wanted = " or ".join(keys) or "a state dict"
         names = listed(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
-        raise QuantFaceError(f"{path}: found {names or 'nothing'}, wanted is {wanted}")
+        raise QuantFaceError(f"{path}: found {names or 'nothing'}, expected {wanted}")
     return tensors
 
 
-def fill(net: nn.Module, path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
-    """Make ``tensors`` the network's parameters: exactly its keys, exactly its shapes.
+def fill(
+    net: nn.Module,
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    *,
+    assign: bool = False,
+) -> None:
+    """Fill a network with ``tensors``, which must have exactly its keys and shapes.
 
     Args:
-        path: names the file in messages.
+        path: what messages call the file.
+        assign: make the tensors, as float32, the network's own instead of copying them. Tensors
+            that are already float32 are then shared. The network may be on the meta device.
 
     Raises:
-        QuantFaceError: a key that is missing, unexpected, or of another shape; the message names
-            the file, the key, and what was found and expected.
+        QuantFaceError: a key is missing or unexpected, or a shape differs. The message names the
+            file and the key, and says what was found and expected.
     """
     shapes = {key: tuple(value.shape) for key, value in net.state_dict().items()}
     problems = {
@@ -120,4 +133,7 @@ def fill(net: nn.Module, path: str | os.PathLike[str], tensors: Mapping[str, Ten
     found = [f"keys {problem}: {listed(keys)}" for problem, keys in problems.items() if keys]
     if found:
         raise QuantFaceError(f"{path}: does not fit {type(net).__name__}: {'; '.join(found)}")
-    net.load_state_dict(dict(tensors))
+    state = dict(tensors)
+    if assign:
+        state = {key: value.detach().float().contiguous() for key, value in state.items()}
+    net.load_state_dict(state, assign=assign)

@@ -16,7 +16,7 @@ from quantface_arch.faces.align import FACE_SIZE
 from quantface_arch.faces.color import COLOR_FIXES
 from quantface_arch.pretrained.names import shipped_models
 from quantface_arch.restore.restorer import FaceRestorer, FoundFaces, RestoredFace
-from quantface_arch.utils.images import Picture, read_image
+from quantface_arch.utils.images import RGBImage, read_image
 from quantface_arch.web.limits import Limits
 
 __all__ = ["Restoration", "Service"]
@@ -38,8 +38,8 @@ class Restoration:
     """
 
     name: str
-    before: Picture
-    after: Picture
+    before: RGBImage
+    after: RGBImage
     faces: list[RestoredFace]
     seconds: dict[str, float]
 

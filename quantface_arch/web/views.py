@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from quantface_arch.restore.compare import side_by_side
-from quantface_arch.utils.images import Picture, to_uint8, write_image
+from quantface_arch.utils.images import RGBImage, to_uint8, write_image
 from quantface_arch.web.service import Restoration, count
 
 __all__ = ["Views", "message", "timings", "write_views"]
@@ -56,18 +56,18 @@ def write_views(done: Restoration, folder: Path) -> Views:
     _write_jpeg(views.before, before)
     _write_jpeg(views.after, _shrunk(done.after, factor))
     boxes = [face.box * factor for face in done.faces]
-    _write_jpeg(views.boxes, Picture(_marked(before.rgb, boxes), icc_profile=before.icc_profile))
+    _write_jpeg(views.boxes, RGBImage(_marked(before.rgb, boxes), icc_profile=before.icc_profile))
     profile = done.before.icc_profile
     for path, face in zip(views.faces, done.faces, strict=True):
-        pair = side_by_side(Picture(face.crop), Picture(face.restored, icc_profile=profile))
+        pair = side_by_side(RGBImage(face.crop), RGBImage(face.restored, icc_profile=profile))
         _write_jpeg(path, pair)
     return views
 
 
-def _shrunk(picture: Picture, factor: float) -> Picture:
+def _shrunk(picture: RGBImage, factor: float) -> RGBImage:
     width, height = (max(1, round(side * factor)) for side in picture.size)
     small = picture.resized(width, height)
-    return Picture(to_uint8(small.rgb), icc_profile=small.icc_profile)
+    return RGBImage(to_uint8(small.rgb), icc_profile=small.icc_profile)
 
 
 def _marked(rgb: np.ndarray, boxes: list[np.ndarray]) -> np.ndarray:
@@ -88,7 +88,7 @@ def _marked(rgb: np.ndarray, boxes: list[np.ndarray]) -> np.ndarray:
     return marked
 
 
-def _write_jpeg(path: Path, picture: Picture) -> None:
+def _write_jpeg(path: Path, picture: RGBImage) -> None:
     image = Image.fromarray(picture.rgb)
     image.save(path, quality=_QUALITY, subsampling=0, icc_profile=picture.icc_profile)
 

@@ -1,4 +1,4 @@
-"""OSDFace: the published sizes, and every step of the pipeline by hand-computed values."""
+"""OSDFace: the published sizes, and every step of the pipeline against hand-computed values."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_published_sizes():
         model = build_arch({"type": "OSDFace"})
     assert millions(model.unet) == pytest.approx(865.91, abs=0.005)
     assert millions(model.vae) == pytest.approx(83.65, abs=0.005)
-    # The checkpoint's 170 tensors less the second norm of each of three attentions.
+    # The checkpoint has 170 tensors; the second norms of three attentions are not used.
     shapes = files.encoder_shapes(PRESETS["osdface"]["vre"])
     assert len(shapes) == 170
     wanted = {k: v for k, v in shapes.items() if "attn" not in k or ".norm2." not in k}
@@ -76,7 +76,7 @@ def test_x0_is_computed_in_float64(model):
     a = alpha_bar()
     expected = (z.double().numpy() - np.sqrt(1 - a) * eps.double().numpy()) / np.sqrt(a)
     np.testing.assert_allclose(x0.numpy(), expected, rtol=1e-5, atol=1e-5)
-    # Beyond float32's own rounding nothing is lost.
+    # Only float32's rounding is lost.
     exact = (z.double() - model.sqrt_one_minus_alpha * eps.double()) / model.sqrt_alpha
     assert torch.equal(x0, exact.float())
     assert model.sqrt_alpha**2 == pytest.approx(a, rel=1e-5)
@@ -169,7 +169,7 @@ def test_other_shapes_are_refused(model, lq):
 
 
 def test_half_precision_runs_throughout(model):
-    """Of eight pictures, since how roundings add up in one differs from processor to processor."""
+    """Eight images are used, since roundings in a single one add up differently per processor."""
     lq = torch.rand(8, 3, 64, 64) * 2 - 1
     with torch.no_grad():
         wanted = model(lq)

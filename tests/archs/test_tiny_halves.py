@@ -1,4 +1,4 @@
-"""Tiny encoders and decoders in the VAE's place: right latents, quantizable, compiled, refused."""
+"""Tiny encoders and decoders in the VAE's place: latents, quantization, compilation, errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def autoencoder(**options):
 
 @pytest.fixture
 def source(tmp_path):
-    """A folder in diffusers' layout, and what it holds."""
+    """Return a folder in diffusers' layout, and its tensors."""
     made = autoencoder().eval()
     made.save_pretrained(tmp_path / "taesd")
     return str(tmp_path / "taesd"), made
@@ -69,7 +69,7 @@ def test_halves_work_in_the_scaled_latent(source):
     assert torch.allclose(latent, wanted.encode(patches).latents, atol=1e-5)
     picture = torch.nn.functional.pixel_shuffle(wanted.decode(latent).sample, net.patch_size)
     assert torch.allclose(net.decode(z), picture, atol=1e-5)
-    # A latent that is known exactly: noise changes nothing.
+    # The latent is known exactly, so noise changes nothing.
     noisy, kl = net.encode_latent(X, torch.randn_like(z))
     assert torch.allclose(noisy, z, atol=1e-4) and bool(kl.isfinite())
 
@@ -120,7 +120,7 @@ def test_the_command_writes_a_small_file_that_openvino_runs(
     ("options", "message"),
     [
         ({"latent_channels": 8}, "of another shape: layers.0.weight"),
-        ({"scaling_factor": 0.5}, "scaling_factor: found 0.5, wanted is 1"),
+        ({"scaling_factor": 0.5}, "scaling_factor: found 0.5, expected 1"),
         (
             {"decoder_block_out_channels": (16, 16), "num_decoder_blocks": (1, 1)},
             "one number for each of the VAE's 3 resolutions",
@@ -138,7 +138,7 @@ def test_a_folder_of_something_else_and_another_network_are_refused(
     load_script, run_script, source, tmp_path
 ):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(QuantFaceError, match="empty: no tiny autoencoder"):
+    with pytest.raises(QuantFaceError, match="empty: not a tiny autoencoder"):
         load_half(float_net(), "decoder", str(tmp_path / "empty"))
     (tmp_path / "faces").mkdir()
     assert cv2.imwrite(str(tmp_path / "faces/a.png"), np.zeros((32, 32, 3), np.uint8))

@@ -1,4 +1,4 @@
-"""The VRE: which codes a picture selects, and how it is prepared, by hand-computed values."""
+"""The VRE: the codes that an image selects, and its preparation, against hand-computed values."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ TINY = {
 
 
 def select(values, tokens, codebook=LINE):
-    """Selection for one picture whose features are single numbers."""
+    """Select codes for one image whose features are single numbers."""
     codes, positions, valid = select_codes(torch.tensor(values)[None, :, None], codebook, tokens)
     return codes[0].tolist(), positions[0].tolist(), valid[0].tolist()
 
 
 def test_codes_come_in_the_order_of_their_smallest_distance():
-    # Nearest codes 2, 1, 0, 3 at distances 3, 1, 2, 0.
+    # The nearest codes are 2, 1, 0, 3, at distances 3, 1, 2, 0.
     codes, positions, valid = select([23.0, 11.0, 2.0, 30.0], 4)
     assert codes == [3, 1, 0, 2]
     assert positions == [3, 1, 2, 0]
@@ -37,7 +37,7 @@ def test_codes_come_in_the_order_of_their_smallest_distance():
 
 
 def test_a_code_is_taken_once_where_it_is_nearest():
-    # Code 1 is nearest at distances 3, 1 and 2, code 0 at 2.5, code 3 at 4.
+    # Code 1 is nearest at distances 3, 1 and 2, code 0 at 2.5, and code 3 at 4.
     codes, positions, valid = select([13.0, 11.0, 8.0, 2.5, 26.0], 3)
     assert codes == [1, 0, 3]
     assert positions == [1, 3, 4]
@@ -55,7 +55,7 @@ def test_fewer_distinct_codes_than_tokens():
 
 
 def test_equal_distances_keep_the_order_of_positions():
-    # Distance 1 four times; code 2 first, since its first position is the earliest.
+    # All four distances are 1. Code 2 comes first, since its first position is the earliest.
     codes, positions, _ = select([21.0, 9.0, 19.0, 1.0], 3)
     assert codes == [2, 1, 0]
     assert positions == [0, 1, 3]
@@ -106,7 +106,7 @@ def test_picture_is_resized_bilinearly():
     vre.encoder.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     lq = torch.rand(1, 3, 32, 32)
     vre.features(lq)
-    # Half the size, so that every pixel is the mean of four.
+    # At half the size every pixel is the mean of four.
     mean = lq.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2))
     torch.testing.assert_close(inputs[0], 2 * mean - 1)
 
@@ -118,7 +118,8 @@ def test_stride_two_convolutions_are_padded_right_and_below():
         down.conv.weight.fill_(1.0)
         down.conv.bias.zero_()
         x = torch.zeros(1, 8, 4, 4)
-        # Windows begin at rows and columns 0 and 2: the first value is in one, the other in all.
+        # Windows begin at rows and columns 0 and 2, so the first value is in one window and the
+        # other in all.
         x[0, 0, 1, 1] = 1.0
         x[0, 0, 2, 2] = 5.0
         assert down(x)[0, 0].tolist() == [[6.0, 5.0], [5.0, 5.0]]

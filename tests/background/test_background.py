@@ -24,7 +24,7 @@ from quantface_arch.quant import quantize, save_checkpoint
 from quantface_arch.restore.cli import main, make_parser
 from quantface_arch.restore.restorer import FaceRestorer
 from quantface_arch.utils.cli import run
-from quantface_arch.utils.images import Picture, load_rgb, resize, to_uint8, write_image
+from quantface_arch.utils.images import RGBImage, load_rgb, resize, to_uint8, write_image
 
 SMALL = {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 16, "num_block": 1}
 SMALL = {**SMALL, "num_grow_ch": 8}
@@ -246,7 +246,7 @@ def test_the_command(repo, photo, tmp_path, monkeypatch, capsys):
     model = tmp_path / "tiny.safetensors"
     save_checkpoint(build_arch(TINY), model, TINY)
     photo = resize(load_rgb(repo / "inputs/astronaut.jpg"), 256, 256)
-    write_image(tmp_path / "in.png", Picture(photo))
+    write_image(tmp_path / "in.png", RGBImage(photo))
     official(tmp_path / "x2.pth", 2)
 
     def restore(*words):

@@ -1,4 +1,4 @@
-"""The doctor: what it says here, and where packages are broken, missing or crash."""
+"""The doctor's report here, and with packages that are broken, missing or crash."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from quantface_arch import runtime
 from quantface_arch.doctor import cli as doctor
 from quantface_arch.doctor import steps as doctor_steps
 from quantface_arch.doctor.report import INT8_FLAGS, render
-from quantface_arch.doctor.steps import RUNTIME_NAMES
 from quantface_arch.faces import weights
 from quantface_arch.pretrained.names import WEIGHTS
 from quantface_arch.restore.restorer import FaceRestorer
 from quantface_arch.utils import download
+from quantface_arch.utils.runtime_names import RUNTIME_NAMES
 
 
 def shadow(folder, name, code):
-    """A package that stands before the installed one of that name."""
+    """Create a package that hides the installed one of the same name."""
     (folder / name).mkdir(parents=True)
     (folder / name / "__init__.py").write_text(code)
     return os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
@@ -82,12 +82,12 @@ def test_a_package_that_kills_the_process_takes_only_itself_along(monkeypatch, t
 def test_a_runtime_or_a_model_that_computes_something_else_is_found(monkeypatch):
     load = runtime.load
     monkeypatch.setattr(runtime, "load", lambda *_: nn.Conv2d(3, 8, 3))
-    assert "its result is off by" in doctor_steps.try_runtime("reference")["error"]
+    assert "its relative error is" in doctor_steps.try_runtime("reference")["error"]
     monkeypatch.setattr(FaceRestorer, "restore_aligned", lambda self, faces: faces)
     assert "does not restore" in doctor_steps.try_restore()["error"]
     for factor in (1.1, float("nan")):
         monkeypatch.setattr(runtime, "load", lambda *words, k=factor: lambda x: k * load(*words)(x))
-        assert "its result is off by" in doctor_steps.try_runtime("reference")["error"]
+        assert "its relative error is" in doctor_steps.try_runtime("reference")["error"]
 
 
 def test_a_cache_that_cannot_be_written_is_said(monkeypatch, tmp_path):
@@ -161,7 +161,7 @@ def test_versions_outside_the_range_and_missing_packages_say_what_to_install(hea
         doctor.Package("gradio", "gradio>=6", "app"),
     ]
     text = "\n".join(render(changed)[0])
-    assert "torch: found 1.0, wanted is torch>=2.4" in text and "numpy: MISSING" in text
+    assert "torch: found 1.0, expected torch>=2.4" in text and "numpy: MISSING" in text
     assert 'pip install "torch>=2.4"' in text and 'pip install "numpy>=1.24"' in text
     assert "[app] gradio -" in text and 'pip install "gradio' not in text
     changed.packages = []
@@ -170,7 +170,7 @@ def test_versions_outside_the_range_and_missing_packages_say_what_to_install(hea
     assert absent.version is None
     old = doctor.looked_up(doctor.Package("numpy", "numpy<1", None))
     assert old.version and old.fits is False
-    # As PyTorch's containers have it.
+    # PyTorch's containers have such a version.
     monkeypatch.setattr(importlib.metadata, "version", lambda _: "2.6.0a0+ecf3bae")
     assert doctor.looked_up(doctor.Package("torch", "torch>=2.4", None)).fits
 
@@ -191,4 +191,4 @@ def test_processors_without_vnni_are_recognized(healthy, tmp_path):
 
 
 def test_it_tries_every_runtime_there_is():
-    assert set(RUNTIME_NAMES) == set(runtime.RUNTIMES)
+    assert list(RUNTIME_NAMES) == list(runtime.RUNTIMES)

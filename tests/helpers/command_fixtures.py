@@ -13,7 +13,7 @@ from quantface_arch.archs.build import build_arch
 from quantface_arch.quant.checkpoint.save_load import save_checkpoint
 from quantface_arch.restore.cli import main, make_parser
 from quantface_arch.utils.cli import run
-from quantface_arch.utils.images import Picture, load_rgb, write_image
+from quantface_arch.utils.images import RGBImage, load_rgb, write_image
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def photographs(repo, tmp_path):
     face = load_rgb(repo / "inputs/astronaut.jpg")
     for index, factor in enumerate((0.9, 1.0, 1.1)):
         darker = np.clip(face * factor, 0, 255).astype(np.uint8)
-        write_image(folder / f"{index}.png", Picture(darker))
+        write_image(folder / f"{index}.png", RGBImage(darker))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""A small network, plainly quantized and compiled by OpenVINO, and what its graph is made of."""
+"""A small network, quantized and compiled by OpenVINO, and the contents of its graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from quantface_arch.quant import Recipe, load_checkpoint, quantize, save_checkpo
 from quantface_arch.runtime.openvino import load
 
 
-def compiled_graph(build, x, way, folder):
+def compiled_graph(build, x, mode, folder):
     """The SQNR to the reference, and the graph that ran; compiled files are kept in ``folder``."""
     model, path = build().eval(), folder / "net.safetensors"
     recipe = {"name": "w4a8", "balance": {"kind": "none"}, "branch": {"svd": 0}}
@@ -18,7 +18,7 @@ def compiled_graph(build, x, way, folder):
     save_checkpoint(model, path, {"type": "any"})
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("QUANTFACE_CACHE", str(folder))
-        found = load(path, lambda _: build(), way)
+        found = load(path, lambda _: build(), mode)
     with torch.inference_mode():
         distance = sqnr(load_checkpoint(path, lambda _: build())(x), found(x))
     return distance, next(iter(vars(found)["forward"].compiled.values()))

@@ -1,4 +1,4 @@
-"""Triton's kernels, decorated for its interpreter: imported before anything that uses them."""
+"""Triton's kernels, decorated for its interpreter; import this before any user of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 
 pytest.importorskip("triton")
-# Read when kernels are decorated, and by nothing later: other tests do not see it.
+# This is read only when kernels are decorated, so other tests do not see it.
 with mock.patch.dict(os.environ, TRITON_INTERPRET="1"):
     from quantface_arch.runtime.cuda import kernels, ops
 

@@ -1,4 +1,4 @@
-"""BasicSR's training loop in this process, on random pictures."""
+"""BasicSR's training loop, run in this process on random images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks small enough to run in milliseconds: the mini's anatomy, and one of BasicSR's own."""
+"""Networks that run in milliseconds: OSDFace in tiny sizes, and one of BasicSR's networks."""
 
 from __future__ import annotations
 

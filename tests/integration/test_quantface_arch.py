@@ -1,4 +1,4 @@
-"""Any architecture by one entry of an options file: names, weights of every kind, errors."""
+"""Any architecture from one entry of an options file: names, weights of every kind, errors."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def arch(options, weights=None, **more):
 
 
 def moved(net):
-    """BasicSR begins near zero; larger weights make mistakes show."""
+    """Enlarge the weights: BasicSR's begin near zero, which would hide mistakes."""
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

@@ -1,4 +1,4 @@
-"""What others may put in a user's way: option files, pickles, pictures, links, special files."""
+"""Untrusted files: options, pickles, images, links and special files."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_basicsr_runs_nothing_that_options_say(
 ):
     (tmp_path / "o.yml").write_text(options)
     monkeypatch.chdir(tmp_path)
-    # What the launcher sets is for its own process.
+    # The launcher's settings are meant for its own process only.
     monkeypatch.setattr(os, "environ", os.environ.copy())
     monkeypatch.setattr(sys, "argv", ["train.py", "-opt", "o.yml", *words])
     with pytest.raises(SystemExit) as stopped:
@@ -71,7 +71,7 @@ def test_the_launcher_lets_nothing_unpickle_more_than_tensors(tmp_path, monkeypa
     monkeypatch.setattr(sys, "argv", ["train.py", "-opt", str(tmp_path / "missing.yml")])
     with pytest.raises(SystemExit):
         launch("train", tmp_path)
-    # As BasicSR's own models read what path: pretrain_network_g names.
+    # BasicSR's own models read the file that path: pretrain_network_g names in this way.
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "net.pth", map_location=lambda storage, loc: storage)
     assert not (tmp_path / "PWNED").exists()
@@ -80,7 +80,7 @@ def test_the_launcher_lets_nothing_unpickle_more_than_tensors(tmp_path, monkeypa
 def test_options_are_named_by_colons_and_a_pipe_is_no_options_file(tmp_path):
     check_arguments(["-opt", "x.yml", "--force_yml", "a:b_1=x", "train:lr=[1, 2]", "--debug"])
     os.mkfifo(tmp_path / "o.yml")
-    with pytest.raises(QuantFaceError, match=r"o\.yml: it is a pipe, a file is wanted"):
+    with pytest.raises(QuantFaceError, match=r"o\.yml: it is a pipe, expected a file"):
         check_arguments(["-opt", str(tmp_path / "o.yml")])
 
 
@@ -119,9 +119,9 @@ def test_an_archive_that_unpacks_to_more_than_its_size_is_refused(tmp_path):
 
 
 def test_a_pickle_that_names_a_length_it_has_not_takes_no_memory(tmp_path):
-    # BINUNICODE of 4 GB, the most that torch takes, in the format before archives.
+    # A BINUNICODE of 4 GB, the most that torch accepts, in the format before archives.
     (tmp_path / "a.pth").write_bytes(b"\x80\x02X" + struct.pack("<I", 2**32 - 1) + b"x" * 64)
-    # Linux promises room for it where there is no limit.
+    # Without a limit Linux would grant the memory.
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (size + 2**30, limits[1]))
@@ -142,7 +142,7 @@ def test_the_format_before_archives_is_read(tmp_path):
 def test_what_is_no_file_is_no_weights(tmp_path):
     os.mkfifo(tmp_path / "a.pth")
     for name, kind in (("a.pth", "a pipe"), ("", "a folder"), ("b.pth", "missing")):
-        with pytest.raises(QuantFaceError, match=f"it is {kind}, a file of tensors is wanted"):
+        with pytest.raises(QuantFaceError, match=f"it is {kind}, expected a file of tensors"):
             read_state(tmp_path / name)
 
 
@@ -173,7 +173,7 @@ def test_a_program_that_is_not_the_published_one_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["VGGFeatureExtractor", "DFDNet"])
 def test_networks_that_fetch_or_unpickle_by_themselves_are_refused(name):
-    with pytest.raises(QuantFaceError, match=f"{name} fetches weights by itself"):
+    with pytest.raises(QuantFaceError, match=f"{name} is refused"):
         build_arch({"type": name})
 
 
@@ -184,11 +184,11 @@ def test_patterns_of_an_adapter_are_names_alone(tmp_path):
         load_adapter(torch.nn.Linear(2, 2), tmp_path)
 
 
-# --- pictures
+# --- images
 
 
 def png(width, height, depth=8, colour=2, twice=()):
-    """A PNG of zeros; ``twice``: width and height of a second header."""
+    """Return a PNG of zeros; ``twice`` gives width and height of a second header."""
     channels = {0: 1, 2: 3, 6: 4}[colour]
 
     def chunk(name, body):
@@ -207,7 +207,7 @@ def png(width, height, depth=8, colour=2, twice=()):
 
 
 def scans(count):
-    """A progressive JPEG whose last scan is there many times."""
+    """Return a progressive JPEG that repeats its last scan many times."""
     file = io.BytesIO()
     Image.new("RGB", (64, 64)).save(file, "JPEG", progressive=True)
     data = file.getvalue()

@@ -1,4 +1,4 @@
-"""OSDFace's real files are loaded key by key; everything wrong with them is named."""
+"""OSDFace's files are loaded key by key, and every mistake in them is named."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def no_base_from_outside(monkeypatch):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """A folder of all files, not to be changed, and what is in them."""
+    """Return a folder of all files, which tests must not change, and their tensors."""
     folder = tmp_path_factory.mktemp("osdface")
     torch.manual_seed(0)
     return folder, files.write_osdface(folder, SIZES)
@@ -45,12 +45,12 @@ def written(tmp_path_factory):
 
 @pytest.fixture
 def folder(written, tmp_path):
-    """A copy of the files that a test may damage."""
+    """Copy the files, so that a test may damage them."""
     return shutil.copytree(written[0], tmp_path / "osdface")
 
 
 def merged(weight, a, b, scale):
-    """W + scale·B·A in float64, for a convolution tap by tap."""
+    """Return W + scale·B·A in float64, tap by tap for a convolution."""
     w, a, b = (value.double().numpy() for value in (weight, a, b))
     return w + scale * np.tensordot(b.reshape(b.shape[0], -1), a, axes=1)
 
@@ -267,7 +267,7 @@ def change(path, edit):
         (
             CKPT,
             lambda s: s.update({"vqvae_LQ.quantize.embedding.weight": torch.ones(3, 16)}),
-            r"another shape: quantize.embedding.weight \(found \(3, 16\), wanted is \(24, 16\)\)",
+            r"another shape: quantize.embedding.weight \(found \(3, 16\), expected \(24, 16\)\)",
         ),
         (CKPT, lambda s: s.clear(), "no key begins with vqvae_LQ"),
         ("embedding_change_weights.pth", lambda s: s.pop("conv2.bias"), "missing: conv2.bias"),
@@ -293,7 +293,7 @@ def test_wrong_keys_of_checkpoints_are_named(folder, name, edit, message):
         ("unet.conv_in.lora_A.weight", (4, 4, 1, 1), "unet.conv_in.lora_A.weight.*lora_B"),
         ("unet.conv_in.alpha", (), "unet.conv_in.alpha"),
         ("unet.conv_in.lora.down.weight", (4, 4, 3, 3), "two styles"),
-        ("text_encoder.q_proj.lora_A.weight", (4, 4), "not of a UNet: text_encoder.q_proj"),
+        ("text_encoder.q_proj.lora_A.weight", (4, 4), "not belong to a UNet: text_encoder.q_proj"),
     ],
 )
 def test_lora_keys_that_fit_nothing_are_named(folder, key, shape, message):

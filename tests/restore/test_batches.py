@@ -20,7 +20,7 @@ from quantface_arch.restore.restorer import FaceRestorer
 from quantface_arch.utils import files as fsutil
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.files import atomic_path, file_digest
-from quantface_arch.utils.images import Picture, write_image
+from quantface_arch.utils.images import RGBImage, write_image
 
 IMAGES = 24
 # Seconds; of use on a machine that has much else to do.
@@ -35,7 +35,7 @@ def faces(tmp_path):
     folder.mkdir()
     for index in range(IMAGES):
         picture = np.random.randint(0, 256, (24, 24, 3), np.uint8)
-        write_image(folder / f"{index:02d}.png", Picture(picture))
+        write_image(folder / f"{index:02d}.png", RGBImage(picture))
     return folder
 
 
@@ -149,7 +149,7 @@ def test_resume_does_again_what_the_files_or_settings_no_longer_support(restore,
     assert again() == 1
     (out / "restored_faces/01.png").unlink()
     assert again() == 1
-    write_image(faces / "02.png", Picture(np.zeros((30, 30, 3), np.uint8)))
+    write_image(faces / "02.png", RGBImage(np.zeros((30, 30, 3), np.uint8)))
     assert again() == 1
     assert again() == 0
     # Other settings, also where a third run has gone back to the first ones in between.
@@ -162,7 +162,7 @@ def test_resume_does_again_what_the_files_or_settings_no_longer_support(restore,
 
 def test_failed_pictures_are_noted_and_tried_again(restore, tmp_path):
     blank = tmp_path / "blank.png"
-    write_image(blank, Picture(np.full((60, 80, 3), 90, np.uint8)))
+    write_image(blank, RGBImage(np.full((60, 80, 3), 90, np.uint8)))
     command = ("-i", blank, "--runtime", "reference")
     assert restore(*command)[0] == 1
     record = json.loads((tmp_path / "out/manifest-0.jsonl").read_text())
@@ -181,7 +181,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_resuming_completes_it(restore,
         path.unlink()
     flat = np.full((512, 512, 3), 128, np.uint8)
     for name in ("00.png", "01.png"):
-        write_image(faces / name, Picture(flat))
+        write_image(faces / name, RGBImage(flat))
     arguments = ["-i", faces, *ALIGNED]
     assert restore(*arguments, "-o", whole)[0] == 0
     sizes = [(whole / f"restored_faces/{i:02d}.png").stat().st_size for i in range(5)]
@@ -236,7 +236,7 @@ def test_a_file_that_cannot_be_written_whole_is_named_and_the_old_one_stays(tmp_
     from quantface_arch.quant import read_metadata, save_checkpoint
 
     arch = read_metadata(model)["arch"]
-    noise = Picture(np.random.randint(0, 256, (64, 64, 3), np.uint8))
+    noise = RGBImage(np.random.randint(0, 256, (64, 64, 3), np.uint8))
     writers = {
         "a.png": lambda path: write_image(path, noise),
         "b.safetensors": lambda path: save_checkpoint(build_arch(arch), path, arch),

@@ -15,7 +15,7 @@ from quantface_arch.restore.cli import make_parser
 from quantface_arch.restore.files import Source
 from quantface_arch.restore.manifest import Manifest, settings_of
 from quantface_arch.restore.restorer import FaceRestorer
-from quantface_arch.utils.images import Picture, write_image
+from quantface_arch.utils.images import RGBImage, write_image
 
 ALIGNED = ("--aligned", "--runtime", "reference")
 
@@ -104,7 +104,7 @@ def test_a_manifest_that_is_a_pipe_is_refused(tmp_path):
 def test_resuming_is_not_held_up_by_what_is_no_picture(restore, tmp_path):
     """A pipe that nobody writes to, and a link to nothing: named, and the others are done."""
     folder = tmp_path / "faces"
-    write_image(folder / "a.png", Picture(np.zeros((24, 24, 3), np.uint8)))
+    write_image(folder / "a.png", RGBImage(np.zeros((24, 24, 3), np.uint8)))
     os.mkfifo(folder / "b.png")
     (folder / "c.png").symlink_to("nothing")
     for done in ("1 images", "0 images"):

@@ -16,7 +16,7 @@ from quantface_arch.archs.build import build_arch
 from quantface_arch.quant.checkpoint.save_load import save_checkpoint
 from quantface_arch.restore.cli import make_parser
 from quantface_arch.utils.cli import run
-from quantface_arch.utils.images import Picture, load_rgb, read_image, write_image
+from quantface_arch.utils.images import RGBImage, load_rgb, read_image, write_image
 
 
 def _written(folder):
@@ -74,7 +74,7 @@ def test_sampling_order_and_batches_do_not_change_a_picture(restore, photographs
 
 def test_skip_existing(restore, photographs, tmp_path):
     final = tmp_path / "out/restored/1.png"
-    write_image(final, Picture(np.zeros((20, 20, 3), np.uint8)))
+    write_image(final, RGBImage(np.zeros((20, 20, 3), np.uint8)))
     status, stdout, _ = restore("-i", photographs, "--skip-existing")
     assert status == 0 and "2 images" in stdout and "1 skipped" in stdout
     assert load_rgb(final).shape == (20, 20, 3)
@@ -84,7 +84,7 @@ def test_skip_existing(restore, photographs, tmp_path):
 
 def test_a_picture_without_faces(restore, tmp_path):
     path = tmp_path / "empty.png"
-    write_image(path, Picture(np.full((60, 80, 3), 90, np.uint8)))
+    write_image(path, RGBImage(np.full((60, 80, 3), 90, np.uint8)))
     status, stdout, stderr = restore("-i", path)
     assert status == 1
     assert _errors(stderr)[0].startswith(f"error: {path}: no face found")
@@ -189,8 +189,8 @@ def test_bad_files_do_not_stop_the_others(repo, model, photographs, tmp_path):
     (photographs / "zero.png").write_bytes(b"")
     (photographs / "text.png").write_text("hello")
     Image.new("1", (20000, 20000)).save(photographs / "huge.png")
-    write_image(photographs / "1x1.png", Picture(np.zeros((1, 1, 3), np.uint8)))
-    write_image(photographs / "blank.png", Picture(np.full((99, 99, 3), 128, np.uint8)))
+    write_image(photographs / "1x1.png", RGBImage(np.zeros((1, 1, 3), np.uint8)))
+    write_image(photographs / "blank.png", RGBImage(np.full((99, 99, 3), 128, np.uint8)))
     command = [sys.executable, repo / "inference/restore.py", "-i", photographs, "--model", model]
     command += ["-o", tmp_path / "out", "--detector", "haar", "--offline"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

@@ -11,7 +11,7 @@ from torch import nn
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.faces.align import FACE_SIZE
 from quantface_arch.restore.restorer import FaceRestorer
-from quantface_arch.utils.images import Picture, load_rgb
+from quantface_arch.utils.images import RGBImage, load_rgb
 
 
 class SmallNet(nn.Module):
@@ -125,7 +125,7 @@ def test_a_photograph_changes_at_its_faces_only(restorer, astronaut):
 
 def test_everything_about_a_picture_is_kept(restorer, astronaut):
     alpha = np.random.randint(0, 65536, astronaut.shape[:2]).astype(np.uint16)
-    picture = Picture(astronaut.astype(np.uint16) * 257, alpha, b"profile")
+    picture = RGBImage(astronaut.astype(np.uint16) * 257, alpha, b"profile")
     result = restorer.restore(picture)
     assert result.image.dtype == np.uint16
     assert np.array_equal(result.picture.alpha, alpha)
@@ -137,7 +137,7 @@ def test_everything_about_a_picture_is_kept(restorer, astronaut):
 
 def test_upscaling_enlarges_everything(restorer, astronaut):
     small = cv2.resize(astronaut, (300, 256), interpolation=cv2.INTER_AREA)
-    picture = Picture(small, small[..., 0])
+    picture = RGBImage(small, small[..., 0])
     result = restorer.restore(picture, upscale=1.5)
     assert result.picture.size == (450, 384)
     assert result.picture.alpha.shape == (384, 450)

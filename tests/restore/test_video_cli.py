@@ -24,7 +24,7 @@ from quantface_arch.restore.cli import main, make_parser
 from quantface_arch.restore.restorer import FaceRestorer, FoundFaces
 from quantface_arch.restore.video_run import ClipRun
 from quantface_arch.utils.cli import run
-from quantface_arch.utils.images import Picture, load_rgb, resize, write_image
+from quantface_arch.utils.images import RGBImage, load_rgb, resize, write_image
 from quantface_arch.video.reader import VideoReader
 
 
@@ -66,7 +66,7 @@ def test_a_folder_of_clips_and_pictures(command, photo, tmp_path):
     blank = [np.full_like(photo, 100)] * 4
     write_clip(folder / "good.mp4", _swaying(photo, 8) + blank, options=["-c:a", "aac"])
     write_clip(folder / "faceless.mkv", blank)
-    write_image(folder / "picture.png", Picture(photo))
+    write_image(folder / "picture.png", RGBImage(photo))
     write_plain_clip(folder / "cut.avi", _swaying(photo, 12))
     cut = (folder / "cut.avi").read_bytes()
     (folder / "cut.avi").write_bytes(cut[: len(cut) // 2])
@@ -224,7 +224,7 @@ def test_frames_wait_for_a_batch_and_no_longer(faces, side, most):
         for number in range(7):
             read.append(number)
             box = Face(np.zeros(4), np.zeros((5, 2)), 1.0)
-            yield FoundFaces(Picture(frame), [box] * faces, [matrix] * faces, [face] * faces)
+            yield FoundFaces(RGBImage(frame), [box] * faces, [matrix] * faces, [face] * faces)
 
     waited, done = 0, 0
     for _ in run_clips._restored(found()):

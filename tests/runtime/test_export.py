@@ -1,4 +1,4 @@
-"""Files for other programs: the reference's pictures, integers inside, and whole or absent."""
+"""Exported files: the reference's images, integers inside, and complete or absent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from quantface_arch.runtime.openvino.network import has_vnni
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    """A plain network, W4A8 with branches."""
+    """Return a checkpoint of a plain network, W4A8 with branches."""
     torch.manual_seed(1)
     net, path = build_arch(RRDB).eval(), tmp_path_factory.mktemp("plain") / "net.safetensors"
     recipe = {"name": "w4a8", "balance": {"kind": "scale"}, "branch": {"svd": 1, "budget": 1}}
@@ -64,7 +64,7 @@ def assert_equal_for_all_sizes(reference, found):
 
 
 def assert_integers(target, layers):
-    """Every product of a layer is of int8 weights and rounded inputs; no float weight is left."""
+    """Assert that layers multiply int8 weights by rounded inputs, and no float weight is left."""
     graph = onnx.load(target).graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
@@ -85,21 +85,21 @@ def assert_integers(target, layers):
 
 
 def largest_weight(target):
-    """The largest integer of all int8 weights."""
+    """Return the largest integer of all int8 weights."""
     stored = onnx.load(target).graph.initializer
     weights = [numpy_helper.to_array(x) for x in stored if x.data_type == x.INT8]
     return max(int(np.abs(weight).max()) for weight in weights)
 
 
 def test_onnx_runtime_computes_what_the_reference_does(repo, plain, tmp_path):
-    target = exported(repo, plain, tmp_path / "net.onnx", "--way", "faithful")
+    target = exported(repo, plain, tmp_path / "net.onnx", "--mode", "faithful")
     reference = load_checkpoint(plain, build_arch)
     assert_equal_for_all_sizes(reference, run_onnx(target))
     assert_integers(target, len(list(quant_layers(reference))))
 
 
 def test_onnx_runtime_restores_faces(repo, aligned_face, tmp_path):
-    # Not more than this processor can add without overflowing.
+    # Use no more bits than this processor can add without overflowing.
     bits = 8 if has_vnni() else 7
     target = exported(repo, "mini-w4a8", tmp_path / "mini.onnx", "--weight-bits", bits)
     assert largest_weight(target) == 2 ** (bits - 1) - 1

@@ -1,4 +1,4 @@
-"""Lowered layers compute what quantized layers compute, in operators that compilers know."""
+"""Lowered layers compute what quantized layers compute, in operators that compilers support."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_grids_of_both_kinds_are_kept(symmetric):
     both = {"symmetric": symmetric}
     for layer, x in layers_of("none", "w4a4", activations=both, weights=both):
         with torch.no_grad():
-            # Far beyond the range, where the grid must clip.
+            # The input lies far beyond the range, where the grid must clip.
             assert sqnr(layer(3 * x), Lowering("faithful")(layer)(3 * x)) > 60, layer.name
 
 
@@ -84,8 +84,8 @@ def test_weights_are_the_very_integers_and_no_float_copy_is_kept():
 def test_a_bit_is_spared_where_pairs_of_products_would_overflow():
     for name in ("w4a8", "w8a8"):
         for layer, x in layers_of("scale", name):
-            for way in ("faithful", "folded"):
-                lowered = Lowering(way, SPARE)(layer)
+            for mode in ("faithful", "folded"):
+                lowered = Lowering(mode, SPARE)(layer)
                 assert lowered.integer.weight.abs().max() <= SPARE
                 with torch.no_grad():
                     assert sqnr(layer(x), lowered(x)) > 25
@@ -116,7 +116,7 @@ def test_what_only_the_reference_can_do_is_named():
 
 
 def test_an_unknown_way_is_named_with_those_that_exist():
-    with pytest.raises(QuantFaceError, match="way: found 'fast', allowed are auto, faithful"):
+    with pytest.raises(QuantFaceError, match="mode: found 'fast', allowed are auto, faithful"):
         Lowering("fast")
 
 

@@ -1,4 +1,4 @@
-"""The table of runtimes: names, choice, and what is said about those that cannot be used."""
+"""The table of runtimes: names, the choice, and messages about unavailable ones."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_mistakes_are_one_line_and_leave_nothing(command, work, words, options, 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "not YAML"), ("- 1", "a mapping is wanted"), ("network_g: {}", "quant is missing")],
+    [("a: [", "not YAML"), ("- 1", "expected a mapping"), ("network_g: {}", "quant is missing")],
 )
 def test_damaged_options_are_named(tmp_path, text, message):
     path = tmp_path / "options.yml"

@@ -213,7 +213,7 @@ def test_training_that_learns_offsets_is_counted_with_them(command):
         (("--size", "0"), {"network_g": RRDB}, 2, "--size: allowed are whole numbers from 1"),
         (("--csv", "x.txt"), {"network_g": RRDB}, 2, "--csv x.txt: the file is written as .csv"),
         (("--picture", "x.jpg"), {"network_g": RRDB}, 2, "the file is written as .png"),
-        (("--checkpoint", "nothing"), None, 1, "model 'nothing': neither a shipped one"),
+        (("--checkpoint", "nothing"), None, 1, "model 'nothing': neither a shipped model"),
         (("--checkpoint", "."), None, 1, "a folder; a .safetensors file is wanted"),
         (("-opt", "none.yml"), None, 1, "options file none.yml: cannot be read: No such file"),
         ((), {"quant": {"name": "w4a4"}}, 1, "the block network_g is missing"),

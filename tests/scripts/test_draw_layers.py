@@ -120,7 +120,7 @@ def test_hooks_are_gone_afterwards(teacher, student):
 
 
 def test_an_unknown_layer_is_answered_with_names_near_it(student):
-    with pytest.raises(QuantFaceError, match=r"layer 'conv_frist'.*near it are conv_first"):
+    with pytest.raises(QuantFaceError, match=r"layer 'conv_frist'.*similar names are conv_first"):
         find_layers(student, ["conv_frist"])
 
 
@@ -145,7 +145,7 @@ def test_pictures_are_written(command, work):
     ("words", "options", "status", "message"),
     [
         ((), {}, 2, "nothing to draw"),
-        (("--layer", "conv_lust"), {}, 1, "near it are conv_last"),
+        (("--layer", "conv_lust"), {}, 1, "similar names are conv_last"),
         (("--errors", "--num-images", "0"), {}, 2, "--num-images"),
         (("--errors",), {"quantized": ("float",)}, 1, "quantized is wanted"),
         (("--errors",), {"model": "w4"}, 1, "a float model is wanted"),

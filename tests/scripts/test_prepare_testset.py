@@ -122,9 +122,7 @@ def test_an_archive_that_reaches_out_is_refused_as_a_whole(
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    ("limit", "word"), [("MAX_PICTURE_BYTES", "has"), ("MAX_BYTES", "unpacks")]
-)
+@pytest.mark.parametrize(("limit", "word"), [("MAX_IMAGE_BYTES", "has"), ("MAX_BYTES", "unpacks")])
 def test_an_archive_larger_than_allowed_is_refused(script, tmp_path, monkeypatch, limit, word):
     path = pack(make(tmp_path / "low"))
     monkeypatch.setattr(picture_sources, limit, 10_000)
@@ -230,7 +228,7 @@ def test_sources_without_one_folder_of_pictures_are_refused(script, tmp_path):
     with pytest.raises(UsageError, match="no such folder"):
         prepare(script, "lfw", "-i", tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(QuantFaceError, match="no picture"):
+    with pytest.raises(QuantFaceError, match="no image"):
         prepare(script, "lfw", "-i", tmp_path / "empty")
     write_pictures(make(tmp_path / "low") / "more", 1)
     with pytest.raises(QuantFaceError, match=r"faces \(2\), more \(1\)"):

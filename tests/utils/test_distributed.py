@@ -1,4 +1,4 @@
-"""Processes side by side, as torchrun starts them: they meet, share, and leave together."""
+"""Processes started like torchrun's: they meet, share work, and leave together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantface_arch.utils.images import Picture, write_image
+from quantface_arch.utils.images import RGBImage, write_image
 
 HEAD = """
 import os, sys, time
@@ -28,7 +28,7 @@ shard, mark = Shard.here(), Path("mark")
 
 @pytest.fixture
 def ranks(repo, tmp_path):
-    """Start a program as two processes of one shell; their output is its own, line by line."""
+    """Start a program as two processes of one shell, whose output is theirs, line by line."""
     started = []
 
     def start(program):
@@ -38,9 +38,9 @@ def ranks(repo, tmp_path):
         (tmp_path / "program.py").write_text(HEAD + program)
         environment = {"PYTHONPATH": str(repo), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         environment |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-        # Buffered, a process writes its line in one piece, never between another's words.
+        # With buffering, a process writes its line in one piece.
         environment["PYTHONUNBUFFERED"] = ""
-        # What a process would take that is not told how many.
+        # This is the number of threads of a process without a limit.
         environment["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)) // 2 + 2)
         one = f"{sys.executable} program.py"
         shell = subprocess.Popen(
@@ -56,7 +56,7 @@ def ranks(repo, tmp_path):
 
     yield start
     for shell in started:
-        # Its group has its number.
+        # The process group has the number of its first process.
         with suppress(ProcessLookupError):
             os.killpg(shell.pid, signal.SIGKILL)
         shell.communicate()
@@ -93,12 +93,12 @@ except QuantFaceError as error:
 
 
 def test_what_the_first_one_finds_is_shared_out(ranks, model, tmp_path):
-    """A picture that appears meanwhile, which the other one sees, shifts no share."""
+    """An image that appears later, and that only one process sees, does not shift the shares."""
     names = {"first": ("0", "1", "2", "3"), "second": ("0", "00", "1", "2", "3")}
     for folder, stems in names.items():
         for stem in stems:
             grey = np.full((24, 24, 3), 99, np.uint8)
-            write_image(tmp_path / folder / f"faces/{stem}.png", Picture(grey))
+            write_image(tmp_path / folder / f"faces/{stem}.png", RGBImage(grey))
     shell = ranks(f"""
 from quantface_arch.utils.cli import run
 from quantface_arch.restore.cli import main, make_parser
@@ -114,7 +114,7 @@ run(main, make_parser())
 
 
 def is_running(process):
-    """Whether there is such a process; one that nobody has buried yet is none."""
+    """Return whether such a process runs; a zombie does not count."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
     except OSError:

@@ -1,4 +1,4 @@
-"""Files from a server: whole and checked, or not at all."""
+"""Files from a server, downloaded completely and checked, or not at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONTENT = bytes(range(256)) * 8
 
 @pytest.fixture
 def address():
-    """Of a server whose paths say how many bytes it announces; all get the first 2000."""
+    """Return a server's address; a path sets the announced size, and 2000 bytes are sent."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -35,7 +35,7 @@ def address():
 
 
 def get(url, target, check=lambda path: None, offline=False):
-    """Download, and what was said about it."""
+    """Download, and return the notifications."""
     notes = []
     download("it", url, target, "name it", offline=offline, notify=notes.append, check=check)
     return notes

@@ -1,4 +1,4 @@
-"""What files hold is what comes out of them, upright, and what cannot be read is said in a line."""
+"""Images are read upright and unchanged, and unreadable files are reported in one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.utils.images import Picture, load_rgb, read_image, to_uint8, write_image
+from quantface_arch.utils.images import RGBImage, load_rgb, read_image, to_uint8, write_image
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_exif_orientation_is_undone(tmp_path, pixels, orientation, deep):
 
 
 def _deepen(path, pixels):
-    """Make the PNG one of 16 bits of the same levels, its other chunks kept."""
+    """Convert a PNG to 16 bits with the same levels, and keep its other chunks."""
     other = re.search(rb"....eXIf.*?(?=....I(DAT|END))", path.read_bytes(), re.DOTALL)
     data = cv2.imencode(".png", pixels[..., ::-1].astype(np.uint16) * 257)[1].tobytes()
     path.write_bytes(data[:33] + other.group() + data[33:])
@@ -62,7 +62,7 @@ def test_writing_and_reading_is_the_identity(tmp_path, profile, dtype, with_alph
     peak = np.iinfo(dtype).max
     rgb = np.random.randint(0, peak + 1, (17, 33, 3)).astype(dtype)
     alpha = np.random.randint(0, peak + 1, (17, 33)).astype(dtype) if with_alpha else None
-    picture = Picture(rgb, alpha, profile if with_profile else None)
+    picture = RGBImage(rgb, alpha, profile if with_profile else None)
     write_image(tmp_path / "a.png", picture)
     back = read_image(tmp_path / "a.png")
     assert back.rgb.dtype == dtype
@@ -107,7 +107,7 @@ def test_to_uint8_undoes_widening():
 
 
 def test_resizing_keeps_alpha_and_dtype(pixels):
-    picture = Picture(pixels.astype(np.uint16), pixels[..., 0].astype(np.uint16))
+    picture = RGBImage(pixels.astype(np.uint16), pixels[..., 0].astype(np.uint16))
     larger = picture.resized(80, 48)
     assert larger.rgb.shape == (48, 80, 3) and larger.rgb.dtype == np.uint16
     assert larger.alpha.shape == (48, 80)
@@ -132,7 +132,7 @@ def test_damaged_and_unfit_files_are_named_in_one_line(tmp_path, pixels):
         "zero.png": (b"", "empty file"),
         "text.jpg": (b"hello\n", "not a PNG, JPEG, WebP or BMP"),
         "one.png": (cv2.imencode(".png", noise[:1, :1])[1].tobytes(), "1x1 pixels: at least 16x16"),
-        # No pixel follows: the size alone has to be enough.
+        # No pixels follow, so the size alone must be enough.
         "bomb.png": (_png_header(20000, 20000), "20000x20000 pixels .400 megapixels.: at most 100"),
         "deep.png": (deep[: len(deep) // 2], "cannot be read"),
         **{
@@ -152,6 +152,6 @@ def test_damaged_and_unfit_files_are_named_in_one_line(tmp_path, pixels):
 def test_an_unwritable_place_is_named(tmp_path, pixels):
     (tmp_path / "file").write_text("")
     with pytest.raises(QuantFaceError, match=r"file/a\.png"):
-        write_image(tmp_path / "file" / "a.png", Picture(pixels))
+        write_image(tmp_path / "file" / "a.png", RGBImage(pixels))
     with pytest.raises(QuantFaceError, match=r"written as \.png"):
-        write_image(tmp_path / "a.jpg", Picture(pixels))
+        write_image(tmp_path / "a.jpg", RGBImage(pixels))

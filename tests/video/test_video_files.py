@@ -14,7 +14,7 @@ from clips import needs_ffmpeg, sound_hash, streams, write_clip, write_plain_cli
 from disks import full_disk
 
 from quantface_arch.errors import QuantFaceError, WriteError
-from quantface_arch.utils.images import Picture, write_image
+from quantface_arch.utils.images import RGBImage, write_image
 from quantface_arch.video import writer
 from quantface_arch.video.reader import VideoReader
 from quantface_arch.video.writer import written
@@ -175,14 +175,14 @@ def test_a_clip_is_one_file_and_leads_nowhere_else(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     (tmp_path / "a_%02d.mp4").write_text("hello")
     for number in range(3):
-        write_image(tmp_path / f"{number}.png", Picture(stripes(1)[0]))
+        write_image(tmp_path / f"{number}.png", RGBImage(stripes(1)[0]))
         (tmp_path / f"{number}.png").rename(tmp_path / f"a_{number:02d}.mp4")
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}/a.ts"
         playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{address}\n#EXT-X-ENDLIST\n"
         (tmp_path / "list.m3u8").write_text(playlist)
         for name, message in {
-            "pipe.mp4": "it is a pipe, a file is wanted",
+            "pipe.mp4": "it is a pipe, expected a file",
             "a_%02d.mp4": "not a clip",
             "list.m3u8": "not a clip",
         }.items():

@@ -21,7 +21,7 @@ from quantface_arch.faces.align import FACE_SIZE
 from quantface_arch.pretrained.names import shipped_models
 from quantface_arch.restore.restorer import FaceRestorer
 from quantface_arch.utils.cli import run
-from quantface_arch.utils.images import Picture, load_rgb, read_image, write_image
+from quantface_arch.utils.images import RGBImage, load_rgb, read_image, write_image
 from quantface_arch.web import cli, server
 from quantface_arch.web.limits import Limits
 from quantface_arch.web.service import Service
@@ -45,7 +45,7 @@ def crowd(repo, tmp_path):
 
     def make(faces, name="crowd.png"):
         path = tmp_path / name
-        write_image(path, Picture(np.concatenate([face] * faces, axis=1)))
+        write_image(path, RGBImage(np.concatenate([face] * faces, axis=1)))
         return path
 
     return make
@@ -173,7 +173,7 @@ def check_boxes(views, done, factor):
 def test_files_for_the_browser(service, crowd, tmp_path):
     path = crowd(2)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    write_image(path, Picture(load_rgb(path), icc_profile=profile))
+    write_image(path, RGBImage(load_rgb(path), icc_profile=profile))
     done = service.restore(path, "mini-w4a8", 1.0, quiet)
     folder = tmp_path / "shown"
     folder.mkdir()
@@ -238,7 +238,7 @@ def test_options_are_checked_before_anything_is_loaded(type_command, monkeypatch
         (("--max-users", 0), "at least 1"),
         (("--keep-minutes", -1), "--keep-minutes"),
         (("--host", "256.1.1.1"), "--host 256.1.1.1"),
-        (("--model", "absent", "--port", 0), "neither a shipped one"),
+        (("--model", "absent", "--port", 0), "neither a shipped model"),
     ):
         status, text = type_command(*words)
         assert status == 2 and complaint in text, words

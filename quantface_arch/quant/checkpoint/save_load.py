@@ -20,7 +20,7 @@ A float model has only the last kind.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.checkpoint.builder import Build
 from quantface_arch.quant.checkpoint.metadata import Metadata, opened
 from quantface_arch.quant.checkpoint.reader import ACTIVATIONS, Lower, Reader
 from quantface_arch.quant.checkpoint.skeleton import skeleton
-from quantface_arch.quant.config.recipe import Recipe
 from quantface_arch.quant.nn.convert import convert_layers
 from quantface_arch.quant.nn.layers import QuantLayer, State, quant_layers
+from quantface_arch.quant.nn.traits import set_traits, traits_of
 from quantface_arch.quant.ops.lowrank import full_rank
 from quantface_arch.quant.ops.packing import pack
 from quantface_arch.quant.ops.quantizer import dequantize, grid, quantize
@@ -90,7 +91,7 @@ def save_checkpoint(
             if layer.balance.kind != "none"
         },
         ranks={name: layer.rank for name, layer in layers.items() if layer.rank},
-        recipe=model.quant_recipe if layers else None,  # type: ignore[arg-type]
+        recipe=traits_of(model).quant_recipe if layers else None,
         extra=dict(extra or {}),
     )
     header = metadata.to_header()
@@ -110,7 +111,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def load_checkpoint(
     path: str | os.PathLike[str],
-    build: Callable[[dict[str, Any]], nn.Module],
+    build: Build,
     lower: Lower | None = None,
 ) -> nn.Module:
     """Build a model and fill it from a checkpoint; the original weights are not needed.
@@ -142,13 +143,11 @@ def load_checkpoint(
             # A weight that is tied to another module's becomes the layer's own.
             layer.weight = nn.Parameter(layer.weight.detach(), requires_grad=False)
         Reader(path, file).fill(model, metadata, _float_parts(model), lower)
-    model.arch_options = metadata.arch  # type: ignore[assignment]
+    set_traits(model, arch_options=metadata.arch)
     return model.eval()
 
 
-def build_skeleton(
-    path: str | os.PathLike[str], build: Callable[[dict[str, Any]], nn.Module]
-) -> nn.Module:
+def build_skeleton(path: str | os.PathLike[str], build: Build) -> nn.Module:
     """The float architecture of a checkpoint, in evaluation mode, its weights undefined.
 
     Raises:
@@ -156,7 +155,7 @@ def build_skeleton(
     """
     with opened(Path(path)) as (file, metadata):
         model = skeleton(Path(path), file, metadata, build)
-    model.arch_options = metadata.arch  # type: ignore[assignment]
+    set_traits(model, arch_options=metadata.arch)
     return model.eval()
 
 
@@ -181,7 +180,7 @@ def _layers(model: nn.Module) -> dict[str, QuantLayer]:
             raise QuantFaceError(
                 f"layer {name}: its range or its weight is in training; call fold_trained(model)"
             )
-    if layers and not isinstance(getattr(model, "quant_recipe", None), Recipe):
+    if layers and traits_of(model).quant_recipe is None:
         raise QuantFaceError("checkpoint: give the very model that convert was called on")
     return layers
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from quantface_arch.errors import QuantFaceError, one_line
+from quantface_arch.quant.checkpoint.builder import Build
 from quantface_arch.quant.checkpoint.metadata import Metadata
 
 __all__ = ["skeleton"]
@@ -26,9 +27,7 @@ _NAMES = ("empty", "zeros", "ones", "full", "rand", "randn", "arange", "linspace
 FACTORIES = frozenset(getattr(torch, name) for name in _NAMES)
 
 
-def skeleton(
-    path: Path, file: Any, metadata: Metadata, build: Callable[[dict[str, Any]], nn.Module]
-) -> nn.Module:
+def skeleton(path: Path, file: Any, metadata: Metadata, build: Build) -> nn.Module:
     """What ``build`` makes of the metadata's ``arch``, its random initialization skipped.
 
     Args:

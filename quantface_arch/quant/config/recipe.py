@@ -17,6 +17,7 @@ from quantface_arch.quant.config.specs import (
     checked,
     names_of,
 )
+from quantface_arch.utils.plain import plain
 
 __all__ = ["Recipe"]
 
@@ -132,11 +133,4 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that ``from_dict`` turns into an equal recipe."""
-        return _plain(asdict(self))
-
-
-def _plain(value: Any) -> Any:
-    """Tuples in nested mappings as lists."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+        return plain(asdict(self))

@@ -19,6 +19,7 @@ from quantface_arch.quant.cost.cost import Entry, network_cost, total_cost
 from quantface_arch.quant.cost.macs import LayerWork
 from quantface_arch.quant.nn.convert import convert_layers
 from quantface_arch.quant.nn.layers import QuantLayer, quant_layers
+from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.quant.ops.balance import LayerBalance
 from quantface_arch.quant.ops.hadamard import Segments
 
@@ -84,8 +85,7 @@ def _choices(
     """Every layer of a converted model, the kinds it may choose from, and its rotation."""
     layers = list(quant_layers(model))
     check_patterns("balance layers", spec.layers, [layer.name for layer in layers])
-    find_sources = getattr(model, "input_sources", dict)
-    sources = find_sources()
+    sources = traits_of(model).input_sources()
     for layer in layers:
         parts = sources.get(layer.name, (layer.channels,))
         yield layer, *kinds_for(layer, spec, parts)

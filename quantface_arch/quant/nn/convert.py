@@ -18,6 +18,7 @@ from quantface_arch.quant.nn.report import (
     SkippedLayer,
     float_groups,
 )
+from quantface_arch.quant.nn.traits import set_traits
 
 __all__ = [
     "BitMap",
@@ -128,7 +129,7 @@ def convert_layers(model: nn.Module, recipe: Recipe, bits: BitMap) -> None:
         layers[module] = TABLE[type(module)].from_float(module, weights, activations, name)
     for module, layer in layers.items():
         replace_module(model, module, layer)
-    model.quant_recipe = recipe  # type: ignore[assignment]
+    set_traits(model, quant_recipe=recipe)
 
 
 def restore_float(model: nn.Module, layer: QuantLayer) -> None:

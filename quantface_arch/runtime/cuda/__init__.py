@@ -1,4 +1,4 @@
-"""Checkpoints on an NVIDIA GPU through Triton: int8 products on tensor cores. Experimental."""
+"""The runtime for NVIDIA GPUs: Triton kernels multiply int8 on tensor cores. Experimental."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from quantface_arch.runtime.parts import Build
+from quantface_arch.quant.checkpoint.builder import Build
 
 __all__ = ["load", "missing"]
 
-# Compute capability (Ampere) from which on Triton multiplies int8, and GPUs have bfloat16.
+# The least compute capability, that of Ampere. Triton then multiplies int8, and the GPU has
+# bfloat16.
 CAPABILITY = (8, 0)
 
 
 def missing() -> str | None:
-    """None where the kernels can be compiled and run."""
+    """Return None if the kernels can be compiled and run, else an install hint."""
     if not find_spec("triton"):
         return "pip install triton"
     wanted = ".".join(map(str, CAPABILITY))
@@ -29,22 +30,22 @@ def missing() -> str | None:
     return None
 
 
-def load(path: Path, build: Build, way: str = "auto") -> nn.Module:
+def load(path: Path, build: Build, mode: str = "auto") -> nn.Module:
     """Load a float or quantized checkpoint for execution by Triton's kernels, on the current GPU.
 
-    Everything but the layers' and norms' sums is computed in bfloat16. A network that names methods
-    in an attribute ``parts`` has each of them compiled and run as one CUDA graph, others their
-    ``forward``, which takes minutes for the first picture of a shape; the graphs of the last two
-    shapes are kept. Layers that the kernels cannot compute (grouped convolutions,
-    padding with other than zeros) are left to torch, and a warning names them.
+    Everything except the sums of layers and norms is computed in bfloat16. Each of the methods that
+    the network's trait ``parts`` names is compiled and run as one CUDA graph. The first image of a
+    shape takes minutes for that. The graphs of the last two shapes are kept. Layers that the
+    kernels cannot compute, such as grouped convolutions, are left to torch, and a warning names
+    them.
 
     Args:
         build: see ``load_checkpoint``.
-        way: of the layers, see ``lowering.WAYS``.
+        mode: the mode of the layers, see ``lowering.MODES``.
 
     Raises:
         QuantFaceError: see ``load_checkpoint`` and ``Lowering``.
     """
     from quantface_arch.runtime.cuda.network import load_network
 
-    return load_network(path, build, way, torch.device("cuda"))
+    return load_network(path, build, mode, torch.device("cuda"))

@@ -1,4 +1,4 @@
-"""A part of a network, compiled and launched as one CUDA graph: hundreds of kernels, one call."""
+"""A part of a network as one CUDA graph: one launch instead of hundreds of kernel launches."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from torch import Tensor
 from torch._dynamo import lookup_backend
 from torch.fx import GraphModule
 
-from quantface_arch.utils.lru import Recent
+from quantface_arch.utils.lru import LRUCache
 
 __all__ = ["GraphedPart", "keep_layout"]
 
-# Shapes whose graphs are kept; each holds the memory of a run.
+# The number of shapes whose graphs are kept. Each holds the memory of a run.
 SHAPES = 2
-# Runs before a capture: kernels are compiled and libraries choose their algorithms.
+# The number of runs before a capture. Kernels are compiled and libraries choose their algorithms in
+# them.
 WARM_UP = 3
 
 
 def _compile_graph(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-    """torch's own backend, with ``keep_layout`` before it."""
+    """Compile by torch's own backend, after ``keep_layout``."""
     keep_layout(graph)
     return lookup_backend("inductor")(graph, inputs)
 
 
 def keep_layout(graph: GraphModule) -> None:
-    """Have nearest neighbours of twice the size laid out channels last, in place.
+    """Write the results of nearest-neighbour doublings channels-last, in place.
 
-    By itself the compiler lays them out channels first, which took longer than the convolution
-    after them.
+    By default the compiler writes them channels-first, which took longer than the convolution that
+    follows.
     """
     for node in graph.graph.find_nodes(op="call_function", target=F.interpolate):
         if len(node.args) == 1 and node.kwargs == {"scale_factor": 2.0, "mode": "nearest"}:
@@ -41,7 +42,7 @@ def keep_layout(graph: GraphModule) -> None:
 
 
 def _doubled(x: Tensor) -> Tensor:
-    """Nearest neighbours (N, C, 2H, 2W) of x (N, C, H, W), channels last in memory."""
+    """Double x (N, C, H, W) by nearest neighbours; the result is channels-last in memory."""
     images, channels, height, width = x.shape
     pixels = x.movedim(1, -1)[:, :, None, :, None]
     pixels = pixels.expand(images, height, 2, width, 2, channels)
@@ -49,7 +50,7 @@ def _doubled(x: Tensor) -> Tensor:
 
 
 class Captured(NamedTuple):
-    """A graph, and the tensors that it reads and writes."""
+    """A graph and the tensors that it reads and writes."""
 
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor]
@@ -57,26 +58,27 @@ class Captured(NamedTuple):
 
 
 class GraphedPart:
-    """Callable like the method that it replaces.
+    """A callable that replaces a method of a network.
 
     Args:
-        name: of the part, for messages.
-        method: a function of tensors alone that gives a tensor or a tuple of tensors.
-        dtype: in which it is computed.
-        graphed: whether to compile and capture it; else, or where that fails, it is called plainly.
+        name: the part's name, for messages.
+        method: a function of tensors alone that returns a tensor or a tuple of tensors.
+        dtype: the type in which it is computed.
+        graphed: compile the method and capture it as a graph. Where that fails, or if this is
+            False, the method is called directly.
     """
 
     def __init__(
         self, name: str, method: Callable[..., Any], dtype: torch.dtype, graphed: bool
     ) -> None:
         self.name, self.method, self.dtype, self.graphed = name, method, dtype, graphed
-        self.captured: Recent[Captured] = Recent(SHAPES)
+        self.captured: LRUCache[Captured] = LRUCache(SHAPES)
 
-    # Not in inference mode, whose tensors could not be written to outside of it.
+    # Inference mode is off, since its tensors could not be written to outside of it.
     @torch.inference_mode(False)
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Run on tensors of one device; the results are float32, and the caller's own."""
+        """Run on tensors of one device; the results are new float32 tensors."""
         given = [x.to(self.dtype) for x in inputs]
         outputs = self._replay(given) if self.graphed else None
         if outputs is None:
@@ -86,7 +88,7 @@ class GraphedPart:
         return tuple(output.to(torch.float32, copy=True) for output in outputs)
 
     def _replay(self, inputs: list[Tensor]) -> Any:
-        """What the graph of these shapes gives; None where there can be none."""
+        """Run the graph for these shapes and return its outputs; None if it cannot be made."""
         key = tuple((x.shape, x.device) for x in inputs)
         try:
             graph, places, outputs = self.captured.get_or_make(key, lambda: self._capture(inputs))
@@ -105,7 +107,7 @@ class GraphedPart:
         return outputs
 
     def _capture(self, inputs: list[Tensor]) -> Captured:
-        # One program per shape: with sizes left open it would be a slower one.
+        # One program is compiled per shape. A program for any size would be slower.
         method = torch.compile(self.method, dynamic=False, backend=_compile_graph)
         with torch.cuda.device_of(inputs[0]):
             places = [x.clone() for x in inputs]

@@ -1,9 +1,9 @@
 """Triton kernels: int8 products with 32-bit sums on tensor cores, and statistics of group norms.
 
-A level q of an unsigned grid, 0 to 255, is stored as q - 128, one of a signed grid as it is: what
-is called a *stored* level or zero point below is that int8 number. Nothing here calls the jitted
-part of Triton's own library, so that these kernels run in its interpreter whatever it was loaded
-for.
+A level q of an unsigned grid, 0 to 255, is stored as q - 128. A level of a signed grid is stored
+unchanged. The int8 number is called the *stored* level or zero point. Nothing here calls the jitted
+part of Triton's own library, so these kernels run in its interpreter however that library was
+loaded.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from triton.testing import do_bench
 
 __all__ = ["BLOCKS", "affine_kernel", "product_kernel", "sums_kernel", "tuned_product_kernel"]
 
-# Places, outputs and channels that a program takes at a time.
+# The numbers of positions, outputs and channels that a program takes at a time.
 BLOCKS = ("BLOCK_M", "BLOCK_N", "BLOCK_K")
-# How many configurations are compiled and timed for a size of product, and programs below which
-# most of a GPU would be idle.
+# TRIED is the number of configurations that are compiled and timed for a size of product. With
+# fewer than BUSY programs most of a GPU would be idle.
 TRIED, BUSY = 3, 64
-# From wide, which read least, to narrow.
+# The order is from wide configurations, which read least, to narrow ones.
 CONFIGS = [
     triton.Config(dict(zip(BLOCKS, blocks, strict=True)), num_warps=warps, num_stages=stages)
     for *blocks, warps, stages in (
@@ -39,15 +39,16 @@ CONFIGS = [
 
 
 def _stored(facts: Mapping[str, Any]) -> int:
-    """Bytes of a weight's row and tap."""
+    """Return the bytes of one row and tap of the weight."""
     return (facts["channels"] + 1) // 2 if facts["PACKED"] else facts["channels"]
 
 
 def _blocks_fit(facts: dict[str, Any]) -> bool:
+    """Return whether the blocks divide the stored channels."""
     return _stored(facts) % facts["BLOCK_K"] == 0
 
 
-# Of which no code is made for sizes of 1 or of multiples of 16: it would be no faster.
+# Triton makes no special code where these sizes are 1 or multiples of 16. It would not be faster.
 SIZES = ["rows", "height", "width", "out_height", "out_width"]
 SIZES += ["stride_h", "stride_w", "dilation_h", "dilation_w"]
 
@@ -82,18 +83,19 @@ def product_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ) -> None:
-    """y (rows, outputs): convolution of levels (N, height, width, channels), as a matrix product.
+    """Compute y (rows, outputs), a convolution of levels, as a matrix product.
 
-    ``weight`` is (outputs, TAPS, stored); a row of y is a place (n, i, j) of the output. Levels are
-    padded already, so that nothing is read outside of the image. Programs of the same places and
-    other outputs are neighbours, which find the levels in the cache.
+    ``levels`` are (N, height, width, channels) and ``weight`` is (outputs, TAPS, stored). A row of
+    y is a position (n, i, j) of the output. The levels are padded already, so nothing is read
+    outside the image. Neighbouring programs take the same positions and different outputs, so they
+    find the levels in the cache.
 
-    With more than one of SPLITS y is int32 (SPLITS, rows, outputs), sums of levels and weights over
-    a part of blocks and taps each, without zero point, scale or bias.
+    With SPLITS above 1, y is int32 (SPLITS, rows, outputs). Each split sums levels and weights over
+    a share of the blocks and taps, without zero point, scale or bias.
     """
     m = tl.program_id(1).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    # What is beyond the last is the last's once more, which is not stored, and asks for no mask.
+    # Rows and outputs beyond the last repeat the last one. They are not stored and need no mask.
     near = tl.minimum(m, rows - 1)
     place = (near % (out_height * out_width)).to(tl.int32)
     image = near // (out_height * out_width) * height
@@ -106,7 +108,7 @@ def product_kernel(
     output = tl.minimum(n, outputs - 1).to(tl.int64)
     weights = weight + output[None, :] * (TAPS * stored) + span[:, None]
     sums = tl.full((BLOCK_M, BLOCK_N), 0, tl.int32)
-    # One loop, of blocks within taps, which can be pipelined.
+    # A single loop over the blocks within taps can be pipelined.
     steps = TAPS * blocks
     share = (steps + SPLITS - 1) // SPLITS
     start = tl.program_id(2) * share
@@ -116,7 +118,8 @@ def product_kernel(
         down, right = tap // TAPS_W * dilation_h, tap % TAPS_W * dilation_w
         pixel = corner + ((down * width + right) * channels + first)
         b = weights + (tap * stored + first)
-        # Constants where blocks fit: masks are work, and loads without them are copied directly.
+        # Where blocks fit there are no masks: masks cost work, and loads without them are copied
+        # directly.
         if EVEN_K:
             a = tl.load(pixel)
             b = tl.load(b)
@@ -156,7 +159,7 @@ def sums_kernel(
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
-    """sums (N, parts, 2, channels): of x (N, positions, channels) and of its squares, in parts.
+    """Compute sums (N, parts, 2, channels) of x (N, positions, channels) and of its squares.
 
     A program takes ``blocks`` blocks of BLOCK_R positions.
     """
@@ -192,9 +195,10 @@ def affine_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
-    """affine (2, N, channels), a group norm's factors and offsets, of what ``sums_kernel`` gives.
+    """Compute a group norm's factors and offsets from the sums of ``sums_kernel``.
 
-    A program takes a group of ``width`` channels, which has ``count`` values in an image.
+    ``affine`` is (2, N, channels). A program takes a group of ``width`` channels, which has
+    ``count`` values in an image.
     """
     image = tl.program_id(1)
     inside = tl.arange(0, BLOCK_C)
@@ -223,10 +227,10 @@ def affine_kernel(
 def fitting(
     configs: list[triton.Config], facts: dict[str, Any], **constants: Any
 ) -> list[triton.Config]:
-    """The widest configurations of which a product fills the blocks, and there are enough of them.
+    """Return the widest configurations whose blocks a product fills and that occupy the GPU.
 
     Args:
-        configs: from wide to narrow; the last fits any product.
+        configs: from wide to narrow; the last one fits any product.
     """
     facts = {**facts, **constants}
     rows, outputs = facts["rows"], facts["outputs"]
@@ -245,7 +249,8 @@ def _seconds(call: Callable[[], None], quantiles: list[float]) -> Any:
     return do_bench(call, warmup=5, rep=20, quantiles=quantiles)
 
 
-# The fastest configuration for a size of product, measured when one is first met, and kept on disk.
+# The kernel with the fastest configuration for each size of product. It is measured when a size
+# first occurs, and kept on disk.
 tuned_product_kernel = triton.autotune(
     CONFIGS,
     key=["rows", "outputs", "channels", "out_width", "stride_h", "TAPS", "PACKED"],

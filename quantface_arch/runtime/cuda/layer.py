@@ -12,16 +12,16 @@ from quantface_arch.runtime.lowering import LoweredLayer
 
 __all__ = ["LONGEST", "CudaLayer", "SingleLayer", "obstacle"]
 
-# Input channels of a convolution below which its taps are made channels, of which there is then a
-# multiple of it: tensor cores take no fewer.
+# A convolution with fewer input channels has its taps made channels and padded to a multiple of
+# this. Tensor cores take no fewer channels.
 NARROW = 16
 
-# Products of a level and a weight of 8 bits whose sum 32 bits are sure to hold.
+# The number of products of an 8-bit level and an 8-bit weight whose sum always fits into 32 bits.
 LONGEST = 2**31 // (255 * 128)
 
 
 def obstacle(layer: LoweredLayer) -> str | None:
-    """What of a layer the kernels cannot do; None if they can do it."""
+    """Return the feature of a layer that the kernels do not support; None if there is none."""
     geometry = layer.geometry
     if not isinstance(geometry, QuantLinear | QuantConv1d | QuantConv2d):
         return f"type {type(geometry).__name__}"
@@ -35,32 +35,32 @@ def obstacle(layer: LoweredLayer) -> str | None:
 
 
 class SingleLayer(nn.Module):
-    """A lowered layer computed by torch in single precision, for inputs of any dtype."""
+    """A lowered layer that torch computes in single precision, for inputs of any dtype."""
 
     def __init__(self, lowered: LoweredLayer) -> None:
         super().__init__()
         self.lowered = lowered
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the lowered layer, in x's dtype."""
+        """Compute the lowered layer; the result has x's dtype."""
         return self.lowered(x.float()).to(x.dtype)
 
 
 class CudaLayer(nn.Module):
-    """y = step·weight_scale·((q - zero) Wᵀ) + bias, and beside it the branch of a faithful layer.
+    """A layer y = input_scale·weight_scale·((q - zero) Wᵀ) + bias, plus a faithful branch.
 
-    Integers are summed exactly in 32 bits; scale and bias are applied in float32, and the result is
-    rounded to the input's dtype. A weight whose integers fit is kept at four bits. Diagonal
-    balancing is part of the rounding and of the branch's first factor; before a rotation it is a
-    product of its own.
+    Integers are summed exactly in 32 bits. Scale and bias are applied in float32, and the result is
+    rounded to the input's dtype. A weight whose integers fit into four bits is stored in four bits.
+    Diagonal balancing is part of the rounding and of the branch's first factor. Before a rotation
+    it is a separate product.
 
     Args:
-        lowered: a layer that ``obstacle`` has nothing against; its rotation is taken over.
-        dtype: of inputs, rotation and branch.
+        lowered: a layer for which ``obstacle`` returns None. Its rotation is taken over.
+        dtype: the type of inputs, rotation and branch.
     """
 
     geometry: QuantLayer
-    inverse_step: Tensor
+    inverse_scale: Tensor
     stored_zero: Tensor
     multiplier: Tensor | None
     before: Tensor | None
@@ -74,15 +74,15 @@ class CudaLayer(nn.Module):
     def __init__(self, lowered: LoweredLayer, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         integer = lowered.integer
-        # Not as a submodule: it has no state.
+        # The geometry has no state, so it is not registered as a submodule.
         vars(self)["geometry"] = lowered.geometry
         self.window, self.padding = _window(lowered.geometry)
         self.taps = -1 - lowered.geometry.channel_axis
-        # As int8 stores levels.
+        # The difference between a level and the int8 number that stores it.
         offset = integer.limits[0] + 128
         zero = integer.zero_point - offset
         self._keep("stored_zero", torch.tensor(zero), torch.float32)
-        self._keep("inverse_step", torch.tensor(integer.step).reciprocal(), torch.float32)
+        self._keep("inverse_scale", torch.tensor(integer.input_scale).reciprocal(), torch.float32)
         self.low, self.high = (level - offset for level in integer.levels)
         rotated, multiplier = lowered.rotation is not None, lowered.multiplier
         self.rotation = None if lowered.rotation is None else lowered.rotation.to(dtype)
@@ -103,14 +103,14 @@ class CudaLayer(nn.Module):
         self.packed = fits and not self.gathered
         stored = ops.pack_nibbles(weight) if self.packed else weight.contiguous()
         self._keep("weight", stored, torch.int8)
-        self._keep("scale", integer.weight_scale.flatten() * integer.step, torch.float32)
+        self._keep("scale", integer.weight_scale.flatten() * integer.input_scale, torch.float32)
         self._keep("bias", integer.bias, torch.float32)
 
     def _keep(self, name: str, value: Tensor | None, dtype: torch.dtype) -> None:
         self.register_buffer(name, None if value is None else value.detach().to(dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the lowered layer, in x's dtype; images come out with channels last in memory."""
+        """Compute the lowered layer in x's dtype; images come out channels-last in memory."""
         if self.before is not None:
             x = x * self.before
         if self.rotation is not None:
@@ -121,13 +121,13 @@ class CudaLayer(nn.Module):
         return y + self.geometry.low_rank_product(x, self.branch_down, self.branch_up)
 
     def product(self, x: Tensor) -> Tensor:
-        """The integer product of x, rounded, and the bias."""
+        """Return the integer product of the rounded x, plus the bias."""
         integers = ops.Integers(self.weight, self.packed, self.scale, self.correction, self.bias)
         if self.window is None:
             return ops.matmul(self.levels(x, -1), integers, x.dtype)
         images = x if x.ndim == self.taps + 2 else x[None]
         images = images if self.taps == 2 else images.unsqueeze(2)
-        # Before it is rounded, which makes the zero point of it.
+        # Pad before rounding, so that the padding becomes the zero point.
         levels, window = self.levels(F.pad(images, self.padding), 1), self.window
         if self.gathered:
             levels, window = ops.gather_taps(levels, window, self.weight.shape[-1]), ops.Window()
@@ -136,17 +136,18 @@ class CudaLayer(nn.Module):
         return y if x.ndim == y.ndim else y[0]
 
     def levels(self, x: Tensor, channel_axis: int) -> Tensor:
-        """Stored levels of x, channels last; see ``ops.quantize``."""
+        """Return the stored levels of x, channels last; see ``ops.quantize``."""
         ends = self.low, self.high
-        rounding = self.inverse_step, self.stored_zero
+        rounding = self.inverse_scale, self.stored_zero
         return ops.quantize(x, channel_axis, self.multiplier, *rounding, *ends)
 
 
 def _window(layer: QuantLayer) -> tuple[ops.Window | None, list[int]]:
-    """The taps of a convolution, None of a linear layer, and its padding as ``F.pad`` takes it."""
+    """Return a convolution's taps, None for a linear layer, and its padding for ``F.pad``."""
     if not isinstance(layer, QuantConv1d | QuantConv2d):
         return None, []
-    # torch's own, of strings, too: left, right and, if there are two sides, top, bottom.
+    # torch resolves padding given as a string, too. The order is left, right and, for two sides,
+    # top, bottom.
     padding = list(layer._reversed_padding_repeated_twice)
     sizes = (layer.kernel_size, layer.stride, layer.dilation)
     kernel, stride, dilation = ((1, *size)[-2:] for size in sizes)

@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from quantface_arch.quant.checkpoint.builder import Build
 from quantface_arch.quant.nn.convert import replace_module
+from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime.cuda.graph import GraphedPart
 from quantface_arch.runtime.cuda.layer import CudaLayer, SingleLayer, obstacle
 from quantface_arch.runtime.cuda.norm import FusibleGroupNorm
 from quantface_arch.runtime.lowering import LoweredLayer, Lowering
-from quantface_arch.runtime.parts import Build, lowered_network, parts_of
+from quantface_arch.runtime.parts import lowered_network
 
 __all__ = ["load_network", "with_kernels"]
 
@@ -22,13 +24,14 @@ __all__ = ["load_network", "with_kernels"]
 def load_network(
     path: Path,
     build: Build,
-    way: str,
+    mode: str,
     device: torch.device,
     dtype: torch.dtype = torch.bfloat16,
 ) -> nn.Module:
-    """See ``quantface_arch.runtime.cuda.load``, and ``with_kernels``."""
-    # Lowered first and given to the kernels later: constants are computed here, on the CPU.
-    network = lowered_network(path, build, Lowering(way))
+    """Load a network; see ``quantface_arch.runtime.cuda.load`` and ``with_kernels``."""
+    # Layers are lowered before the kernels take them, so that constants are computed here, on the
+    # CPU.
+    network = lowered_network(path, build, Lowering(mode))
     left = with_kernels(network, device, dtype)
     if left:
         warnings.warn(
@@ -41,15 +44,16 @@ def load_network(
 
 @torch.no_grad()
 def with_kernels(network: nn.Module, device: torch.device, dtype: torch.dtype) -> list[str]:
-    """Have a lowered network's layers and norms computed by the kernels, in place.
+    """Have the kernels compute a lowered network's layers and norms, in place.
 
     Args:
-        device: on any but a CUDA device nothing is compiled, and the kernels run in Triton's
-            interpreter alone.
-        dtype: of everything but the layers' sums; every GPU that the kernels run on has bfloat16.
+        device: on any device other than CUDA nothing is compiled, and the kernels run only in
+            Triton's interpreter.
+        dtype: the type of everything except the layers' sums. Every GPU on which the kernels run
+            has bfloat16.
 
     Returns:
-        layers that are left to torch, and why.
+        the layers that are left to torch, with the reasons.
     """
     left = []
     for name, module in list(network.named_modules()):
@@ -63,15 +67,15 @@ def with_kernels(network: nn.Module, device: torch.device, dtype: torch.dtype) -
             replace_module(network, module, FusibleGroupNorm(module))
     _cast(network, dtype)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for name in parts_of(network):
-        # Before the method of this name, which is the class's.
+    for name in traits_of(network).parts:
+        # An instance attribute takes precedence over the method of the class.
         part = GraphedPart(name, getattr(network, name), dtype, device.type == "cuda")
         vars(network)[name] = part
     return left
 
 
 def _cast(module: nn.Module, dtype: torch.dtype) -> None:
-    """Give a module's floating-point tensors a dtype, those of layers and norms excepted."""
+    """Cast a module's floating-point tensors, except those of layers and norms."""
     for value in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
         if value.is_floating_point():
             value.data = value.data.to(dtype)

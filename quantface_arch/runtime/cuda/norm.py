@@ -1,4 +1,4 @@
-"""Group norms whose last step the compiler can fuse with what follows."""
+"""Group norms whose last operation the compiler can fuse with the operations that follow."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from quantface_arch.runtime.cuda.ops import block, launch, tiles
 
 __all__ = ["FusibleGroupNorm"]
 
-# Programs that keep a GPU's memory busy; positions and channels that one adds up at a time, and the
-# least and the most blocks of them; sums that one adds up at a time.
+# PROGRAMS programs keep a GPU's memory busy. A program adds up ROWS positions and CHANNELS channels
+# at a time, in FEW to MANY blocks. SUMS is the number of sums that a program adds up at a time.
 PROGRAMS = 1024
 ROWS, CHANNELS, FEW, MANY, SUMS = 16, 128, 4, 64, 4096
 
 
 class FusibleGroupNorm(nn.Module):
-    """A group norm: kernels for a factor and an offset per channel, and x·factor + offset.
+    """A group norm as x·factor + offset; kernels compute a factor and an offset per channel.
 
-    Its parameters are float32, as are its sums.
+    Parameters and sums are float32.
 
     Args:
         norm: the norm that it replaces.
@@ -41,7 +41,7 @@ class FusibleGroupNorm(nn.Module):
             self.register_buffer(name, default if value is None else value.detach().float())
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (N, C, ...), of any dtype, which the result has, too."""
+        """Normalize x (N, C, ...) of any dtype; the result has the same dtype."""
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         affine = _group_affine(x, self.groups, self.weight, self.bias, self.eps)
@@ -49,13 +49,14 @@ class FusibleGroupNorm(nn.Module):
         return (x.float() * factor + offset).to(x.dtype)
 
 
-# It is given x itself and no view, of which the compiler would make a copy.
+# The operator receives x itself, not a view: the compiler would copy a view.
 @torch.library.custom_op("quantface::group_affine", mutates_args=())
 def _group_affine(x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    """Factors and offsets, float32 (2, N, C), of x (N, C, ...), best with channels last in memory.
+    """Return factors and offsets, float32 (2, N, C), of x (N, C, ...).
 
-    The variance is the mean of squares less the squared mean, which costs twice as many digits as
-    the mean has more than the deviation.
+    It is fastest with channels last in memory. The variance is the mean of squares minus the
+    squared mean. Where the mean exceeds the deviation by some digits, that loses twice as many
+    digits.
     """
     last = x.movedim(1, -1).contiguous()
     images, channels, positions = len(x), x.shape[1], math.prod(x.shape[2:])

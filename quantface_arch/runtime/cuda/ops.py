@@ -1,7 +1,7 @@
-"""Rounding, matrix products and convolutions in int8, for tensors of torch.
+"""Rounding, matrix products and convolutions in int8, on torch tensors.
 
-Kernels are operators of torch, so that its compiler fuses all that lies between them: a norm's last
-step, an activation function, balancing and rounding become one pass over memory.
+The kernels are torch operators, so its compiler fuses everything between them. The last operation
+of a norm, an activation function, balancing and rounding take one pass over memory.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ __all__ = [
     "tiles",
 ]
 
-# Integers that half a byte holds.
+# The integers that half a byte holds.
 NIBBLE = (-8, 7)
-# Programs that a GPU should have, and blocks that each should be left: a product that makes fewer
-# programs is split along its sums.
+# A GPU should run ENOUGH programs, each with at least WORTH blocks. A product with fewer programs
+# is split along its sums.
 ENOUGH, WORTH = 256, 4
 SPLIT_BLOCKS = dict(zip(BLOCKS, (64, 64, 128), strict=True))
 
 
 class Integers(NamedTuple):
-    """What a product needs beside its input.
+    """The operands of a product other than its input.
 
     Attributes:
-        weight: int8 (Cout, taps, Cin), or what ``pack_nibbles`` makes of it.
-        packed: whether it is that.
-        scale: float32 (Cout,), step of the input times step of the weight.
-        correction: int32 (Cout,), sum of a row of the weight times the stored zero point.
+        weight: int8 (Cout, taps, Cin), or the result of ``pack_nibbles``.
+        packed: whether the weight is packed.
+        scale: float32 (Cout,), the scale of the input times the scale of the weight.
+        correction: int32 (Cout,), the sum of a row of the weight times the stored zero point.
         bias: float32 (Cout,), or None.
     """
 
@@ -56,14 +56,14 @@ class Integers(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Where a convolution's taps lie: rows first, columns second; of two numbers each."""
+    """The taps of a convolution; each field has a number for rows and one for columns."""
 
     kernel: tuple[int, ...] = (1, 1)
     stride: tuple[int, ...] = (1, 1)
     dilation: tuple[int, ...] = (1, 1)
 
     def places(self, sides: Sequence[int]) -> list[int]:
-        """Rows and columns of the output for those of the padded input."""
+        """Return the rows and columns of the output for those of the padded input."""
         facts = zip(sides, *self, strict=True)
         return [
             (side - dilation * (kernel - 1) - 1) // stride + 1
@@ -72,13 +72,13 @@ class Window(NamedTuple):
 
 
 def pack_nibbles(weight: Tensor) -> Tensor:
-    """Two integers in a byte: int8 (Cout, taps, Cin) → int8 (Cout, taps, ⌈Cin/2⌉).
+    """Pack two integers into a byte: int8 (Cout, taps, Cin) → int8 (Cout, taps, ⌈Cin/2⌉).
 
-    The low half of byte k is channel k, the high half channel k + ⌈Cin/2⌉, so that a block of bytes
-    is two blocks of channels and nothing has to be interleaved.
+    The low half of byte k is channel k, the high half is channel k + ⌈Cin/2⌉. A block of bytes is
+    therefore two blocks of channels, and nothing has to be interleaved.
 
     Args:
-        weight: of integers from -8 to 7.
+        weight: integers from -8 to 7.
     """
     stored = (weight.shape[-1] + 1) // 2
     low, high = weight[..., :stored], weight[..., stored:]
@@ -90,21 +90,21 @@ def quantize(
     x: Tensor,
     channel_axis: int,
     multiplier: Tensor | None,
-    inverse_step: Tensor,
+    inverse_scale: Tensor,
     zero: Tensor,
     low: int,
     high: int,
 ) -> Tensor:
-    """Stored levels of x, channels last: round(x·multiplier/step) + zero, in [low, high].
+    """Return stored levels of x: round(x·multiplier/scale) + zero, clamped to [low, high].
 
-    It rounds like ``torch.fake_quantize_per_tensor_affine``: times the float32 reciprocal of the
-    step, ties to even. What differs between layers comes in tensors, so that layers of one shape
-    share a compiled kernel.
+    It rounds like ``torch.fake_quantize_per_tensor_affine``: it multiplies by the float32
+    reciprocal of the scale, and ties go to even. The values that differ between layers are tensors,
+    so layers of one shape share a compiled kernel.
 
     Args:
         x: float (..., C), or (N, C, ...) with ``channel_axis`` 1.
         multiplier: float32 (C,), or None.
-        inverse_step, zero: float32 (); ``zero``, ``low`` and ``high`` are stored levels.
+        inverse_scale, zero: float32 (). ``zero``, ``low`` and ``high`` are stored levels.
 
     Returns:
         int8 (..., C), or (N, ..., C), contiguous.
@@ -112,12 +112,12 @@ def quantize(
     value = x.movedim(channel_axis, -1).float()
     if multiplier is not None:
         value = value * multiplier
-    value = (value * inverse_step).round() + zero
+    value = (value * inverse_scale).round() + zero
     return value.clamp(low, high).to(torch.int8).contiguous()
 
 
 def matmul(levels: Tensor, integers: Integers, dtype: torch.dtype) -> Tensor:
-    """scale·((levels - zero)·weightᵀ) + bias, of a weight with one tap.
+    """Return scale·((levels - zero)·weightᵀ) + bias for a weight with one tap.
 
     Args:
         levels: int8 (..., Cin), contiguous.
@@ -131,27 +131,28 @@ def matmul(levels: Tensor, integers: Integers, dtype: torch.dtype) -> Tensor:
 
 
 def conv2d(levels: Tensor, integers: Integers, dtype: torch.dtype, window: Window) -> Tensor:
-    """The convolution of (levels - zero) and the weight, times scale, plus bias.
+    """Return the convolution of (levels - zero) with the weight, times scale, plus bias.
 
     Args:
         levels: int8 (N, H, W, Cin), contiguous, padded.
 
     Returns:
-        (N, Cout, H', W') in ``dtype``, channels last in memory.
+        (N, Cout, H', W') in ``dtype``, channels-last in memory.
     """
     places = window.places(levels.shape[1:3])
     return _product(levels, integers, dtype, places, window).permute(0, 3, 1, 2)
 
 
 def gather_taps(levels: Tensor, window: Window, width: int) -> Tensor:
-    """What a convolution's taps see as channels of one pixel: a few channels make a wide product.
+    """Gather the taps of a convolution as channels, so that a few channels make a wide product.
 
     Args:
         levels: int8 (N, H, W, Cin), padded.
-        width: channels to fill up to, with anything that weights of 0 are multiplied by.
+        width: the number of channels to pad to. The padding may hold anything, since its weights
+            are 0.
 
     Returns:
-        int8 (N, H', W', width), contiguous; channel tap·Cin + c is channel c of a tap.
+        int8 (N, H', W', width), contiguous. Channel tap·Cin + c is channel c of a tap.
     """
     for axis, (kernel, stride, dilation) in enumerate(zip(*window, strict=True), 1):
         levels = levels.unfold(axis, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
@@ -162,7 +163,7 @@ def gather_taps(levels: Tensor, window: Window, width: int) -> Tensor:
 def _product(
     levels: Tensor, integers: Integers, dtype: torch.dtype, places: Sequence[int], window: Window
 ) -> Tensor:
-    """The output (N, *places, Cout) of levels (N, H, W, Cin)."""
+    """Return the output (N, *places, Cout) for levels (N, H, W, Cin)."""
     sides = [list(side) for side in window]
     shape = len(levels), *places, len(integers.scale)
     splits = split_sums(math.prod(shape[:-1]), shape[-1], integers.weight.shape[1:])
@@ -174,13 +175,13 @@ def _product(
 
 
 def split_sums(rows: int, outputs: int, sums: Sequence[int]) -> int:
-    """In how many parts to compute sums over taps and stored channels."""
+    """Return the number of splits for sums over taps and stored channels."""
     m, n, k = SPLIT_BLOCKS.values()
     taps, stored = sums
     programs = tiles(rows, m) * tiles(outputs, n)
     steps = taps * tiles(stored, k)
     wanted = 1 if programs > ENOUGH // 2 else min(tiles(ENOUGH, programs), steps // WORTH)
-    # None of them empty.
+    # No split may be empty.
     return tiles(steps, tiles(steps, max(wanted, 1)))
 
 
@@ -199,7 +200,10 @@ def _int8_product(
     dilation: list[int],
     splits: int,
 ) -> Tensor:
-    """See ``Integers`` and ``Window``; of several splits the sums of each, int32."""
+    """Return the product; with several splits, the int32 sums of each.
+
+    See ``Integers`` and ``Window`` for the arguments.
+    """
     images, *sides, channels = levels.shape
     rows, outputs = images * math.prod(places), len(scale)
     y = _empty_product(levels, scale, dtype, places, splits)
@@ -212,7 +216,7 @@ def _int8_product(
     def grid(blocks: Mapping[str, Any]) -> tuple[int, int, int]:
         return tiles(outputs, blocks["BLOCK_N"]), tiles(rows, blocks["BLOCK_M"]), splits
 
-    # A product and a sum made one would round otherwise than the reference.
+    # A fused multiply-add would round differently from the reference.
     exact = {"enable_fp_fusion": False}
     if splits > 1:
         launch(product_kernel, grid, *arguments, **SPLIT_BLOCKS, num_stages=4, **exact)
@@ -259,10 +263,10 @@ def launch(kernel: Any, grid: Any, *arguments: Any, **options: int) -> None:
 
 
 def block(size: int, least: int, most: int) -> int:
-    """A power of two that covers a size, within bounds."""
+    """Return the least power of two that covers a size, within bounds."""
     return min(max(1 << (size - 1).bit_length(), least), most)
 
 
 def tiles(size: int, block: int) -> int:
-    """Blocks that cover a size."""
+    """Return the number of blocks that cover a size."""
     return -(-size // block)

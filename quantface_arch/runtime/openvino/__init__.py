@@ -1,4 +1,4 @@
-"""Checkpoints on a CPU through OpenVINO: int8 products, compiled once for a machine."""
+"""The runtime for CPUs: OpenVINO computes int8 products, compiled once per machine."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ from pathlib import Path
 
 from torch import nn
 
-from quantface_arch.runtime.parts import Build
+from quantface_arch.quant.checkpoint.builder import Build, Builder
 
 __all__ = ["load", "missing"]
 
-# When it is imported, OpenVINO reports that over the network, unless it finds no such package.
+# OpenVINO reports its import over the network unless this package cannot be found.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 def missing() -> str | None:
-    """None where OpenVINO is installed."""
+    """Return None if OpenVINO is installed, else an install hint."""
     return None if find_spec("openvino") else "pip install openvino"
 
 
-def load(path: Path, build: Build, way: str = "auto") -> nn.Module:
+def load(path: Path, build: Build, mode: str = "auto") -> nn.Module:
     """Load a float or quantized checkpoint for execution by OpenVINO.
 
-    What is slow is done once and kept in the cache folder, see ``cache``. A network that names
-    methods in an attribute ``parts`` has each of them compiled by itself, others their ``forward``;
-    pictures may have any size and number, each combination costs a compilation.
+    The slow work is done once and kept on disk, see ``disk_cache``. Each of the methods that the
+    network's trait ``parts`` names is compiled by itself. Images may have any size and number, but
+    each combination has to be compiled.
 
     Args:
-        build: see ``load_checkpoint``; if it has an attribute ``pipeline``, a function alike that
-            leaves out what the parts compute, the whole network is built for compiling alone.
-        way: of the layers, see ``lowering.WAYS``.
+        build: see ``load_checkpoint``. Given a ``Builder``, the full network is built only to
+            compile it, and this process keeps the shell.
+        mode: the mode of the layers, see ``lowering.MODES``.
 
     Raises:
-        QuantFaceError: see ``load_checkpoint`` and ``Lowering``; OpenVINO cannot compile it.
+        QuantFaceError: see ``load_checkpoint`` and ``Lowering``; or OpenVINO cannot compile the
+            network.
     """
     from quantface_arch.runtime.openvino.network import load_network
 
-    return load_network(path, build, way)
+    return load_network(path, Builder.of(build), mode)

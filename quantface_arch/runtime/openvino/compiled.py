@@ -1,4 +1,4 @@
-"""A part of a network, compiled for the shapes that it meets."""
+"""A part of a network, compiled for each input shape that it receives."""
 
 from __future__ import annotations
 
@@ -13,45 +13,47 @@ from torch import Tensor
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.runtime.openvino.memory import forgetting_pages, return_freed
-from quantface_arch.utils.lru import Recent
+from quantface_arch.utils.lru import LRUCache
 
 __all__ = ["WEIGHT", "CompiledPart", "integer_products"]
 
-# Shapes that stay compiled; each holds a copy of the weights.
+# The number of shapes that stay compiled. Each holds a copy of the weights.
 SHAPES = 2
-# What the weight and the product of a lowered layer are called in the compiled graph.
+# The names of a lowered layer's weight and product in the compiled graph.
 WEIGHT = re.compile(r"self\.network\.(.+)\.integer\.weight")
 PRODUCTS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 PRODUCT = re.compile(r"__module\.network\.([^,]+?)\.integer/aten::(?:_convolution|linear)")
 
 
 class CompiledPart:
-    """Callable like the method that it replaces.
+    """A callable that replaces a method of a network.
 
     Args:
-        path: of the ``.xml`` file.
-        exact: compute everything but integer products in float32; else in what the processor is
-            fastest with.
-        frugal: hold no memory between two runs but the weights, which costs a few percent of the
-            time of a small network.
+        path: the ``.xml`` file.
+        exact: compute everything except integer products in float32. Otherwise the precision is the
+            fastest that the processor has.
+        frugal: hold nothing but the weights in memory between two runs. This costs a few percent of
+            the time of a small network.
     """
 
     def __init__(self, path: Path, exact: bool, frugal: bool = False) -> None:
         self.path, self.frugal = path, frugal
         self.options: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            # Else every process binds its threads to the first cores, and several share them.
+            # Otherwise every process binds its threads to the first cores, and several processes
+            # share them.
             "ENABLE_CPU_PINNING": False,
         }
         if exact:
             self.options["INFERENCE_PRECISION_HINT"] = "f32"
-        self.compiled: Recent[openvino.CompiledModel] = Recent(SHAPES)
+        self.compiled: LRUCache[openvino.CompiledModel] = LRUCache(SHAPES)
 
     def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Run on CPU tensors; the results are float32.
 
         Raises:
-            QuantFaceError: the shapes cannot be compiled or computed, for want of memory say.
+            QuantFaceError: the shapes cannot be compiled or computed, for example for lack of
+                memory.
         """
         shapes = tuple(tuple(x.shape) for x in inputs)
         arrays = [x.detach().float().contiguous().numpy() for x in inputs]
@@ -59,7 +61,7 @@ class CompiledPart:
             compiled = self.compiled.get_or_make(shapes, lambda: self._compile(shapes))
             results = compiled(arrays, share_inputs=True)
         except (RuntimeError, MemoryError) as error:
-            raise QuantFaceError(self._complaint(shapes, error)) from error
+            raise QuantFaceError(self._failure_message(shapes, error)) from error
         tensors = [torch.from_numpy(results[place].copy()) for place in range(len(results))]
         if self.frugal:
             del results
@@ -76,7 +78,7 @@ class CompiledPart:
         return_freed()
         return compiled
 
-    def _complaint(self, shapes: tuple[tuple[int, ...], ...], error: BaseException) -> str:
+    def _failure_message(self, shapes: tuple[tuple[int, ...], ...], error: BaseException) -> str:
         size = self.path.with_suffix(".bin").stat().st_size / 1e9
         detail = "".join(str(error).strip().splitlines()[-1:])
         return (
@@ -87,17 +89,18 @@ class CompiledPart:
 
 @cache
 def _core() -> openvino.Core:
+    """Return the one core of this process."""
     return openvino.Core()
 
 
 def integer_products(compiled: openvino.CompiledModel) -> dict[str, str]:
-    """Layer → precision in which its weight is multiplied, as the compiled graph says.
+    """Map each layer to the precision in which the compiled graph multiplies its weight.
 
-    ``u8`` and ``i8`` are integer arithmetic; anything else is not.
+    ``u8`` and ``i8`` mean integer arithmetic. Anything else does not.
     """
     found: dict[str, set[str]] = {}
     for node in compiled.get_runtime_model().get_ops():
-        # Fusing and reshaping leave at least one of the two names.
+        # At least one of the two names survives fusing and reshaping.
         weight = WEIGHT.fullmatch(node.get_friendly_name())
         if weight:
             found.setdefault(weight[1], set()).update(_precisions(node))
@@ -108,7 +111,7 @@ def integer_products(compiled: openvino.CompiledModel) -> dict[str, str]:
 
 
 def _precisions(node: Any) -> set[str]:
-    """Of those that use a node's output, however it is reordered for them."""
+    """Return the precisions of the nodes that use a node's output, directly or after a reorder."""
     users = [target.get_node() for out in node.outputs() for target in out.get_target_inputs()]
     reorders = [user for user in users if _fact(user, "layerType") == "Reorder"]
     found = {_fact(user, "runtimePrecision") for user in users if user not in reorders}

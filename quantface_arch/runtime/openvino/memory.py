@@ -1,4 +1,4 @@
-"""Memory that is held without need, returned to the system; where it does not allow it, kept."""
+"""Memory that is no longer needed is returned to the system, where the system allows it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 __all__ = ["forgetting_pages", "return_freed"]
 
-# Seconds between two rounds of forgetting: weights are copied at about 0.2 GB a second.
+# Seconds between two rounds. Weights are copied at about 0.2 GB a second.
 PAUSE = 0.05
-# madvise's word for pages that are read again from the file if they are wanted.
+# The advice to madvise that drops pages. They are read from the file again when needed.
 DONTNEED = 4
 
 
@@ -25,7 +25,7 @@ def _libc() -> Any:
 
 
 def return_freed() -> None:
-    """Return to the system what was freed; the C library keeps gigabytes after tracing."""
+    """Return freed memory to the system; the C library keeps gigabytes after tracing."""
     trim = getattr(_libc(), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -33,10 +33,10 @@ def return_freed() -> None:
 
 @contextmanager
 def forgetting_pages(path: Path) -> Iterator[None]:
-    """Drop a mapped file's pages from memory again and again, and at the end.
+    """Drop a mapped file's pages from memory repeatedly inside the block, and at its end.
 
-    A compiler copies the weights that it reads from such a file, which are then there twice. The
-    file must be mapped already, for reading alone, and stay so within.
+    A compiler copies the weights that it reads from such a file, so they would be in memory twice.
+    The file must already be mapped read-only and stay mapped inside the block.
     """
     ranges = _mapped(path)
     done = threading.Event()
@@ -62,7 +62,7 @@ def forgetting_pages(path: Path) -> Iterator[None]:
 
 
 def _mapped(path: Path) -> list[tuple[int, int]]:
-    """Starts and sizes of the places at which a file is mapped; none but on Linux."""
+    """Return the addresses and sizes at which a file is mapped; an empty list except on Linux."""
     if _libc() is None:
         return []
     found = []

@@ -10,25 +10,26 @@ import openvino
 from torch import nn
 
 from quantface_arch import __version__
+from quantface_arch.quant.checkpoint.builder import Builder
 from quantface_arch.quant.checkpoint.save_load import build_skeleton
+from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime.lowering import FULL, SPARE, Lowering
 from quantface_arch.runtime.openvino.compiled import CompiledPart
 from quantface_arch.runtime.openvino.memory import return_freed
 from quantface_arch.runtime.openvino.trace import trace_checkpoint
-from quantface_arch.runtime.parts import Build, parts_of
 from quantface_arch.utils.disk_cache import cached
 from quantface_arch.utils.files import file_digest
 
 __all__ = ["has_vnni", "load_network"]
 
-# Raised when what is traced changes, so that older files are not used.
+# Raise this number when the traced graph changes, so that older files are not used.
 VERSION = 3
-# Bytes of weights from which on a network holds no memory between two runs of a part.
+# A network with more bytes of weights holds no other memory between two runs of a part.
 LARGE = 2**28
 
 
 def has_vnni() -> bool:
-    """Whether int8 products are summed in 32 bits; yes where it cannot be known."""
+    """Return whether int8 products are summed in 32 bits; True where this cannot be determined."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return True
     try:
@@ -37,10 +38,10 @@ def has_vnni() -> bool:
         return True
 
 
-def load_network(path: Path, build: Build, way: str) -> nn.Module:
-    """See ``quantface_arch.runtime.openvino.load``."""
-    network = build_skeleton(path, getattr(build, "pipeline", build))
-    lowering = Lowering(way, FULL if has_vnni() else SPARE)
+def load_network(path: Path, builder: Builder, mode: str) -> nn.Module:
+    """Load a network; see ``quantface_arch.runtime.openvino.load``."""
+    network = build_skeleton(path, builder.shell)
+    lowering = Lowering(mode, FULL if has_vnni() else SPARE)
     if lowering.largest == SPARE:
         warnings.warn(
             "this processor has no VNNI: weights are rounded to 7 bits, and the gain is smaller",
@@ -48,21 +49,21 @@ def load_network(path: Path, build: Build, way: str) -> nn.Module:
         )
     key = {
         "checkpoint": file_digest(path),
-        "way": way,
+        "mode": mode,
         "largest": lowering.largest,
         "versions": [VERSION, __version__, openvino.__version__],
     }
     folder, kept = cached(
-        "openvino", key, lambda scratch: trace_checkpoint(path, build, lowering, scratch)
+        "openvino", key, lambda scratch: trace_checkpoint(path, builder.full, lowering, scratch)
     )
     return_freed()
-    # The parts hold the weights.
+    # The compiled parts hold the weights.
     for module in network.modules():
         module._parameters.clear()
         module._buffers.clear()
-    names = parts_of(network)
+    names = traits_of(network).parts
     frugal = sum((folder / f"{name}.bin").stat().st_size for name in names) > LARGE
     for name in names:
-        # Before the method of this name, which is the class's.
+        # An instance attribute takes precedence over the method of the class.
         vars(network)[name] = CompiledPart(folder / f"{name}.xml", kept["exact"], frugal)
     return network

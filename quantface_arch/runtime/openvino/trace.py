@@ -1,4 +1,4 @@
-"""From a lowered torch network to OpenVINO's own representation, part by part."""
+"""The conversion of a lowered torch network to OpenVINO's representation, part by part."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.checkpoint.builder import Build
+from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime.lowering import LoweredLayer, Lowering
 from quantface_arch.runtime.openvino.group_norm import keep_in_float32, spread_group_norms
 from quantface_arch.runtime.openvino.upsampling import merge_upsampling
-from quantface_arch.runtime.parts import SIZE, Build, Part, lowered_network, only, parts_of, record
+from quantface_arch.runtime.parts import SIZE, Part, lowered_network, only, record
 from quantface_arch.utils.files import atomic_path
 
 __all__ = ["converted", "save", "trace_checkpoint", "write_openvino"]
@@ -27,15 +29,15 @@ def trace_checkpoint(path: Path, build: Build, lowering: Lowering, folder: Path)
     """Write ``NAME.xml`` and ``NAME.bin`` of every part.
 
     Returns:
-        ``exact``: whether what is not an integer product is to be computed in float32, since it
-        stands for the reference.
+        ``exact``: whether everything except integer products must be computed in float32, because
+        the network stands for the reference.
 
     Raises:
-        QuantFaceError: see ``load_checkpoint`` and ``Lowering``; OpenVINO lacks an operator.
+        QuantFaceError: see ``load_checkpoint`` and ``Lowering``; or OpenVINO lacks an operator.
     """
     network = lowered_network(path, build, lowering)
     recorded, layers = record(network), lowered_layers(network)
-    for name in tqdm(parts_of(network), desc=f"compiling {path.stem}, once", unit="part"):
+    for name in tqdm(traits_of(network).parts, desc=f"compiling {path.stem}, once", unit="part"):
         inputs, called = recorded[name]
         with only(network, called):
             model = converted(network, name, inputs, path)
@@ -45,10 +47,10 @@ def trace_checkpoint(path: Path, build: Build, lowering: Lowering, folder: Path)
 
 @torch.no_grad()
 def write_openvino(path: Path, build: Build, lowering: Lowering, target: Path) -> None:
-    """Write a checkpoint's whole network as ``target``, .xml, with its weights beside it, .bin.
+    """Write a checkpoint's whole network as ``target``, an .xml file, with a .bin file beside it.
 
     Raises:
-        QuantFaceError: see ``trace_checkpoint``; the files cannot be written.
+        QuantFaceError: see ``trace_checkpoint``; or the files cannot be written.
     """
     network = lowered_network(path, build, lowering)
     model = converted(network, "forward", (torch.zeros(1, 3, SIZE, SIZE),), path)
@@ -56,7 +58,7 @@ def write_openvino(path: Path, build: Build, lowering: Lowering, target: Path) -
     with atomic_path(target) as temporary:
         try:
             save(model, temporary)
-            # First, so that the file that is opened is never without the other.
+            # Write the weights first: the .xml must never exist without its .bin.
             temporary.with_suffix(".bin").replace(target.with_suffix(".bin"))
         except (OSError, RuntimeError) as error:
             raise QuantFaceError(f"cannot write {target}: {error}") from error
@@ -65,20 +67,20 @@ def write_openvino(path: Path, build: Build, lowering: Lowering, target: Path) -
 
 
 def lowered_layers(network: nn.Module) -> dict[str, LoweredLayer]:
-    """A lowered network's layers by their names."""
+    """Return a network's lowered layers by name."""
     modules = network.named_modules()
     return {name: found for name, found in modules if isinstance(found, LoweredLayer)}
 
 
 def is_exact(layers: Mapping[str, LoweredLayer]) -> bool:
-    """Whether a network of such layers stands for the reference: all but its integer products."""
+    """Return whether such a network must match the reference outside integer products, too."""
     return not layers or not all(layer.folded for layer in layers.values())
 
 
 def rearranged(
     model: openvino.Model, layers: Mapping[str, LoweredLayer], lowering: Lowering
 ) -> openvino.Model:
-    """The model of a lowered network, changed in place where a processor is faster otherwise."""
+    """Change a lowered network's model, in place, to a faster form, and return it."""
     folded = {name for name, layer in layers.items() if layer.folded}
     merge_upsampling(model, folded, lowering.largest)
     if not is_exact(layers):
@@ -87,7 +89,7 @@ def rearranged(
 
 
 def save(model: openvino.Model, path: Path) -> None:
-    """Write ``path``, .xml, and its weights beside it."""
+    """Write ``path``, an .xml file, and its weights beside it."""
     openvino.save_model(model, path, compress_to_fp16=False)
     keep_in_float32(path)
 
@@ -95,13 +97,16 @@ def save(model: openvino.Model, path: Path) -> None:
 def converted(
     network: nn.Module, name: str, inputs: tuple[Tensor, ...], path: Path
 ) -> openvino.Model:
-    """OpenVINO's representation of a part, for inputs of any size.
+    """Return OpenVINO's representation of a part, for inputs of any size.
+
+    Args:
+        path: the checkpoint's, for the message.
 
     Raises:
-        QuantFaceError: OpenVINO lacks an operator; ``path`` is the checkpoint's, for the message.
+        QuantFaceError: OpenVINO lacks an operator.
     """
     with warnings.catch_warnings():
-        # Of branches on sizes; that they hold for other sizes is tested.
+        # torch warns of branches that depend on sizes. Tests cover other sizes.
         warnings.simplefilter("ignore")
         try:
             return openvino.convert_model(Part(network, name), example_input=inputs)

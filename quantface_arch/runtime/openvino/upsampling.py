@@ -1,8 +1,8 @@
-"""Convolutions of a picture doubled by nearest neighbours, computed on the small picture.
+"""Convolutions after a nearest-neighbour doubling, computed on the image before the doubling.
 
-Each place of the large picture sees 2×2 places of the small one, by weights that are sums of the
-3×3 taps: 4/9 of the multiplications. Together the four kinds of place are a transposed convolution
-of 4×4 taps and stride 2.
+Each pixel of the large image sees 2×2 pixels of the small one, with weights that are sums of the
+3×3 taps. That takes 4/9 of the multiplications. The four kinds of pixels together form a transposed
+convolution with 4×4 taps and stride 2.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from quantface_arch.runtime.openvino.compiled import WEIGHT
 
 __all__ = ["merge_upsampling", "transposed_taps"]
 
-# Input channels from which on it is worth while: OpenVINO writes the results of transposed
-# convolutions of integers in float32, twice the memory of others'.
+# The least number of input channels at which this pays. OpenVINO writes the results of integer
+# transposed convolutions in float32, which takes twice the memory.
 WIDE = 512
-# What nearest neighbours of twice the size must say of themselves.
+# The attributes of a doubling by nearest neighbours.
 DOUBLING = {
     "mode": "nearest",
     "shape_calculation_mode": "scales",
@@ -44,7 +44,14 @@ PLAIN = {
 
 
 def transposed_taps(weight: NDArray[Any]) -> NDArray[Any]:
-    """(Cout, Cin, 3, 3) of a convolution after doubling → (Cin, Cout, 4, 4) that does both."""
+    """Return the transposed convolution that doubles and convolves at once.
+
+    Args:
+        weight: (Cout, Cin, 3, 3), of the convolution after the doubling.
+
+    Returns:
+        (Cin, Cout, 4, 4).
+    """
     outputs, inputs = weight.shape[:2]
     taps = np.zeros((inputs, outputs, 4, 4), weight.dtype)
     turned = weight[:, :, ::-1, ::-1].swapaxes(0, 1)
@@ -57,12 +64,12 @@ def transposed_taps(weight: NDArray[Any]) -> NDArray[Any]:
 def merge_upsampling(model: openvino.Model, layers: Container[str], largest: int) -> None:
     """Replace integer convolutions that follow a doubling, in place.
 
-    Sums of taps beyond ``largest`` are rounded again, with a larger step, and so is the input, with
-    a step for which zero is in the middle: OpenVINO has transposed convolutions of integers for no
-    other.
+    Sums of taps beyond ``largest`` are rounded again with a larger scale. The input is rounded
+    again with a scale for which zero is in the middle, because OpenVINO has integer transposed
+    convolutions only for that.
 
     Args:
-        layers: names of those that may be rounded otherwise than the reference does.
+        layers: the names of the layers that may round differently from the reference.
     """
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Convolution" and _has(node, PLAIN):
@@ -78,6 +85,7 @@ def _merge(
     layers: Container[str],
     largest: int,
 ) -> None:
+    """Replace one convolution, if it qualifies."""
     kinds = [value.get_node().get_type_name() for value in weight.input_values()]
     if weight.get_type_name() != "Multiply" or kinds != ["Convert", "Constant"]:
         return
@@ -87,7 +95,7 @@ def _merge(
     if name is None or name[1] not in layers or inputs < WIDE or kernel != (3, 3):
         return
     taps = transposed_taps(constant.data.astype(np.int32))
-    # Of each output channel.
+    # The factor by which the scale of each output channel grows.
     growth = np.maximum(np.abs(taps).max((0, 2, 3), keepdims=True) / largest, 1).astype(np.float32)
     merged = ops.constant(np.rint(taps / growth).astype(np.int8))
     merged.set_friendly_name(constant.get_friendly_name())
@@ -104,20 +112,21 @@ def _merge(
 
 
 def _centred(rounding: openvino.Node, small: openvino.Output) -> openvino.Node:
-    """What rounds the small picture symmetrically, for the same range at least."""
+    """Return a symmetric rounding of the small image whose range covers the present one."""
     low, high = (float(rounding.input_value(place).get_node().data.min()) for place in (1, 2))
-    step = float(scale_and_zero_point(torch.tensor(low), torch.tensor(high), MAX_BITS, True)[0])
-    ends = [np.float32(level * step) for level in (-128, 127)] * 2
+    scale = float(scale_and_zero_point(torch.tensor(low), torch.tensor(high), MAX_BITS, True)[0])
+    ends = [np.float32(level * scale) for level in (-128, 127)] * 2
     return ops.fake_quantize(small, *ends, 256)
 
 
 def _has(node: openvino.Node, wanted: dict[str, Any]) -> bool:
+    """Return whether a node has these attributes."""
     found = node.get_attributes()
     return all(found[key] == value for key, value in wanted.items())
 
 
 def _doubles(rounding: openvino.Node) -> bool:
-    """Whether what is rounded is a picture (N, C, H, W) doubled by nearest neighbours."""
+    """Return whether the rounded value is an image (N, C, H, W) doubled by nearest neighbours."""
     node = rounding.input_value(0).get_node()
     if node.get_type_name() != "Interpolate" or not _has(node, DOUBLING):
         return False

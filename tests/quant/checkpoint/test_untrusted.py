@@ -33,13 +33,13 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (LAUGHS, "more than the 100,000 values"),
-        ("a: &a [*a]", "alias 'a' of nothing that is complete"),
-        ("a: *b", "alias 'b' of nothing that is complete"),
-        ("b: &a 1\na: &a [*a]", "alias 'a' of nothing that is complete"),
-        ("[" * 33 + "]" * 33, "deeper than the 32 levels"),
+        (LAUGHS, "more than the allowed 100,000 values"),
+        ("a: &a [*a]", "alias 'a' refers to nothing complete"),
+        ("a: *b", "alias 'b' refers to nothing complete"),
+        ("b: &a 1\na: &a [*a]", "alias 'a' refers to nothing complete"),
+        ("[" * 33 + "]" * 33, "deeper than the allowed 32 levels"),
         ("[" * 100_000, "not YAML: .*exceeded maximum nesting depth"),
-        ("- x\n" * 100_001, "more than the 100,000 values"),
+        ("- x\n" * 100_001, "more than the allowed 100,000 values"),
         ("x" * (documents.MAX_YAML_BYTES + 1), "1,048,577 bytes of YAML, at most 1,048,576"),
         ("!!python/object/apply:os.system [exit]", "not YAML: could not determine"),
         ("!!python/name:os.system", "not YAML"),
@@ -64,9 +64,9 @@ def test_aliases_and_tags_of_plain_data_are_read():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[" * 33 + "]" * 33, "deeper than the 32 levels"),
-        ("[" * 100_000, "deeper than the 32 levels"),
-        ('{"a": {"b": 1, "b": 2}}', "key 'b' is there twice"),
+        ("[" * 33 + "]" * 33, "deeper than the allowed 32 levels"),
+        ("[" * 100_000, "deeper than the allowed 32 levels"),
+        ('{"a": {"b": 1, "b": 2}}', "key 'b' occurs twice"),
         (" " * (documents.MAX_JSON_BYTES + 1), "at most 16,777,216 are allowed"),
         ("9" * 5000, "not JSON"),
         ("{", "not JSON"),
@@ -83,7 +83,7 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path, read):
     os.mkfifo(tmp_path / "pipe.yml")
     (tmp_path / "zero.yml").symlink_to("/dev/zero")
     for name, kind in (("pipe.yml", "a pipe"), ("zero.yml", "a device")):
-        with pytest.raises(QuantFaceError, match=f"{name}.*: it is {kind}, a file is wanted"):
+        with pytest.raises(QuantFaceError, match=f"{name}.*: it is {kind}, expected a file"):
             read(tmp_path / name)
 
 
@@ -120,13 +120,13 @@ TWICE = b'{"a":%s,"a":%s}' % ((json.dumps(ENTRY).encode(),) * 2)
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        (TWICE, "key 'a' is there twice"),
+        (TWICE, "key 'a' occurs twice"),
         ({"a": {**ENTRY, "shape": [1] * 9}}, "tensor 'a': shape: found 9 dimensions, at most 8"),
         ({"a": {**ENTRY, "shape": [0, 2**62]}}, "tensor 'a': shape: found .* below 2.48"),
         ({"a": {**ENTRY, "shape": [-1]}}, "tensor 'a': shape: found"),
-        ({"a": {**ENTRY, "hook": "x"}}, "tensor 'a': found .*hook.*, wanted are data_offsets"),
+        ({"a": {**ENTRY, "hook": "x"}}, "tensor 'a': found .*hook.*, expected data_offsets"),
         ({"a\0/../b": ENTRY}, "printable"),
-        ([ENTRY], "header: found list, wanted is a mapping"),
+        ([ENTRY], "header: found list, expected a mapping"),
         ({str(n): ENTRY for n in range(5)}, "found 5 tensors, at most 4 are allowed"),
         (b"[" * 9999, "header: nested deeper"),
     ],

@@ -1,4 +1,4 @@
-"""The runtime cuda: its kernels in Triton's interpreter on the CPU, and as they are compiled."""
+"""The CUDA runtime's kernels, in Triton's interpreter on the CPU and compiled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from quantface_arch.runtime.cuda.norm import FusibleGroupNorm
 
 
 def integers_of(weight, zero, packed, scale=None, bias=None):
-    """Of a weight (Cout, Cin, kh, kw); scales of one give the very sums."""
+    """Return the operands of a weight (Cout, Cin, kh, kw); scales of one give the plain sums."""
     flat = weight.flatten(2).movedim(1, -1).contiguous()
     stored = ops.pack_nibbles(flat) if packed else flat
     scale = torch.ones(len(weight)) if scale is None else scale
@@ -34,7 +34,7 @@ def random_weight(packed, *shape):
 
 
 def assert_rounded_as_by_torch(x, multiplier, step, zero, bits, symmetric):
-    """x is (N, C, H, W)."""
+    """Normalize x (N, C, H, W)."""
     low, high = grid(bits, symmetric)
     offset = 0 if symmetric else 128
     factor = 1 if multiplier is None else multiplier.view(-1, 1, 1)
@@ -46,7 +46,7 @@ def assert_rounded_as_by_torch(x, multiplier, step, zero, bits, symmetric):
 
 
 def ties_and_others(step, high):
-    """Values in the middle between two levels, and others far beyond the grid."""
+    """Return values halfway between two levels, and others far beyond the grid."""
     ties = (torch.arange(-300, 300) / 2 * step).view(1, 6, 5, 20)
     return torch.cat((ties, torch.randn(1, 33, 5, 20) * step * high), 1)
 
@@ -57,7 +57,7 @@ def ties_and_others(step, high):
 def test_rounding_is_torch_s_fake_quantization_bit_by_bit(bits, symmetric, balanced):
     high = grid(bits, symmetric)[1]
     multiplier = torch.rand(39) * 4 - 2 if balanced else None
-    # Steps with and without an exact reciprocal.
+    # The scales are with and without an exact reciprocal.
     for step in (0.25, 0.0137):
         zero = 0 if symmetric else high // 3
         x = ties_and_others(step, high)
@@ -91,7 +91,7 @@ def test_sums_are_split_where_a_product_leaves_most_of_a_gpu_idle():
         splits = ops.split_sums(rows, outputs, (taps, stored))
         programs, steps = -(-rows // m) * -(-outputs // n), taps * -(-stored // k)
         share = -(-steps // splits)
-        # No part is empty, and none so small that its sums cost more than they save.
+        # No split is empty, or so small that its sums cost more than they save.
         assert share * (splits - 1) < steps and (splits == 1 or share >= ops.WORTH)
         assert (splits > 1) == (2 * programs <= ops.ENOUGH and steps >= 2 * ops.WORTH)
 
@@ -105,7 +105,7 @@ WINDOWS = (
 
 
 def padded_case(packed, channels, outputs, window, zero):
-    """Levels, a weight, and the convolution of their values in double precision."""
+    """Return levels, a weight, and the convolution of their values in double precision."""
     levels = torch.randint(-128, 128, (2, 12, 11, channels), dtype=torch.int8)
     weight = random_weight(packed, outputs, channels, *window.kernel)
     values = (levels.double() - zero).movedim(-1, 1)
@@ -138,7 +138,7 @@ def test_group_norms_are_torch_s(shape):
     norm = nn.GroupNorm(32, shape[1], eps=1e-6)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
-    # A mean far from zero costs digits where squares are added up.
+    # A mean far from zero costs digits when squares are summed.
     x = torch.randn(shape) + 10
     made = FusibleGroupNorm(norm)
     for laid in (x, x.movedim(1, -1).contiguous().movedim(-1, 1)):
@@ -179,7 +179,7 @@ def test_scale_and_bias_are_applied_in_single_precision(dtype, error):
 @pytest.mark.parametrize("enough", [1, ops.ENOUGH])
 def test_sums_as_large_as_the_longest_layer_s_do_not_overflow(monkeypatch, enough):
     monkeypatch.setattr(ops, "ENOUGH", enough)
-    # Long blocks, of which the interpreter needs few.
+    # Long blocks are faster here, since the interpreter then needs few.
     monkeypatch.setattr(ops, "block", lambda size, least, most: 16 if least == 16 else 2048)
     levels = torch.full((1, LONGEST), 127, dtype=torch.int8)
     weight = torch.full((1, LONGEST, 1, 1), 127, dtype=torch.int8)

@@ -1,4 +1,4 @@
-"""Layers and networks of the runtime cuda, on the CPU."""
+"""Layers and networks of the CUDA runtime, on the CPU."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 
 class Net(nn.Module):
-    """A layer of every type and of odd geometries, those that must be wide enough to be rotated."""
+    """Layers of every type and of odd geometries, wide enough to be rotated where needed."""
 
     def __init__(self):
         super().__init__()
@@ -66,11 +66,11 @@ def test_convolutions_of_few_channels_pad_by_the_value_zero(bits):
 @pytest.mark.parametrize("kind", ["none", "scale", "rotate", "both"])
 @pytest.mark.parametrize("name", ["w3a3", "w4a6", "w5a8", "w4a8"])
 def test_layers_compute_what_lowered_layers_compute(kind, name):
-    for (layer, x), way in product(layers_of(kind, name), ("faithful", "folded")):
-        lowered = Lowering(way)(layer)
+    for (layer, x), mode in product(layers_of(kind, name), ("faithful", "folded")):
+        lowered = Lowering(mode)(layer)
         assert obstacle(lowered) is None
         made = CudaLayer(lowered)
-        assert made.packed is (way == "faithful" and layer.weight_spec.bits <= 4)
+        assert made.packed is (mode == "faithful" and layer.weight_spec.bits <= 4)
         with torch.no_grad():
             wanted, found = lowered(x), made(x)
             assert found.shape == wanted.shape and sqnr(wanted, found) > 60, layer.name
@@ -105,7 +105,7 @@ def test_a_layer_keeps_its_weight_once_and_packed():
 
 @pytest.fixture
 def net(tmp_path):
-    """A checkpoint of every layer type, one of them grouped, and how to build it."""
+    """Return a checkpoint with every layer type, one of them grouped, and its builder."""
     model, path = TinyNet().eval(), tmp_path / "net.safetensors"
     recipe = {"name": "w4a8", "balance": {"kind": "scale"}, "branch": BRANCH}
     quantize(model, Recipe.from_dict(recipe), pictures(), progress=False)
@@ -122,7 +122,7 @@ def test_a_network_follows_and_names_what_is_left_to_torch(net, dtype, distance)
         y = found(x)
         assert y.dtype == torch.float32 and sqnr(load_checkpoint(*net)(x), y) > distance
         assert not y.is_inference()
-    # Norms and steps stay as they are.
+    # Norms and scales keep their type.
     assert isinstance(found.norm, FusibleGroupNorm) and found.norm.weight.dtype == torch.float32
     assert found.conv_in.scale.dtype == torch.float32
     assert sum(isinstance(module, CudaLayer) for module in found.modules()) == 4
@@ -175,7 +175,7 @@ def test_a_part_whose_capture_fails_runs_all_the_same_and_is_named():
     with pytest.warns(UserWarning, match="part decode: it could not be compiled as a CUDA graph"):
         same, squared = part(x, x)
     assert torch.equal(same, x) and torch.equal(squared, x @ x)
-    # The caller's own, that is to stay when the part runs again.
+    # The caller owns this tensor: it must not change when the part runs again.
     assert same.data_ptr() != x.data_ptr()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

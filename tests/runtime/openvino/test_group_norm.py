@@ -1,4 +1,4 @@
-"""Group norms from sums of channels: the same results, statistics in float32, no picture turned."""
+"""Group norms from sums of channels: equal results, float32 statistics, no reordered image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from quantface_arch.runtime.openvino.trace import save
 
 @pytest.fixture
 def spread(tmp_path):
-    """Compiles a module for an input, its norms spread; gives the results and the graph."""
+    """Return a function that compiles a module with spread norms, and returns results and graph."""
 
     def run(module, x, **options):
         model = openvino.convert_model(module.eval(), example_input=torch.rand_like(x))
@@ -43,7 +43,7 @@ def norm(groups, channels, **options):
 )
 def test_it_is_the_norm(spread, groups, channels, options, mean):
     torch.manual_seed(0)
-    # Channels of different means and deviations, and pictures that differ.
+    # Channels have different means and deviations, and images differ.
     x = torch.randn(2, channels, 9, 14) * (torch.rand(1, channels, 1, 1) + 0.5) + mean
     x = x + torch.randn(2, channels, 1, 1)
     module = norm(groups, channels, **options)
@@ -56,7 +56,7 @@ def test_it_is_the_norm(spread, groups, channels, options, mean):
 
 def test_a_picture_of_one_value_gives_the_bias(spread):
     module = norm(2, 6)
-    # At some of them a variance is negative by rounding.
+    # Rounding makes some of the variances negative.
     values = torch.cat([torch.tensor([7.0]), torch.linspace(200, 900, 15) / 7])
     x = values.view(-1, 1, 1, 1).expand(-1, 6, 8, 8).contiguous()
     found, _ = spread(module, x, INFERENCE_PRECISION_HINT="f32")
@@ -72,19 +72,19 @@ def test_rows_without_places_and_norms_without_weights_are_left_alone(spread, af
 
 
 def test_statistics_are_computed_in_float32_whatever_the_rest_is(spread):
-    """Else a large mean would hide the variance."""
+    """Without float32 a large mean would hide the variance."""
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(8, 8, 1), norm(2, 8), nn.SiLU(), nn.Conv2d(8, 8, 1))
     _, compiled = spread(module, torch.randn(1, 8, 16, 16))
     precisions = [found for names, found in facts(compiled, "runtimePrecision") if FLOAT32 in names]
     assert len(precisions) > 5 and set(precisions) == {"f32"}
-    # What reads whole pictures is no part of that.
+    # Nodes that read whole images are not part of the statistics.
     rest = [kind for names, kind in facts(compiled, "layerType") if FLOAT32 not in names]
     assert rest.count("Convolution") == rest.count("Reduce") == 2
 
 
 class Normed(nn.Module):
-    """A block as decoders have."""
+    """A block as in decoders."""
 
     def __init__(self):
         super().__init__()
@@ -96,12 +96,12 @@ class Normed(nn.Module):
         return self.second(nn.functional.silu(self.norm(self.first(x))))
 
 
-@pytest.mark.parametrize(("way", "turned"), [("folded", False), ("faithful", True)])
-def test_a_folded_network_turns_no_picture(tmp_path, way, turned):
+@pytest.mark.parametrize(("mode", "turned"), [("folded", False), ("faithful", True)])
+def test_a_folded_network_reorders_no_image(tmp_path, mode, turned):
     torch.manual_seed(1)
-    distance, graph = compiled_graph(Normed, torch.rand(2, 3, 20, 24), way, tmp_path)
+    distance, graph = compiled_graph(Normed, torch.rand(2, 3, 20, 24), mode, tmp_path)
     assert distance > 30
     assert ("Reduce" in kinds(graph)) != turned and ("MVN" in kinds(graph)) == turned
-    # Read from the file, since not every processor has another precision than float32.
+    # This is read from the file, since some processors have no precision other than float32.
     (written,) = tmp_path.rglob("*.xml")
     assert (PRECISE in written.read_text()) != turned

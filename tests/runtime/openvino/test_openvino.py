@@ -1,4 +1,4 @@
-"""Execution by OpenVINO: integers throughout, the reference's pictures, a cache that heals."""
+"""Execution by OpenVINO: integer products, the reference's images, a self-repairing cache."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import Recipe, load_checkpoint, quant_layers, quantize, save_checkpoint
+from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime import lowering
 from quantface_arch.runtime.openvino import load, network, trace
 from quantface_arch.runtime.openvino.compiled import integer_products
-from quantface_arch.runtime.parts import parts_of
 from quantface_arch.utils.disk_cache import cached
 
 BRANCH = {"svd": 1, "budget": 1}
-# Without VNNI 8-bit weights are rounded once more, to 7 bits.
+# Without VNNI 8-bit weights are rounded again, to 7 bits.
 EXACT = network.has_vnni()
 
 
 def saved(path, build, x, arch, name="w4a8", **options):
-    """A quantized checkpoint and its network."""
+    """Return a quantized checkpoint and its network."""
     net = build().eval()
     recipe = {"name": name, "balance": {"kind": "scale"}, "branch": BRANCH, **options}
     quantize(net, Recipe.from_dict(recipe), x, progress=False)
@@ -45,7 +45,7 @@ def saved(path, build, x, arch, name="w4a8", **options):
 
 
 def sqnrs(wanted, found):
-    """Of every picture of a batch by itself."""
+    """Return the SQNR of each image of a batch."""
     return [sqnr(*pair) for pair in zip(wanted, found, strict=True)]
 
 
@@ -56,7 +56,7 @@ def make_tiny(path, name="w4a8"):
 
 @pytest.fixture
 def net(tmp_path):
-    """Of every layer type: a checkpoint, and how to build it."""
+    """Return a checkpoint with every layer type, and its builder."""
     x = pictures()
     return saved(tmp_path / "net.safetensors", TinyNet, x, {"type": "any"}), lambda _: TinyNet()
 
@@ -68,18 +68,18 @@ def cache(tmp_path, monkeypatch):
 
 
 def products(model):
-    """Layer → precision, of all parts that have run."""
+    """Return layer → precision for all parts that have run."""
     found = {}
-    for name in parts_of(model):
+    for name in traits_of(model).parts:
         for compiled in vars(model)[name].compiled.values():
             found |= integer_products(compiled)
     return found
 
 
 @torch.no_grad()
-def compare(path, build, way, x):
-    """Distance in dB between reference and OpenVINO, and the network that ran."""
-    found = load(path, build, way)
+def compare(path, build, mode, x):
+    """Return the distance in dB between reference and OpenVINO, and the network that ran."""
+    found = load(path, build, mode)
     return sqnr(load_checkpoint(path, build)(x), found(x)), found
 
 
@@ -113,8 +113,8 @@ def test_a_restorer_is_compiled_in_parts_for_batches_and_sizes(tmp_path):
     path = make_tiny(tmp_path / "tiny.safetensors")
     reference, found = load_model(path, "reference"), load(path, build_arch, "faithful")
     close, latents = 60 if EXACT else 30, []
-    # A rounding that tips the other way, as other orders of sums have it, moves everything after it
-    # in its picture; pictures without one are exact.
+    # Other orders of sums tip some roundings the other way, which changes everything after it in
+    # that image. Images without such a rounding are exact.
     for shape in ((6, 3, 64, 64), (4, 3, 64, 64), (1, 3, 96, 128)):
         x = torch.rand(shape) * 2 - 1
         noise = torch.randn(reference.latent_shape(shape[0], *shape[2:]))
@@ -129,7 +129,7 @@ def test_a_restorer_is_compiled_in_parts_for_batches_and_sizes(tmp_path):
             assert found(x, noise=noise).shape == shape
     assert max(chain(*latents)) > close
     assert all(len(vars(found)[name].compiled) == 2 for name in found.parts)
-    # All but those that see the timestep alone, which are constants.
+    # Layers that depend on the timestep alone are constants and are not listed.
     layers = {layer.name for layer in quant_layers(reference) if "time_emb" not in layer.name}
     assert products(found).keys() == layers
     assert set(products(found).values()) <= {"u8", "i8"}
@@ -207,7 +207,7 @@ def test_a_cache_that_cannot_be_written_is_told_and_done_without(net, tmp_path, 
 
 
 def test_what_several_want_at_once_is_made_once_and_never_taken_away(cache):
-    """The first makes it while the others wait; none sees it missing or half-made."""
+    """The first process makes it while the others wait; none sees it missing or half-made."""
     made = []
 
     def make(folder):

@@ -1,4 +1,4 @@
-"""Memory of compiled networks: what is not needed goes back to the system."""
+"""Memory of compiled networks: memory that is not needed returns to the system."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tiny import TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.quant import save_checkpoint
+from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime.openvino import load, memory, network
-from quantface_arch.runtime.parts import parts_of
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the pages are Linux's")
 
 
 def resident(kind):
-    """Bytes of this process that are in memory: RssAnon or RssFile."""
+    """Return the bytes of this process that are in memory: RssAnon or RssFile."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(rf"{kind}:\s+(\d+) kB", status)[1]) * 1024
 
@@ -54,7 +54,7 @@ def test_a_mapping_that_can_be_written_is_left_alone(tmp_path):
 @linux
 def test_freed_memory_is_returned():
     blocks = [bytearray(60_000) for _ in range(2000)]
-    # The last one keeps the heap from shrinking by itself.
+    # The last block keeps the heap from shrinking by itself.
     held, last = resident("RssAnon"), blocks.pop()
     blocks.clear()
     memory.return_freed()
@@ -73,13 +73,13 @@ def test_a_frugal_network_computes_the_same_time_and_again(tmp_path, monkeypatch
     with torch.inference_mode():
         wanted = plain(x)
         assert all(torch.equal(frugal(x), wanted) for _ in range(3))
-    held = [vars(net)[name].frugal for net in (plain, frugal) for name in parts_of(net)]
+    held = [vars(net)[name].frugal for net in (plain, frugal) for name in traits_of(net).parts]
     assert held == [False] * (len(held) // 2) + [True] * (len(held) // 2)
 
 
 @linux
 def test_want_of_memory_is_said_with_what_was_needed(tmp_path):
-    """By a process that may take little more than it has."""
+    """The process may take little more memory than it has."""
     path = tmp_path / "tiny.safetensors"
     save_checkpoint(build_arch(TINY), path, TINY)
     code = f"""

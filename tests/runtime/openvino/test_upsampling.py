@@ -1,4 +1,4 @@
-"""Convolutions of a doubled picture, computed on the small one."""
+"""Convolutions of a doubled image, computed on the small one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from quantface_arch.runtime.openvino.upsampling import transposed_taps
 
 
 class Doubling(nn.Module):
-    """Two convolutions, the second of a doubled picture."""
+    """Two convolutions, the second one of a doubled image."""
 
     def __init__(self, **options):
         super().__init__()
@@ -38,14 +38,14 @@ class Smoothing(Doubling):
 
 @pytest.fixture
 def compiled(tmp_path, monkeypatch):
-    """Gives SQNR to the reference, and the layer types of the graph that ran."""
+    """Return a function that returns the SQNR to the reference and the graph's layer types."""
 
-    def run(build, way="folded", wide=16):
+    def run(build, mode="folded", wide=16):
         monkeypatch.setattr(upsampling, "WIDE", wide)
         torch.manual_seed(3)
         folder = tmp_path / f"wide-{wide}"
         folder.mkdir()
-        distance, graph = compiled_graph(build, torch.rand(2, 3, 9, 12), way, folder)
+        distance, graph = compiled_graph(build, torch.rand(2, 3, 9, 12), mode, folder)
         assert set(integer_products(graph).values()) <= {"u8", "i8"}
         return distance, kinds(graph)
 
@@ -70,12 +70,12 @@ def test_a_folded_network_is_merged_and_follows_the_reference(compiled):
     assert kinds.count("Deconvolution") == 1 and "Interpolate" not in kinds
     plain, kinds = compiled(Doubling, wide=17)
     assert "Deconvolution" not in kinds and "Interpolate" in kinds
-    # Rounded twice.
+    # The input is rounded twice.
     assert plain > 38 and 35 < distance < plain
 
 
 @pytest.mark.parametrize(
-    ("build", "way"),
+    ("build", "mode"),
     [
         (Doubling, "faithful"),
         (Tripling, "folded"),
@@ -86,6 +86,6 @@ def test_a_folded_network_is_merged_and_follows_the_reference(compiled):
         (lambda: Doubling(dilation=2), "folded"),
     ],
 )
-def test_what_is_no_plain_doubling_is_left_alone(compiled, build, way):
-    distance, kinds = compiled(build, way)
+def test_what_is_no_plain_doubling_is_left_alone(compiled, build, mode):
+    distance, kinds = compiled(build, mode)
     assert "Deconvolution" not in kinds and distance > 30
