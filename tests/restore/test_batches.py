@@ -17,7 +17,7 @@ from disks import full_disk
 
 from quantface_arch.restore import run as restore_run
 from quantface_arch.restore.restorer import FaceRestorer
-from quantface_arch.utils import files as fsutil
+from quantface_arch.utils import files
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.files import atomic_path, file_digest
 from quantface_arch.utils.images import RGBImage, write_image
@@ -267,6 +267,6 @@ def test_what_is_written_whole_may_be_read_by_whom_any_new_file_may(tmp_path):
 
 @pytest.mark.parametrize("size", [0, 3, 4, 11])
 def test_a_digest_is_of_the_whole_file(tmp_path, monkeypatch, size):
-    monkeypatch.setattr(fsutil, "_PIECE", 4)
+    monkeypatch.setattr(files, "_PIECE", 4)
     (tmp_path / "x").write_bytes(bytes(range(size)))
     assert file_digest(tmp_path / "x") == hashlib.sha256(bytes(range(size))).hexdigest()

@@ -18,7 +18,7 @@ from testset_files import SETS, make, prepare
 
 import quantface_arch.register  # noqa: F401
 from quantface_arch.errors import QuantFaceError, UsageError
-from quantface_arch.utils import image_sources as picture_sources
+from quantface_arch.utils import image_sources
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_an_archive_that_reaches_out_is_refused_as_a_whole(
 @pytest.mark.parametrize(("limit", "word"), [("MAX_IMAGE_BYTES", "has"), ("MAX_BYTES", "unpacks")])
 def test_an_archive_larger_than_allowed_is_refused(script, tmp_path, monkeypatch, limit, word):
     path = pack(make(tmp_path / "low"))
-    monkeypatch.setattr(picture_sources, limit, 10_000)
+    monkeypatch.setattr(image_sources, limit, 10_000)
     with pytest.raises(QuantFaceError, match=f"{word}.* at most 10,000"):
         prepare(script, "lfw", "-i", path)
     assert not (tmp_path / "datasets").exists()

@@ -19,8 +19,7 @@ from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.quant import load_checkpoint, save_checkpoint
 from quantface_arch.quant.config.bitmap import load_bit_map
 from quantface_arch.quant.config.recipe import Recipe
-from quantface_arch.utils import safe_yaml_json as documents
-from quantface_arch.utils import safetensors_header as tensorfile
+from quantface_arch.utils import safe_yaml_json, safetensors_header
 from quantface_arch.utils.files import file_digest, read_bytes
 from quantface_arch.utils.safe_yaml_json import parse_json, parse_yaml, read_json, read_yaml
 from quantface_arch.utils.safetensors_header import check_header
@@ -40,7 +39,7 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(
         ("[" * 33 + "]" * 33, "deeper than the allowed 32 levels"),
         ("[" * 100_000, "not YAML: .*exceeded maximum nesting depth"),
         ("- x\n" * 100_001, "more than the allowed 100,000 values"),
-        ("x" * (documents.MAX_YAML_BYTES + 1), "1,048,577 bytes of YAML, at most 1,048,576"),
+        ("x" * (safe_yaml_json.MAX_YAML_BYTES + 1), "1,048,577 bytes of YAML, at most 1,048,576"),
         ("!!python/object/apply:os.system [exit]", "not YAML: could not determine"),
         ("!!python/name:os.system", "not YAML"),
         ("day: 2001-99-99", "not YAML: month"),
@@ -67,7 +66,7 @@ def test_aliases_and_tags_of_plain_data_are_read():
         ("[" * 33 + "]" * 33, "deeper than the allowed 32 levels"),
         ("[" * 100_000, "deeper than the allowed 32 levels"),
         ('{"a": {"b": 1, "b": 2}}', "key 'b' occurs twice"),
-        (" " * (documents.MAX_JSON_BYTES + 1), "at most 16,777,216 are allowed"),
+        (" " * (safe_yaml_json.MAX_JSON_BYTES + 1), "at most 16,777,216 are allowed"),
         ("9" * 5000, "not JSON"),
         ("{", "not JSON"),
     ],
@@ -132,7 +131,7 @@ TWICE = b'{"a":%s,"a":%s}' % ((json.dumps(ENTRY).encode(),) * 2)
     ],
 )
 def test_headers_that_safetensors_takes_are_refused(tmp_path, monkeypatch, header, message):
-    monkeypatch.setattr(tensorfile, "MAX_TENSORS", 4)
+    monkeypatch.setattr(safetensors_header, "MAX_TENSORS", 4)
     path = write(tmp_path / "a.safetensors", header)
     for read in (check_header, lambda path: load_checkpoint(path, lambda _: TinyNet())):
         with pytest.raises(QuantFaceError, match=f"^{re.escape(str(path))}: .*{message}"):
@@ -140,7 +139,7 @@ def test_headers_that_safetensors_takes_are_refused(tmp_path, monkeypatch, heade
 
 
 def test_a_header_larger_than_allowed_is_not_read(tmp_path):
-    length = tensorfile.MAX_HEADER_BYTES + 1
+    length = safetensors_header.MAX_HEADER_BYTES + 1
     path = tmp_path / "a.safetensors"
     with path.open("wb") as file:
         file.write(struct.pack("<Q", length))
