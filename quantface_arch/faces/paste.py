@@ -21,7 +21,7 @@ __all__ = ["noise_level", "paste_face"]
 # Standard deviation, in pixels of the input, of the blur that separates grain from shapes.
 _GRAIN_BLUR = 3.0
 # What exceeds this many standard deviations of the noise is an edge.
-_NOISE_RANGE = 4.0
+_NOISE_RANGE = 6.0
 # Median absolute deviation to standard deviation of a normal distribution.
 _MAD_TO_SIGMA = 1.4826
 # More pixels than this do not make the estimate of noise better.
