@@ -66,7 +66,7 @@ def checkpoints(folder: Path) -> Target:
 
 
 def balances(folder: Path) -> Target:
-    from quantface_arch.quant.checkpoint.save_load.balance_file import load_balance, save_balance
+    from quantface_arch.quant.checkpoint.balance_file import load_balance, save_balance
     from quantface_arch.quant.ops.balance import LayerBalance
 
     path = folder / "balance.safetensors"

@@ -29,7 +29,7 @@ from quantface_arch.quant import (
     save_checkpoint,
 )
 from quantface_arch.quant.calibration.store import digest
-from quantface_arch.quant.checkpoint.save_load.balance_file import load_balance
+from quantface_arch.quant.checkpoint.balance_file import load_balance
 from quantface_arch.quant.config.bitmap import load_bit_map
 from quantface_arch.quant.finetune.reconstruct import reconstruct
 from quantface_arch.quant.finetune.trainable import BOUNDS
