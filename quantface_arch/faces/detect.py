@@ -12,10 +12,11 @@ from quantface_arch.faces.face import Detector
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DETECTORS", "build_detector"]
+__all__ = ["ALIASES", "DETECTORS", "build_detector"]
 
-DETECTORS = ("auto", "retinaface_mobile0.25", "retinaface_resnet50", "haar")
-_AUTO = "retinaface_mobile0.25"
+DETECTORS = ("auto", "yunet", "retinaface_mobile0.25", "retinaface_resnet50")
+# Names of detectors that are gone, and those that stand in for them.
+ALIASES = {"haar": "yunet"}
 
 
 def build_detector(
@@ -29,32 +30,26 @@ def build_detector(
     """Make a detector, fetching its weights if need be.
 
     Args:
-        name: one of :data:`DETECTORS`; ``auto`` is RetinaFace (MobileNet 0.25) where its weights
-            can be had, else OpenCV's Haar cascades.
-        weights_dir: folder that directly holds the ``.pth`` file; facexlib's own cache if None.
+        name: one of :data:`DETECTORS` or of :data:`ALIASES`; ``auto`` is YuNet, which is shipped.
+        weights_dir: folder that directly holds RetinaFace's ``.pth``; facexlib's own cache if
+            None.
         offline: never download.
-        device: where RetinaFace runs.
-        notify: told, in one line, about a download and about falling back.
+        device: where RetinaFace runs; YuNet runs on the CPU.
+        notify: told, in one line, about a download and about a name that is an alias.
 
     Raises:
-        QuantFaceError: unknown name; or weights that are missing or damaged (with ``auto``, only
-            damaged ones).
+        QuantFaceError: unknown name; or weights that are missing or damaged.
     """
-    from quantface_arch.faces.haar import HaarDetector
+    if name not in (*DETECTORS, *ALIASES):
+        raise QuantFaceError(f"unknown detector {name!r}: choose from {', '.join(DETECTORS)}")
+    if name in ALIASES:
+        notify(f"the detector {name} is gone; {ALIASES[name]} stands in for it")
+        name = ALIASES[name]
+    if name in ("auto", "yunet"):
+        from quantface_arch.faces.yunet import YuNetDetector
+
+        return YuNetDetector()
     from quantface_arch.faces.retinaface import RetinaFaceDetector
     from quantface_arch.faces.weights import find_weights
-    from quantface_arch.utils.download import Unavailable
 
-    if name not in DETECTORS:
-        raise QuantFaceError(f"unknown detector {name!r}: choose from {', '.join(DETECTORS)}")
-    if name == "haar":
-        return HaarDetector()
-    network = _AUTO if name == "auto" else name
-    try:
-        path = find_weights(network, weights_dir, offline, notify)
-    except Unavailable as error:
-        if name != "auto":
-            raise
-        notify(f"{error}; using OpenCV's Haar cascades, which find frontal faces only")
-        return HaarDetector()
-    return RetinaFaceDetector(network, path, device)
+    return RetinaFaceDetector(name, find_weights(name, weights_dir, offline, notify), device)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from quantface_arch.errors import UsageError
 from quantface_arch.faces.color import COLOR_FIXES
-from quantface_arch.faces.detect import DETECTORS
+from quantface_arch.faces.detect import ALIASES, DETECTORS
 from quantface_arch.pretrained.names import DEFAULT_MODEL
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.runtime_names import RUNTIME_NAMES
@@ -33,9 +33,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=integer(0), default=0, help="of --sample, with the picture's content")
     add(
         "--detector",
-        choices=DETECTORS,
+        choices=(*DETECTORS, *ALIASES),
         default="auto",
-        help="auto (default): retinaface_mobile0.25, without its weights haar",
+        help="auto (default): yunet, which is shipped; haar, now gone, means yunet, too",
     )
     add(
         "--color-fix",
@@ -44,7 +44,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "band of a wavelet transform (wavelet), mean and deviation of each channel (adain), or "
         "nothing (none); default: the model's own, lowres for mini models, none for OSDFace",
     )
-    add("--weights-dir", type=Path, metavar="DIR", help="holds the detector's .pth")
+    add("--weights-dir", type=Path, metavar="DIR", help="holds RetinaFace's .pth")
     add("--offline", action="store_true", help="never download anything")
 
 

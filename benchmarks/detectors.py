@@ -1,0 +1,271 @@
+"""How well the detectors find faces: found, missed, false, landmarks, seconds.
+
+    python benchmarks/detectors.py                               # every set, both detectors
+    python benchmarks/detectors.py --sets degraded groups --limit 40
+
+Sets of pictures, made of ../shared/portraits (one face each) and ../shared/inputs/whole (10 faces):
+
+- ``portraits N``: the portraits at N x N pixels, enlarged beyond 512.
+- ``close-ups N``: the same, cut to the face and N pixels high.
+- ``faces N``: sheets of 20 portraits, every face N pixels wide.
+- ``degraded``: the portraits at 512 x 512 with the training set's blur, noise and JPEG.
+- ``groups``, ``groups degraded``: the photographs in inputs/whole, as they are and degraded
+  five times.
+
+"false" counts what is not the listed face, which may be a face on a wall or in the background.
+"right %" is the share of pictures in which every face is found and nothing else. "landmark error %"
+is the mean distance of the five landmarks from those that the same detector gives for the clean
+picture, in percent of the distance between the eyes; the median over the faces found.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from report import data_root, parser, report
+
+from quantface_arch.data.degradation import Degradation, seeded
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.faces.align import FACE_SIZE, similarity
+from quantface_arch.faces.detect import build_detector
+from quantface_arch.faces.face import Detector, Face
+from quantface_arch.utils.images import load_rgb
+
+DETECTORS = ("yunet", "retinaface_mobile0.25")
+SIDE = 512
+SIDES = (256, 512, 1024, 2048, 4096)
+SMALL = (20, 32, 64)
+# Left, top, right and bottom of every face in inputs/whole, marked by hand.
+WHOLE = {
+    "codeformer_00.jpg": (
+        *((57, 81, 100, 130), (177, 77, 212, 126)),
+        *((284, 85, 316, 122), (393, 68, 430, 120)),
+    ),
+    "codeformer_02.png": (
+        *((152, 33, 281, 223), (405, 88, 540, 256)),
+        *((633, 81, 757, 256), (870, 99, 1002, 265)),
+    ),
+    "codeformer_06.png": ((101, 139, 332, 440), (380, 104, 591, 380)),
+}
+_SAME = 0.35
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture and the faces in it; ``landmarks`` is empty where they are not known."""
+
+    rgb: np.ndarray
+    boxes: Sequence[np.ndarray]
+    landmarks: Sequence[np.ndarray] = ()
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A picture of one person and the best face that a detector found in it."""
+
+    rgb: np.ndarray
+    face: Face
+
+
+Maker = Callable[[Detector, list[Portrait]], Iterator[Sample]]
+
+
+def resized(portrait: Portrait, width: int, height: int) -> Sample:
+    """The portrait at another size, its face moved along."""
+    before = portrait.rgb.shape[1::-1]
+    scale = np.array([width, height]) / before
+    mode = cv2.INTER_AREA if width < before[0] else cv2.INTER_CUBIC
+    rgb = cv2.resize(portrait.rgb, (width, height), interpolation=mode)
+    return Sample(rgb, [portrait.face.box * np.tile(scale, 2)], [portrait.face.landmarks * scale])
+
+
+def portraits(side: int) -> Maker:
+    """Samples of one size."""
+
+    def make(_: Detector, people: list[Portrait]) -> Iterator[Sample]:
+        return (resized(person, side, side) for person in people)
+
+    return make
+
+
+def close_ups(side: int) -> Maker:
+    """Samples that the face fills, with a margin of a tenth of its box."""
+
+    def make(_: Detector, people: list[Portrait]) -> Iterator[Sample]:
+        for person in people:
+            face, (high, wide) = person.face, person.rgb.shape[:2]
+            margin = (face.box[2:] - face.box[:2]) / 10
+            left, top = np.maximum(face.box[:2] - margin, 0).astype(int)
+            right, bottom = np.minimum(face.box[2:] + margin, (wide, high)).astype(int)
+            moved = Face(face.box - [left, top] * 2, face.landmarks - (left, top), face.score)
+            part = Portrait(person.rgb[top:bottom, left:right], moved)
+            yield resized(part, round(side * (right - left) / (bottom - top)), side)
+
+    return make
+
+
+def sheets(width: int, columns: int = 5, rows: int = 4) -> Maker:
+    """Samples of many portraits side by side, every face ``width`` pixels wide."""
+
+    def make(_: Detector, people: list[Portrait]) -> Iterator[Sample]:
+        cells = []
+        for person in people:
+            scale = width / (person.face.box[2] - person.face.box[0])
+            cells.append(resized(person, *(round(n * scale) for n in person.rgb.shape[1::-1])))
+        side = max(max(cell.rgb.shape) for cell in cells)
+        for start in range(0, len(cells), columns * rows):
+            sheet = np.full((rows * side, columns * side, 3), 128, np.uint8)
+            boxes, landmarks = [], []
+            for place, cell in enumerate(cells[start : start + columns * rows]):
+                corner = np.array([place % columns, place // columns]) * side
+                high, wide = cell.rgb.shape[:2]
+                sheet[corner[1] : corner[1] + high, corner[0] : corner[0] + wide] = cell.rgb
+                boxes.append(cell.boxes[0] + np.tile(corner, 2))
+                landmarks.append(cell.landmarks[0] + corner)
+            yield Sample(sheet, boxes, landmarks)
+
+    return make
+
+
+def degraded(rgb: np.ndarray, landmarks: np.ndarray, *key: int) -> np.ndarray:
+    """The picture with the training set's degradation at the size of this face."""
+    scale = np.sqrt(np.linalg.det(similarity(landmarks)[:, :2]))
+    with seeded(*key):
+        low = Degradation()(rgb.astype(np.float32) / 255, round(FACE_SIZE / scale))
+    return np.rint(low * 255).astype(np.uint8)
+
+
+def degraded_portraits(_: Detector, people: list[Portrait]) -> Iterator[Sample]:
+    """Samples of the portraits' own size."""
+    for number, person in enumerate(people):
+        marks = person.face.landmarks
+        yield Sample(degraded(person.rgb, marks, number), [person.face.box], [marks])
+
+
+def groups(_detector: Detector, _people: list[Portrait]) -> Iterator[Sample]:
+    """The photographs in inputs/whole."""
+    for name, boxes in WHOLE.items():
+        yield Sample(load_rgb(data_root() / "inputs/whole" / name), np.array(boxes, float))
+
+
+def degraded_groups(detector: Detector, people: list[Portrait]) -> Iterator[Sample]:
+    """The same, with five degradations each."""
+    for number, clean in enumerate(groups(detector, people)):
+        faces = detector.detect(clean.rgb)
+        marks = [faces[place].landmarks if place >= 0 else None for place in match(faces, clean)]
+        known = [points for points in marks if points is not None]
+        if len(known) < len(marks):
+            raise QuantFaceError(f"{detector.name} misses a face of an undegraded group")
+        for seed in range(5):
+            yield Sample(degraded(clean.rgb, known[0], number, seed), clean.boxes, known)
+
+
+def makers(smoke: bool) -> dict[str, Maker]:
+    """Every set by its name."""
+    found: dict[str, Maker] = {f"portraits {n}": portraits(n) for n in SIDES[: 2 if smoke else 5]}
+    found |= {f"close-ups {n}": close_ups(n) for n in SIDES[: 1 if smoke else 5]}
+    found |= {f"faces {n}": sheets(n) for n in SMALL}
+    return found | {
+        "degraded": degraded_portraits,
+        "groups": groups,
+        "groups degraded": degraded_groups,
+    }
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two boxes."""
+    common = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0))
+    return float(common / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - common))
+
+
+def match(faces: Sequence[Face], sample: Sample) -> list[int]:
+    """For every face of the sample its place among the found ones; -1 if it was missed."""
+    pairs = [
+        (overlap(face.box, box), place, number)
+        for place, face in enumerate(faces)
+        for number, box in enumerate(sample.boxes)
+    ]
+    places, taken = [-1] * len(sample.boxes), set()
+    for value, place, number in sorted(pairs, reverse=True):
+        if value >= _SAME and places[number] < 0 and place not in taken:
+            places[number] = place
+            taken.add(place)
+    return places
+
+
+def measure(name: str, detector: Detector, samples: Iterator[Sample]) -> dict[str, Any]:
+    """One row of the table."""
+    total = found = false = right = pictures = 0
+    errors, seconds = [], []
+    for sample in samples:
+        start = time.perf_counter()
+        faces = detector.detect(sample.rgb)
+        seconds.append(time.perf_counter() - start)
+        places = match(faces, sample)
+        hits = [place for place in places if place >= 0]
+        pictures, total, found = pictures + 1, total + len(places), found + len(hits)
+        false += len(faces) - len(hits)
+        right += len(hits) == len(places) == len(faces)
+        for wanted, place in zip(sample.landmarks, places, strict=False):
+            if place >= 0:
+                away = np.linalg.norm(faces[place].landmarks - wanted, axis=1).mean()
+                errors.append(100 * away / np.linalg.norm(wanted[1] - wanted[0]))
+    return {
+        "set": name,
+        "detector": detector.name,
+        "pictures": pictures,
+        "faces": total,
+        "found": found,
+        "missed": total - found,
+        "false": false,
+        "right %": round(100 * right / pictures, 1),
+        "landmark error %": round(float(np.median(errors)), 1) if errors else "",
+        "s/picture": float(np.median(seconds)),
+    }
+
+
+def people_of(detector: Detector, paths: Sequence[Path]) -> list[Portrait]:
+    """The portraits at 512 x 512 with the best face of each.
+
+    Raises:
+        QuantFaceError: the detector finds no face in one.
+    """
+    people = []
+    for path in paths:
+        rgb = cv2.resize(load_rgb(path), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        faces = detector.detect(rgb)
+        if not faces:
+            raise QuantFaceError(f"{path}: {detector.name} finds no face")
+        people.append(Portrait(rgb, max(faces, key=lambda face: face.score)))
+    return people
+
+
+def main() -> None:
+    args_parser = parser(__doc__)
+    names = list(makers(False))
+    args_parser.add_argument("--sets", nargs="+", choices=names, metavar="SET", help="(all)")
+    args_parser.add_argument("--detectors", nargs="+", default=DETECTORS, help="(%(default)s)")
+    args_parser.add_argument("--limit", type=int, help="use the first so many portraits (all)")
+    args_parser.add_argument("--threads", type=int, default=1, help="(%(default)s)")
+    args = args_parser.parse_args()
+    sets = {name: make for name, make in makers(args.smoke).items() if name in (args.sets or names)}
+    paths = sorted((data_root() / "portraits").glob("*.jpg"))[: 2 if args.smoke else args.limit]
+    cv2.setNumThreads(args.threads)
+    torch.set_num_threads(args.threads)
+    rows = []
+    for name in args.detectors:
+        detector = build_detector(name, weights_dir=data_root() / "weights/facexlib", offline=True)
+        people = people_of(detector, paths)
+        rows += [measure(title, detector, make(detector, people)) for title, make in sets.items()]
+    report(sorted(rows, key=lambda row: list(sets).index(row["set"])), args.json)
+
+
+if __name__ == "__main__":
+    main()

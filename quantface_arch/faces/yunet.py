@@ -1,0 +1,80 @@
+"""YuNet, the detector that is shipped: faces of every pose, five landmarks, 0.02 s a picture."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.faces.face import Face
+from quantface_arch.faces.passes import detect_in_passes
+
+__all__ = ["MODEL", "YuNetDetector"]
+
+MODEL = Path(__file__).resolve().parents[1] / "weights/face_detection_yunet_2023mar.onnx"
+
+_LONG_SIDES = (160, 320, 640, 2048)
+# Sizes that the network was trained on are 10 to 300 pixels.
+_SIZES = (40.0, 320.0)
+_MIN_SCORE = 0.7
+_MAX_OVERLAP = 0.3
+_MOST_CANDIDATES = 5000
+
+
+class YuNetDetector:
+    """Find faces with five landmarks each. One detector may serve several threads.
+
+    Args:
+        weights: the network as OpenCV Zoo publishes it, ``.onnx``.
+
+    Raises:
+        QuantFaceError: the file is missing or damaged, or OpenCV has no ``FaceDetectorYN``.
+    """
+
+    name = "yunet"
+
+    def __init__(self, weights: str | os.PathLike[str] = MODEL) -> None:
+        self._network = _load(Path(weights))
+        # The network keeps the size of its input between the two calls of a pass.
+        self._lock = threading.Lock()
+
+    def detect(self, rgb: np.ndarray) -> list[Face]:
+        """Return the faces of an upright (H, W, 3) uint8 or uint16 picture, from left to right."""
+        return detect_in_passes(rgb, self._look, _LONG_SIDES, _SIZES)
+
+    def _look(self, rgb: np.ndarray) -> list[Face]:
+        bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+        with self._lock:
+            self._network.setInputSize((bgr.shape[1], bgr.shape[0]))
+            _, rows = self._network.detect(bgr)
+        if rows is None:
+            return []
+        # A row has 4 numbers for the box (left, top, width, height), 10 for the landmarks and the
+        # score.
+        return [
+            Face(
+                np.concatenate([row[:2], row[:2] + row[2:4]]),
+                row[4:14].reshape(5, 2),
+                min(float(row[14]), 1.0),
+            )
+            for row in rows.astype(np.float64)
+        ]
+
+
+def _load(path: Path) -> cv2.FaceDetectorYN:
+    if not path.is_file():
+        raise QuantFaceError(f"{path}: the file of the detector yunet is missing")
+    if not hasattr(cv2, "FaceDetectorYN"):
+        raise QuantFaceError(
+            f"OpenCV {cv2.__version__} has no FaceDetectorYN: install opencv-python>=4.8,<5"
+        )
+    try:
+        return cv2.FaceDetectorYN.create(
+            str(path), "", (320, 320), _MIN_SCORE, _MAX_OVERLAP, _MOST_CANDIDATES
+        )
+    except cv2.error as error:
+        raise QuantFaceError(f"{path} does not hold the network yunet: {error.err}") from error
