@@ -23,7 +23,10 @@ BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 ARCFACE = (
     "https://github.com/xinntao/facexlib/releases/download/v0.1.0/recognition_arcface_ir_se50.pth"
 )
-MOBILEFACE = "https://github.com/foamliu/MobileFaceNet/raw/master/retinaface/MobileFaceNet.onnx"
+MOBILEFACE = (
+    "https://github.com/foamliu/MobileFaceNet/raw/"
+    "22d3e78287c70e23cf2f5b6a6a92594008831a7f/weights/MobileFaceNet.onnx"
+)
 EMBEDDERS = {"arcface": ARCFACE, "mobileface": MOBILEFACE}
 
 
