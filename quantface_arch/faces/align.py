@@ -1,4 +1,4 @@
-"""Similarity alignment of a face to the 512×512 frame that the restorers are trained on."""
+"""Align faces to the 512×512 frame that the restorers are trained on."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 __all__ = ["FACE_SIZE", "TEMPLATE", "invert", "similarity", "transform", "warp", "warp_face"]
 
 FACE_SIZE = 512
-# Left eye, right eye (as seen in the picture), nose tip and corners of the mouth of the mean FFHQ
-# face: the frame that face restorers share.
+# Left eye, right eye (as seen in the image), nose tip and mouth corners of the mean FFHQ face. Face
+# restorers share this frame.
 TEMPLATE = np.array(
     [
         [192.98138, 239.94708],
@@ -21,20 +21,20 @@ TEMPLATE = np.array(
         [313.08905, 371.15118],
     ]
 )
-# Interpolation reads a few pixels beyond the place it is asked for.
+# Interpolation reads a few pixels around each position.
 _MARGIN = 4
 
 
 def similarity(landmarks: np.ndarray) -> np.ndarray:
-    """The rotation, scale and shift that takes landmarks to the 512×512 template.
+    """Return the rotation, scale and shift that map landmarks to the 512×512 template.
 
     Args:
         landmarks: (5, 2) eyes, nose and mouth corners, or (2, 2) the eyes alone; in pixels.
 
     Returns:
-        (2, 3) float64 matrix from picture to aligned coordinates. Of five points the fit is the
-        least median of squares, so that one misplaced point does not tilt the face; two points
-        are met exactly.
+        (2, 3) float64 matrix from image to aligned coordinates. Five points are fitted by the least
+        median of squares, so that one misplaced point does not tilt the face. Two points are fitted
+        exactly.
     """
     points = np.asarray(landmarks, dtype=np.float64)
     if len(points) == 2:
@@ -44,7 +44,8 @@ def similarity(landmarks: np.ndarray) -> np.ndarray:
 
 
 def _from_eyes(eyes: np.ndarray) -> np.ndarray:
-    # As complex numbers a similarity is z -> a z + b.
+    """Return the similarity that maps two eyes to the template's."""
+    # With points as complex numbers, a similarity is z -> a z + b.
     source = eyes[:, 0] + 1j * eyes[:, 1]
     target = TEMPLATE[:2, 0] + 1j * TEMPLATE[:2, 1]
     a = (target[1] - target[0]) / (source[1] - source[0])
@@ -53,30 +54,30 @@ def _from_eyes(eyes: np.ndarray) -> np.ndarray:
 
 
 def invert(matrix: np.ndarray) -> np.ndarray:
-    """The (2, 3) inverse of an affine map."""
+    """Return the inverse of a (2, 3) affine map."""
     return cv2.invertAffineTransform(np.asarray(matrix, dtype=np.float64))
 
 
 def transform(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Return (N, 2) points after a (2, 3) affine map."""
+    """Apply a (2, 3) affine map to (N, 2) points."""
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 
 def resize_matrix(scale_x: float, scale_y: float) -> np.ndarray:
-    """The (3, 3) map of pixel centres when an image is resized by these factors."""
+    """Return the (3, 3) map of pixel centres when an image is resized by these factors."""
     return np.array(
         [[scale_x, 0, (scale_x - 1) / 2], [0, scale_y, (scale_y - 1) / 2], [0, 0, 1]], np.float64
     )
 
 
 def warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], border: int) -> np.ndarray:
-    """``cv2.warpAffine`` with cubic interpolation that does not alias when it shrinks.
+    """Warp an image with cubic interpolation, without aliasing when it shrinks.
 
     Args:
         image: (H, W[, C]) of any dtype.
         matrix: (2, 3) similarity from ``image`` to the result.
         size: (width, height) of the result.
-        border: OpenCV's border mode; a constant border is 0.
+        border: OpenCV's border mode; a constant border is filled with 0.
     """
     scale = math.sqrt(abs(np.linalg.det(matrix[:, :2])))
     height, width = image.shape[:2]
@@ -90,10 +91,15 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], border: i
 def covered_region(
     matrix: np.ndarray, size: tuple[int, int], bounds: tuple[int, int]
 ) -> tuple[int, int, int, int] | None:
-    """Where a rectangle of ``size`` (width, height) lands under ``matrix``, cut to ``bounds``.
+    """Return the bounding box of a mapped rectangle, clipped to an image.
+
+    Args:
+        matrix: (2, 3) affine map.
+        size: (width, height) of the rectangle, whose corner is the origin.
+        bounds: (width, height) of the image.
 
     Returns:
-        (left, top, right, bottom) in whole pixels with a margin, or None where nothing is left.
+        (left, top, right, bottom) in whole pixels with a margin, or None if it is empty.
     """
     width, height = size
     corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]], np.float64)
@@ -106,22 +112,22 @@ def covered_region(
 
 
 def shift(x: float, y: float) -> np.ndarray:
-    """The (3, 3) map that moves points by (x, y)."""
+    """Return the (3, 3) map that moves points by (x, y)."""
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], np.float64)
 
 
 def warp_face(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Cut one aligned face out of a picture.
+    """Cut one aligned face out of an image.
 
-    Only the face's own region is read. Where the frame reaches beyond the picture, the picture is
-    mirrored, as the alignment of the FFHQ training faces does.
+    Only the region around the face is read. Beyond its borders the image is mirrored, as in the
+    alignment of FFHQ's training faces.
 
     Args:
         rgb: (H, W, 3) uint8 or uint16.
-        matrix: what :func:`similarity` gave.
+        matrix: result of :func:`similarity`.
 
     Returns:
-        (512, 512, 3) of the same dtype.
+        (512, 512, 3) in the same dtype.
     """
     bounds = rgb.shape[1], rgb.shape[0]
     region = covered_region(invert(matrix), (FACE_SIZE, FACE_SIZE), bounds)

@@ -1,7 +1,7 @@
-"""Colour fixes: give a restored face the colours of its original, leaving its detail alone.
+"""Give a restored face the colours of its original, without changing its detail.
 
-Networks drift towards the hair, skin and light that they were trained on. Degradation hardly
-touches colour and brightness at low resolution, so these can be taken from the input.
+Networks drift towards the hair, skin and light of their training images. Degradation hardly changes
+colour and brightness at low resolution, so these can be taken from the input.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from quantface_arch.errors import check_choice
 
 __all__ = ["COLOR_FIXES", "default_color_fix", "fix_color"]
 
-# A face has 32×32 patches of 16 pixels; degradation leaves tones intact at this scale.
+# A face has 32×32 patches of 16×16 pixels. Degradation preserves tones at this scale.
 _PATCHES = 32
 _WAVELET_LEVELS = 5
-# A smaller deviation counts as a flat channel, as a fraction of the full range.
+# A channel with a smaller deviation, as a fraction of the full range, is treated as flat.
 _FLAT = 1e-3
 
 
@@ -28,7 +28,7 @@ def _none(restored: np.ndarray, original: np.ndarray, peak: float) -> np.ndarray
 
 
 def _lowres(restored: np.ndarray, original: np.ndarray, peak: float) -> np.ndarray:
-    """Add the difference of the two images, reduced to patches of 1/32 of the face."""
+    """Add the difference between the two images at a resolution of 32×32 patches."""
     height, width = restored.shape[:2]
     patches = cv2.resize(original - restored, (_PATCHES, _PATCHES), interpolation=cv2.INTER_AREA)
     patches = cv2.GaussianBlur(patches, (0, 0), 1)
@@ -38,7 +38,7 @@ def _lowres(restored: np.ndarray, original: np.ndarray, peak: float) -> np.ndarr
 def _wavelet(restored: np.ndarray, original: np.ndarray, peak: float) -> np.ndarray:
     """Replace the lowest band of an à-trous wavelet transform (Holschneider et al., 1989).
 
-    The transform is linear, so the difference of the two low bands is that of the difference.
+    The transform is linear: the difference of the low bands is the low band of the difference.
     """
     low = original - restored
     for level in range(_WAVELET_LEVELS):
@@ -49,7 +49,7 @@ def _wavelet(restored: np.ndarray, original: np.ndarray, peak: float) -> np.ndar
 
 
 def _adain(restored: np.ndarray, original: np.ndarray, peak: float) -> np.ndarray:
-    """Match mean and standard deviation of each channel (Huang and Belongie, 2017)."""
+    """Match the mean and standard deviation of each channel (Huang and Belongie, 2017)."""
     means, wanted_means = (image.mean(axis=(0, 1)) for image in (restored, original))
     spreads, wanted_spreads = (image.std(axis=(0, 1)) for image in (restored, original))
     gain = wanted_spreads / np.maximum(spreads, _FLAT * peak)
@@ -69,33 +69,33 @@ def fix_color(restored: np.ndarray, original: np.ndarray, name: str) -> np.ndarr
     """Return a restored face with the colours of its original.
 
     Args:
-        restored, original: (H, W, 3) RGB of one size and dtype: uint8, uint16, or float32 in
+        restored, original: (H, W, 3) RGB of the same size and dtype: uint8, uint16, or float32 in
             [0, 1].
-        name: ``none`` changes nothing. ``lowres`` takes the tones of 32×32 patches from the
-            original. ``wavelet`` takes everything coarser than 32 pixels, and ``adain`` takes mean
-            and standard deviation of each channel, as StableSR's colour corrections do
+        name: what to take from the original. ``none`` takes nothing. ``lowres`` takes the tones of
+            32×32 patches. ``wavelet`` takes everything coarser than 32 pixels, and ``adain`` the
+            mean and standard deviation of each channel; these two are StableSR's colour corrections
             (Wang et al., 2023).
 
     Raises:
-        QuantFaceError: unknown name.
+        QuantFaceError: the name is unknown.
     """
     check_choice("color_fix", name, COLOR_FIXES)
     if name == "none":
         return restored
-    whole = np.issubdtype(restored.dtype, np.integer)
-    peak = float(np.iinfo(restored.dtype).max) if whole else 1.0
+    is_integer = np.issubdtype(restored.dtype, np.integer)
+    peak = float(np.iinfo(restored.dtype).max) if is_integer else 1.0
     fixed = _FIXES[name](restored.astype(np.float32), original.astype(np.float32), peak)
-    return (np.rint(fixed) if whole else fixed).clip(0, peak).astype(restored.dtype)
+    return (np.rint(fixed) if is_integer else fixed).clip(0, peak).astype(restored.dtype)
 
 
 def default_color_fix(arch: Mapping[str, Any]) -> str:
-    """Return the colour fix that a network was made for.
+    """Return the colour fix that suits a network.
 
     Args:
-        arch: the network's ``arch_options``; empty for a network without any.
+        arch: the network's ``arch_options``, or an empty mapping.
 
     Returns:
-        ``lowres`` for the small models that are shipped and their descendants, else ``none``.
+        ``lowres`` for the small presets of OSDFace, such as the shipped models; else ``none``.
     """
     small = arch.get("type") == "OSDFace" and arch.get("preset", "osdface") != "osdface"
     return "lowres" if small else "none"

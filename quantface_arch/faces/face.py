@@ -1,4 +1,4 @@
-"""A face found in an image, and the protocol of what finds faces."""
+"""The face type and the interface of detectors."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["Detector", "Face"]
 
 @dataclass(frozen=True)
 class Face:
-    """One face found in a picture, in the picture's pixels.
+    """One face in an image; all coordinates are in pixels of the image.
 
     Attributes:
         box: (4,) float: left, top, right, bottom.
-        landmarks: (5, 2) float: left eye, right eye (as seen), nose, left and right corner of the
-            mouth; or (2, 2), the eyes alone, from a detector of your own that knows no more.
-        score: confidence, 0 to 1.
+        landmarks: (5, 2) float: left eye, right eye (as seen), nose, left and right mouth corner;
+            or (2, 2), the eyes alone, from a detector of your own that finds no more.
+        score: confidence, from 0 to 1.
     """
 
     box: np.ndarray
@@ -27,10 +27,10 @@ class Face:
 
 
 class Detector(Protocol):
-    """Anything that finds faces."""
+    """The interface of face detectors."""
 
     name: str
 
     def detect(self, rgb: np.ndarray) -> list[Face]:
-        """Return the faces of an upright (H, W, 3) uint8 or uint16 picture, from left to right."""
+        """Return the faces of an upright (H, W, 3) uint8 or uint16 image, from left to right."""
         ...

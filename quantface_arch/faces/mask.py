@@ -1,4 +1,4 @@
-"""Masks in the shape of a head, in the aligned 512×512 frame."""
+"""Head-shaped masks in the aligned 512×512 frame."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from quantface_arch.faces.align import FACE_SIZE
 
 __all__ = ["HeadMask", "head_mask", "head_turn"]
 
-# The mean FFHQ head: an egg around this row, wide at the temples, narrow at the chin.
+# The mean FFHQ head is an egg: widest at the temples, in this row, and narrow at the chin.
 _MIDDLE = (FACE_SIZE - 1) / 2
 _WIDEST_ROW = 262.0
 _CROWN, _CHIN = 36.0, 486.0
 _HALF_WIDTH = 186.0
 _NARROWING = 36.0
 _EXPONENT = 2.3
-# The head's middle moves this many pixels for one of the nose. Beyond the largest turn, a nose in
-# profile would come near the outline.
+# The head's middle moves by this many pixels for each pixel of the nose. A larger turn would bring
+# the nose of a profile near the outline.
 _SHIFT = 1.5
 _MAX_TURN = 40.0
-# Where each weight rises from 0 to 1, as fractions of the way from the outline to the middle.
+# The interval in which each weight rises from 0 to 1: the outline is at 0, the middle at 1.
 _FADE = 0.0, 0.22
 _GRAIN_FADE = 0.15, 0.72
-# Interpolation near the frame's edge has seen the border, so weights are 0 there.
+# Pixels this close to the frame's edge are interpolated with its border, so their weight is 0.
 _EDGE = 16
 _EDGE_FADE = 48
 # The masks are smooth, so they are computed at a quarter of the frame's size and enlarged.
@@ -34,11 +34,11 @@ _STEP = 4
 
 @dataclass(frozen=True)
 class HeadMask:
-    """Weights of a restored face: 0 outside the head, rising smoothly to 1 inside.
+    """Weights of a restored face: 0 outside the head, and rising smoothly to 1 inside.
 
     Attributes:
-        coarse: (512, 512) float32 in [0, 1], the weight of tones and shapes.
-        fine: (512, 512) float32, at most ``coarse``, the weight of grain; it rises more slowly.
+        coarse: (512, 512) float32 in [0, 1], weight of tones and shapes.
+        fine: (512, 512) float32 of at most ``coarse``, weight of grain; it rises more slowly.
     """
 
     coarse: np.ndarray
@@ -46,14 +46,14 @@ class HeadMask:
 
 
 def head_turn(landmarks: np.ndarray) -> float:
-    """Return how far a head is turned: the nose's distance from the middle line, in pixels.
+    """Return how far a head is turned: the distance of the nose from the middle of the face.
 
     Args:
-        landmarks: (5, 2) eyes, nose and mouth corners in the aligned frame; (2, 2) eyes tell
-            nothing, which gives 0.
+        landmarks: (5, 2) eyes, nose and mouth corners in the aligned frame. For (2, 2) eyes the
+            turn is unknown and 0 is returned.
 
     Returns:
-        Negative where the nose points to the left of the image; limited to ±40.
+        pixels, limited to ±40; negative if the nose points to the left of the image.
     """
     if len(landmarks) < 5:
         return 0.0
@@ -64,11 +64,11 @@ def head_turn(landmarks: np.ndarray) -> float:
 def head_mask(turn: float = 0.0) -> HeadMask:
     """Return the weights with which a head is pasted.
 
-    The head is an egg around face, hair and chin. The back of a turned head lies away from its
-    nose, so the egg moves that way; what leaves the frame fades out before the frame's edge.
+    The head is an egg around face, hair and chin. When the head turns, the egg moves away from the
+    nose, towards the back of the head. All weights fade to 0 before the edge of the frame.
 
     Args:
-        turn: see :func:`head_turn`.
+        turn: result of :func:`head_turn`.
     """
     place = np.arange(0, FACE_SIZE, _STEP, dtype=np.float32) + (_STEP - 1) / 2
     x, y = place[None, :] - (_MIDDLE - _SHIFT * turn), place[:, None] - _WIDEST_ROW
@@ -85,11 +85,12 @@ def head_mask(turn: float = 0.0) -> HeadMask:
 
 
 def _rise(ramp: np.ndarray) -> np.ndarray:
-    """Map a ramp to [0, 1] smoothly: 0 up to 0, 1 from 1."""
+    """Return the smoothstep of a ramp, which is clipped to [0, 1]."""
     ramp = np.clip(ramp, 0, 1)
     return ramp * ramp * (3 - 2 * ramp)
 
 
 def _enlarged(mask: np.ndarray) -> np.ndarray:
+    """Enlarge a mask to the aligned frame."""
     size = (FACE_SIZE, FACE_SIZE)
     return cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)

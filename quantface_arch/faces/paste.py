@@ -18,13 +18,13 @@ from quantface_arch.faces.mask import HeadMask, head_mask
 
 __all__ = ["noise_level", "paste_face"]
 
-# Standard deviation, in pixels of the input, of the blur that separates grain from shapes.
+# Sigma, in pixels of the input, of the Gaussian blur that separates grain from shapes.
 _GRAIN_BLUR = 3.0
-# What exceeds this many standard deviations of the noise is an edge.
+# A value beyond this many standard deviations of the noise is an edge, not grain.
 _NOISE_RANGE = 6.0
-# Median absolute deviation to standard deviation of a normal distribution.
+# Ratio of the standard deviation to the median absolute deviation of a normal distribution.
 _MAD_TO_SIGMA = 1.4826
-# More pixels than this do not make the estimate of noise better.
+# More pixels than this do not improve the estimate of the noise.
 _NOISE_SAMPLES = 20_000
 
 
@@ -36,19 +36,20 @@ def paste_face(
     strength: float = 1.0,
     mask: HeadMask | None = None,
 ) -> None:
-    """Blend one restored face into ``canvas``, in place; pixels outside the mask are not touched.
+    """Blend one restored face into ``canvas`` in place; pixels outside the mask do not change.
 
-    The blend has two bands (after Burt and Adelson, 1983). Grain is what a blur takes away, as far
-    as the noise around the face reaches; it changes from the canvas's to the face's over a wider
-    zone than everything else does. Without it, the noise of the input would end at an outline.
+    The blend has two bands (after Burt and Adelson, 1983). Grain is the part that a blur removes,
+    limited to the amplitude of the noise around the face. It fades from the canvas's grain to the
+    face's over a wider zone than the rest. Otherwise the input's noise would end at an outline.
 
     Args:
-        canvas: (H, W, 3) uint8 or uint16, the image at ``scale`` times its size.
-        face: (512, 512, 3) of the same dtype.
-        matrix: (2, 3) :func:`~quantface_arch.faces.align.similarity` of the face at original size.
-        scale: how many times wider and higher the canvas is than the image was.
-        strength: weight of the restored face, 0 (nothing happens) to 1.
-        mask: shape of the head; None is a head that looks at the camera.
+        canvas: (H, W, 3) uint8 or uint16, the image at ``scale`` times its original size.
+        face: (512, 512, 3) restored face in the same dtype.
+        matrix: (2, 3) :func:`~quantface_arch.faces.align.similarity` of the face in the image at
+            its original size.
+        scale: (x, y) factors from the original image to the canvas.
+        strength: weight of the restored face, from 0 (no change) to 1.
+        mask: weights of the head; None is a head that faces the camera.
     """
     mask = mask or head_mask()
     inverse = resize_matrix(*scale) @ np.vstack([invert(matrix), [0, 0, 1]])
@@ -70,15 +71,15 @@ def paste_face(
     grain, restored_grain = _grain(below.astype(np.float32), warped, coarse[..., 0] == 0, blurred)
     change = coarse * (warped - below) + (coarse - fine) * (grain - restored_grain)
     peak = np.iinfo(canvas.dtype).max
-    whole = np.clip(below + change, 0, peak)
+    blended = np.clip(below + change, 0, peak)
     inside = coarse[..., 0] > 0
-    below[inside] = np.rint(below + strength * (whole - below))[inside].astype(canvas.dtype)
+    below[inside] = np.rint(below + strength * (blended - below))[inside].astype(canvas.dtype)
 
 
 def _grain(
     below: np.ndarray, warped: np.ndarray, around: np.ndarray, blurred: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the grain of the canvas and of the face, both (H, W, 3) float32."""
+    """Return the grain of the canvas and of the face, each (H, W, 3) float32."""
     high = below - cv2.GaussianBlur(below, (0, 0), blurred)
     limit = _NOISE_RANGE * noise_level(high, around)
     other = warped - cv2.GaussianBlur(warped, (0, 0), blurred)
@@ -90,10 +91,10 @@ def noise_level(high: np.ndarray, around: np.ndarray) -> np.ndarray:
 
     Args:
         high: (H, W, C) high-pass of the image.
-        around: (H, W) bool, where to look; nowhere means everywhere.
+        around: (H, W) bool, pixels to use; if none is set, all are used.
 
     Returns:
-        (C,) in the units of ``high``, from the median of absolute values.
+        (C,) in the units of ``high``, estimated from the median of absolute values.
     """
     values = high[around] if around.any() else high.reshape(-1, high.shape[-1])
     values = values[:: max(1, len(values) // _NOISE_SAMPLES)]

@@ -1,4 +1,4 @@
-"""What each colour fix takes over from the input, and what it leaves to the network."""
+"""What each colour fix takes from the input, and what it keeps of the network's image."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def smooth_face(dtype):
 
 
 def pair(dtype):
-    """A face, and one of another tint, contrast and finer detail."""
+    """Return a face, and its copy with another tint, less contrast and more detail."""
     original = smooth_face(dtype)
     detail = np.random.default_rng(0).normal(0, 0.02, (512, 512, 1))
     restored = 0.8 * original / peak_of(dtype) + detail + TINT + 0.05
@@ -52,7 +52,7 @@ def low_band(image):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_none_is_the_network_s_image(dtype):
+def test_none_returns_the_network_s_image(dtype):
     restored, original = pair(dtype)
     assert np.array_equal(fix_color(restored, original, "none"), restored)
 
@@ -79,7 +79,7 @@ def test_adain_matches_mean_and_deviation_of_each_channel(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_wavelet_joins_the_input_s_low_band_to_the_network_s_high_band(dtype):
+def test_wavelet_combines_the_input_s_low_band_with_the_network_s_high_band(dtype):
     restored, original = pair(dtype)
     fixed, peak = fix_color(restored, original, "wavelet"), peak_of(dtype)
     inner = np.s_[64:-64, 64:-64]
@@ -92,13 +92,13 @@ def test_wavelet_joins_the_input_s_low_band_to_the_network_s_high_band(dtype):
 
 
 @pytest.mark.parametrize("name", COLOR_FIXES)
-def test_a_face_without_drift_is_left_as_it_is(name):
+def test_a_face_without_drift_does_not_change(name):
     original = smooth_face(np.uint8)
     assert np.array_equal(fix_color(original, original, name), original)
 
 
 @pytest.mark.parametrize("name", COLOR_FIXES)
-def test_a_flat_face_gives_numbers(name):
+def test_a_flat_face_gives_finite_values(name):
     flat, face = np.full((512, 512, 3), 0.5, np.float32), smooth_face(np.float32)
     for restored, original in ((flat, face), (face, flat)):
         assert np.isfinite(fix_color(restored, original, name)).all()
@@ -117,7 +117,7 @@ def test_unknown_names_are_refused():
 
 
 class Tinted(nn.Module):
-    """Gives back what it gets, redder."""
+    """Returns its input with more red."""
 
     def __init__(self, arch):
         super().__init__()
@@ -150,7 +150,7 @@ def test_shipped_models_keep_the_tones_of_the_input(name):
 
 
 class NetTest(RestorerModel):
-    """BasicSR's test of one network without files."""
+    """BasicSR's test of one network, without files."""
 
     def __init__(self, val):
         self.opt, self.net = {"val": val, "dist": False}, Tinted({})
@@ -163,7 +163,7 @@ class NetTest(RestorerModel):
     states = load_states = final_network = None
 
 
-def test_an_options_file_tests_the_network_s_image_or_a_fixed_one():
+def test_the_color_fix_of_an_options_file():
     drift = {}
     for name in (None, *COLOR_FIXES):
         model = NetTest({} if name is None else {"color_fix": name})

@@ -1,4 +1,4 @@
-"""Detection, alignment and pasting back."""
+"""Detection, alignment and pasting."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _photograph(height=300, width=400, dtype=np.uint8):
 
 
 def _placed(scale, angle, x, y):
-    """Landmarks of a face of this size and tilt, its template centre at (x, y)."""
+    """Return the landmarks of a face with this scale and tilt, centred at (x, y)."""
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return scale * (TEMPLATE - FACE_SIZE / 2) @ turn.T + (x, y)
 
@@ -41,7 +41,7 @@ faces = st.tuples(
 
 @given(faces)
 @settings(max_examples=50, deadline=None)
-def test_alignment_takes_landmarks_to_the_template_and_back(face):
+def test_alignment_maps_landmarks_to_the_template_and_back(face):
     landmarks = _placed(*face)
     for points in (landmarks, landmarks[:2]):
         matrix = similarity(points)
@@ -64,14 +64,14 @@ def test_shrinking_a_face_does_not_alias():
     assert np.abs(crop.astype(int) - 127).max() <= 24
 
 
-def test_a_face_at_the_border_is_filled_with_its_mirror_image():
+def test_a_face_at_the_border_is_filled_by_mirroring():
     crop = warp_face(np.full((100, 100, 3), 200, np.uint8), similarity(_placed(0.3, 0.2, 5, 5)))
     assert (crop == 200).all()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("face", [(0.2, 0.3, 200, 150), (0.5, -0.5, 30, 280), (1.7, 0.1, 200, 150)])
-def test_pasting_leaves_pixels_outside_the_face_as_they_are(dtype, face):
+def test_pasting_does_not_change_pixels_outside_the_face(dtype, face):
     photograph = _photograph(dtype=dtype)
     canvas = photograph.copy()
     matrix = similarity(_placed(*face))
@@ -107,7 +107,7 @@ def test_strength_zero_changes_nothing_and_half_is_halfway():
     assert np.abs(results[1] - halfway).max() <= 1
 
 
-def test_pasting_into_an_enlarged_photograph_hits_the_same_place():
+def test_pasting_into_an_enlarged_photograph_uses_the_same_place():
     photograph = _photograph()
     matrix = similarity(_placed(0.3, 0.4, 180, 140))
     crop = warp_face(photograph, matrix)
@@ -133,7 +133,7 @@ def test_faces_of_real_photographs_are_found(data_root, name, photograph):
         assert 0 < face.score <= 1
 
 
-def test_small_faces_of_large_photographs_and_16_bits(data_root):
+def test_small_faces_are_found_in_large_photographs_with_16_bits(data_root):
     detector = build_detector(weights_dir=data_root / "weights/facexlib", offline=True)
     rgb = load_rgb(data_root / "inputs/whole/codeformer_00.jpg")
     large = np.full((2400, 3600, 3), 128, np.uint8)
@@ -145,14 +145,14 @@ def test_small_faces_of_large_photographs_and_16_bits(data_root):
         assert np.allclose(one.landmarks - (2000, 1000), other.landmarks, atol=4)
 
 
-def test_the_shipped_picture_needs_no_weights(repo):
+def test_the_shipped_image_needs_no_weights(repo):
     assert len(build_detector("haar").detect(load_rgb(repo / "inputs/astronaut.jpg"))) == 1
 
 
 @pytest.fixture
 def no_weights(monkeypatch, tmp_path):
     monkeypatch.setattr(weights, "_facexlib_cache", lambda: tmp_path / "cache")
-    # A port that nobody listens on: a download that fails at once.
+    # Nothing listens on this port, so downloads fail at once.
     monkeypatch.setattr(weights, "_RELEASE", "http://127.0.0.1:9")
 
 

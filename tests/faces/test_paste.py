@@ -1,4 +1,4 @@
-"""Pasting without a seam: the mask follows the head, and the input's grain does not stop at it."""
+"""Pasting without a seam: the mask follows the head, and the input's grain fades slowly."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def test_the_mask_covers_the_features_and_fades_inside_the_frame(turn):
         assert weight.min() >= 0 and weight.max() == 1
         edges = weight[[0, -1]].max(), weight[:, [0, -1]].max()
         assert edges == (0, 0)
-        # A seam is a step.
+        # A large step would be visible as a seam.
         assert max(np.abs(np.diff(weight, axis=axis)).max() for axis in (0, 1)) < 0.06
     assert (mask.fine <= mask.coarse).all()
 
 
-def test_a_frontal_face_is_wholly_inside():
+def test_the_mask_covers_a_frontal_face():
     x, y = TEMPLATE.round().astype(int).T
     assert (head_mask().coarse[y, x] == 1).all()
     assert np.allclose(head_mask().coarse, head_mask().coarse[:, ::-1], atol=1e-5)
-    # The background beside the chin and above the shoulders is not the head's.
+    # The background beside the chin and in the upper corners is outside.
     assert not head_mask().coarse[400:, :40].any() and not head_mask().coarse[:60, :60].any()
 
 
@@ -70,7 +70,7 @@ def test_the_mask_moves_to_the_back_of_a_turned_head():
 
 
 @pytest.mark.parametrize("nose", [-80, -40, 40, 80])
-def test_a_profile_s_nose_is_inside(nose):
+def test_the_mask_covers_the_nose_of_a_profile(nose):
     turned = TEMPLATE.copy()
     turned[2, 0] += nose
     x, y = turned[2].round().astype(int)
@@ -79,7 +79,7 @@ def test_a_profile_s_nose_is_inside(nose):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("grey", [False, True])
-def test_no_bit_changes_outside_the_mask(dtype, grey):
+def test_pixels_outside_the_mask_do_not_change(dtype, grey):
     canvas, face = noisy(dtype=dtype), flat(dtype)
     if grey:
         canvas = np.repeat(canvas[..., :1], 3, axis=2)
@@ -92,8 +92,8 @@ def test_no_bit_changes_outside_the_mask(dtype, grey):
 
 
 @pytest.mark.parametrize("sigma", [4.0, SIGMA])
-def test_grain_goes_on_across_the_border(sigma):
-    """With the weights of grain and of all else alike, the same measure finds the halo."""
+def test_grain_continues_across_the_border(sigma):
+    """With one weight for both bands there would be a halo, which this measure detects."""
     canvas, face, mask = noisy(sigma=sigma), flat(), head_mask()
     border = (mask.coarse > 0) & (mask.coarse < 1)
     expected = gradient(canvas, border)
@@ -102,7 +102,7 @@ def test_grain_goes_on_across_the_border(sigma):
     assert gradient(pasted(canvas, face, mask=alike), border) < 0.8 * expected
 
 
-def test_grain_ends_gradually_and_is_gone_in_the_middle():
+def test_grain_fades_gradually_and_is_absent_in_the_middle():
     mask = head_mask()
     after = pasted(noisy(), flat(), mask=mask)
     levels = [
@@ -113,8 +113,8 @@ def test_grain_ends_gradually_and_is_gone_in_the_middle():
     assert (after[mask.fine == 1] == 140).all()
 
 
-def test_edges_of_the_input_are_not_taken_for_grain():
-    """A bright bar behind a clean face, in an image with little noise, is replaced."""
+def test_edges_of_the_input_are_not_kept_as_grain():
+    """In an image with little noise, a bright bar under the face is replaced."""
     canvas = noisy(level=60, sigma=1)
     canvas[:, 330:345] = 250
     mask = head_mask()
@@ -123,11 +123,11 @@ def test_edges_of_the_input_are_not_taken_for_grain():
     assert np.abs(after.astype(int) - 140)[inside].max() < 10
 
 
-def test_pasting_gives_the_same_image_every_time():
+def test_pasting_is_deterministic():
     assert np.array_equal(pasted(noisy(), flat()), pasted(noisy(), flat()))
 
 
-def test_noise_is_measured_in_spite_of_edges():
+def test_the_noise_level_is_robust_against_edges():
     image = noisy().astype(np.float32)
     image[::64] += 100
     high = image - cv2.GaussianBlur(image, (0, 0), 3)
