@@ -1,1 +1,1 @@
-"""Enlarging what is not a face: Real-ESRGAN's network, tile by tile."""
+"""Enlarge the background around the faces with Real-ESRGAN's network, tile by tile."""

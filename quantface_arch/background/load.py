@@ -1,4 +1,4 @@
-"""Real-ESRGAN's network from its authors' files, or quantized by this package, ready to run."""
+"""Load Real-ESRGAN's network from its authors' weights or from a checkpoint of this package."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from quantface_arch.utils.state_dict import PARAM_KEYS, fill, read_state
 
 __all__ = ["load_background", "rrdbnet_options"]
 
-# Channels of the first layer → scale: for small scales the network folds pixels into channels.
+# Scale by the input channels of the first layer: at x2 the network folds 2x2 pixels into channels.
 _SCALES = {3: 4, 12: 2}
-# Raised when what is written for a file of weights changes.
+# Increase this when the contents of the cached checkpoint change.
 _VERSION = 1
 
 
@@ -41,33 +41,37 @@ def load_background(
     """Load a network that enlarges backgrounds.
 
     Args:
-        name_or_path: BasicSR's RRDBNet for x2 or x4 in a ``.pth`` (nothing but tensors is
-            unpickled) or a ``.safetensors`` file, plain or a checkpoint of this package, float or
-            quantized; or a name of ``PUBLISHED``.
+        name_or_path: a name in ``PUBLISHED``, or the path of a BasicSR RRDBNet for x2 or x4. The
+            file is a ``.pth`` (only tensors are unpickled), a plain ``.safetensors``, or a float or
+            quantized checkpoint of this package.
         runtime: see ``quantface_arch.runtime``.
         device: a torch device.
         offline: never download.
-        notify: told about a download.
+        notify: receives one line about a download.
 
     Raises:
-        QuantFaceError: no such file, a damaged one, or weights of another network.
+        QuantFaceError: the file does not exist, is damaged, or belongs to another network.
     """
     path = find_background(name_or_path, offline, notify)
     checkpoint = path if _is_checkpoint(path) else _as_checkpoint(path)
     arch = read_metadata(checkpoint)["arch"]
-    colours = arch.get("num_in_ch"), arch.get("num_out_ch")
+    channels = arch.get("num_in_ch"), arch.get("num_out_ch")
     scale = arch.get("scale", 4)
-    if arch.get("type") != "RRDBNet" or colours != (3, 3) or scale not in _SCALES.values():
-        raise QuantFaceError(f"{path}: found {arch}, wanted is an RRDBNet for x2 or x4, RGB to RGB")
+    if arch.get("type") != "RRDBNet" or channels != (3, 3) or scale not in _SCALES.values():
+        raise QuantFaceError(f"{path}: found {arch}, expected an RRDBNet for x2 or x4, RGB to RGB")
     network = load_model(checkpoint, runtime=runtime, device=device)
     return BackgroundUpsampler(network, scale, torch.device(device))
 
 
 def rrdbnet_options(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Type and options of the RRDBNet that a state dict belongs to, by its shapes.
+    """Return the type and options of the RRDBNet that fits a state dict, judging by its shapes.
+
+    Args:
+        path: path of the file, for messages.
+        tensors: the state dict.
 
     Raises:
-        QuantFaceError: it belongs to none, or to one for another scale than 2 or 4.
+        QuantFaceError: it does not fit an RRDBNet, or the scale is neither 2 nor 4.
     """
     try:
         first, growing = tensors["conv_first.weight"], tensors["body.0.rdb1.conv1.weight"]
@@ -91,6 +95,7 @@ def rrdbnet_options(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]
 
 
 def _is_checkpoint(path: Path) -> bool:
+    """Return whether a file is a checkpoint of this package."""
     if path.suffix != ".safetensors":
         return False
     check_header(path)
@@ -102,7 +107,7 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def _as_checkpoint(path: Path) -> Path:
-    """The same weights as a float checkpoint, which every runtime loads; kept in the cache."""
+    """Return the weights as a cached float checkpoint, which every runtime can load."""
 
     def make(folder: Path) -> dict[str, Any]:
         tensors = _tensors(path)
@@ -118,13 +123,14 @@ def _as_checkpoint(path: Path) -> Path:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
+    """Read a state dict, without the prefixes that some programs add to its keys."""
     if path.suffix == ".safetensors":
         with safe_open(path, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     else:
         tensors = read_state(path, PARAM_KEYS)
     for prefix in (*PARAM_KEYS, "module"):
-        # As scripts/convert_pickle.py names them; or saved from a network for several devices.
+        # scripts/convert_pickle.py adds the parameter keys, DataParallel adds "module".
         own = {key: tensors[key] for key in tensors if key.startswith(f"{prefix}.")}
         if own:
             tensors = {key.removeprefix(f"{prefix}."): value for key, value in own.items()}

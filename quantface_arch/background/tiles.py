@@ -1,4 +1,4 @@
-"""A network run over a picture tile by tile, so that memory does not grow with the picture."""
+"""Run a network over an image tile by tile, so that its memory does not grow with the image."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from quantface_arch.utils.images import MAX_OUTPUT_PIXELS
 
 __all__ = ["CONTEXT", "TILE", "BackgroundUpsampler", "windows"]
 
-# Pixels of the input that one run of the network adds to the result, and what it sees around them.
+# Side of the input area that one run of the network enlarges, and the margin it sees around it.
 TILE = 256
 CONTEXT = 16
-# Networks fold up to 4x4 pixels into channels; all windows begin and end on that grid.
+# Networks fold up to 4x4 pixels into channels, so all windows are aligned to that grid.
 _GRID = 4
 
 
 @dataclass(frozen=True)
 class BackgroundUpsampler:
-    """Enlarges pictures.
+    """Enlarges images with a super-resolution network.
 
     Attributes:
-        network: float (1, 3, h, w) in [0, 1] to (1, 3, scale * h, scale * w).
-        scale: how many times wider and higher its pictures become.
-        device: where it runs.
+        network: maps float (1, 3, h, w) in [0, 1] to (1, 3, scale * h, scale * w).
+        scale: factor by which width and height grow.
+        device: device of the network.
         tile: side of a tile in pixels of the input, a multiple of 4.
-        context: pixels around a tile that the network sees with it, a multiple of 4.
+        context: margin around a tile that the network also sees, a multiple of 4.
     """
 
     network: nn.Module
@@ -41,16 +41,17 @@ class BackgroundUpsampler:
     context: int = CONTEXT
 
     def __call__(self, rgb: np.ndarray) -> np.ndarray:
-        """Enlarge an RGB picture ``scale`` times; one without colour stays without.
+        """Enlarge an RGB image ``scale`` times; a grey image stays grey.
 
         Args:
             rgb: (H, W, 3) uint8 or uint16.
 
         Returns:
-            (scale * H, scale * W, 3) of the same dtype.
+            (scale * H, scale * W, 3) in the same dtype.
 
         Raises:
-            QuantFaceError: too many pixels would come out, or values that are not finite.
+            QuantFaceError: the result would have too many pixels, or has values that are not
+                finite.
         """
         height, width = (side * self.scale for side in rgb.shape[:2])
         if width * height > MAX_OUTPUT_PIXELS:
@@ -77,22 +78,23 @@ class BackgroundUpsampler:
 
     @torch.inference_mode()
     def _run(self, rgb: np.ndarray) -> np.ndarray:
+        """Enlarge one window."""
         peak = np.iinfo(rgb.dtype).max
         scaled = torch.from_numpy(rgb.transpose(2, 0, 1).astype(np.float32) / peak)
         large = self.network(scaled[None].to(self.device))[0].float().cpu()
         if not torch.isfinite(large).all():
-            raise QuantFaceError("--bg-upsampler: the network gave values that are not finite")
+            raise QuantFaceError("--bg-upsampler: the network returned values that are not finite")
         levels = large.clamp(0, 1).mul(peak).round().numpy()
         return levels.transpose(1, 2, 0).astype(rgb.dtype)
 
 
 def windows(length: int, size: int, context: int) -> Iterator[tuple[int, int, int]]:
-    """Cut an axis into windows of one size that overlap by twice the context, or more at its end.
+    """Divide an axis into windows of one size that overlap by at least twice the context.
 
     Yields:
-        (start, from, to): where the window begins, and the part of the axis that it answers for.
-        The parts follow one another; each lies ``context`` inside its window, or at an end of the
-        axis. An axis that is not longer than ``size`` is one window.
+        (start, from, to): start of the window, and the part of the axis that it contributes. The
+        parts are contiguous. Each is ``context`` away from the ends of its window, except at the
+        ends of the axis. An axis no longer than ``size`` is one window.
     """
     last = max(0, length - size)
     step = size - 2 * context
@@ -105,5 +107,6 @@ def windows(length: int, size: int, context: int) -> Iterator[tuple[int, int, in
 
 
 def _on_grid(rgb: np.ndarray) -> np.ndarray:
+    """Mirror the image at its right and lower edge until its sides are multiples of the grid."""
     below, right = (-side % _GRID for side in rgb.shape[:2])
     return cv2.copyMakeBorder(rgb, 0, below, 0, right, cv2.BORDER_REFLECT_101)

@@ -1,4 +1,4 @@
-"""Weights of the background's network: a file of yours, or a published one by name."""
+"""Find the weights of the background network: a local file, or a published one by name."""
 
 from __future__ import annotations
 
@@ -19,13 +19,19 @@ _SUFFIXES = (".pth", ".safetensors")
 
 @dataclass(frozen=True)
 class Published:
-    """A file of weights that anyone can get, and the SHA-256 that it must have."""
+    """A published file of weights.
+
+    Attributes:
+        url: address of the file.
+        sha256: digest that the file must have.
+    """
 
     url: str
     sha256: str
 
     @property
     def name(self) -> str:
+        """The file name."""
         return self.url.rpartition("/")[2]
 
 
@@ -42,10 +48,10 @@ PUBLISHED = {
 
 
 def check_name(name_or_path: str) -> None:
-    """Find out, without opening anything, whether this can be a background's network.
+    """Check, without opening the file, that this can be a background network.
 
     Raises:
-        QuantFaceError: neither a published name nor a .pth or .safetensors file.
+        QuantFaceError: it is neither a published name nor a .pth or .safetensors file.
     """
     path = Path(name_or_path)
     if path.is_file() and path.suffix in _SUFFIXES:
@@ -53,21 +59,26 @@ def check_name(name_or_path: str) -> None:
     if path.exists() or name_or_path not in PUBLISHED:
         raise QuantFaceError(
             f"--bg-upsampler {name_or_path}: {'not a' if path.exists() else 'no such'} file of "
-            f"weights ({' or '.join(_SUFFIXES)}), nor one of {', '.join(PUBLISHED)}"
+            f"weights ({' or '.join(_SUFFIXES)}), and not one of {', '.join(PUBLISHED)}"
         )
 
 
 def find_background(name_or_path: str, offline: bool, notify: Callable[[str], None]) -> Path:
-    """The file of weights; a published one is downloaded into the cache folder once.
+    """Return the path of the weights; a published file is downloaded into the cache once.
+
+    Args:
+        name_or_path: a published name or the path of a file.
+        offline: never download.
+        notify: receives one line about a download.
 
     Raises:
-        QuantFaceError: see ``check_name``; the file that is here is another.
-        Unavailable: it is not here and could not, or may not, be downloaded.
+        QuantFaceError: see ``check_name``; or the cached file has another digest.
+        Unavailable: the file is not cached, and the download failed or is forbidden.
     """
     check_name(name_or_path)
     if Path(name_or_path).exists():
         return Path(name_or_path)
-    # Not at the top: it brings torch, and names are checked before that is wanted.
+    # Import this late: it imports torch, which checking a name must not.
     from quantface_arch.utils.disk_cache import cache_root
 
     file = PUBLISHED[name_or_path]
@@ -88,6 +99,7 @@ def find_background(name_or_path: str, offline: bool, notify: Callable[[str], No
 
 
 def _check(path: Path, file: Published) -> None:
+    """Raise QuantFaceError if the file has another digest."""
     found = file_digest(path)
     if found != file.sha256:
-        raise QuantFaceError(f"{path}: SHA-256 {found}, {file.name} has {file.sha256}")
+        raise QuantFaceError(f"{path}: SHA-256 is {found}, but {file.name} has {file.sha256}")

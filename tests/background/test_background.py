@@ -1,4 +1,4 @@
-"""Backgrounds enlarged by a network: from any file of weights, and without seams."""
+"""Enlarging backgrounds: kinds of weight files, tiles without seams, memory, the command."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SMALL = {**SMALL, "num_grow_ch": 8}
 
 
 def network(scale, seed=0):
-    """A random network whose pictures of pictures have a contrast, so that seams would show."""
+    """Return a random network whose results have enough contrast to show seams."""
     torch.manual_seed(seed)
     net = build_arch({**SMALL, "scale": scale}).eval()
     with torch.no_grad():
@@ -41,7 +41,7 @@ def network(scale, seed=0):
 
 
 def official(path, scale, key="params_ema"):
-    """As Real-ESRGAN's authors save it."""
+    """Save a network as Real-ESRGAN's authors do."""
     torch.save({key: network(scale).state_dict()}, path)
     return path
 
@@ -65,22 +65,22 @@ def test_windows_cover_an_axis_once_with_context(length):
 
 @pytest.mark.parametrize(("scale", "depth"), [(2, np.uint8), (4, np.uint16)])
 def test_tiles_leave_no_seams(photo, scale, depth):
-    """Tiled and untiled pictures are one, to a level of 255."""
-    picture = photo.astype(depth) * (1 if depth == np.uint8 else 257)
+    """Tiled and untiled images differ by at most one level of 255."""
+    image = photo.astype(depth) * (1 if depth == np.uint8 else 257)
     net, cpu = network(scale), torch.device("cpu")
-    whole = BackgroundUpsampler(net, scale, cpu, tile=256)(picture)
-    tiled = BackgroundUpsampler(net, scale, cpu, tile=32)(picture)
+    whole = BackgroundUpsampler(net, scale, cpu, tile=256)(image)
+    tiled = BackgroundUpsampler(net, scale, cpu, tile=32)(image)
     assert tiled.shape == whole.shape == (110 * scale, 150 * scale, 3) and tiled.dtype == depth
     assert to_uint8(whole).std() > 4
     assert np.abs(to_uint8(tiled).astype(int) - to_uint8(whole)).max() <= 1
-    # Without what surrounds a tile there are seams, and this test sees them.
-    bare = BackgroundUpsampler(net, scale, cpu, tile=32, context=0)(picture)
+    # Without context there are seams, which this test detects.
+    bare = BackgroundUpsampler(net, scale, cpu, tile=32, context=0)(image)
     assert np.abs(to_uint8(bare).astype(int) - to_uint8(whole)).max() > 30
 
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_sides_need_not_fit_the_grid(photo, scale):
-    """What is added to fill the grid is cut off again, and reaches a few pixels at most."""
+    """The padding is cut off again, and changes only pixels near the edge."""
     upsampler = BackgroundUpsampler(network(scale), scale, torch.device("cpu"))
     odd = upsampler(photo[:99, :147])
     assert odd.shape == (99 * scale, 147 * scale, 3)
@@ -89,13 +89,13 @@ def test_sides_need_not_fit_the_grid(photo, scale):
 
 
 class Brighter(torch.nn.Module):
-    """Every pixel twice as bright, four times."""
+    """Doubles the brightness and the size."""
 
     def forward(self, x):
         return 2 * x.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
-def test_what_is_too_bright_is_white_and_what_is_no_number_an_error(photo):
+def test_bright_values_are_clipped_and_values_that_are_not_finite_are_an_error(photo):
     large = BackgroundUpsampler(Brighter(), 2, torch.device("cpu"))(photo)
     wanted = np.minimum(2 * photo.astype(int), 255).repeat(2, 0).repeat(2, 1)
     assert np.abs(large - wanted).max() <= 1
@@ -106,13 +106,13 @@ def test_what_is_too_bright_is_white_and_what_is_no_number_an_error(photo):
         BackgroundUpsampler(net, 2, torch.device("cpu"))(photo)
 
 
-def test_a_grey_picture_stays_grey(photo):
+def test_a_grey_image_stays_grey(photo):
     grey = np.repeat(photo[..., :1], 3, axis=2)
     large = BackgroundUpsampler(network(2), 2, torch.device("cpu"))(grey)
     assert (large == large[..., :1]).all()
 
 
-def test_files_of_every_kind_give_the_same_network(photo, tmp_path):
+def test_all_kinds_of_files_give_the_same_network(photo, tmp_path):
     state = network(2).state_dict()
     save_file(state, tmp_path / "plain.safetensors")
     save_file({f"params_ema.{key}": state[key] for key in state}, tmp_path / "flat.safetensors")
@@ -129,7 +129,7 @@ def test_files_of_every_kind_give_the_same_network(photo, tmp_path):
         assert difference.max() <= (1 if path.stem == "ours" else 0), path.name
 
 
-def test_a_file_with_other_weights_is_another_network(photo, tmp_path):
+def test_a_changed_file_is_loaded_again(photo, tmp_path):
     results = []
     for seed in (0, 1):
         torch.save(network(2, seed).state_dict(), tmp_path / "a.pth")
@@ -144,10 +144,10 @@ def test_the_published_sizes_are_recognized():
     assert rrdbnet_options(None, network(4).state_dict()) == {**SMALL, "scale": 4}
 
 
-def test_a_quantized_network_through_both_runtimes(photo, tmp_path):
-    net, pictures = network(2), torch.rand(2, 3, 32, 32)
+def test_a_quantized_network_in_both_runtimes(photo, tmp_path):
+    net, images = network(2), torch.rand(2, 3, 32, 32)
     wanted = BackgroundUpsampler(net, 2, torch.device("cpu"))(photo).astype(int)
-    quantize(net, "w8a8", pictures, progress=False)
+    quantize(net, "w8a8", images, progress=False)
     save_checkpoint(net, tmp_path / "w8a8.safetensors", {**SMALL, "scale": 2})
     official(tmp_path / "float.pth", 2)
     for name, runtime, most in (
@@ -164,7 +164,7 @@ class Trap:
         return print, ("executed",)
 
 
-def test_what_is_no_such_network_is_named(tmp_path, capsys):
+def test_the_error_names_a_file_with_another_network(tmp_path, capsys):
     torch.save({"params": {"conv.weight": torch.zeros(1)}}, tmp_path / "other.pth")
     narrow = network(2).state_dict()
     narrow["conv_hr.bias"] = torch.zeros(3)
@@ -176,20 +176,20 @@ def test_what_is_no_such_network_is_named(tmp_path, capsys):
         arch = {**SMALL, "scale": 2, **change}
         save_checkpoint(build_arch(arch), tmp_path / f"{name}.safetensors", arch, None)
     for name, message in {
-        "grey.safetensors": "'num_out_ch': 1.*wanted is an RRDBNet for x2 or x4, RGB to RGB",
-        "same.safetensors": "'scale': 1.*wanted is an RRDBNet for x2 or x4",
+        "grey.safetensors": "'num_out_ch': 1.*expected an RRDBNet for x2 or x4, RGB to RGB",
+        "same.safetensors": "'scale': 1.*expected an RRDBNet for x2 or x4",
         "other.pth": "does not hold an RRDBNet",
         "narrow.pth": "conv_hr.bias",
         "trap.pth": "cannot be unpickled safely|damaged",
         "text.safetensors": "text",
-        "faces.safetensors": "wanted is an RRDBNet",
+        "faces.safetensors": "expected an RRDBNet",
     }.items():
         with pytest.raises(QuantFaceError, match=rf"{name}: .*({message})|{message}"):
             load_background(str(tmp_path / name), "reference")
     assert "executed" not in capsys.readouterr().out
 
 
-def test_published_weights_are_what_was_published_or_refused(tmp_path, monkeypatch):
+def test_published_weights_are_refused_if_their_digest_differs(tmp_path, monkeypatch):
     monkeypatch.setenv("QUANTFACE_CACHE", str(tmp_path / "cache"))
     notes = []
     with pytest.raises(QuantFaceError, match="--offline forbids the download: get https://"):
@@ -205,7 +205,7 @@ def test_published_weights_are_what_was_published_or_refused(tmp_path, monkeypat
     monkeypatch.setitem(weights.PUBLISHED, "realesrgan_x2", right)
     path = weights.find_background("realesrgan_x2", False, notes.append)
     assert path.read_bytes() == source.read_bytes() and "downloading" in notes[-1]
-    # Once is enough; and what was tampered with is not used.
+    # The file is downloaded once, and refused after it was changed.
     assert weights.find_background("realesrgan_x2", True, notes.append) == path
     path.write_bytes(b"other")
     with pytest.raises(QuantFaceError, match="SHA-256"):
@@ -220,7 +220,7 @@ def test_too_many_pixels_are_refused_before_any_work():
 
 
 def test_memory_is_bounded_by_the_tile():
-    """Of numpy's memory; a network's own is that of one window."""
+    """numpy needs little more than the result, and the network sees one window at a time."""
 
     class Doubled(torch.nn.Module):
         largest = 0
@@ -230,16 +230,16 @@ def test_memory_is_bounded_by_the_tile():
             return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
     net = Doubled()
-    picture = np.zeros((1000, 750, 3), np.uint8)
-    picture[0, 0] = 1, 2, 3
+    image = np.zeros((1000, 750, 3), np.uint8)
+    image[0, 0] = 1, 2, 3
     tracemalloc.start()
     try:
-        large = BackgroundUpsampler(net, 2, torch.device("cpu"), tile=128)(picture)
+        large = BackgroundUpsampler(net, 2, torch.device("cpu"), tile=128)(image)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert net.largest == 3 * 160 * 160
-    assert peak < large.nbytes + picture.nbytes * 3
+    assert peak < large.nbytes + image.nbytes * 3
 
 
 def test_the_command(repo, photo, tmp_path, monkeypatch, capsys):
@@ -264,20 +264,20 @@ def test_the_command(repo, photo, tmp_path, monkeypatch, capsys):
     large = resize(BackgroundUpsampler(network(2), 2, torch.device("cpu"))(photo), 384, 384)
     assert result.shape == (384, 384, 3)
     same = (result == large).all(axis=2)
-    # All but the face, and the face is pasted over it.
+    # The face is pasted over the enlarged background.
     assert 0.5 < same.mean() < 0.99 and same[:, :40].all()
     for words, message in {
         ("--bg-upsampler", "nowhere.pth"): "nowhere.pth: no such file of weights",
         ("--bg-upsampler", "realesrgan_x4"): "--offline forbids the download",
         ("--bg-upsampler", tmp_path / "in.png"): "not a file of weights",
-        ("--bg-upsampler", tmp_path / "x2.pth", "--aligned"): "does not go with --aligned",
+        ("--bg-upsampler", tmp_path / "x2.pth", "--aligned"): "cannot be used with --aligned",
     }.items():
         status, stderr = restore(*words, "-o", tmp_path / "none")
         assert status == 2 and message in stderr and len(stderr.splitlines()) == 1
     assert not (tmp_path / "none").exists()
 
 
-def test_without_a_background_pictures_are_what_they_were(photo):
+def test_without_a_network_the_background_is_interpolated(photo):
     class NoFaces:
         name = "none"
 
