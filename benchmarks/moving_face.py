@@ -1,4 +1,4 @@
-"""A clip of one photograph that moves as we tell it, and how well its face is followed."""
+"""A video of one photograph that moves along a known path, and how well its face is tracked."""
 
 from __future__ import annotations
 

@@ -29,7 +29,8 @@ from report import data_root, parser, report
 from quantface_arch.faces.align import FACE_SIZE, invert, transform, warp
 from quantface_arch.faces.mask import HeadMask, head_mask, head_turn
 from quantface_arch.faces.paste import paste_face
-from quantface_arch.restore.restorer import FaceRestorer, FoundFaces
+from quantface_arch.restore.restorer import FaceRestorer
+from quantface_arch.restore.results import FoundFaces
 from quantface_arch.utils.images import RGBImage, load_rgb
 
 # Blur in pixels, reduction, noise in levels, JPEG quality; the reduction stays.

@@ -1,9 +1,9 @@
-"""Faces in clips: how steadily they are followed, or, with --command, the whole command's cost.
+"""Faces in videos: how steadily they are tracked, or, with --command, the whole command's cost.
 
     python benchmarks/video.py                     # jitter by smoothing, both detectors
     python benchmarks/video.py --command           # seconds a frame and memory of restore.py
 
-The clip is a photograph that sways, nods, turns and comes nearer, with noise of 6 levels drawn for
+The video is a photograph that sways, nods, turns and comes nearer, with noise of 6 levels drawn for
 every frame. "jitter" is how far the face moves inside its aligned 512x512 crop from one frame to
 the next, "drift" how far it is from its mean place there; both would be 0 if every face were cut
 out in its true place. "smoothing" is the number of frames on either side that a place is averaged
@@ -32,7 +32,7 @@ from quantface_arch.faces.align import similarity
 from quantface_arch.faces.detect import build_detector
 from quantface_arch.faces.face import Face
 from quantface_arch.utils.images import load_rgb
-from quantface_arch.video.tracking import follow
+from quantface_arch.video.tracking import track_faces
 
 PHOTO = REPO / "inputs/astronaut.jpg"
 DETECTORS = ("retinaface_mobile0.25", "haar")
@@ -50,8 +50,8 @@ def steadiness(detector: str, count: int) -> list[dict[str, Any]]:
     missed = sum(not found for found in faces)
     found = {}
     for half in HALVES:
-        followed = follow(zip(frames, faces, strict=True), half)
-        found[str(half)] = [frame.matrices[:1] for frame in followed]
+        tracked = track_faces(zip(frames, faces, strict=True), half)
+        found[str(half)] = [frame.matrices[:1] for frame in tracked]
     found |= {f"ema {weight:g}": _exponential(faces, weight) for weight in WEIGHTS}
     rows = []
     for smoothing, matrices in found.items():
@@ -83,14 +83,14 @@ def _exponential(faces: Sequence[list[Face]], weight: float) -> list[list[np.nda
 
 
 def whole_command(count: int, folder: Path) -> dict[str, Any]:
-    """Restore a clip of so many frames as a user does, and watch the memory."""
-    clip = folder / f"{count}.mp4"
+    """Restore a video with ``count`` frames by the command, and watch its memory."""
+    video = folder / f"{count}.mp4"
     code = cv2.VideoWriter.fourcc(*"mp4v")
-    writer = cv2.VideoWriter(str(clip), cv2.CAP_FFMPEG, code, RATE, (640, 480))
+    writer = cv2.VideoWriter(str(video), cv2.CAP_FFMPEG, code, RATE, (640, 480))
     for frame, _ in moving(load_rgb(PHOTO), count, (640, 480)):
         writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     writer.release()
-    command = [sys.executable, str(REPO / "inference/restore.py"), "-i", str(clip)]
+    command = [sys.executable, str(REPO / "inference/restore.py"), "-i", str(video)]
     command += ["-o", str(folder / "out"), "--offline"]
     command += ["--weights-dir", str(data_root() / "weights/facexlib")]
     process = subprocess.Popen(
@@ -103,10 +103,10 @@ def whole_command(count: int, folder: Path) -> dict[str, Any]:
     output = process.stdout.read() if process.stdout else ""
     seconds = re.search(r"([\d.]+) seconds per frame", output)
     if process.returncode or seconds is None:
-        raise QuantFaceError(f"restore.py failed on {clip}: {output}")
+        raise QuantFaceError(f"restore.py failed on {video}: {output}")
     faces = re.search(r"(\d+) faces", output)
     return {
-        "clip": "640x480",
+        "video": "640x480",
         "frames": count,
         "faces": int(faces[1]) if faces else 0,
         "s/frame": float(seconds[1]),

@@ -125,7 +125,8 @@ def try_restore() -> dict[str, Any]:
     import torch
 
     from quantface_arch import runtime
-    from quantface_arch.restore.restorer import DEFAULT_MODEL, FaceRestorer
+    from quantface_arch.pretrained.names import DEFAULT_MODEL
+    from quantface_arch.restore.restorer import FaceRestorer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     restorer = FaceRestorer.from_pretrained(DEFAULT_MODEL, "reference", device, offline=True)

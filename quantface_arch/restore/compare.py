@@ -1,4 +1,4 @@
-"""Two pictures side by side."""
+"""Place the input and the result side by side."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _WHITE = (255, 255, 255)
 
 
 def side_by_side(before: RGBImage, after: RGBImage) -> RGBImage:
-    """The input and the restored picture, labelled, at the size of the latter (8 bits, opaque).
+    """Return the input and the restored image with labels, as opaque 8-bit RGB.
 
-    Each half is at most 4096 pixels long.
+    Both halves have the size of ``after``, or are shrunk to at most 4096 pixels a side.
     """
     width, height = after.size
     factor = min(1.0, _LONG_SIDE / max(width, height))
@@ -30,8 +30,9 @@ def side_by_side(before: RGBImage, after: RGBImage) -> RGBImage:
     )
 
 
-def _labelled(picture: RGBImage, label: str, size: tuple[int, int]) -> np.ndarray:
+def _labelled(image: RGBImage, label: str, size: tuple[int, int]) -> np.ndarray:
+    """Return the resized image under a strip with its label."""
     strip = np.zeros((_LABEL_HEIGHT, size[0], 3), np.uint8)
     place = (4, _LABEL_HEIGHT - 7)
     cv2.putText(strip, label, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, _WHITE, 1, cv2.LINE_AA)
-    return np.concatenate([strip, to_uint8(resize(picture.rgb, *size))], axis=0)
+    return np.concatenate([strip, to_uint8(resize(image.rgb, *size))], axis=0)

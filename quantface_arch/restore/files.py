@@ -1,4 +1,4 @@
-"""Which files ``inference/restore.py`` reads and writes."""
+"""Find the inputs of a restore command and name its outputs."""
 
 from __future__ import annotations
 
@@ -7,36 +7,43 @@ import hashlib
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from quantface_arch.errors import UsageError
 from quantface_arch.utils.files import kind_of
 from quantface_arch.utils.images import SUFFIXES
-from quantface_arch.video import SUFFIXES as CLIP_SUFFIXES
+from quantface_arch.video import SUFFIXES as VIDEO_SUFFIXES
 
 __all__ = ["MANIFESTS", "OutputFolders", "Source", "find_sources", "output_names"]
 
-# In the output folder, see ``Manifest``.
+# Manifests in the output folder, see ``restore.manifest``.
 MANIFESTS = "manifest-*.jsonl"
 
 
 @dataclass(frozen=True)
 class Source:
-    """One picture or clip to restore and the NAME that its outputs get."""
+    """An image or video to restore, and the NAME of its outputs."""
 
     path: Path
     name: str
 
     @property
-    def is_clip(self) -> bool:
-        return self.path.suffix.lower() in CLIP_SUFFIXES
+    def is_video(self) -> bool:
+        """Whether the file is a video, by its suffix."""
+        return self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)
 class OutputFolders:
-    """Where a run writes: ``restored/``, ``cropped_faces/``, ``restored_faces/``, ``compare/``."""
+    """The folders that a command writes into.
+
+    Attributes:
+        root: the output folder, which holds the others.
+        aligned: whether the inputs are aligned faces.
+        compare: whether the input and the result are also written side by side.
+    """
 
     root: Path
     aligned: bool
@@ -59,32 +66,32 @@ class OutputFolders:
         return self.root / "compare"
 
     def all(self) -> list[Path]:
-        """Every folder that any run with this root writes into."""
+        """Return every folder that any command with this root may write into."""
         return [self.restored, self.crops, self.faces, self.compared]
 
     def used(self) -> list[Path]:
-        """The folders that this run writes into."""
+        """Return the folders that this command writes into."""
         whole = [] if self.aligned else [self.restored, self.crops]
         return [*whole, self.faces, *([self.compared] if self.compare else [])]
 
     def final(self, source: Source) -> Path:
-        """The file that is written last, so that an input is done where it exists."""
+        """Return the output that is written last: if it exists, the input is done."""
         folder = self.faces if self.aligned else self.restored
-        return folder / f"{source.name}{'.mp4' if source.is_clip else '.png'}"
+        return folder / f"{source.name}{'.mp4' if source.is_video else '.png'}"
 
     def check(self, sources: list[Source]) -> None:
-        """Find out, without making anything, whether this run may write here.
+        """Check, without creating anything, that this command may write here.
 
         Raises:
-            UsageError: a folder cannot be written, holds one of the inputs, or is, or holds, a link
-                that leads out of the root.
+            UsageError: a folder cannot be written or holds one of the inputs; or it is, or holds, a
+                link to a place outside the root.
         """
         used = {folder.resolve(): folder for folder in self.used()}
         for source in sources:
             if source.path.resolve().parent in used:
                 raise UsageError(
-                    f"{source.path} lies in a folder that this run writes into: "
-                    "choose another output with -o"
+                    f"{source.path} is in a folder that this command writes into: "
+                    "choose another output folder with -o"
                 )
         self._check_links(self.root.glob(MANIFESTS))
         for folder in self.used():
@@ -98,19 +105,19 @@ class OutputFolders:
                 raise UsageError(f"cannot write to {folder}: no permission in {existing}")
 
     def _check_links(self, paths: Iterable[Path]) -> None:
-        """Refuse what is a link to somewhere outside of the root."""
+        """Raise UsageError if a path is a link to a place outside the root."""
         for path in paths:
             if path.is_symlink() and not path.resolve().is_relative_to(self.root.resolve()):
                 raise UsageError(
                     f"cannot write to {path}: it is a link to {path.resolve()}, "
-                    f"which lies outside of {self.root}"
+                    f"which is outside {self.root}"
                 )
 
     def make(self) -> None:
-        """Make the folders and try them out.
+        """Create the folders and try to write into each.
 
         Raises:
-            UsageError: one of them cannot be made or written.
+            UsageError: a folder cannot be created or written.
         """
         for folder in self.used():
             try:
@@ -122,32 +129,32 @@ class OutputFolders:
 
 
 def find_sources(
-    inputs: list[str], recursive: bool, folders: OutputFolders
+    inputs: Sequence[str], recursive: bool, folders: OutputFolders
 ) -> tuple[list[Source], int]:
-    """The pictures and clips that files, folders and globs name, sorted, each once.
+    """Find the images and videos that files, folders and globs name; each appears once.
 
-    Files whose suffix is neither's, and hidden ones, are left out; so is what an earlier run
-    wrote, where the output lies inside an input folder.
+    Hidden files and files with another suffix are left out. If the output folder is inside an
+    input folder, the results of earlier commands are left out as well.
 
     Returns:
-        the pictures and clips, and how many other files were left out.
+        the images and videos, sorted by path, and the number of other files.
 
     Raises:
-        UsageError: a path does not exist, a glob matches nothing, or nothing is left.
+        UsageError: a path does not exist, a glob matches nothing, or there is no image or video.
     """
     found: dict[Path, Path] = {}
     skipped: set[Path] = set()
     own = {folder.resolve() for folder in folders.all()}
     for text in inputs:
         for path in _expand(text, recursive, own):
-            if path.suffix.lower() in SUFFIXES | CLIP_SUFFIXES:
+            if path.suffix.lower() in SUFFIXES | VIDEO_SUFFIXES:
                 found.setdefault(path.resolve(), path)
             else:
                 skipped.add(path.resolve())
     if not found:
         raise UsageError(
-            f"no pictures or clips in {', '.join(inputs)} ({len(skipped)} other files; "
-            f"allowed are {', '.join([*sorted(SUFFIXES), *sorted(CLIP_SUFFIXES)])}"
+            f"no images or videos in {', '.join(inputs)} ({len(skipped)} other files; "
+            f"supported are {', '.join([*sorted(SUFFIXES), *sorted(VIDEO_SUFFIXES)])}"
             f"{'' if recursive else '; --recursive looks into subfolders'})"
         )
     paths = sorted(found.values())
@@ -155,6 +162,7 @@ def find_sources(
 
 
 def _expand(text: str, recursive: bool, own: set[Path]) -> Iterator[Path]:
+    """Yield the files that one argument names; an existing file is never taken for a glob."""
     path = Path(text).expanduser()
     if path.is_file():
         yield path
@@ -170,12 +178,13 @@ def _expand(text: str, recursive: bool, own: set[Path]) -> Iterator[Path]:
             elif recursive:
                 yield from _walk(match, recursive, own)
     elif path.exists():
-        raise UsageError(f"{text} is {kind_of(path.stat().st_mode)}, a file or folder is wanted")
+        raise UsageError(f"{text} is {kind_of(path.stat().st_mode)}, expected a file or a folder")
     else:
         raise UsageError(f"{text} does not exist")
 
 
 def _walk(root: Path, recursive: bool, own: set[Path]) -> Iterator[Path]:
+    """Yield the files of a folder, except hidden ones and those in folders of ``own``."""
     for folder, subfolders, files in os.walk(root):
         here = Path(folder)
         yield from (here / name for name in files if not name.startswith("."))
@@ -187,13 +196,13 @@ def _walk(root: Path, recursive: bool, own: set[Path]) -> Iterator[Path]:
 
 
 def output_names(paths: list[Path]) -> list[str]:
-    """A different NAME for each of these files: its stem wherever no other file has it too.
+    """Return a unique NAME for each file: its stem, unless another file has the same stem.
 
-    Files that share a stem get, all of them, the first that tells them apart of: stem_suffix,
-    folder_stem, folder_stem_suffix, and so on up the path. So ``a.png`` and ``a.jpg`` become
-    ``a_png`` and ``a_jpg``; ``x/a.png`` and ``y/a.png`` become ``x_a`` and ``y_a``. Upper and
-    lower case count as equal, since some file systems hold them so; paths that differ in nothing
-    else get a digest.
+    Files that share a stem get a longer name: the first of stem_suffix, folder_stem,
+    folder_stem_suffix and so on up the path that tells them apart. So ``a.png`` and ``a.jpg``
+    become ``a_png`` and ``a_jpg``; ``x/a.png`` and ``y/a.png`` become ``x_a`` and ``y_a``. Names
+    that differ in case only count as equal, because some file systems do not distinguish them.
+    Paths that differ in nothing else get a digest.
     """
     levels = [0] * len(paths)
     deepest = 2 * max((len(path.resolve().parts) for path in paths), default=0)

@@ -1,8 +1,7 @@
-"""What a batch restoration has done: a line of JSON for every picture, as soon as it is done."""
+"""The manifest of a restore command: one line of JSON per input, written when it is finished."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from quantface_arch import __version__
 from quantface_arch.errors import QuantFaceError, WriteError
 from quantface_arch.restore.files import MANIFESTS, Source
+from quantface_arch.restore.options import RestoreOptions
 from quantface_arch.utils.files import file_digest, open_file
 
 if TYPE_CHECKING:
@@ -22,49 +22,53 @@ if TYPE_CHECKING:
 __all__ = ["Manifest", "settings_of"]
 
 
-def settings_of(args: argparse.Namespace, restorer: FaceRestorer) -> dict[str, Any]:
-    """What the pixels of a result depend on beside the picture itself, as plain data."""
+def settings_of(options: RestoreOptions, restorer: FaceRestorer) -> dict[str, Any]:
+    """Return, as plain data, all settings that the result's pixels depend on."""
     from quantface_arch.pretrained.names import resolve_base, resolve_model
     from quantface_arch.runtime import resolve
 
-    model = resolve_model(args.model)
+    aligned = options.inputs.aligned
+    model = resolve_model(options.runtime.model)
     files, base = [model], None
     if model.is_dir():
         files, base = sorted(model.iterdir()), resolve_base(model)
+    runtime = "torch"
+    if not model.is_dir():
+        runtime = resolve(options.runtime.runtime, restorer.device.type)
     return {
         "model": {path.name: file_digest(path) for path in files if path.is_file()},
         "base": base,
-        "runtime": "torch" if model.is_dir() else resolve(args.runtime, restorer.device.type),
-        "detector": None if args.aligned else restorer.detector.name,
-        "aligned": args.aligned,
-        "upscale": args.upscale,
-        "strength": args.strength,
+        "runtime": runtime,
+        "detector": None if aligned else restorer.detector.name,
+        "aligned": aligned,
+        "upscale": options.outputs.upscale,
+        "strength": options.faces.strength,
         "color_fix": restorer.color_fix,
-        "seed": args.seed if args.sample else None,
-        "compare": args.compare,
-        "background": _background(args.bg_upsampler),
+        "seed": options.faces.seed if options.faces.sample else None,
+        "compare": options.outputs.compare,
+        "background": _background(options.outputs.bg_upsampler),
         "version": __version__,
     }
 
 
 def _background(name_or_path: str | None) -> str | None:
-    """Digest of a network's file; a name stands for one file alone."""
+    """Return the digest of a network's file, or the published name, which identifies one file."""
     path = Path(name_or_path or "")
     return file_digest(path) if path.is_file() else name_or_path
 
 
 @dataclass
 class Manifest:
-    """The files ``manifest-RANK.jsonl`` of an output folder: one a process, appended to.
+    """The files ``manifest-RANK.jsonl`` of an output folder; each process appends to its own.
 
-    A picture is done if a line says so whose settings are these, whose digest of the input is that
-    of the file, and all of whose outputs hold what was written. So neither what another run wrote
-    over them, nor a line cut short by a kill, can make a picture count as done.
+    An input is done if some line reports it without an error, with the same settings and the same
+    digest of the input, and if all its outputs still have the digests in that line. An input whose
+    outputs were overwritten by another run, or whose line was cut short by a kill, is not done.
 
     Args:
         root: the output folder.
-        settings: of this run.
-        rank: names the file that this process appends to.
+        settings: settings of this run.
+        rank: rank of this process, which names its file.
     """
 
     root: Path
@@ -73,7 +77,7 @@ class Manifest:
     _known: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
 
     def load(self) -> None:
-        """Read the lines of earlier runs, of however many processes.
+        """Read the lines of all processes of earlier runs.
 
         Raises:
             QuantFaceError: a manifest cannot be read.
@@ -87,10 +91,11 @@ class Manifest:
         self._known = dict(known)
 
     def has(self, source: Source, unrestored: bool) -> bool:
-        """Whether a picture is done, by lines that ``load`` has read.
+        """Return whether an input is done, according to the lines that ``load`` read.
 
         Args:
-            unrestored: a picture in which no face was found counts, too.
+            source: the input.
+            unrestored: whether an input without a face can be done.
         """
         try:
             records = self._known.get((source.name, file_digest(source.path)), ())
@@ -99,6 +104,7 @@ class Manifest:
         return any((record["faces"] or unrestored) and self._holds(record) for record in records)
 
     def _holds(self, record: Mapping[str, Any]) -> bool:
+        """Return whether all outputs of a line are unchanged."""
         try:
             outputs = record["outputs"].items()
             return all(file_digest(self.root / name) == digest for name, digest in outputs)
@@ -114,13 +120,15 @@ class Manifest:
         seconds: float = 0.0,
         error: str | None = None,
     ) -> None:
-        """Append what became of a picture.
+        """Append a line for one input.
 
         Args:
+            source: the input.
             digest: SHA-256 of the input; None if it could not be read.
-            outputs: the files that were written.
-            seconds: from reading to writing; pictures of one batch share their time.
-            error: in one line; None if the picture is done.
+            outputs: files that were written.
+            faces: number of faces that were restored.
+            seconds: time from reading to writing, including the other images of its batch.
+            error: one-line reason of the failure; None if the input is done.
 
         Raises:
             WriteError: the line cannot be written.
@@ -140,7 +148,7 @@ class Manifest:
         line = json.dumps(record).encode() + b"\n"
         try:
             with path.open("a+b") as file:
-                # A line that a kill has cut short must not swallow this one.
+                # Start a new line if a kill has cut the last one short.
                 if file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n":
                     line = b"\n" + line
                 file.write(line)
@@ -149,11 +157,11 @@ class Manifest:
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
-    """A line's record; empty for one that was cut short, or that no run has written."""
+    """Return the record in a line, or an empty one if the line was cut short or is malformed."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return {}
     kinds = {"name": str, "sha256": (str, type(None)), "outputs": dict, "faces": int}
-    whole = isinstance(record, dict) and record.keys() >= {*kinds, "error", "settings"}
-    return record if whole and all(isinstance(record[k], kinds[k]) for k in kinds) else {}
+    complete = isinstance(record, dict) and record.keys() >= {*kinds, "error", "settings"}
+    return record if complete and all(isinstance(record[k], kinds[k]) for k in kinds) else {}

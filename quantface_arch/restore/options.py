@@ -1,138 +1,122 @@
-"""Options that all which restores pictures shares, and the restorer that they describe."""
+"""Typed options for restoring faces, built once from the command line."""
 
 from __future__ import annotations
 
-import argparse
-import math
-import sys
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, TypeVar
 
-from quantface_arch.errors import UsageError
-from quantface_arch.faces.color import COLOR_FIXES
-from quantface_arch.faces.detect import ALIASES, DETECTORS
 from quantface_arch.pretrained.names import DEFAULT_MODEL
-from quantface_arch.utils.distributed import Shard
-from quantface_arch.utils.runtime_names import RUNTIME_NAMES
 
-if TYPE_CHECKING:
-    from quantface_arch.restore.restorer import FaceRestorer
+__all__ = [
+    "FaceOptions",
+    "InputOptions",
+    "OutputOptions",
+    "RestoreOptions",
+    "RuntimeOptions",
+    "build",
+]
 
-__all__ = ["add_model_options", "integer", "load_restorer", "note", "number"]
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """The options that :func:`load_restorer` reads, and those of sampling."""
-    add = parser.add_argument
-    add("--model", default=DEFAULT_MODEL, metavar="NAME_OR_PATH", help="default: %(default)s")
-    add("--runtime", choices=("auto", *RUNTIME_NAMES), default="auto", help="default: %(default)s")
-    add("--device", default="auto", help="auto (default), cpu, cuda, cuda:0")
-    add("--batch-size", type=integer(1), metavar="N", help="faces at once: 1, on a GPU 8")
-    add("--sample", action="store_true", help="sample the latent instead of taking its mean")
-    add("--seed", type=integer(0), default=0, help="of --sample, with the picture's content")
-    add(
-        "--detector",
-        choices=(*DETECTORS, *ALIASES),
-        default="auto",
-        help="auto (default): yunet, which is shipped; haar, now gone, means yunet, too",
-    )
-    add(
-        "--color-fix",
-        choices=COLOR_FIXES,
-        help="what a face takes over from the input: tones at low resolution (lowres), the low "
-        "band of a wavelet transform (wavelet), mean and deviation of each channel (adain), or "
-        "nothing (none); default: the model's own, lowres for mini models, none for OSDFace",
-    )
-    add("--weights-dir", type=Path, metavar="DIR", help="holds RetinaFace's .pth")
-    add("--offline", action="store_true", help="never download anything")
+T = TypeVar("T")
 
 
-def number(low: float, high: float) -> Callable[[str], float]:
-    """A type of option: a number within these limits."""
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """Which model restores the faces, and how it is executed.
 
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not a number from {low:g} to {high:g}")
-        return value
-
-    return parse
-
-
-def integer(low: int) -> Callable[[str], int]:
-    """A type of option: a whole number from ``low`` on."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = low - 1
-        if value < low:
-            raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {low}")
-        return value
-
-    return parse
-
-
-def load_restorer(args: argparse.Namespace, shard: Shard | None = None) -> FaceRestorer:
-    """What ``add_model_options`` describes; the detector is not built yet.
-
-    Args:
-        shard: of the processes that load one each; the first speaks for all.
-
-    Raises:
-        QuantFaceError: no such model, runtime or device.
+    Attributes:
+        model: name of a shipped model, or path of a checkpoint.
+        runtime: ``auto``, ``reference``, ``openvino`` or ``cuda``.
+        device: ``auto`` or a torch device.
+        batch_size: faces that go through the model at once; None chooses by device.
+        offline: never download anything.
     """
-    from quantface_arch.pretrained.names import resolve_model
 
-    resolve_model(args.model)
-
-    from quantface_arch.restore.restorer import FaceRestorer
-
-    shard = shard or Shard()
-    restorer = FaceRestorer.from_pretrained(
-        args.model,
-        args.runtime,
-        _device(args.device, args.runtime, shard),
-        detector=args.detector,
-        weights_dir=args.weights_dir,
-        offline=args.offline,
-        batch_size=args.batch_size,
-        color_fix=args.color_fix,
-        notify=note(shard),
-    )
-    if shard.count > 1:
-        import cv2
-
-        cv2.setNumThreads(shard.threads)
-    return restorer
+    model: str = DEFAULT_MODEL
+    runtime: str = "auto"
+    device: str = "auto"
+    batch_size: int | None = None
+    offline: bool = False
 
 
-def note(shard: Shard) -> Callable[[str], None]:
-    """What prints notes on stderr, of the first process alone."""
+@dataclass(frozen=True)
+class FaceOptions:
+    """How faces are found and restored.
 
-    def say(message: str) -> None:
-        if shard.is_first:
-            print(f"note: {message}", file=sys.stderr)
+    Attributes:
+        detector: one of :data:`quantface_arch.faces.detect.DETECTORS` or its ``ALIASES``.
+        weights_dir: folder that holds RetinaFace's ``.pth`` file; None is facexlib's cache.
+        color_fix: one of :data:`quantface_arch.faces.color.COLOR_FIXES`; None is the model's own.
+        strength: weight of the restored face, 0 to 1.
+        sample: sample the latent instead of taking its mean.
+        seed: seed of that sample.
+    """
 
-    return say
+    detector: str = "auto"
+    weights_dir: Path | None = None
+    color_fix: str | None = None
+    strength: float = 1.0
+    sample: bool = False
+    seed: int = 0
 
 
-def _device(name: str, runtime: str, shard: Shard) -> str:
-    import torch
+@dataclass(frozen=True)
+class InputOptions:
+    """Which files are restored.
 
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() and runtime != "openvino" else "cpu"
-    if name == "cuda" and shard.count > 1 and torch.cuda.is_available():
-        return f"cuda:{shard.local_rank % torch.cuda.device_count()}"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"unknown --device {name!r}: auto, cpu, cuda or cuda:0") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: {torch.cuda.device_count()} CUDA devices are here")
-    return name
+    Attributes:
+        input: files, folders and glob patterns.
+        recursive: search subfolders, too.
+        aligned: every input is one aligned face.
+        skip_existing: leave out inputs whose result exists.
+        resume: leave out inputs that the manifest lists as done with the same settings.
+    """
+
+    input: tuple[str, ...] = ()
+    recursive: bool = False
+    aligned: bool = False
+    skip_existing: bool = False
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is written, and where.
+
+    Attributes:
+        output: the output folder.
+        compare: also write the input and the result side by side.
+        keep_unrestored: write inputs without a face unchanged; otherwise they are errors.
+        upscale: factor by which the image is enlarged.
+        bg_upsampler: path or published name of the network that enlarges the background; None is
+            interpolation.
+    """
+
+    output: Path = Path("results")
+    compare: bool = False
+    keep_unrestored: bool = False
+    upscale: float = 1.0
+    bg_upsampler: str | None = None
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """All options of one restore command.
+
+    Attributes:
+        inputs, outputs, faces, runtime: the options by subject.
+        debug: show the traceback of each failure.
+    """
+
+    inputs: InputOptions = field(default_factory=InputOptions)
+    outputs: OutputOptions = field(default_factory=OutputOptions)
+    faces: FaceOptions = field(default_factory=FaceOptions)
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+    debug: bool = False
+
+
+def build(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Build a dataclass from the values that bear its fields' names; the rest are ignored."""
+    names = [item.name for item in fields(kind)]  # pyright: ignore[reportArgumentType]
+    return kind(**{name: values[name] for name in names if name in values})

@@ -1,4 +1,4 @@
-"""Restoring the faces of photographs: detect, align, restore, paste back."""
+"""Restore the faces of an image: detect, align, restore, paste back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,86 +16,41 @@ from quantface_arch.errors import QuantFaceError, check_choice
 from quantface_arch.faces.align import FACE_SIZE, similarity, transform, warp_face
 from quantface_arch.faces.color import COLOR_FIXES, default_color_fix, fix_color
 from quantface_arch.faces.detect import build_detector
-from quantface_arch.faces.face import Detector, Face
+from quantface_arch.faces.face import Detector
 from quantface_arch.faces.mask import head_mask, head_turn
 from quantface_arch.faces.paste import paste_face
 from quantface_arch.faces.tensors import face_to_tensor, tensor_to_face
 from quantface_arch.pretrained.names import DEFAULT_MODEL
 from quantface_arch.quant.nn.traits import traits_of
+from quantface_arch.restore.results import FoundFaces, RestoredFace, RestoredImage
 from quantface_arch.utils.images import MAX_OUTPUT_PIXELS, RGBImage, resize
 
-__all__ = ["DEFAULT_MODEL", "FaceRestorer", "FoundFaces", "RestoredFace", "RestoredPicture"]
-
-
-@dataclass(frozen=True)
-class FoundFaces:
-    """A picture and the faces found in it, cut out: what waits for the network.
-
-    Attributes:
-        picture: the photograph.
-        faces: from left to right.
-        matrices: of each face, (2, 3), from the photograph to its aligned frame.
-        crops: of each face, (512, 512, 3) in the picture's dtype.
-    """
-
-    picture: RGBImage
-    faces: list[Face]
-    matrices: list[np.ndarray]
-    crops: list[np.ndarray]
-
-
-@dataclass(frozen=True)
-class RestoredFace:
-    """One face of a restored picture.
-
-    Attributes:
-        box: (4,) left, top, right, bottom in pixels of the input.
-        landmarks: (5, 2) eyes, nose, mouth corners, or (2, 2) eyes; in pixels of the input.
-        crop: (512, 512, 3) the aligned face before restoration, in the picture's dtype.
-        restored: the same after restoration.
-    """
-
-    box: np.ndarray
-    landmarks: np.ndarray
-    crop: np.ndarray
-    restored: np.ndarray
-
-
-@dataclass(frozen=True)
-class RestoredPicture:
-    """A photograph whose faces are restored; without faces it is the (enlarged) input."""
-
-    picture: RGBImage
-    faces: list[RestoredFace]
-
-    @property
-    def image(self) -> np.ndarray:
-        """(H, W, 3) RGB in the input's dtype."""
-        return self.picture.rgb
+__all__ = ["FaceRestorer", "blend"]
 
 
 class FaceRestorer:
-    """Restores the faces of whole photographs, or faces that are already aligned.
+    """Restores the faces of whole images, or faces that are already aligned.
 
     Args:
-        model: maps float (N, 3, 512, 512) in [-1, 1] to restored faces alike; to sample, also with
-            a keyword ``noise``, standard normal of shape ``model.latent_shape(N, 512, 512)``.
-        device: where the model and the detector run.
-        detector: one of :data:`quantface_arch.faces.detect.DETECTORS`, or a detector; loaded when
-            the first photograph comes.
-        weights_dir: folder that directly holds the detector's ``.pth``.
+        model: maps float (N, 3, 512, 512) faces in [-1, 1] to restored faces of the same shape and
+            range. To sample, it also takes a keyword ``noise``: standard normal values of shape
+            ``model.latent_shape(N, 512, 512)``.
+        device: device of the model and the detector.
+        detector: a detector, or one of :data:`quantface_arch.faces.detect.DETECTORS`, which is
+            loaded on first use.
+        weights_dir: folder that directly holds the detector's ``.pth`` file.
         offline: never download detector weights.
-        batch_size: faces that go through the model at once; None is 8 on a GPU, and 1 on a CPU,
-            which gains nothing from more but memory use. It does not change the result.
-        background: enlarges the photograph around the faces: (H, W, 3) RGB of either dtype to
-            (s * H, s * W, 3), which is then resized to the size wanted; None is interpolation.
-        color_fix: one of :data:`quantface_arch.faces.color.COLOR_FIXES`, what a face takes over
-            from its original; None is the model's own: ``lowres`` for ``mini`` models, else
+        batch_size: faces that go through the model at once; it does not change the result. None is
+            8 on a GPU, and 1 on a CPU, where larger batches need more memory but are no faster.
+        background: enlarges the image behind the faces, from (H, W, 3) RGB of either dtype to
+            (s * H, s * W, 3), which is then resized to the requested size; None interpolates.
+        color_fix: one of :data:`quantface_arch.faces.color.COLOR_FIXES`: what a face takes over
+            from its original. None is the model's own: ``lowres`` for ``mini`` models, else
             ``none``.
-        notify: told about downloads and fallbacks, one line each.
+        notify: receives one line about each download or fallback.
 
     Raises:
-        QuantFaceError: unknown ``color_fix``.
+        QuantFaceError: ``color_fix`` is unknown.
     """
 
     def __init__(
@@ -131,13 +86,14 @@ class FaceRestorer:
         """Load a shipped model by name, or any checkpoint by path.
 
         Args:
-            name_or_path: see :func:`quantface_arch.pretrained.zoo.resolve_model`.
+            name_or_path: see :func:`quantface_arch.pretrained.names.resolve_model`.
             runtime: ``auto``, ``reference``, ``openvino`` or ``cuda``.
-            device: where it runs.
-            options: what the constructor takes.
+            device: device of the model and the detector.
+            options: other arguments of the constructor.
 
         Raises:
-            QuantFaceError: unknown name, damaged checkpoint, or a runtime that is not available.
+            QuantFaceError: the name is unknown, the checkpoint is damaged, or the runtime is not
+                available.
         """
         from quantface_arch.pretrained.zoo import load_model
 
@@ -164,26 +120,26 @@ class FaceRestorer:
         strength: float = 1.0,
         sample: bool = False,
         seed: int = 0,
-    ) -> RestoredPicture:
-        """Restore every face of a photograph.
+    ) -> RestoredImage:
+        """Restore every face of an image.
 
         Args:
-            picture: upright RGB, (H, W, 3) uint8 or uint16, or what ``read_image`` gave.
-            upscale: enlarge the photograph by this factor; faces gain detail, the rest is
-                interpolated.
-            strength: 0 leaves the faces as they are, 1 replaces them.
-            sample: draw the latent from its posterior rather than taking the mean.
-            seed: of that draw, together with the face's own pixels.
+            picture: upright (H, W, 3) RGB in uint8 or uint16, or the result of ``read_image``.
+            upscale: factor by which the image is enlarged. Faces gain detail; the background is
+                enlarged by ``background``.
+            strength: 0 leaves the faces unchanged, 1 replaces them.
+            sample: sample the latent from its posterior instead of taking the mean.
+            seed: seed of that sample, combined with the face's pixels.
 
         Raises:
-            QuantFaceError: an array of another shape or dtype, or a result of too many pixels.
+            QuantFaceError: the array has another shape or dtype, or the result has too many pixels.
         """
         found = self.find(picture)
         faces = self.restore_aligned(found.crops, sample=sample, seed=seed)
         return self.assemble(found, faces, upscale=upscale, strength=strength)
 
     def find(self, picture: RGBImage | np.ndarray) -> FoundFaces:
-        """Detect and cut out the faces of a photograph, the first third of :meth:`restore`."""
+        """Detect the faces of an image and cut them out; the first step of :meth:`restore`."""
         if not isinstance(picture, RGBImage):
             picture = RGBImage(_checked(picture))
         faces = self.detector.detect(picture.rgb)
@@ -198,8 +154,17 @@ class FaceRestorer:
         *,
         upscale: float = 1.0,
         strength: float = 1.0,
-    ) -> RestoredPicture:
-        """Paste restored faces into their photograph, the last third of :meth:`restore`."""
+    ) -> RestoredImage:
+        """Paste restored faces into their image; the last step of :meth:`restore`.
+
+        Args:
+            found: the image and its faces.
+            restored: restored crops, in the order of ``found.crops``.
+            upscale, strength: as in :meth:`restore`.
+
+        Raises:
+            QuantFaceError: the result has too many pixels.
+        """
         source = found.picture
         width, height = (round(side * upscale) for side in source.size)
         if width * height > MAX_OUTPUT_PIXELS:
@@ -220,7 +185,7 @@ class FaceRestorer:
             RestoredFace(face.box, face.landmarks, crop, blend(crop, new, strength))
             for face, crop, new in zip(found.faces, found.crops, restored, strict=True)
         ]
-        return RestoredPicture(canvas, faces)
+        return RestoredImage(canvas, faces)
 
     def restore_aligned(
         self,
@@ -230,25 +195,25 @@ class FaceRestorer:
         seed: int = 0,
         color_fix: str | None = None,
     ) -> list[np.ndarray]:
-        """Restore faces that are aligned already.
+        """Restore faces that are already aligned; the middle step of :meth:`restore`.
 
         Args:
-            faces: each (512, 512, 3) uint8 or uint16 RGB.
+            faces: (512, 512, 3) RGB arrays in uint8 or uint16.
             sample, seed: as in :meth:`restore`.
-            color_fix: replaces the restorer's own; None keeps it.
+            color_fix: overrides the restorer's colour fix; None keeps it.
 
         Returns:
-            restored faces of the same shapes and dtypes, in the same order. Neither order nor
-            company changes a face, and a face without colour stays without.
+            restored faces of the same shapes and dtypes, in the same order. A face's result does
+            not depend on the other faces or on their order, and a grey face stays grey.
 
         Raises:
-            QuantFaceError: a face of another shape or dtype, or an unknown ``color_fix``.
+            QuantFaceError: a face has another shape or dtype, or ``color_fix`` is unknown.
         """
         for face in faces:
             if _checked(face).shape[:2] != (FACE_SIZE, FACE_SIZE):
                 raise QuantFaceError(
-                    f"aligned face of {face.shape[1]}x{face.shape[0]} pixels: "
-                    f"{FACE_SIZE}x{FACE_SIZE} is needed"
+                    f"aligned face has {face.shape[1]}x{face.shape[0]} pixels: "
+                    f"{FACE_SIZE}x{FACE_SIZE} are needed"
                 )
         fix = color_fix or self.color_fix
         check_choice("color_fix", fix, COLOR_FIXES)
@@ -264,15 +229,16 @@ class FaceRestorer:
     @torch.inference_mode()
     def _run(self, faces: Sequence[np.ndarray], sample: bool, seed: int) -> list[np.ndarray]:
         lq = torch.stack([face_to_tensor(face) for face in faces]).to(self.device)
-        # Only a network that samples has to know the keyword.
+        # A network that does not sample need not accept the keyword.
         options = {"noise": self._noise(faces, seed).to(self.device)} if sample else {}
         restored = self.model(lq, **options)
         if not torch.isfinite(restored).all():
-            raise QuantFaceError("the model gave values that are not finite numbers")
+            raise QuantFaceError("the model returned values that are not finite")
         pairs = zip(restored.cpu(), faces, strict=True)
         return [tensor_to_face(out, like=face) for out, face in pairs]
 
     def _noise(self, faces: Sequence[np.ndarray], seed: int) -> Tensor:
+        """Draw noise that depends on the seed and on each face's own pixels."""
         shape = self.model.latent_shape(1, FACE_SIZE, FACE_SIZE)
         draws = []
         for face in faces:
@@ -283,7 +249,7 @@ class FaceRestorer:
 
 
 def blend(before: np.ndarray, after: np.ndarray, strength: float) -> np.ndarray:
-    """``before`` at strength 0, ``after`` at 1, rounded; (H, W, 3) of one dtype."""
+    """Return ``before`` at strength 0, ``after`` at 1, and a rounded mixture in between."""
     if strength == 1:
         return after
     mixed = before + np.float32(strength) * (after.astype(np.float32) - before)
@@ -291,9 +257,10 @@ def blend(before: np.ndarray, after: np.ndarray, strength: float) -> np.ndarray:
 
 
 def _checked(rgb: np.ndarray) -> np.ndarray:
+    """Return the array if it is RGB in a supported dtype."""
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype not in (np.uint8, np.uint16):
         raise QuantFaceError(
-            f"picture of shape {rgb.shape} and dtype {rgb.dtype}: "
+            f"image has shape {rgb.shape} and dtype {rgb.dtype}: "
             "(H, W, 3) RGB in uint8 or uint16 is needed"
         )
     return rgb

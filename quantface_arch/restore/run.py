@@ -1,12 +1,8 @@
-"""The work of ``inference/restore.py``: a stream of pictures, in batches of faces."""
+"""Restore a list of images, with the faces of several images in one batch."""
 
 from __future__ import annotations
 
-import argparse
-import io
-import sys
 import time
-import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -14,65 +10,57 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from quantface_arch.errors import QuantFaceError, WriteError, one_line
+from quantface_arch.errors import QuantFaceError, WriteError
 from quantface_arch.faces.align import FACE_SIZE
 from quantface_arch.restore.compare import side_by_side
 from quantface_arch.restore.files import OutputFolders, Source
 from quantface_arch.restore.manifest import Manifest
-from quantface_arch.restore.restorer import FaceRestorer, FoundFaces, blend
-from quantface_arch.utils.cli import describe
+from quantface_arch.restore.options import RestoreOptions
+from quantface_arch.restore.progress import report_failure, shard_progress
+from quantface_arch.restore.restorer import FaceRestorer, blend
+from quantface_arch.restore.results import FoundFaces
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.files import file_digest
 from quantface_arch.utils.images import RGBImage, read_image, write_image
 
-__all__ = ["Counts", "Run", "complain", "progress_bar"]
+__all__ = ["Counts", "ImageRun"]
 
-# Pictures wait until their faces fill a batch, but not more of them than this many pixels.
-_MAX_WAITING_PIXELS = 32_000_000
-
-
-class _LineByLine(io.TextIOBase):
-    """A log in place of a terminal: each state of the progress bar becomes a line of its own."""
-
-    def write(self, text: str) -> int:
-        if text.strip():
-            print(text.strip(), file=sys.stderr)
-        return len(text)
-
-
-def progress_bar(total: int, shard: Shard, unit: str = "image") -> tqdm:
-    """A bar on stderr, the first process's; in a log it is a line of its own every few seconds."""
-    options = {"total": total, "unit": unit, "disable": not shard.is_first}
-    if shard.count > 1:
-        options["desc"] = f"process 1 of {shard.count}"
-    if sys.stderr.isatty():
-        return tqdm(file=sys.stderr, **options)
-    return tqdm(file=_LineByLine(), mininterval=5.0, **options)
-
-
-def complain(source: Source, error: Exception, debug: bool) -> str:
-    """Say in one line on stderr why an input failed, with ``debug`` also where; returns why."""
-    if debug:
-        tqdm.write("".join(traceback.format_exception(error)), file=sys.stderr)
-    text, name = describe(error), one_line(str(source.path))
-    named = text if text.startswith(f"{name}: ") else f"{name}: {text}"
-    tqdm.write(f"error: {named}", file=sys.stderr)
-    return text
+# Images are pending until their faces fill a batch or they have this many pixels together.
+_MAX_PENDING_PIXELS = 32_000_000
 
 
 @dataclass(frozen=True)
-class _Waiting:
+class _PendingImage:
+    """An image whose faces have not been restored yet.
+
+    Attributes:
+        source: the input.
+        image: the decoded image.
+        crops: its aligned faces.
+        found: its faces and their places; None if the whole image is an aligned face.
+        digest: SHA-256 of the file.
+        started: time when reading began.
+    """
+
     source: Source
-    picture: RGBImage
+    image: RGBImage
     crops: list[np.ndarray]
-    found: FoundFaces | None  # None: the picture is an aligned face
+    found: FoundFaces | None
     digest: str
-    since: float
+    started: float
 
 
 @dataclass
 class Counts:
-    """What became of pictures; ``seconds`` is the time that all of it took."""
+    """How many images were restored, written unrestored, or failed.
+
+    Attributes:
+        done: images that were written.
+        faces: faces that were restored.
+        failed: images that failed.
+        unrestored: images without a face that were written unchanged.
+        seconds: total time.
+    """
 
     done: int = 0
     faces: int = 0
@@ -81,8 +69,8 @@ class Counts:
     seconds: float = 0.0
 
     @classmethod
-    def of_all(cls, parts: Sequence[Counts]) -> Counts:
-        """The counts of processes that ran side by side."""
+    def merged(cls, parts: Sequence[Counts]) -> Counts:
+        """Return the total of processes that ran at the same time."""
         sums = {
             item.name: sum(getattr(part, item.name) for part in parts)
             for item in fields(cls)
@@ -91,23 +79,23 @@ class Counts:
         return cls(**sums, seconds=max(part.seconds for part in parts))
 
     def results(self) -> list[str]:
-        """What was done."""
+        """Return the counts as the parts of a sentence."""
         found = [f"{self.done} images", f"{self.faces} faces restored", f"{self.failed} failed"]
         if self.unrestored:
             found.append(f"{self.unrestored} written unrestored (no face found)")
         return found
 
     def pace(self) -> str | None:
-        """How fast, if anything was done."""
+        """Return the speed; None if nothing was done."""
         return f"{self.seconds / self.faces:.2f} seconds per face" if self.faces else None
 
     def summary(self, skipped: int, ignored: int, where: Path) -> str:
-        """All of it in one line.
+        """Return a summary in one line.
 
         Args:
-            skipped: inputs that were done already.
-            ignored: files that are none.
-            where: the results are.
+            skipped: number of inputs that were done before.
+            ignored: number of files that are neither images nor videos.
+            where: the output folder.
         """
         parts = self.results()
         if skipped:
@@ -119,36 +107,43 @@ class Counts:
 
 
 @dataclass
-class Run:
-    """Restores pictures one after the other, notes each in the manifest, and counts them.
+class ImageRun:
+    """Restore images, add each to the manifest, and count them.
 
-    Memory does not grow with the number of pictures: what is read is written before much more is
-    read. A picture that fails is reported in one line and the others go on; only a disk that takes
-    no more ends the run.
+    Memory does not grow with the number of images, because an image is written before many more
+    are read. A failed image is reported in one line and does not stop the others. Only an output
+    that cannot be written, such as a full disk, ends the run.
+
+    Args:
+        restorer: restores the faces.
+        folders: output folders.
+        options: options of the command.
+        manifest: records every image.
+        shard: this process.
     """
 
     restorer: FaceRestorer
     folders: OutputFolders
-    args: argparse.Namespace
+    options: RestoreOptions
     manifest: Manifest
     shard: Shard = field(default_factory=Shard)
     counts: Counts = field(default_factory=Counts)
-    _waiting: list[_Waiting] = field(default_factory=list)
+    _pending: list[_PendingImage] = field(default_factory=list)
     _bar: tqdm | None = None
 
     def process(self, sources: list[Source]) -> None:
-        """Restore all of these.
+        """Restore the images.
 
         Raises:
-            WriteError: nothing more can be written.
+            WriteError: the output cannot be written.
         """
         start = time.perf_counter()
         try:
-            with progress_bar(len(sources), self.shard) as bar:
+            with shard_progress(len(sources), self.shard) as bar:
                 self._bar = bar
                 for source in sources:
                     try:
-                        self._waiting.append(self._read(source))
+                        self._pending.append(self._read(source))
                     except Exception as error:
                         self._fail([source], error)
                     if self._is_full():
@@ -156,42 +151,43 @@ class Run:
                 self._flush()
         except WriteError as error:
             raise WriteError(
-                f"{error}; {self.counts.done} of {len(sources)} images are done, the same command "
-                "with --resume goes on"
+                f"{error}; {self.counts.done} of {len(sources)} images are done; "
+                "repeat the command with --resume to continue"
             ) from error
         self.counts.seconds = time.perf_counter() - start
 
-    def _read(self, source: Source) -> _Waiting:
-        since = time.perf_counter()
-        picture = read_image(source.path)
+    def _read(self, source: Source) -> _PendingImage:
+        started = time.perf_counter()
+        image = read_image(source.path)
         digest = file_digest(source.path)
-        if self.args.aligned:
-            picture = picture.resized(FACE_SIZE, FACE_SIZE)
-            return _Waiting(source, picture, [picture.rgb], None, digest, since)
-        found = self.restorer.find(picture)
-        if not found.faces and not self.args.keep_unrestored:
+        if self.options.inputs.aligned:
+            image = image.resized(FACE_SIZE, FACE_SIZE)
+            return _PendingImage(source, image, [image.rgb], None, digest, started)
+        found = self.restorer.find(image)
+        if not found.faces and not self.options.outputs.keep_unrestored:
             raise QuantFaceError(
                 f"no face found by {self.restorer.detector.name} "
-                "(--keep-unrestored writes such pictures unrestored)"
+                "(--keep-unrestored writes such images unchanged)"
             )
-        return _Waiting(source, picture, found.crops, found, digest, since)
+        return _PendingImage(source, image, found.crops, found, digest, started)
 
     def _is_full(self) -> bool:
-        faces = sum(len(item.crops) for item in self._waiting)
-        pixels = sum(item.picture.size[0] * item.picture.size[1] for item in self._waiting)
-        return faces >= self.restorer.batch_size or pixels >= _MAX_WAITING_PIXELS
+        faces = sum(len(item.crops) for item in self._pending)
+        pixels = sum(item.image.size[0] * item.image.size[1] for item in self._pending)
+        return faces >= self.restorer.batch_size or pixels >= _MAX_PENDING_PIXELS
 
     def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        crops = [crop for item in waiting for crop in item.crops]
+        pending, self._pending = self._pending, []
+        faces = self.options.faces
+        crops = [crop for item in pending for crop in item.crops]
         try:
             restored = iter(
-                self.restorer.restore_aligned(crops, sample=self.args.sample, seed=self.args.seed)
+                self.restorer.restore_aligned(crops, sample=faces.sample, seed=faces.seed)
             )
         except Exception as error:
-            self._fail([item.source for item in waiting], error)
+            self._fail([item.source for item in pending], error)
             return
-        for item in waiting:
+        for item in pending:
             own = [next(restored) for _ in item.crops]
             try:
                 written = self._write(item, own)
@@ -202,35 +198,36 @@ class Run:
             else:
                 self._count(item, written)
 
-    def _write(self, item: _Waiting, restored: list[np.ndarray]) -> list[Path]:
-        """Write everything about one picture, that by which it counts as done at last."""
-        written = []
+    def _write(self, item: _PendingImage, restored: list[np.ndarray]) -> list[Path]:
+        """Write the outputs of one image, and last the one that marks it as done."""
+        written, strength = [], self.options.faces.strength
 
-        def write(path: Path, picture: RGBImage) -> None:
-            write_image(path, picture)
+        def write(path: Path, image: RGBImage) -> None:
+            write_image(path, image)
             written.append(path)
 
         if item.found is None:
-            face = blend(item.crops[0], restored[0], self.args.strength)
-            picture = replace(item.picture, rgb=face)
+            face = blend(item.crops[0], restored[0], strength)
+            image = replace(item.image, rgb=face)
         else:
+            upscale = self.options.outputs.upscale
             result = self.restorer.assemble(
-                item.found, restored, upscale=self.args.upscale, strength=self.args.strength
+                item.found, restored, upscale=upscale, strength=strength
             )
-            picture = result.picture
+            image = result.picture
             for index, face in enumerate(result.faces):
                 name = f"{item.source.name}_{index:02d}.png"
-                profile = item.picture.icc_profile
+                profile = item.image.icc_profile
                 write(self.folders.crops / name, RGBImage(face.crop, icc_profile=profile))
                 write(self.folders.faces / name, RGBImage(face.restored, icc_profile=profile))
-        if self.args.compare:
+        if self.options.outputs.compare:
             path = self.folders.compared / f"{item.source.name}.png"
-            write(path, side_by_side(item.picture, picture))
-        write(self.folders.final(item.source), picture)
+            write(path, side_by_side(item.image, image))
+        write(self.folders.final(item.source), image)
         return written
 
-    def _count(self, item: _Waiting, written: list[Path]) -> None:
-        seconds = time.perf_counter() - item.since
+    def _count(self, item: _PendingImage, written: list[Path]) -> None:
+        seconds = time.perf_counter() - item.started
         self.manifest.add(item.source, item.digest, written, len(item.crops), seconds)
         self.counts.done += 1
         self.counts.faces += len(item.crops)
@@ -239,7 +236,7 @@ class Run:
 
     def _fail(self, sources: Iterable[Source], error: Exception) -> None:
         for source in sources:
-            text = complain(source, error, self.args.debug)
+            text = report_failure(source, error, self.options.debug)
             self.manifest.add(source, None, error=text)
             self.counts.failed += 1
             self._advance(1)

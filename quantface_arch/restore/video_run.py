@@ -1,8 +1,7 @@
-"""The work of ``inference/restore.py`` on clips: one after the other, a few frames in memory."""
+"""Restore videos one after the other, with a few frames in memory at a time."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -14,32 +13,39 @@ from quantface_arch.faces.align import warp_face
 from quantface_arch.restore.compare import side_by_side
 from quantface_arch.restore.files import OutputFolders, Source
 from quantface_arch.restore.manifest import Manifest
-from quantface_arch.restore.restorer import FaceRestorer, FoundFaces, RestoredPicture
-from quantface_arch.restore.run import Counts, complain, progress_bar
+from quantface_arch.restore.options import RestoreOptions
+from quantface_arch.restore.progress import report_failure, shard_progress
+from quantface_arch.restore.restorer import FaceRestorer
+from quantface_arch.restore.results import FoundFaces, RestoredImage
+from quantface_arch.restore.run import Counts
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.files import file_digest
 from quantface_arch.utils.images import RGBImage
 from quantface_arch.video.ffmpeg import ENCODER, find_ffmpeg
 from quantface_arch.video.reader import VideoReader
-from quantface_arch.video.tracking import FollowedFrame, follow
-from quantface_arch.video.writer import written
+from quantface_arch.video.tracking import TrackedFrame, track_faces
+from quantface_arch.video.writer import video_writer
 
-__all__ = ["ClipRun"]
+__all__ = ["VideoRun"]
 
-# Frames wait until their faces fill a batch, but not more of them than this many pixels.
-_MAX_WAITING_PIXELS = 32_000_000
+# Frames are pending until their faces fill a batch or they have this many pixels together.
+_MAX_PENDING_PIXELS = 32_000_000
 
 
 @dataclass
-class ClipCounts(Counts):
-    """What became of clips; ``faces`` and ``unrestored`` are counted in frames."""
+class VideoCounts(Counts):
+    """The counts of videos; ``faces`` and ``unrestored`` are summed over frames.
+
+    Attributes:
+        frames: frames of the videos that were written.
+    """
 
     frames: int = 0
 
     def results(self) -> list[str]:
-        """See ``Counts.results``."""
+        """Return the counts as the parts of a sentence."""
         found = [
-            f"{self.done} clips",
+            f"{self.done} videos",
             f"{self.frames} frames",
             f"{self.faces} faces restored",
             f"{self.failed} failed",
@@ -49,34 +55,42 @@ class ClipCounts(Counts):
         return found
 
     def pace(self) -> str | None:
-        """See ``Counts.pace``."""
+        """Return the speed; None if nothing was done."""
         return f"{self.seconds / self.frames:.2f} seconds per frame" if self.frames else None
 
 
 @dataclass
-class ClipRun:
-    """Restores clips, notes each in the manifest, and counts what became of them.
+class VideoRun:
+    """Restore videos, add each to the manifest, and count them.
 
-    Memory does not grow with a clip's length. A clip that fails leaves nothing behind, is reported
-    in one line, and the others go on; only a disk that takes no more ends the run.
+    Memory does not grow with a video's length. A failed video leaves no output, is reported in one
+    line and does not stop the others. Only an output that cannot be written, such as a full disk,
+    ends the run.
+
+    Args:
+        restorer: restores the faces.
+        folders: output folders.
+        options: options of the command.
+        manifest: records every video.
+        shard: this process.
     """
 
     restorer: FaceRestorer
     folders: OutputFolders
-    args: argparse.Namespace
+    options: RestoreOptions
     manifest: Manifest
     shard: Shard = field(default_factory=Shard)
-    counts: ClipCounts = field(default_factory=ClipCounts)
+    counts: VideoCounts = field(default_factory=VideoCounts)
 
     def process(self, sources: list[Source]) -> None:
-        """Restore all of these.
+        """Restore the videos.
 
         Raises:
-            WriteError: nothing more can be written.
+            WriteError: the output cannot be written.
         """
         if find_ffmpeg() is None and self.shard.is_first:
             print(
-                f"note: no ffmpeg with {ENCODER} on the PATH: clips are written by OpenCV, "
+                f"note: no ffmpeg with {ENCODER} on the PATH: OpenCV writes the videos, "
                 "as MPEG-4 (mp4v) and without sound",
                 file=sys.stderr,
             )
@@ -86,35 +100,35 @@ class ClipRun:
             except WriteError:
                 raise
             except Exception as error:
-                text = complain(source, error, self.args.debug)
+                text = report_failure(source, error, self.options.debug)
                 self.manifest.add(source, None, error=text)
                 self.counts.failed += 1
 
     def _restore(self, source: Source) -> None:
         frames = faces = unrestored = 0
         start = time.perf_counter()
-        outputs = [self.folders.final(source)]
+        outputs, compare = [self.folders.final(source)], self.options.outputs.compare
         with ExitStack() as stack:
             reader = stack.enter_context(VideoReader(source.path))
             digest = file_digest(source.path)
-            # Renamed in the reverse order, that by which the clip counts as done at last.
-            write = stack.enter_context(written(outputs[0], reader))
-            if self.args.compare:
+            # The stack closes in reverse order: the file that marks the video as done comes last.
+            write = stack.enter_context(video_writer(outputs[0], reader))
+            if compare:
                 outputs.append(self.folders.compared / f"{source.name}.mp4")
-                write_pair = stack.enter_context(written(outputs[1], reader))
-            bar = stack.enter_context(progress_bar(reader.frames, self.shard, "frame"))
+                write_pair = stack.enter_context(video_writer(outputs[1], reader))
+            bar = stack.enter_context(shard_progress(reader.frames, self.shard, "frame"))
             for found, result in self._restored(self._found(reader)):
                 write(result.image)
-                if self.args.compare:
+                if compare:
                     write_pair(side_by_side(found.picture, result.picture).rgb)
                 frames += 1
                 faces += len(found.faces)
                 unrestored += not found.faces
                 bar.update()
-            if not faces and not self.args.keep_unrestored:
+            if not faces and not self.options.outputs.keep_unrestored:
                 raise QuantFaceError(
                     f"no face found by {self.restorer.detector.name} in any of {frames} frames "
-                    "(--keep-unrestored writes such clips unrestored)"
+                    "(--keep-unrestored writes such videos unchanged)"
                 )
         seconds = time.perf_counter() - start
         self.manifest.add(source, digest, outputs, faces, seconds)
@@ -125,33 +139,37 @@ class ClipRun:
         self.counts.seconds += seconds
 
     def _found(self, reader: VideoReader) -> Iterator[FoundFaces]:
+        """Yield the frames of a video with their smoothed faces."""
         detect = self.restorer.detector.detect
-        for frame in follow((rgb, detect(rgb)) for rgb in reader):
+        for frame in track_faces((rgb, detect(rgb)) for rgb in reader):
             yield _cut_out(frame)
 
-    def _restored(
-        self, frames: Iterable[FoundFaces]
-    ) -> Iterator[tuple[FoundFaces, RestoredPicture]]:
-        """Frames and their results in order, faces of several frames in one batch."""
-        waiting: list[FoundFaces] = []
+    def _restored(self, frames: Iterable[FoundFaces]) -> Iterator[tuple[FoundFaces, RestoredImage]]:
+        """Yield frames and their results in order; several frames share a batch of faces."""
+        pending: list[FoundFaces] = []
         for found in frames:
-            waiting.append(found)
-            faces = sum(len(item.crops) for item in waiting)
-            pixels = sum(item.picture.size[0] * item.picture.size[1] for item in waiting)
-            if not faces or faces >= self.restorer.batch_size or pixels >= _MAX_WAITING_PIXELS:
-                yield from self._flushed(waiting)
-                waiting = []
-        yield from self._flushed(waiting)
+            pending.append(found)
+            faces = sum(len(item.crops) for item in pending)
+            pixels = sum(item.picture.size[0] * item.picture.size[1] for item in pending)
+            if not faces or faces >= self.restorer.batch_size or pixels >= _MAX_PENDING_PIXELS:
+                yield from self._flushed(pending)
+                pending = []
+        yield from self._flushed(pending)
 
-    def _flushed(self, waiting: list[FoundFaces]) -> Iterator[tuple[FoundFaces, RestoredPicture]]:
-        crops = [crop for found in waiting for crop in found.crops]
+    def _flushed(self, pending: list[FoundFaces]) -> Iterator[tuple[FoundFaces, RestoredImage]]:
+        """Restore the faces of the pending frames and yield the results."""
+        crops = [crop for found in pending for crop in found.crops]
+        options = {
+            "upscale": self.options.outputs.upscale,
+            "strength": self.options.faces.strength,
+        }
         restored = iter(self.restorer.restore_aligned(crops))
-        for found in waiting:
+        for found in pending:
             own = [next(restored) for _ in found.crops]
-            options = {"upscale": self.args.upscale, "strength": self.args.strength}
             yield found, self.restorer.assemble(found, own, **options)
 
 
-def _cut_out(frame: FollowedFrame) -> FoundFaces:
+def _cut_out(frame: TrackedFrame) -> FoundFaces:
+    """Cut the aligned faces out of a frame."""
     crops = [warp_face(frame.rgb, matrix) for matrix in frame.matrices]
     return FoundFaces(RGBImage(frame.rgb), frame.faces, frame.matrices, crops)

@@ -1,4 +1,4 @@
-"""Restoring the faces of clips: read, follow, restore, write."""
+"""Read and write videos, and track the faces in them."""
 
 __all__ = ["SUFFIXES"]
 

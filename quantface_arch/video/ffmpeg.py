@@ -1,4 +1,4 @@
-"""The ffmpeg program, where there is one: H.264, and the sound of the clip that was read."""
+"""Find the ffmpeg program, which encodes H.264 and copies the sound of a video."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 __all__ = ["ENCODER", "file_url", "find_ffmpeg", "sound_options"]
 
 ENCODER = "libx264"
-# Where a container's sound does not fit into an .mp4.
+# Used if an .mp4 cannot hold the sound as it is.
 _RECODED = ("-c:a", "aac", "-b:a", "192k")
 
 
 @functools.cache
 def find_ffmpeg() -> str | None:
-    """Path of an ffmpeg that encodes H.264; None where there is none."""
+    """Return the path of an ffmpeg that encodes H.264, or None."""
     program = shutil.which("ffmpeg")
     if program is None:
         return None
@@ -26,14 +26,15 @@ def find_ffmpeg() -> str | None:
 
 
 def file_url(path: Path) -> str:
-    """A path as ffmpeg takes it: never as an option or another protocol, whatever it is called."""
+    """Return a path as a URL, so that ffmpeg takes it for neither an option nor a protocol."""
     return f"file:{path.absolute()}"
 
 
 def sound_options(program: str, source: Path) -> tuple[str, ...] | None:
-    """How a clip's sound goes into an .mp4: copied where it fits, else as AAC; None without sound.
+    """Return ffmpeg's options for a video's sound, or None if it has no sound.
 
-    Whether it fits is tried out on its first second.
+    The sound is copied if an .mp4 can hold it, which is tested with the first second; otherwise it
+    is encoded as AAC.
     """
     source_options = ("-protocol_whitelist", "file", "-i", file_url(source))
     if "Audio:" not in _call(program, *source_options).stderr:

@@ -1,4 +1,4 @@
-"""Clips in, frame by frame, through OpenCV: upright RGB, and an error where a clip ends early."""
+"""Read videos frame by frame with OpenCV, as upright RGB."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-# Read when OpenCV first opens a clip. Damage is reported by us, in one line; and a playlist that is
-# called a clip must not lead into the network.
+# OpenCV reads these when it first opens a video. The reader reports damage itself, in one line. A
+# playlist with the suffix of a video must not open network addresses.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "protocol_whitelist;file")
 
@@ -22,28 +22,29 @@ from quantface_arch.utils.images import MAX_PIXELS, MIN_SIDE
 
 __all__ = ["VideoReader"]
 
-# Rates like 30000/1001 have the largest denominator in use.
+# The largest denominator in use, in rates such as 30000/1001.
 _MAX_DENOMINATOR = 1001
 _MAX_RATE = 1000
-# Containers without a count of frames get it from their length in seconds, which is rounded.
+# If a container does not store the number of frames, OpenCV computes it from the rounded duration.
 _UNCERTAIN_FRAMES = 2
 _UNCERTAIN_SHARE = 0.01
 
 
 class VideoReader:
-    """An open clip; iterate over it once for its frames, close it or use it as a context.
+    """An open video: iterate over it once to get its frames.
 
-    A frame is (H, W, 3) uint8 RGB, turned upright by the clip's rotation.
+    A frame is (H, W, 3) uint8 RGB, turned upright by the rotation in the file. Close the reader
+    after use, or use it as a context manager.
 
     Attributes:
-        path: of the file.
-        rate: frames per second, the mean where they are not evenly spaced.
-        frames: how many the file says it has; a few more than there are where it can only guess.
-        pixel_aspect: width of a pixel over its height, upright.
+        path: path of the file.
+        rate: frames per second, on average if they are not evenly spaced.
+        frames: number of frames according to the file, which may be a few too many.
+        pixel_aspect: width of an upright pixel divided by its height.
 
     Raises:
-        QuantFaceError: not a clip, one without pictures, or of a size or rate that is not allowed;
-            while iterating: the clip ends before its last frame.
+        QuantFaceError: the file is not a video, or its size or frame rate is not allowed. While
+            iterating: the video ends before its last frame.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -54,7 +55,7 @@ class VideoReader:
             raise QuantFaceError(f"{path}: empty file (0 bytes)")
         self._capture = _opened(self.path)
         try:
-            self.frames = max(0, round(self._fact(cv2.CAP_PROP_FRAME_COUNT)))
+            self.frames = max(0, round(self._property(cv2.CAP_PROP_FRAME_COUNT)))
             self.rate = self._rate()
             self.pixel_aspect = self._pixel_aspect()
             self._check_size()
@@ -69,7 +70,7 @@ class VideoReader:
         self.close()
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._capture.release()
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -86,12 +87,13 @@ class VideoReader:
                 f"{self.path}: truncated or damaged: {count} of {self.frames} frames can be read"
             )
 
-    def _fact(self, prop: int) -> float:
+    def _property(self, prop: int) -> float:
+        """Return a property of the video, or 0 if it is not a finite number."""
         value = self._capture.get(prop)
         return value if math.isfinite(value) else 0.0
 
     def _rate(self) -> Fraction:
-        rate = self._fact(cv2.CAP_PROP_FPS)
+        rate = self._property(cv2.CAP_PROP_FPS)
         if not 0 < rate <= _MAX_RATE:
             raise QuantFaceError(
                 f"{self.path}: {rate:g} frames per second: more than 0 and at most {_MAX_RATE} "
@@ -100,14 +102,15 @@ class VideoReader:
         return Fraction(rate).limit_denominator(_MAX_DENOMINATOR)
 
     def _pixel_aspect(self) -> Fraction:
-        wide, high = (round(self._fact(p)) for p in (cv2.CAP_PROP_SAR_NUM, cv2.CAP_PROP_SAR_DEN))
-        aspect = Fraction(wide, high) if wide > 0 and high > 0 else Fraction(1)
-        on_its_side = round(self._fact(cv2.CAP_PROP_ORIENTATION_META)) % 180 == 90
-        return 1 / aspect if on_its_side else aspect
+        ratio = cv2.CAP_PROP_SAR_NUM, cv2.CAP_PROP_SAR_DEN
+        width, height = (round(self._property(prop)) for prop in ratio)
+        aspect = Fraction(width, height) if width > 0 and height > 0 else Fraction(1)
+        is_turned = round(self._property(cv2.CAP_PROP_ORIENTATION_META)) % 180 == 90
+        return 1 / aspect if is_turned else aspect
 
     def _check_size(self) -> None:
         width, height = (
-            round(self._fact(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+            round(self._property(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
         )
         if min(width, height) < MIN_SIDE or width * height > MAX_PIXELS:
             raise QuantFaceError(
@@ -117,14 +120,15 @@ class VideoReader:
 
 
 def _opened(path: Path) -> cv2.VideoCapture:
+    """Open a video file without OpenCV's own messages."""
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     try:
-        # This backend alone: others would take the file's name for a pattern of pictures. And from
-        # the root on: a name such as "http:a.mp4" is a file's, too.
+        # Use no other backend: it could take the file name for a pattern of image names. Use the
+        # absolute path: a file may be called "http:a.mp4".
         capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
     finally:
         cv2.utils.logging.setLogLevel(level)
     if not capture.isOpened():
-        raise QuantFaceError(f"{path}: cannot be read: not a clip, or truncated or damaged")
+        raise QuantFaceError(f"{path}: cannot be read: not a video, or truncated or damaged")
     return capture

@@ -1,4 +1,4 @@
-"""Following faces from frame to frame, so that they are cut out without a jitter."""
+"""Track faces from frame to frame and smooth their positions, so that crops do not jitter."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from quantface_arch.faces.align import TEMPLATE, invert, similarity
+from quantface_arch.faces.align import TEMPLATE, invert, similarity, transform
 from quantface_arch.faces.face import Face
 
-__all__ = ["HALF", "FollowedFrame", "follow"]
+__all__ = ["HALF_WINDOW", "TrackedFrame", "track_faces"]
 
-# A place is the mean of this many frames before, the frame's own, and as many after it.
-HALF = 3
-# Of two boxes in neighbouring frames, intersection over union, to be of one face.
+# A placement is averaged over the frame itself, this many frames before it and as many after it.
+HALF_WINDOW = 3
+# Boxes in neighbouring frames belong to one face if their intersection over union is at least this.
 _MIN_OVERLAP = 0.3
-# Mean difference of two frames' grey levels, of 255, from which on they are of different scenes.
+# A larger mean difference between the grey levels (0 to 255) of two frames is a cut.
 _CUT_LEVELS = 30
 _THUMBNAIL = (64, 36)
 
 
 @dataclass(frozen=True)
-class FollowedFrame:
-    """A frame with its faces where they are after smoothing.
+class TrackedFrame:
+    """A frame of a video with the smoothed placements of its faces.
 
     Attributes:
         rgb: (H, W, 3) uint8.
-        faces: with five landmarks each, those of the template at its smoothed place.
-        matrices: of each face, (2, 3), from the frame to its aligned frame.
+        faces: its faces, each with the five landmarks of the template at the smoothed placement.
+        matrices: for each face, the (2, 3) map from the frame to the aligned frame.
     """
 
     rgb: np.ndarray
@@ -41,7 +41,13 @@ class FollowedFrame:
 
 @dataclass
 class _Track:
-    """One face through one scene: frame number → (11,) box, placement (2, 3) and score."""
+    """One face in one scene.
+
+    Attributes:
+        first, last: numbers of its first and last frame.
+        rows: for each frame number, (11,) values: box, placement (2, 3) and score.
+        open: whether the face may continue in the next frame.
+    """
 
     first: int
     last: int
@@ -49,7 +55,7 @@ class _Track:
     open: bool = True
 
     def add(self, number: int, row: np.ndarray) -> None:
-        """Append a frame; those in which the face was missed are interpolated."""
+        """Append a frame, and interpolate the frames in which the face was missed."""
         gap = number - self.last
         before = self.rows[self.last]
         for step in range(1, gap + 1):
@@ -57,37 +63,43 @@ class _Track:
         self.last = number
 
     def smoothed(self, number: int, half: int) -> np.ndarray:
-        # As many frames after as before, so that steady motion is met exactly at the ends, too.
+        """Return the mean row around a frame.
+
+        The window is symmetric, so it shrinks near the ends of the track; steady motion is
+        therefore reproduced exactly.
+        """
         reach = min(half, number - self.first, self.last - number)
         return np.mean([self.rows[n] for n in range(number - reach, number + reach + 1)], axis=0)
 
 
 @dataclass
 class _Tracks:
+    """The tracks of all faces that may still appear in a frame to come out."""
+
     half: int
     tracks: list[_Track] = field(default_factory=list)
 
     def add(self, number: int, faces: list[Face]) -> None:
-        """Match a frame's faces to the tracks by overlap, best first over all; others begin one."""
+        """Assign faces to tracks by the largest total overlap; the rest start new tracks."""
         rows = [_row(face) for face in faces]
-        able = [t for t in self.tracks if t.open and number - t.last - 1 <= self.half]
-        overlap = np.array([[_overlap(t.rows[t.last], row) for row in rows] for t in able])
+        candidates = [t for t in self.tracks if t.open and number - t.last - 1 <= self.half]
+        overlap = np.array([[_overlap(t.rows[t.last], row) for row in rows] for t in candidates])
         matched = set()
         if overlap.size:
-            for track, place in zip(*linear_sum_assignment(-overlap), strict=True):
-                if overlap[track, place] >= _MIN_OVERLAP:
-                    able[track].add(number, rows[place])
-                    matched.add(place)
-        new = [row for place, row in enumerate(rows) if place not in matched]
+            for track, index in zip(*linear_sum_assignment(-overlap), strict=True):
+                if overlap[track, index] >= _MIN_OVERLAP:
+                    candidates[track].add(number, rows[index])
+                    matched.add(index)
+        new = [row for index, row in enumerate(rows) if index not in matched]
         self.tracks += [_Track(number, number, {number: row}) for row in new]
 
     def close(self) -> None:
-        """A cut: faces of the next frame are others, wherever they are."""
+        """End all tracks at a cut, because the next frame shows other faces."""
         for track in self.tracks:
             track.open = False
 
     def take(self, number: int) -> list[np.ndarray]:
-        """The smoothed rows of a frame, from left to right; then forget what is behind it."""
+        """Return a frame's smoothed rows from left to right, and forget the frames before it."""
         present = [t for t in self.tracks if t.first <= number <= t.last]
         rows = [track.smoothed(number, self.half) for track in present]
         self.tracks = [t for t in self.tracks if t.last >= number]
@@ -96,49 +108,53 @@ class _Tracks:
         return sorted(rows, key=lambda row: row[0] + row[2])
 
 
-def follow(
-    frames: Iterable[tuple[np.ndarray, list[Face]]], half: int = HALF
-) -> Iterator[FollowedFrame]:
-    """Smooth the places of faces over time; a frame comes out ``half`` frames after it went in.
+def track_faces(
+    frames: Iterable[tuple[np.ndarray, list[Face]]], half: int = HALF_WINDOW
+) -> Iterator[TrackedFrame]:
+    """Smooth the placements of faces over time, ``half`` frames behind the input.
 
-    Faces are matched by the overlap of their boxes. A place, the similarity that puts the template
-    into the frame, becomes the mean over ``2 * half + 1`` frames around it, which follows steady
-    motion without delay; fewer at the ends of a track. A face that is missed in up to ``half``
-    frames is interpolated there. Nothing is carried over a cut.
+    Faces are matched by the overlap of their boxes. A placement is the similarity that maps the
+    template into the frame. It is replaced by the mean over ``2 * half + 1`` frames around it, or
+    fewer at the ends of a track; this reproduces steady motion without delay. A face that is missed
+    in up to ``half`` frames is interpolated there. Tracks end at a cut.
 
     Args:
-        frames: (H, W, 3) uint8 RGB with the faces found in it.
-        half: 0 smooths nothing.
+        frames: (H, W, 3) uint8 RGB frames, each with its detected faces.
+        half: frames on either side of the window; 0 disables smoothing.
+
+    Yields:
+        one frame for each input frame, in order.
     """
-    tracks, waiting, previous, number = _Tracks(half), deque(), None, -1
+    tracks, pending, previous, number = _Tracks(half), deque(), None, -1
     for number, (rgb, faces) in enumerate(frames):
         thumbnail = _thumbnail(rgb)
         if previous is not None and np.abs(thumbnail - previous).mean() > _CUT_LEVELS:
             tracks.close()
         previous = thumbnail
         tracks.add(number, faces)
-        waiting.append(rgb)
-        if len(waiting) > half:
-            yield _followed(waiting.popleft(), tracks.take(number - half))
-    for late in range(number + 1 - len(waiting), number + 1):
-        yield _followed(waiting.popleft(), tracks.take(late))
+        pending.append(rgb)
+        if len(pending) > half:
+            yield _tracked(pending.popleft(), tracks.take(number - half))
+    for late in range(number + 1 - len(pending), number + 1):
+        yield _tracked(pending.popleft(), tracks.take(late))
 
 
 def _row(face: Face) -> np.ndarray:
+    """Return a face as a track's row."""
     return np.concatenate([face.box, invert(similarity(face.landmarks)).ravel(), [face.score]])
 
 
-def _followed(rgb: np.ndarray, rows: list[np.ndarray]) -> FollowedFrame:
-    places = [row[4:10].reshape(2, 3) for row in rows]
+def _tracked(rgb: np.ndarray, rows: list[np.ndarray]) -> TrackedFrame:
+    placements = [row[4:10].reshape(2, 3) for row in rows]
     faces = [
-        Face(row[:4], TEMPLATE @ place[:, :2].T + place[:, 2], float(row[10]))
-        for row, place in zip(rows, places, strict=True)
+        Face(row[:4], transform(TEMPLATE, placement), float(row[10]))
+        for row, placement in zip(rows, placements, strict=True)
     ]
-    return FollowedFrame(rgb, faces, [invert(place) for place in places])
+    return TrackedFrame(rgb, faces, [invert(placement) for placement in placements])
 
 
 def _overlap(one: np.ndarray, other: np.ndarray) -> float:
-    """Intersection over union of two rows' boxes."""
+    """Return the intersection over union of two rows' boxes."""
     low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:4], other[2:4])
     shared = np.prod(np.maximum(high - low, 0))
     areas = np.prod(one[2:4] - one[:2]) + np.prod(other[2:4] - other[:2])

@@ -1,4 +1,4 @@
-"""Clips out, as .mp4, whole or not at all: H.264 with sound by ffmpeg, else MPEG-4 by OpenCV."""
+"""Write .mp4 videos: H.264 with sound by ffmpeg, or MPEG-4 without sound by OpenCV."""
 
 from __future__ import annotations
 
@@ -18,28 +18,32 @@ from quantface_arch.utils.files import atomic_path
 from quantface_arch.video.ffmpeg import ENCODER, file_url, find_ffmpeg, sound_options
 from quantface_arch.video.reader import VideoReader
 
-__all__ = ["written"]
+__all__ = ["video_writer"]
 
 Write = Callable[[np.ndarray], None]
-# More than a file system may have left in the last block of a file.
+# Larger than the space that can be left in a file's last block.
 _PIECE = 1 << 20
-# Hard to tell from the frames that went in.
+# Nearly indistinguishable from the input.
 _QUALITY = "17"
 _BT709 = ("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709")
 _TO_BT709 = "scale=out_color_matrix=bt709:out_range=tv"
 
 
 @contextmanager
-def written(path: Path, source: VideoReader) -> Iterator[Write]:
-    """Yield a function that appends (H, W, 3) uint8 RGB frames, all of one size, to a new clip.
+def video_writer(path: Path, source: VideoReader) -> Iterator[Write]:
+    """Yield a function that appends (H, W, 3) uint8 RGB frames of one size to a new video.
 
-    Frame rate, shape of the pixels and, with ffmpeg, sound are those of ``source``. A side of odd
-    length is made even by repeating the last row or column, which H.264 demands. ``path``, an .mp4,
-    appears when the block has ended without an exception.
+    The frame rate, the aspect of the pixels and, with ffmpeg, the sound are those of ``source``.
+    H.264 needs sides of even length, so the last row or column of an odd side is repeated. The file
+    appears only when the block ends without an exception.
+
+    Args:
+        path: path of the new video, ending in ``.mp4``.
+        source: the video that the frames come from.
 
     Raises:
         QuantFaceError: ``path`` cannot be written.
-        WriteError: because the disk takes no more.
+        WriteError: the disk is full or refuses the file.
     """
     program = find_ffmpeg()
     with atomic_path(path) as temporary:
@@ -55,24 +59,25 @@ def written(path: Path, source: VideoReader) -> Iterator[Write]:
 
 
 def _try_disk(path: Path) -> None:
-    """Raise the system's own error if the disk takes no more: encoders do not pass it on."""
+    """Raise the system's error if the disk is full, because encoders do not report it."""
     with path.open("ab") as file:
         file.write(bytes(_PIECE))
 
 
 def _even(rgb: np.ndarray) -> np.ndarray:
+    """Return a frame whose sides have even lengths."""
     below, right = rgb.shape[0] % 2, rgb.shape[1] % 2
     return cv2.copyMakeBorder(rgb, 0, below, 0, right, cv2.BORDER_REPLICATE)
 
 
 class _Ffmpeg:
-    """Frames go through a pipe; ffmpeg begins with the first of them."""
+    """Encode with ffmpeg, which reads the frames from a pipe and starts at the first one."""
 
     def __init__(self, program: str, path: Path, source: VideoReader) -> None:
         self.program, self.path, self.source = program, path, source
         self.process: subprocess.Popen[bytes] | None = None
-        # A file, since a full pipe would stop ffmpeg.
-        self.messages = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the rest)
+        # ffmpeg would block on a full pipe, so its messages go to a file.
+        self.messages = tempfile.TemporaryFile()  # noqa: SIM115 (close() closes it)
 
     def _start(self, width: int, height: int) -> subprocess.Popen[bytes]:
         sound = sound_options(self.program, self.source.path)
@@ -91,7 +96,7 @@ class _Ffmpeg:
         ]
         options += ["-c:v", ENCODER, "-crf", _QUALITY, "-preset", "medium"]
         options += ["-movflags", "+faststart", file_url(self.path)]
-        # A session of its own: Ctrl+C is for us, who then remove the file.
+        # Start a new session, so that Ctrl+C reaches this process only, which removes the file.
         return subprocess.Popen(
             [self.program, *options],
             stdin=subprocess.PIPE,
@@ -113,7 +118,7 @@ class _Ffmpeg:
     def finish(self) -> None:
         if self.process is None:
             raise OSError("no frames")
-        # Closes the pipe, waits.
+        # Close the pipe and wait.
         self.process.communicate()
         if self.process.returncode:
             raise OSError(self._reason())
@@ -121,7 +126,7 @@ class _Ffmpeg:
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
-            # What is still in the pipe's buffer has nowhere to go.
+            # The pipe's buffer can no longer be written to ffmpeg.
             with contextlib.suppress(BrokenPipeError):
                 self.process.communicate()
         self.messages.close()
@@ -129,11 +134,11 @@ class _Ffmpeg:
     def _reason(self) -> str:
         self.messages.seek(0)
         text = self.messages.read().decode(errors="replace").strip().splitlines()[-1:]
-        return f"ffmpeg: {''.join(text) or 'it gave no reason'}"
+        return f"ffmpeg: {''.join(text) or 'no reason given'}"
 
 
 class _OpenCV:
-    """MPEG-4 Part 2 without sound, by the codecs that come with OpenCV."""
+    """Encode MPEG-4 Part 2 without sound, with the codecs that come with OpenCV."""
 
     def __init__(self, path: Path, source: VideoReader) -> None:
         self.path, self.rate = path, source.rate
@@ -148,7 +153,7 @@ class _OpenCV:
 
     def finish(self) -> None:
         self.close()
-        # OpenCV does not say when the disk is full.
+        # OpenCV does not report a full disk.
         try:
             with VideoReader(self.path) as result:
                 found = result.frames
@@ -166,5 +171,5 @@ def _opencv_writer(path: Path, rate: Fraction, size: tuple[int, int]) -> cv2.Vid
     code = cv2.VideoWriter.fourcc(*"mp4v")
     writer = cv2.VideoWriter(str(path.absolute()), cv2.CAP_FFMPEG, code, float(rate), size)
     if not writer.isOpened():
-        raise OSError(f"OpenCV cannot encode MPEG-4 of {size[0]}x{size[1]} pixels")
+        raise OSError(f"OpenCV cannot encode MPEG-4 with {size[0]}x{size[1]} pixels")
     return writer

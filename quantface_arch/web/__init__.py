@@ -1,1 +1,1 @@
-"""A page in the browser that restores photographs: ``python inference/app.py``."""
+"""A web page that restores photographs: ``python inference/app.py``."""

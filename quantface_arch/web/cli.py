@@ -1,6 +1,6 @@
 """The command line of ``inference/app.py``.
 
-Nothing heavy is imported before the options are known to be good.
+Heavy imports wait until the options have been checked.
 """
 
 from __future__ import annotations
@@ -8,56 +8,112 @@ from __future__ import annotations
 import argparse
 import socket
 import sys
-from functools import partial
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.pretrained.names import resolve_model
-from quantface_arch.restore.options import add_model_options, integer, load_restorer, number
-from quantface_arch.utils.cli import Parser
+from quantface_arch.restore.arguments import add_model_arguments, integer, number
+from quantface_arch.restore.load import load_restorer
+from quantface_arch.restore.options import FaceOptions, RuntimeOptions, build
+from quantface_arch.utils.cli import Parser, run
 from quantface_arch.utils.images import MAX_PIXELS, MIN_SIDE
 from quantface_arch.web.limits import Limits
 
 if TYPE_CHECKING:
     from quantface_arch.restore.restorer import FaceRestorer
 
-__all__ = ["main", "make_parser"]
+__all__ = ["PageOptions", "main", "make_parser", "parse_options"]
 
 _LARGEST_PORT = 65535
 
 
+@dataclass(frozen=True)
+class PageOptions:
+    """All options of the web page.
+
+    Attributes:
+        host, port: address to listen on.
+        limits: bounds on what visitors may ask for.
+        faces, runtime: the restorer.
+    """
+
+    host: str
+    port: int
+    limits: Limits
+    faces: FaceOptions
+    runtime: RuntimeOptions
+
+
 def make_parser() -> argparse.ArgumentParser:
-    """The options, as ``--help`` shows them."""
+    """Return the parser of the page's command."""
     parser = Parser(
-        description="A page in the browser that restores the faces in photographs.",
-        epilog="The page loads nothing from elsewhere and sends nothing away. By default only this "
-        "machine can open it; with --host 0.0.0.0 everybody who reaches the machine can, without a "
-        "password. Pictures are kept in a temporary folder for --keep-minutes, and deleted when "
-        "the server ends.",
+        description="Serve a web page that restores the faces in photographs.",
+        epilog="The page loads nothing from other machines and sends nothing to them. By default "
+        "only this machine can open it. With --host 0.0.0.0, everybody who reaches this machine "
+        "can open it without a password. Photographs are kept in a temporary folder for "
+        "--keep-minutes; the folder is deleted when the server ends.",
     )
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    add("--port", type=integer(0), default=7860, help="%(default)s; 0 takes a free one")
-    usual = Limits()
-    add("--max-mb", type=number(0.01, 1000), default=usual.max_mb, help="of a file (%(default)g)")
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    add("--port", type=integer(0), default=7860, help="0 takes a free port (default: %(default)s)")
+    _add_limits(parser)
+    add_model_arguments(parser)
+    return parser
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``Limits``."""
+    add, usual = parser.add_argument, Limits()
+    add(
+        "--max-mb",
+        type=number(0.01, 1000),
+        default=usual.max_mb,
+        metavar="MB",
+        help="largest file (default: %(default)g)",
+    )
     add(
         "--max-side",
         type=integer(MIN_SIDE),
         default=usual.max_side,
         metavar="PIXELS",
-        help=f"of a picture's longer side (%(default)s); {MAX_PIXELS // 10**6} megapixels in all",
+        help="largest side of an image, of at most "
+        f"{MAX_PIXELS // 10**6} megapixels in all (default: %(default)s)",
     )
-    add("--max-faces", type=integer(1), default=usual.max_faces, help="in a picture (%(default)s)")
-    add("--max-users", type=integer(1), default=usual.max_users, help="that wait (%(default)s)")
+    add(
+        "--max-faces",
+        type=integer(1),
+        default=usual.max_faces,
+        metavar="N",
+        help="most faces in an image (default: %(default)s)",
+    )
+    add(
+        "--max-users",
+        type=integer(1),
+        default=usual.max_users,
+        metavar="N",
+        help="most pending requests (default: %(default)s)",
+    )
     add(
         "--keep-minutes",
         type=number(0.5, 1440),
         default=usual.keep_minutes,
-        help="for which pictures and results are kept (%(default)g)",
+        metavar="MINUTES",
+        help="time after which photographs and results are deleted (default: %(default)g)",
     )
-    add_model_options(parser)
-    return parser
+
+
+def parse_options(args: argparse.Namespace) -> PageOptions:
+    """Return the parsed command line as typed options."""
+    values = vars(args)
+    return PageOptions(
+        args.host,
+        args.port,
+        build(Limits, values),
+        build(FaceOptions, values),
+        build(RuntimeOptions, values),
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -67,36 +123,40 @@ def main(args: argparse.Namespace) -> int:
         0.
 
     Raises:
-        UsageError: something was typed wrong, Gradio is missing, the address cannot be listened
-            on, or the model or the detector cannot be loaded.
+        UsageError: an option is wrong, Gradio is missing, the server cannot listen on the address,
+            or the model or the detector cannot be loaded.
     """
+    options = parse_options(args)
     if find_spec("gradio") is None:
         raise UsageError('the page needs Gradio: pip install gradio, or pip install -e ".[app]"')
-    port = _free_port(args.host, args.port)
-    limits = Limits(args.max_mb, args.max_side, args.max_faces, args.max_users, args.keep_minutes)
+    port = _free_port(options.host, options.port)
     try:
-        resolve_model(args.model)
+        resolve_model(options.runtime.model)
         from quantface_arch.web.service import Service
 
-        sampling = {"sample": args.sample, "seed": args.seed}
-        load = partial(_load, args)
-        service = Service(load, args.model, limits, sampling)
+        service = Service(
+            lambda model: _load(options, model),
+            options.runtime.model,
+            options.limits,
+            {"sample": options.faces.sample, "seed": options.faces.seed},
+        )
         service.open()
     except QuantFaceError as error:
         raise UsageError(str(error)) from error
 
     from quantface_arch.web.server import serve
 
-    serve(service, args.host, port, lambda message: print(message, file=sys.stderr))
+    serve(service, options.host, port, lambda message: print(message, file=sys.stderr))
     return 0
 
 
-def _load(args: argparse.Namespace, model: str) -> FaceRestorer:
-    return load_restorer(argparse.Namespace(**{**vars(args), "model": model}))
+def _load(options: PageOptions, model: str) -> FaceRestorer:
+    """Load a model with the other options of the command line."""
+    return load_restorer(replace(options.runtime, model=model), options.faces)
 
 
 def _free_port(host: str, port: int) -> int:
-    """The port itself if it can be listened on; for 0, one that can."""
+    """Return the port if the server can listen on it, or a free one for 0."""
     if port > _LARGEST_PORT:
         raise UsageError(f"--port {port}: at most {_LARGEST_PORT}")
     try:
@@ -106,3 +166,7 @@ def _free_port(host: str, port: int) -> int:
     except OSError as error:
         reason = error.strerror or error
         raise UsageError(f"cannot listen on --host {host} --port {port}: {reason}") from error
+
+
+if __name__ == "__main__":
+    run(main, make_parser())

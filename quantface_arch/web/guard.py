@@ -1,4 +1,4 @@
-"""What stands before the page's server and refuses what the page never asks for."""
+"""Middleware that refuses every request that the page itself never sends."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["Guard"]
 
-# What surrounds the file in an upload, and the largest request that is no upload.
+# Allowance for the form around an uploaded file, and the limit of all other requests.
 _MARGIN = 1_000_000
-# Where the page and Gradio's clients send something; Gradio itself takes films, too, for ffmpeg.
+# Targets of the page's and Gradio clients' POST requests. Gradio has more, such as one that passes
+# uploaded videos to ffmpeg.
 _TARGETS = ("/upload", "/queue/join", "/run/predict", "/call/restore", "/cancel", "/reset")
-# The browser itself then loads nothing from elsewhere, whatever the page says.
+# With this policy the browser loads nothing from other machines, whatever the page contains.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
@@ -29,11 +30,11 @@ _HEADERS = {
 
 
 class Guard:
-    """Middleware: the page's own requests, bounded; no fetching of web addresses; strict browsers.
+    """Limit requests to those of the page, bound their size, and add security headers.
 
     Args:
-        app: what answers.
-        max_bytes: of an uploaded file.
+        app: the application behind the guard.
+        max_bytes: largest uploaded file.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
@@ -45,28 +46,29 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
-        async def send_strictly(event: Message) -> None:
+        async def send_with_headers(event: Message) -> None:
             if event["type"] == "http.response.start":
                 own = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
                 event["headers"] = [*event["headers"], *own]
             await send(event)
 
         refusal = self._refusal(Request(scope))
-        await (refusal or self.app)(scope, receive, send_strictly)
+        await (refusal or self.app)(scope, receive, send_with_headers)
 
     def _refusal(self, request: Request) -> PlainTextResponse | None:
+        """Return the response to a forbidden request; None if it is allowed."""
         path = request.url.path
-        # Servers in front may have merged the two slashes.
+        # A reverse proxy may have merged the two slashes of an address.
         if ":/" in path:
             return PlainTextResponse("web addresses are not fetched", 403)
         if request.method != "POST":
             return None
         path = path.rstrip("/")
         if not path.endswith(tuple(f"/gradio_api{target}" for target in _TARGETS)):
-            return PlainTextResponse("the page never asks for this", 404)
+            return PlainTextResponse("the page never sends this request", 404)
         length = request.headers.get("content-length", "")
         if not length.isdecimal():
-            return PlainTextResponse("a request must tell its length", 411)
+            return PlainTextResponse("the request must state its length", 411)
         largest = _MARGIN + (self.max_bytes if path.endswith("/upload") else 0)
         if int(length) > largest:
             return PlainTextResponse(f"{length} bytes: at most {largest} are allowed", 413)
@@ -74,9 +76,9 @@ class Guard:
 
 
 def refuse_download(url: str, cache_dir: str) -> Any:
-    """Stands in for Gradio's function that fetches the web address in a visitor's request.
+    """Replace Gradio's function that fetches the web address in a visitor's request.
 
     Raises:
         ValueError: always.
     """
-    raise ValueError("web addresses are not fetched: upload the picture")
+    raise ValueError("web addresses are not fetched: upload the image")

@@ -1,4 +1,4 @@
-"""What the page accepts."""
+"""Limits on the requests that the page accepts."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ __all__ = ["Limits"]
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds that keep one visitor from taking the whole machine.
+    """Limits that keep one visitor from occupying the whole machine.
 
     Attributes:
-        max_mb: size of an uploaded file, in megabytes (10⁶ bytes).
-        max_side: pixels of a picture's longer side.
-        max_faces: faces in one picture.
-        max_users: requests that wait or are worked on; who comes then is asked to come again.
-        keep_minutes: for which uploads and results stay on the disk.
+        max_mb: largest uploaded file, in megabytes (10⁶ bytes).
+        max_side: largest side of an image, in pixels.
+        max_faces: most faces in one image.
+        max_users: most requests that are pending or running; further ones are refused.
+        keep_minutes: time after which uploads and results are deleted.
     """
 
     max_mb: float = 20.0
@@ -27,5 +27,5 @@ class Limits:
 
     @property
     def max_bytes(self) -> int:
-        """Size of an uploaded file."""
+        """Largest uploaded file, in bytes."""
         return int(self.max_mb * 1e6)

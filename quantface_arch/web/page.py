@@ -1,4 +1,4 @@
-"""The page: what stands where, and what happens on a click."""
+"""The layout of the page, and the functions behind its controls."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from quantface_arch.web.views import message, timings, write_views
 __all__ = ["CSS", "THEME", "make_page"]
 
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-# Fonts that are on every machine: by default the theme would bring others.
+# Use fonts of the visitor's machine; the theme's default would load others.
 THEME = gr.themes.Default(
     primary_hue="blue",
     font=("system-ui", "sans-serif"),
     font_mono=("ui-monospace", "monospace"),
 )
-_EMPTY = "Drop a photograph at the left, or click there to choose one."
+_EMPTY = "Drop a photograph on the left, or click there to choose one."
 _READY = "Press Restore."
-_BROKEN = "Not restored. Something went wrong here, not with your picture: see the server's log."
-# Gradio knows by this default value that a function reports its progress.
+_BROKEN = "Not restored. The server failed, and your photograph is not the cause: see its log."
+# Gradio recognizes functions that report progress by this default value.
 _PROGRESS = gr.Progress()
 _OWN_COLOR = "default"
 
 
 def make_page(service: Service, files: Path) -> gr.Blocks:
-    """The page of a service.
+    """Return the page of a service.
 
     Args:
-        service: does the work, one request after the other.
-        files: where results are put: the folder that Gradio serves uploads from.
+        service: restores the uploads, one after the other.
+        files: folder for the results, from which Gradio also serves uploads.
     """
     with gr.Blocks(title="QuantFace", analytics_enabled=False) as page:
         gr.HTML(_header(service.limits))
@@ -63,7 +63,7 @@ def make_page(service: Service, files: Path) -> gr.Blocks:
             show_progress_on=slider,
         )
         photo = inputs[0]
-        # A result must never stand beside another photograph.
+        # Clear the results: they must never appear beside another photograph.
         photo.change(
             lambda path: _nothing(_READY, "ready") if path else _nothing(_EMPTY, "empty"),
             photo,
@@ -79,6 +79,7 @@ def make_page(service: Service, files: Path) -> gr.Blocks:
 
 
 def _inputs(service: Service) -> list[gr.components.Component]:
+    """Create the controls for the photograph and the options."""
     photo = gr.Image(
         label="Photograph",
         type="filepath",
@@ -91,7 +92,7 @@ def _inputs(service: Service) -> list[gr.components.Component]:
     model = gr.Dropdown(
         list(service.models), value=service.first_model, label="Model", elem_id="model"
     )
-    hint = "0 keeps the faces, 1 replaces them"
+    hint = "0 keeps the input's faces, 1 replaces them"
     strength = gr.Slider(
         0, 1, value=1.0, step=0.05, label="Strength", info=hint, elem_id="strength"
     )
@@ -106,11 +107,12 @@ def _inputs(service: Service) -> list[gr.components.Component]:
 
 
 def _as_uploaded(payload: ImageData | None) -> str | None:
-    """The uploaded file as it is, which Gradio would decode and convert."""
+    """Return the path of the upload; Gradio's default would decode and convert the file."""
     return None if payload is None else payload.path
 
 
 def _outcome() -> tuple[gr.HTML, gr.ImageSlider, gr.DownloadButton]:
+    """Create the controls that show the result."""
     status = gr.HTML(message(_EMPTY, "empty"), elem_id="status")
     slider = gr.ImageSlider(
         label="Before and after",
@@ -125,6 +127,7 @@ def _outcome() -> tuple[gr.HTML, gr.ImageSlider, gr.DownloadButton]:
 
 
 def _details() -> tuple[gr.Image, gr.Gallery, gr.HTML]:
+    """Create the controls that show the faces and the timings."""
     boxes = gr.Image(
         label="Faces found",
         type="filepath",
@@ -146,19 +149,19 @@ def _details() -> tuple[gr.Image, gr.Gallery, gr.HTML]:
 
 
 def _action(service: Service, files: Path) -> Callable[..., list[Any]]:
-    """What a click does: the photograph's path and the other inputs to the page's results."""
+    """Return the function behind the button, which maps the inputs to the results."""
 
     def restore(
-        path: str | None, name: str, power: float, color: str, progress: gr.Progress = _PROGRESS
+        path: str | None, name: str, strength: float, color: str, progress: gr.Progress = _PROGRESS
     ) -> list[Any]:
         if path is None:
             return _nothing(_EMPTY, "failed")
         try:
-            os.utime(path)  # used again, and so kept for longer
-            return _results(service, files, Path(path), (name, power, color), progress)
+            os.utime(path)  # postpones its deletion
+            return _results(service, files, Path(path), (name, strength, color), progress)
         except FileNotFoundError:
             minutes = service.limits.keep_minutes
-            gone = f"Photographs are deleted after {minutes:g} minutes: drop it once more."
+            gone = f"Photographs are deleted after {minutes:g} minutes: upload it again."
             return _nothing(f"Not restored. {gone}", "failed")
         except QuantFaceError as error:
             return _nothing(f"Not restored. {one_line(error)}", "failed")
@@ -176,9 +179,10 @@ def _results(
     chosen: tuple[str, float, str],
     progress: gr.Progress,
 ) -> list[Any]:
-    name, power, color = chosen
+    """Restore a photograph and return the values of the result controls."""
+    name, strength, color = chosen
     color_fix = None if color == _OWN_COLOR else color
-    done = service.restore(path, name, power, progress, color_fix)
+    done = service.restore(path, name, strength, progress, color_fix)
     folder = files / secrets.token_hex(16)
     folder.mkdir()
     views = write_views(done, folder)
@@ -194,16 +198,16 @@ def _results(
 
 
 def _nothing(text: str, kind: str) -> list[Any]:
-    """Empty results with a message."""
+    """Return empty result controls with a message."""
     download, details = gr.DownloadButton(value=None, interactive=False), gr.Row(visible=False)
     return [message(text, kind), None, download, details, None, None, ""]
 
 
 def _header(limits: Limits) -> str:
+    """Return the title, the description and the limits as HTML."""
     kinds = ", ".join(sorted(suffix[1:].upper() for suffix in SUFFIXES - {".jpeg"}))
     return f"""<div id="top"><h1>QuantFace</h1>
-<p>Restores blurred, noisy and compressed faces in photographs. The work is done on the machine
-that shows this page; photographs go nowhere else and are deleted after
-{limits.keep_minutes:g} minutes.</p>
+<p>Restores blurred, noisy and compressed faces in photographs. Photographs
+stay on this server and are deleted after {limits.keep_minutes:g} minutes.</p>
 <p class="limits">{kinds}; at most {limits.max_mb:g} MB, {limits.max_side} pixels a side,
 {count(limits.max_faces)}.</p></div>"""

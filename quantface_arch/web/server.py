@@ -1,4 +1,4 @@
-"""Serving the page: a folder of its own, nothing from elsewhere, nothing left behind."""
+"""Serve the page from a temporary folder, without access to other machines."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def serve(service: Service, host: str, port: int, notify: Callable[[str], None])
     """Serve the page until the process is interrupted or terminated.
 
     Args:
-        service: does the work.
-        host, port: where to listen.
-        notify: told the page's address when it can be opened.
+        service: restores the uploads.
+        host, port: address to listen on.
+        notify: receives the page's address once the page can be opened.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="quantface-") as name:
@@ -33,7 +33,7 @@ def serve(service: Service, host: str, port: int, notify: Callable[[str], None])
 
 
 def _set_environment(folder: Path) -> None:
-    """Gradio takes options from the environment, too: none but these."""
+    """Set Gradio's environment variables, and remove all others that it would read."""
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
         del os.environ[name]
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -43,7 +43,7 @@ def _set_environment(folder: Path) -> None:
 
 
 def _delete_old(folder: Path, minutes: float) -> None:
-    """Every upload and every result goes when its time is over."""
+    """Delete uploads and results for ever when they become too old."""
     while True:
         time.sleep(min(30.0, minutes * 60 / 4))
         oldest = time.time() - minutes * 60
@@ -52,19 +52,20 @@ def _delete_old(folder: Path, minutes: float) -> None:
                 if path.stat().st_mtime < oldest:
                     path.rmdir() if path.is_dir() else path.unlink()
             except OSError:
-                continue  # a folder that is not empty, or a file that has just gone
+                continue  # the folder is not empty, or the file has just been deleted
 
 
 def _launch(
     service: Service, folder: Path, host: str, port: int, notify: Callable[[str], None]
 ) -> None:
+    """Start the server and wait until it is interrupted."""
     from gradio import processing_utils
     from starlette.middleware import Middleware
 
     from quantface_arch.web.guard import Guard, refuse_download
     from quantface_arch.web.page import CSS, THEME, make_page
 
-    # Gradio would fetch an address that a visitor names in place of an upload.
+    # Otherwise Gradio fetches a web address that a visitor sends in place of an upload.
     processing_utils.async_ssrf_protected_download = refuse_download
     page = make_page(service, folder)
     limit = service.limits.max_bytes
@@ -87,7 +88,7 @@ def _launch(
         quiet=True,
         prevent_thread_lock=True,
     )
-    notify(f"QuantFace is at {page.local_url} (Ctrl+C ends it)")
+    notify(f"QuantFace is at {page.local_url} (press Ctrl+C to stop it)")
     try:
         threading.Event().wait()
     finally:
@@ -95,5 +96,5 @@ def _launch(
 
 
 def _everything_but(folder: Path) -> list[str]:
-    """The folders at the top of the file system, without the one that ``folder`` is in."""
+    """Return all top-level folders of the file system except the one that contains ``folder``."""
     return [str(path) for path in Path(folder.anchor).iterdir() if path not in folder.parents]

@@ -1,4 +1,4 @@
-"""The work behind the page, without the page: an uploaded file in, restored faces out."""
+"""Restore uploaded files for the page."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from quantface_arch.errors import QuantFaceError, check_choice
 from quantface_arch.faces.align import FACE_SIZE
 from quantface_arch.faces.color import COLOR_FIXES
 from quantface_arch.pretrained.names import shipped_models
-from quantface_arch.restore.restorer import FaceRestorer, FoundFaces, RestoredFace
+from quantface_arch.restore.restorer import FaceRestorer
+from quantface_arch.restore.results import FoundFaces, RestoredFace
 from quantface_arch.utils.images import RGBImage, read_image
 from quantface_arch.web.limits import Limits
 
 __all__ = ["Restoration", "Service"]
 
-# Told what is done now, and which part of the work lies behind, 0 to 1.
-Tell = Callable[[float, str], None]
+# Receives the fraction of the work that is done, from 0 to 1, and the current step.
+Report = Callable[[float, str], None]
 
 
 @dataclass
 class Restoration:
-    """What became of one picture.
+    """A restored upload.
 
     Attributes:
-        name: the uploaded file's name without its suffix.
+        name: name of the uploaded file without its suffix.
         before: the upright input.
-        after: the same with restored faces.
-        faces: from left to right; at least one.
-        seconds: each step of the work and how long it took.
+        after: the image with restored faces.
+        faces: its faces, at least one, from left to right.
+        seconds: duration of each step of the work.
     """
 
     name: str
@@ -49,12 +50,12 @@ class Service:
     """Restores uploaded files, one at a time.
 
     Args:
-        load: makes a restorer of a model's name or path.
-        model: the model that is chosen at first: a shipped name, or a path.
-        limits: what is accepted.
-        sampling: what :meth:`FaceRestorer.restore_aligned` takes beside the faces.
+        load: loads a restorer, given a model's name or path.
+        model: the default model: a shipped name, or a path.
+        limits: limits on uploads.
+        sampling: the options ``sample`` and ``seed`` of :meth:`FaceRestorer.restore_aligned`.
 
-    Visitors choose among names: nobody can have another file loaded, or learn where one lies.
+    Visitors choose a model by name: they can neither load another file nor learn its path.
     """
 
     load: Callable[[str], FaceRestorer]
@@ -71,14 +72,14 @@ class Service:
 
     @property
     def first_model(self) -> str:
-        """The name under which visitors find ``model``."""
+        """The name that visitors see for the default model."""
         return next(name for name, model in self.models.items() if model == self.model)
 
     def open(self) -> None:
-        """Load the first model and the detector, and have them compiled meanwhile.
+        """Load the default model and the detector, and warm up the model in the background.
 
         Raises:
-            QuantFaceError: one of them cannot be loaded.
+            QuantFaceError: the model or the detector cannot be loaded.
         """
         restorer = self._restorer(self.first_model)
         _ = restorer.detector
@@ -89,6 +90,7 @@ class Service:
             restorer.restore_aligned([np.zeros((FACE_SIZE, FACE_SIZE, 3), np.uint8)])
 
     def _restorer(self, name: str) -> FaceRestorer:
+        """Return the restorer of a model, which is loaded on first use."""
         if name not in self.models:
             raise QuantFaceError(f"model {name!r}: choose from {', '.join(self.models)}")
         if name not in self._restorers:
@@ -100,61 +102,61 @@ class Service:
         path: Path,
         model: str,
         strength: float,
-        tell: Tell,
+        report: Report,
         color_fix: str | None = None,
     ) -> Restoration:
         """Restore one uploaded file.
 
         Args:
-            path: of the upload; its name is the visitor's own.
+            path: the upload, whose file name was chosen by the visitor.
             model: one of ``models``.
-            strength: 0 leaves the faces as they are, 1 replaces them.
-            tell: is told how far it is.
-            color_fix: one of ``COLOR_FIXES``; None is the server's choice, or the model's own.
+            strength: 0 leaves the faces unchanged, 1 replaces them.
+            report: receives the progress.
+            color_fix: one of ``COLOR_FIXES``; None is the restorer's own.
 
         Raises:
-            QuantFaceError: the file cannot be read, is too large, has no face or too many of them;
-                an option has a value that is not allowed;
-                no message tells where the file lies.
+            QuantFaceError: the file cannot be read, is too large, or has no face or too many faces;
+                or an option has an unsupported value. The message does not contain the folder.
         """
         try:
             with self._lock:
-                return self._restore(path, model, strength, tell, color_fix)
+                return self._restore(path, model, strength, report, color_fix)
         except QuantFaceError as error:
             raise QuantFaceError(str(error).replace(str(path), path.name)) from error
 
     def _restore(
-        self, path: Path, model: str, strength: float, tell: Tell, color_fix: str | None
+        self, path: Path, model: str, strength: float, report: Report, color_fix: str | None
     ) -> Restoration:
         if not 0 <= strength <= 1:
             raise QuantFaceError(f"strength {strength:g}: a number from 0 to 1 is needed")
         if color_fix is not None:
             check_choice("color_fix", color_fix, COLOR_FIXES)
         seconds: dict[str, float] = {}
-        tell(0, "Reading")
+        report(0, "Reading")
         with _timed(seconds, "read"):
-            picture = read_image(path, self.limits.max_side)
+            image = read_image(path, self.limits.max_side)
         if model not in self._restorers:
-            tell(0, "Loading the model")
+            report(0, "Loading the model")
             with _timed(seconds, "load the model"):
                 self._restorer(model)
         restorer = self._restorer(model)
-        tell(0.05, "Looking for faces")
+        report(0.05, "Finding faces")
         with _timed(seconds, "find faces"):
-            found = restorer.find(picture)
+            found = restorer.find(image)
         self._check(path, found)
         with _timed(seconds, f"restore {count(len(found.crops))}"):
-            faces = self._restore_faces(restorer, found, tell, color_fix)
-        tell(0.9, "Pasting back")
+            faces = self._restore_faces(restorer, found, report, color_fix)
+        report(0.9, "Pasting back")
         with _timed(seconds, "paste back"):
             result = restorer.assemble(found, faces, strength=strength)
-        return Restoration(path.stem, picture, result.picture, result.faces, seconds)
+        return Restoration(path.stem, image, result.picture, result.faces, seconds)
 
     def _check(self, path: Path, found: FoundFaces) -> None:
+        """Raise QuantFaceError if there is no face or there are too many."""
         if not found.faces:
             raise QuantFaceError(
-                f"{path}: no face found. Faces are found best when they look at the camera and "
-                "are at least 40 pixels wide"
+                f"{path}: no face found. Detection works best for faces that look at the camera "
+                "and are at least 40 pixels wide"
             )
         if len(found.faces) > self.limits.max_faces:
             raise QuantFaceError(
@@ -162,28 +164,30 @@ class Service:
             )
 
     def _restore_faces(
-        self, restorer: FaceRestorer, found: FoundFaces, tell: Tell, color_fix: str | None
+        self, restorer: FaceRestorer, found: FoundFaces, report: Report, color_fix: str | None
     ) -> list[np.ndarray]:
         restored: list[np.ndarray] = []
         for start in range(0, len(found.crops), restorer.batch_size):
-            tell(0.1 + 0.8 * start / len(found.crops), f"Face {start + 1} of {len(found.crops)}")
+            report(0.1 + 0.8 * start / len(found.crops), f"Face {start + 1} of {len(found.crops)}")
             batch = found.crops[start : start + restorer.batch_size]
             restored += restorer.restore_aligned(batch, color_fix=color_fix, **self.sampling)
         return restored
 
 
 def count(faces: int) -> str:
-    """``1 face``, ``2 faces``."""
+    """Return a number of faces in words, such as ``1 face`` or ``2 faces``."""
     return f"{faces} face{'' if faces == 1 else 's'}"
 
 
 def _label(model: str, taken: dict[str, str]) -> str:
+    """Return the name that visitors see for a path."""
     name = Path(model).name
     return f"{name} (yours)" if name in taken else name
 
 
 @contextmanager
 def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    """Add the duration of the block to ``seconds``."""
     start = time.perf_counter()
     yield
     seconds[step] = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""What the page shows of a restoration: files for the browser, a table of timings."""
+"""Render a restoration for the browser: image files, and a table of timings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from quantface_arch.web.service import Restoration, count
 
 __all__ = ["Views", "message", "timings", "write_views"]
 
-# The slider and the boxes are shown at this size at most; the download has every pixel.
+# The page shows images of at most this size. The download has the full size.
 _SHOWN_SIDE = 2048
 _QUALITY = 92
 _BOX = (255, 200, 0)
@@ -25,13 +25,13 @@ _INK = (0, 0, 0)
 
 @dataclass(frozen=True)
 class Views:
-    """Files of one restoration, all of them in one folder.
+    """The files of one restoration, in one folder.
 
     Attributes:
-        result: the restored picture, PNG, at full size, depth and with its profile.
-        before, after: JPEG, at most 2048 pixels a side.
-        boxes: the input with the faces marked, alike.
-        faces: of each face, before and after side by side.
+        result: restored image as a PNG of full size and bit depth, with its colour profile.
+        before, after: input and result as JPEG files of at most 2048 pixels a side.
+        boxes: the input with a box around each face, in the same format.
+        faces: for each face, its crop before and after restoration, side by side.
     """
 
     result: Path
@@ -64,14 +64,15 @@ def write_views(done: Restoration, folder: Path) -> Views:
     return views
 
 
-def _shrunk(picture: RGBImage, factor: float) -> RGBImage:
-    width, height = (max(1, round(side * factor)) for side in picture.size)
-    small = picture.resized(width, height)
+def _shrunk(image: RGBImage, factor: float) -> RGBImage:
+    """Return a smaller copy with 8 bits per channel and without alpha."""
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    small = image.resized(width, height)
     return RGBImage(to_uint8(small.rgb), icc_profile=small.icc_profile)
 
 
 def _marked(rgb: np.ndarray, boxes: list[np.ndarray]) -> np.ndarray:
-    """A copy of (H, W, 3) uint8 with numbered boxes."""
+    """Return a copy of an (H, W, 3) uint8 image with numbered boxes."""
     marked = np.ascontiguousarray(rgb.copy())
     scale = max(0.5, max(rgb.shape[:2]) / 1200)
     thick = max(2, round(3 * scale))
@@ -88,14 +89,14 @@ def _marked(rgb: np.ndarray, boxes: list[np.ndarray]) -> np.ndarray:
     return marked
 
 
-def _write_jpeg(path: Path, picture: RGBImage) -> None:
-    image = Image.fromarray(picture.rgb)
-    image.save(path, quality=_QUALITY, subsampling=0, icc_profile=picture.icc_profile)
+def _write_jpeg(path: Path, image: RGBImage) -> None:
+    options = {"quality": _QUALITY, "subsampling": 0, "icc_profile": image.icc_profile}
+    Image.fromarray(image.rgb).save(path, **options)
 
 
 def timings(done: Restoration) -> str:
-    """The steps and their seconds, as an HTML table."""
-    rows = [*done.seconds.items(), ("together", sum(done.seconds.values()))]
+    """Return the duration of each step as an HTML table."""
+    rows = [*done.seconds.items(), ("total", sum(done.seconds.values()))]
     cells = "".join(
         f"<tr><td>{html.escape(step)}</td><td>{spent:.2f} s</td></tr>" for step, spent in rows
     )
@@ -105,5 +106,10 @@ def timings(done: Restoration) -> str:
 
 
 def message(text: str, kind: str) -> str:
-    """A line for the visitor, as HTML; ``kind`` is empty, ready, done or failed."""
+    """Return a message as HTML.
+
+    Args:
+        text: the message.
+        kind: ``empty``, ``ready``, ``done`` or ``failed``, which selects the style.
+    """
     return f'<div class="message {kind}" role="status">{html.escape(text)}</div>'

@@ -1,4 +1,4 @@
-"""Clips made in code, and what is in one."""
+"""Make test videos and inspect them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ needs_ffmpeg = pytest.mark.skipif(
 )
 
 
-def write_clip(path, frames, rate="30000/1001", sound=True, options=()):
-    """Encode (H, W, 3) uint8 RGB frames with ffmpeg, with a tone beside them."""
+def write_video(path, frames, rate="30000/1001", sound=True, options=()):
+    """Encode (H, W, 3) uint8 RGB frames with ffmpeg, with a tone as sound."""
     height, width = frames[0].shape[:2]
     command = ["ffmpeg", "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"]
     command += ["-s", f"{width}x{height}", "-r", rate, "-i", "pipe:0"]
@@ -26,8 +26,8 @@ def write_clip(path, frames, rate="30000/1001", sound=True, options=()):
     subprocess.run(command, input=np.stack(frames).tobytes(), check=True)
 
 
-def write_plain_clip(path, frames, rate=25.0):
-    """The same with OpenCV alone, without sound."""
+def write_plain_video(path, frames, rate=25.0):
+    """Encode frames with OpenCV, without sound."""
     height, width = frames[0].shape[:2]
     code = cv2.VideoWriter.fourcc(*"mp4v")
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, rate, (width, height))
@@ -37,13 +37,13 @@ def write_plain_clip(path, frames, rate=25.0):
 
 
 def streams(path):
-    """Kind of stream → what ffprobe says about it."""
+    """Return ffprobe's report on each kind of stream."""
     command = ["ffprobe", "-v", "error", "-show_streams", "-of", "json", str(path)]
     found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     return {stream["codec_type"]: stream for stream in found["streams"]}
 
 
 def sound_hash(path):
-    """Of the encoded sound, which copying does not change."""
+    """Return the hash of the encoded sound, which copying does not change."""
     command = ["ffmpeg", "-v", "error", "-i", str(path), "-map", "0:a", "-c", "copy"]
     return subprocess.run([*command, "-f", "md5", "-"], capture_output=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""Batches that are shared out, noted in a manifest, interrupted and resumed."""
+"""Batches that are shared among processes, interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from quantface_arch.utils.files import atomic_path, file_digest
 from quantface_arch.utils.images import RGBImage, write_image
 
 IMAGES = 24
-# Seconds; of use on a machine that has much else to do.
+# Seconds; generous, because the machine may be busy.
 PATIENCE = 600
 ALIGNED = ("--aligned", "--runtime", "reference")
 
 
 @pytest.fixture
 def faces(tmp_path):
-    """A folder of small aligned faces, all different."""
+    """Return a folder of small aligned faces, all different."""
     folder = tmp_path / "faces"
     folder.mkdir()
     for index in range(IMAGES):
-        picture = np.random.randint(0, 256, (24, 24, 3), np.uint8)
-        write_image(folder / f"{index:02d}.png", RGBImage(picture))
+        noise = np.random.randint(0, 256, (24, 24, 3), np.uint8)
+        write_image(folder / f"{index:02d}.png", RGBImage(noise))
     return folder
 
 
 def done(out):
-    """Lines of the manifest that say that a picture is done."""
+    """Return the manifest's lines about inputs that are done."""
     records = []
     for path in out.glob("manifest-*.jsonl"):
         for line in path.read_bytes().split(b"\n"):
@@ -69,8 +69,8 @@ def start(repo, model, faces, out, *options):
     )
 
 
-def test_two_processes_killed_half_way_and_resumed(repo, restore, model, faces, tmp_path):
-    """One of two processes dies; resumed, every picture is done once, as in a run by itself."""
+def test_a_run_resumes_after_one_of_two_processes_was_killed(repo, restore, model, faces, tmp_path):
+    """Every image is restored exactly once, as in an undisturbed run."""
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert restore("-i", faces, *ALIGNED, "-o", whole)[0] == 0
     process = start(repo, model, faces, out)
@@ -82,13 +82,13 @@ def test_two_processes_killed_half_way_and_resumed(repo, restore, model, faces, 
     assert process.wait(timeout=PATIENCE) == 1
     before = done(out)
     assert 4 <= len(before) < IMAGES
-    # What counts as done is whole, whatever else is there.
+    # Every image that counts as done is complete.
     times = {}
     for record in before:
         (path,) = (out / name for name in record["outputs"])
         assert record["outputs"][str(path.relative_to(out))] == file_digest(path)
         times[path] = path.stat().st_mtime_ns
-    # A line that the kill has cut short, and a half-written picture.
+    # Imitate a line that the kill cut short, and a partly written image.
     with (out / "manifest-0.jsonl").open("ab") as file:
         file.write(b'{"input": "fa')
     (out / "restored_faces/.tmp-half.png").write_bytes(b"half")
@@ -104,7 +104,7 @@ def test_two_processes_killed_half_way_and_resumed(repo, restore, model, faces, 
     assert sorted(record["name"] for record in done(out)) == [f"{i:02d}" for i in range(IMAGES)]
     assert all(path.stat().st_mtime_ns == then for path, then in times.items())
     assert digests(out) == digests(whole)
-    # Both had their share of what was left.
+    # Both processes had a share of the rest.
     assert (out / "manifest-1.jsonl").read_bytes().count(b"\n") >= left // 2
 
 
@@ -119,7 +119,7 @@ def test_shares_are_disjoint_complete_and_balanced():
             assert shards[0].whole(shares) == items
 
 
-def test_each_process_knows_its_place_and_gets_its_part_of_the_cores(monkeypatch):
+def test_each_process_knows_its_rank_and_gets_a_share_of_the_cores(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
     assert Shard.here() == Shard() and Shard().is_first
@@ -131,7 +131,7 @@ def test_each_process_knows_its_place_and_gets_its_part_of_the_cores(monkeypatch
     assert Shard(0, 9, 0, 9).threads == 1
 
 
-def test_resume_does_again_what_the_files_or_settings_no_longer_support(restore, faces, tmp_path):
+def test_resume_repeats_inputs_whose_files_or_settings_changed(restore, faces, tmp_path):
     out = tmp_path / "out"
 
     def again(*options):
@@ -144,7 +144,7 @@ def test_resume_does_again_what_the_files_or_settings_no_longer_support(restore,
         path.unlink()
     assert again() == 3
     assert again() == 0
-    # An output that is not what was written, one that is gone, an input that is another.
+    # Change an output, delete one, and replace an input.
     (out / "restored_faces/00.png").write_bytes(b"x")
     assert again() == 1
     (out / "restored_faces/01.png").unlink()
@@ -152,7 +152,7 @@ def test_resume_does_again_what_the_files_or_settings_no_longer_support(restore,
     write_image(faces / "02.png", RGBImage(np.zeros((30, 30, 3), np.uint8)))
     assert again() == 1
     assert again() == 0
-    # Other settings, also where a third run has gone back to the first ones in between.
+    # Change the settings, and change them back.
     assert again("--strength", "0.5") == 3
     assert again() == 3
     assert again("--compare") == 3
@@ -160,7 +160,7 @@ def test_resume_does_again_what_the_files_or_settings_no_longer_support(restore,
     assert status == 2 and "--skip-existing" in stderr
 
 
-def test_failed_pictures_are_noted_and_tried_again(restore, tmp_path):
+def test_failed_images_are_recorded_and_retried(restore, tmp_path):
     blank = tmp_path / "blank.png"
     write_image(blank, RGBImage(np.full((60, 80, 3), 90, np.uint8)))
     command = ("-i", blank, "--runtime", "reference")
@@ -170,12 +170,12 @@ def test_failed_pictures_are_noted_and_tried_again(restore, tmp_path):
     assert restore(*command, "--resume")[0] == 1
     assert restore(*command, "--resume", "--keep-unrestored")[0] == 0
     assert "done already" in restore(*command, "--resume", "--keep-unrestored")[1]
-    # Unrestored it is not done for who does not want such pictures.
+    # Without --keep-unrestored, an unrestored image is not done.
     assert restore(*command, "--resume")[0] == 1
 
 
-def test_a_full_disk_ends_the_run_in_one_line_and_resuming_completes_it(restore, faces, tmp_path):
-    """Two pictures fit, the third does not: nothing is half-written and no time is wasted."""
+def test_a_full_disk_ends_the_run_and_resuming_completes_it(restore, faces, tmp_path):
+    """Two images fit, the third does not: the error is one line and no file is incomplete."""
     out, whole = tmp_path / "out", tmp_path / "whole"
     for path in sorted(faces.iterdir())[5:]:
         path.unlink()
@@ -198,10 +198,10 @@ def test_a_full_disk_ends_the_run_in_one_line_and_resuming_completes_it(restore,
     assert digests(out) == digests(whole)
 
 
-def test_pictures_wait_for_a_batch_no_longer_than_memory_allows(restore, faces, monkeypatch):
+def test_pending_images_are_bounded(restore, faces, monkeypatch):
     batches = []
     work = FaceRestorer.restore_aligned
-    monkeypatch.setattr(restore_run, "_MAX_WAITING_PIXELS", 2 * 512 * 512)
+    monkeypatch.setattr(restore_run, "_MAX_PENDING_PIXELS", 2 * 512 * 512)
     monkeypatch.setattr(
         FaceRestorer,
         "restore_aligned",
@@ -213,8 +213,8 @@ def test_pictures_wait_for_a_batch_no_longer_than_memory_allows(restore, faces, 
     assert batches == [2, 2, 1]
 
 
-def test_what_a_picture_is_done_by_is_written_last(restore, photographs, tmp_path):
-    """Its result is not there before all else is, so that --skip-existing can go by it."""
+def test_the_file_that_marks_an_image_as_done_is_written_last(restore, photographs, tmp_path):
+    """The result appears after all other outputs, so that --skip-existing can rely on it."""
     arguments = ["-i", photographs / "0.png", "--compare", "--runtime", "reference"]
     assert restore(*arguments, "-o", tmp_path / "whole")[0] == 0
     sizes = {path.parent.name: path.stat().st_size for path in tmp_path.glob("whole/*/0*.png")}
@@ -226,8 +226,8 @@ def test_what_a_picture_is_done_by_is_written_last(restore, photographs, tmp_pat
     assert len(list(tmp_path.glob("out/*/0*.png"))) == len(sizes)
 
 
-def test_a_file_that_cannot_be_written_whole_is_named_and_the_old_one_stays(tmp_path, model):
-    """Whatever library writes: pictures, safetensors, torch."""
+def test_a_failed_write_is_an_error_and_keeps_the_old_file(tmp_path, model):
+    """This holds for images, safetensors and torch files."""
     import torch
 
     from quantface_arch.archs.build import build_arch
@@ -251,13 +251,13 @@ def test_a_file_that_cannot_be_written_whole_is_named_and_the_old_one_stays(tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(writers)
 
 
-def test_an_error_that_is_none_of_writing_stays_what_it_is(tmp_path):
+def test_other_errors_pass_through_atomic_path(tmp_path):
     with pytest.raises(ZeroDivisionError), atomic_path(tmp_path / "x.txt"):
         _ = 1 / 0
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_written_whole_may_be_read_by_whom_any_new_file_may(tmp_path):
+def test_atomic_path_keeps_the_usual_permissions(tmp_path):
     (tmp_path / "plain.txt").write_text("x")
     with atomic_path(tmp_path / "x.txt") as temporary:
         temporary.write_text("x")
@@ -266,7 +266,7 @@ def test_what_is_written_whole_may_be_read_by_whom_any_new_file_may(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 3, 4, 11])
-def test_a_digest_is_of_the_whole_file(tmp_path, monkeypatch, size):
+def test_a_digest_covers_the_whole_file(tmp_path, monkeypatch, size):
     monkeypatch.setattr(files, "_PIECE", 4)
     (tmp_path / "x").write_bytes(bytes(range(size)))
     assert file_digest(tmp_path / "x") == hashlib.sha256(bytes(range(size))).hexdigest()

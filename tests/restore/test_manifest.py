@@ -1,4 +1,4 @@
-"""What counts as done: by every setting that pixels depend on, whatever lies in the folders."""
+"""The manifest decides what is done: by settings, inputs and outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.restore import manifest as restore_manifest
-from quantface_arch.restore.cli import make_parser
+from quantface_arch.restore.cli import make_parser, parse_options
 from quantface_arch.restore.files import Source
 from quantface_arch.restore.manifest import Manifest, settings_of
 from quantface_arch.restore.restorer import FaceRestorer
@@ -22,16 +22,17 @@ ALIGNED = ("--aligned", "--runtime", "reference")
 
 @pytest.fixture
 def settings(model, tmp_path):
-    """Settings of a command line that names a copy of the model and a background's network."""
+    """Return a function: words of the command line to its settings."""
     own, background = tmp_path / "model.safetensors", tmp_path / "x2.pth"
     own.write_bytes(model.read_bytes())
     background.write_bytes(b"weights")
 
     def of(*words):
         command = ["-i", "x", "--model", own, "--bg-upsampler", background, *words]
-        args = make_parser().parse_args(list(map(str, command)))
-        restorer = FaceRestorer(nn.Identity(), detector="haar", color_fix=args.color_fix)
-        return settings_of(args, restorer)
+        options = parse_options(make_parser().parse_args(list(map(str, command))))
+        color_fix = options.faces.color_fix
+        restorer = FaceRestorer(nn.Identity(), detector="haar", color_fix=color_fix)
+        return settings_of(options, restorer)
 
     return of
 
@@ -49,13 +50,13 @@ def settings(model, tmp_path):
         ("--bg-upsampler", "realesrgan_x2"),
     ],
 )
-def test_an_option_that_pixels_depend_on_is_a_setting(settings, words):
+def test_options_that_change_pixels_are_settings(settings, words):
     before = settings("--runtime", "reference")
     assert json.loads(json.dumps(before)) == before
     assert settings("--runtime", "reference", *words) != before
 
 
-def test_files_and_the_version_are_settings_by_what_they_are(settings, tmp_path, monkeypatch):
+def test_contents_of_files_and_the_version_are_settings(settings, tmp_path, monkeypatch):
     found = [settings()]
     for name in ("model.safetensors", "x2.pth"):
         with (tmp_path / name).open("ab") as file:
@@ -66,7 +67,7 @@ def test_files_and_the_version_are_settings_by_what_they_are(settings, tmp_path,
     assert all(one != other for i, one in enumerate(found) for other in found[:i])
 
 
-def test_a_seed_is_a_setting_where_it_is_used(settings):
+def test_the_seed_is_a_setting_only_with_sampling(settings):
     assert settings("--seed", "1") == settings("--seed", "2")
     assert settings("--sample", "--seed", "1") != settings("--sample", "--seed", "2")
     assert settings() == settings("--batch-size", "3", "--keep-unrestored")
@@ -81,18 +82,18 @@ ODD += [b"", b"\xff\xfe", b"[" * 100_000, b"7", b'{"error": null}']
 
 
 @pytest.mark.parametrize("line", ODD)
-def test_lines_that_no_run_has_written_count_for_nothing(tmp_path, line):
-    picture = tmp_path / "a.png"
-    picture.write_bytes(b"picture")
+def test_malformed_lines_are_ignored(tmp_path, line):
+    image = tmp_path / "a.png"
+    image.write_bytes(b"image")
     manifest = Manifest(tmp_path, SETTINGS)
     (tmp_path / "manifest-1.jsonl").write_bytes(line + b"\n")
     manifest.load()
-    assert not manifest.has(Source(picture, "a"), True)
-    # And do no harm to those that follow.
-    digest = restore_manifest.file_digest(picture)
-    Manifest(tmp_path, SETTINGS, rank=1).add(Source(picture, "a"), digest, [picture], 1)
+    assert not manifest.has(Source(image, "a"), True)
+    # They do not affect the lines after them.
+    digest = restore_manifest.file_digest(image)
+    Manifest(tmp_path, SETTINGS, rank=1).add(Source(image, "a"), digest, [image], 1)
     manifest.load()
-    assert manifest.has(Source(picture, "a"), False)
+    assert manifest.has(Source(image, "a"), False)
 
 
 def test_a_manifest_that_is_a_pipe_is_refused(tmp_path):
@@ -101,8 +102,8 @@ def test_a_manifest_that_is_a_pipe_is_refused(tmp_path):
         Manifest(tmp_path, {}).load()
 
 
-def test_resuming_is_not_held_up_by_what_is_no_picture(restore, tmp_path):
-    """A pipe that nobody writes to, and a link to nothing: named, and the others are done."""
+def test_resuming_reports_special_files_and_goes_on(restore, tmp_path):
+    """A pipe without a writer and a dangling link are errors; the other inputs are done."""
     folder = tmp_path / "faces"
     write_image(folder / "a.png", RGBImage(np.zeros((24, 24, 3), np.uint8)))
     os.mkfifo(folder / "b.png")

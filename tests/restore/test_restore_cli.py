@@ -1,4 +1,4 @@
-"""The command as it is typed, on a tiny restorer with random weights."""
+"""The restore command on images, with a tiny restorer that has random weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from quantface_arch.utils.images import RGBImage, load_rgb, read_image, write_im
 
 
 def _written(folder):
-    """Files of a folder, the manifest apart, which every run leaves."""
+    """Return the files of a folder, except the manifest that every run writes."""
     found = (p for p in folder.rglob("*") if p.is_file() and p.suffix != ".jsonl")
     return sorted(str(p.relative_to(folder)) for p in found)
 
@@ -29,7 +29,7 @@ def _errors(stderr):
     return [line for line in stderr.splitlines() if line.startswith("error: ")]
 
 
-def test_photographs_are_laid_out_as_documented(restore, photographs, tmp_path):
+def test_outputs_are_laid_out_as_documented(restore, photographs, tmp_path):
     (photographs / "notes.txt").write_text("x")
     status, stdout, stderr = restore("-i", photographs, "--compare")
     assert status == 0, stderr
@@ -53,12 +53,12 @@ def test_aligned_faces(restore, photographs, tmp_path):
     assert status == 0, stderr
     names = [f"{folder}/{i}.png" for folder in ("compare", "restored_faces") for i in range(3)]
     assert _written(tmp_path / "out") == names
-    picture = read_image(tmp_path / "out/restored_faces/0.png")
-    assert picture.size == (512, 512) and picture.alpha.shape == (512, 512)
+    image = read_image(tmp_path / "out/restored_faces/0.png")
+    assert image.size == (512, 512) and image.alpha.shape == (512, 512)
 
 
-def test_sampling_order_and_batches_do_not_change_a_picture(restore, photographs, tmp_path):
-    """Every way of cutting the work into runs and batches gives the same pictures."""
+def test_order_and_batches_do_not_change_sampled_images(restore, photographs, tmp_path):
+    """Every division into runs and batches gives the same images."""
     runs = {
         "together": [[photographs, "--batch-size", "3"]],
         "alone": [[photographs / f"{i}.png", "--batch-size", "1"] for i in (2, 0, 1)],
@@ -82,7 +82,7 @@ def test_skip_existing(restore, photographs, tmp_path):
     assert status == 0 and "all 3 images are done already" in stdout
 
 
-def test_a_picture_without_faces(restore, tmp_path):
+def test_an_image_without_faces(restore, tmp_path):
     path = tmp_path / "empty.png"
     write_image(path, RGBImage(np.full((60, 80, 3), 90, np.uint8)))
     status, stdout, stderr = restore("-i", path)
@@ -100,7 +100,7 @@ def test_results_inside_the_input_folder_are_not_restored_again(restore, photogr
     assert "3 images" in restore(*arguments)[1]
 
 
-def test_a_broken_network_fails_its_pictures_and_writes_nothing(
+def test_a_broken_network_fails_its_images_and_writes_nothing(
     restore, photographs, tmp_path, monkeypatch
 ):
     broken = build_arch(TINY)
@@ -145,7 +145,7 @@ def test_wrong_usage_is_one_line_and_nothing_is_done(restore, photographs, tmp_p
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text"])
-def test_a_damaged_checkpoint_is_named(restore, photographs, model, tmp_path, damage):
+def test_the_error_names_a_damaged_checkpoint(restore, photographs, model, tmp_path, damage):
     data = model.read_bytes()[:-1000] if damage == "truncated" else b"hello"
     path = tmp_path / "damaged.safetensors"
     path.write_bytes(data)
@@ -154,7 +154,7 @@ def test_a_damaged_checkpoint_is_named(restore, photographs, model, tmp_path, da
     assert len(_errors(stderr)) == 1 and str(path) in stderr and "Traceback" not in stderr
 
 
-def test_debug_shows_where(restore, tmp_path):
+def test_debug_shows_tracebacks(restore, tmp_path):
     (tmp_path / "zero.png").write_bytes(b"")
     status, _, stderr = restore("-i", tmp_path / "zero.png", "--debug")
     assert status == 1 and "Traceback" in stderr
@@ -170,7 +170,7 @@ def test_debug_shows_where(restore, tmp_path):
         (RuntimeError("two\nlines"), 1, "unexpected RuntimeError: two lines"),
     ],
 )
-def test_whatever_happens_is_one_line(monkeypatch, capsys, error, status, line):
+def test_every_failure_is_one_line(monkeypatch, capsys, error, status, line):
     def fail(args):
         raise error
 
@@ -183,7 +183,7 @@ def test_whatever_happens_is_one_line(monkeypatch, capsys, error, status, line):
 
 
 def test_bad_files_do_not_stop_the_others(repo, model, photographs, tmp_path):
-    """The real command in its own process, on everything that can be wrong with a file."""
+    """Run the command in its own process on every kind of bad file."""
     whole = (repo / "inputs/astronaut.jpg").read_bytes()
     (photographs / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     (photographs / "zero.png").write_bytes(b"")
@@ -204,7 +204,7 @@ def test_bad_files_do_not_stop_the_others(repo, model, photographs, tmp_path):
     assert "6 failed" in done.stdout
 
 
-def test_wrong_usage_is_answered_at_once(repo, tmp_path):
+def test_wrong_usage_is_reported_before_heavy_imports(repo, tmp_path):
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-X", "importtime", repo / "inference/restore.py", "-i", "missing"],

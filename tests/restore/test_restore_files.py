@@ -1,4 +1,4 @@
-"""Which files are read, and what their results are called."""
+"""Finding inputs and naming outputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from quantface_arch.restore.files import OutputFolders, find_sources, output_nam
 
 @pytest.fixture
 def tree(tmp_path):
-    """A folder with pictures, other files and earlier results in it."""
+    """Return a folder with images, other files and earlier results."""
     root = tmp_path / "in"
     for name in (
         "b.png",
@@ -46,25 +46,25 @@ def test_files_folders_and_globs(tree):
     assert _found(tree, tree, tree / "b.png", tree / "sub")[0] == ["a.JPG", "b.png", "sub/a.png"]
 
 
-def test_recursion_leaves_out_what_an_earlier_run_wrote(tree):
+def test_recursion_leaves_out_earlier_results(tree):
     expected = ["a.JPG", "b.png", "sub/a.png", "sub/deeper/c.webp"]
     assert _found(tree, tree, recursive=True) == (expected, 1)
 
 
-def test_a_name_with_brackets_is_a_file_before_it_is_a_glob(tree):
+def test_an_existing_file_with_brackets_is_not_a_glob(tree):
     (tree / "x[1].png").write_bytes(b"x")
     assert _found(tree, tree / "x[1].png")[0] == ["x[1].png"]
 
 
 @pytest.mark.parametrize("text", ["missing", "missing.png", "*.bmp", "notes.txt"])
-def test_inputs_without_pictures_are_wrong_usage(tree, text):
+def test_inputs_without_images_are_wrong_usage(tree, text):
     with pytest.raises(UsageError, match=text.replace("*", r"\*")):
         _found(tree, tree / text)
 
 
 def test_an_empty_folder_is_wrong_usage(tree):
     (tree / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"no pictures or clips in .*empty .*--recursive"):
+    with pytest.raises(UsageError, match=r"no images or videos in .*empty .*--recursive"):
         _found(tree, tree / "empty")
 
 
@@ -102,7 +102,7 @@ def test_names(paths, names):
     st.randoms(),
 )
 @settings(deadline=None)
-def test_names_differ_and_do_not_depend_on_the_order(paths, random):
+def test_names_are_unique_and_do_not_depend_on_the_order(paths, random):
     paths = sorted(map(Path, paths))
     names = output_names(paths)
     assert len({name.casefold() for name in names}) == len(paths)

@@ -1,4 +1,4 @@
-"""The restorer: what a picture becomes depends on that picture alone."""
+"""The restorer: the result of an image depends on that image alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from quantface_arch.utils.images import RGBImage, load_rgb
 
 
 class SmallNet(nn.Module):
-    """A small network with the interface of the real ones."""
+    """A small network with the interface of the real networks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class SmallNet(nn.Module):
 
 
 class Echo(nn.Module):
-    """Gives back what it gets."""
+    """Returns its input."""
 
     def forward(self, lq, noise=None):
         return lq
@@ -55,7 +55,7 @@ def astronaut(repo):
 
 
 @pytest.mark.parametrize("sample", [False, True])
-def test_neither_order_nor_company_changes_a_face(restorer, sample):
+def test_a_face_does_not_depend_on_the_other_faces(restorer, sample):
     faces = _aligned(5)
     together = restorer.restore_aligned(faces, sample=sample, seed=3)
     backwards = restorer.restore_aligned(faces[::-1], sample=sample, seed=3)[::-1]
@@ -80,14 +80,14 @@ def test_sampling_depends_on_seed_and_content(restorer):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_values_survive_the_way_through_the_network(dtype):
+def test_an_identity_network_returns_the_same_values(dtype):
     faces = _aligned(2, dtype)
     for before, after in zip(faces, FaceRestorer(Echo()).restore_aligned(faces), strict=True):
         assert after.dtype == dtype
         assert np.array_equal(before, after)
 
 
-def test_a_face_without_colour_stays_without(restorer):
+def test_a_grey_face_stays_grey(restorer):
     grey = np.repeat(_aligned(1)[0][..., :1], 3, axis=2)
     restored = restorer.restore_aligned([grey])[0]
     assert (restored == restored[..., :1]).all()
@@ -102,14 +102,14 @@ def test_faces_of_another_shape_are_refused(restorer, shape):
         restorer.restore_aligned([np.zeros((512, 512, 3))])
 
 
-def test_values_that_are_no_numbers_are_an_error():
+def test_values_that_are_not_finite_are_an_error():
     net = SmallNet()
     net.conv.weight.data.fill_(float("nan"))
     with pytest.raises(QuantFaceError, match="not finite"):
         FaceRestorer(net).restore_aligned(_aligned(1))
 
 
-def test_a_photograph_changes_at_its_faces_only(restorer, astronaut):
+def test_only_the_faces_of_an_image_change(restorer, astronaut):
     result = restorer.restore(astronaut)
     assert len(result.faces) == 1
     changed = (result.image != astronaut).any(axis=2)
@@ -123,7 +123,7 @@ def test_a_photograph_changes_at_its_faces_only(restorer, astronaut):
     assert np.array_equal(restorer.restore(astronaut, strength=0).image, astronaut)
 
 
-def test_everything_about_a_picture_is_kept(restorer, astronaut):
+def test_depth_alpha_and_profile_are_kept(restorer, astronaut):
     alpha = np.random.randint(0, 65536, astronaut.shape[:2]).astype(np.uint16)
     picture = RGBImage(astronaut.astype(np.uint16) * 257, alpha, b"profile")
     result = restorer.restore(picture)
@@ -146,7 +146,7 @@ def test_upscaling_enlarges_everything(restorer, astronaut):
     assert not np.array_equal(plain, result.image)
 
 
-def test_a_picture_is_not_enlarged_beyond_memory(restorer):
+def test_too_many_output_pixels_are_an_error(restorer):
     with pytest.raises(QuantFaceError, match="4000x3000 pixels 8 times"):
         restorer.restore(np.zeros((3000, 4000, 3), np.uint8), upscale=8)
 

@@ -1,4 +1,4 @@
-"""A compiled restorer starts without the libraries that take seconds and hundreds of megabytes."""
+"""A compiled restorer starts without the libraries that are slow and large to import."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ finally:
 
 @pytest.fixture(scope="module")
 def compiled(model):
-    """A model that the cache holds compiled: compiling it builds the network with diffusers."""
+    """Return a model that is compiled in the cache; compiling builds the network with diffusers."""
     load_model(model, "openvino")
     return model
 
 
 @pytest.fixture
 def weights_dir(data_root):
-    """The folder of RetinaFace's weights."""
+    """Return a function: a detector's name to the folder of its weights."""
 
     def find(detector):
         folder = data_root / "weights/facexlib"
@@ -51,7 +51,9 @@ def loaded(done):
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_a_compiled_restorer_starts_light(detector, repo, compiled, photographs, tmp_path, request):
+def test_a_compiled_restorer_imports_no_heavy_library(
+    detector, repo, compiled, photographs, tmp_path, request
+):
     options = ["--model", compiled, "--runtime", "openvino", "--detector", detector, "--offline"]
     if detector in FILES or detector == "auto":
         options += ["--weights-dir", request.getfixturevalue("weights_dir")(detector)]
@@ -63,6 +65,6 @@ def test_a_compiled_restorer_starts_light(detector, repo, compiled, photographs,
         text=True,
         timeout=600,
     )
-    # That openvino is there proves that the check can see what was imported.
+    # openvino in the list proves that the check detects imports.
     assert loaded(done) == ["openvino"], done.stdout + done.stderr
     assert len(list((tmp_path / "out/restored").iterdir())) == 3

@@ -1,4 +1,4 @@
-"""Where a run reads and writes: nothing through links that lead elsewhere, nothing but files."""
+"""Links out of the output folder and special files are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from quantface_arch.utils.images import read_image
 
 @pytest.fixture
 def run(tmp_path):
-    """Folders of a run, with an input that it may restore."""
+    """Return the output folders and the sources of a valid command."""
     source = tmp_path / "in/a.png"
     source.parent.mkdir()
     cv2.imwrite(str(source), np.zeros((32, 32, 3), np.uint8))
@@ -30,18 +30,18 @@ PLACES = ("restored", "cropped_faces", "restored_faces", "compare")
 @pytest.mark.parametrize(
     "name", [*PLACES, *(f"{place}/a.png" for place in PLACES), "manifest-0.jsonl"]
 )
-def test_links_out_of_the_output_are_refused_by_name(run, tmp_path, name):
+def test_links_out_of_the_output_folder_are_refused(run, tmp_path, name):
     folders, sources = run
     folders.check(sources)
     link = folders.root / name
     link.parent.mkdir(parents=True)
-    # Beside the output, under a name that begins as its own.
+    # The target is beside the output folder, and its name starts with the folder's.
     link.symlink_to(tmp_path / "out_precious")
     with pytest.raises(UsageError, match=f"{re.escape(str(link))}: it is a link to .*precious"):
         folders.check(sources)
 
 
-def test_links_inside_of_the_output_and_a_linked_output_are_allowed(run, tmp_path):
+def test_links_inside_the_output_folder_and_a_linked_folder_are_allowed(run, tmp_path):
     folders, sources = run
     (tmp_path / "disk/other").mkdir(parents=True)
     folders.root.symlink_to(tmp_path / "disk")
@@ -50,10 +50,10 @@ def test_links_inside_of_the_output_and_a_linked_output_are_allowed(run, tmp_pat
     folders.check(sources)
 
 
-def test_special_files_among_the_inputs_are_refused_by_name(run, tmp_path):
+def test_special_files_among_the_inputs_are_refused(run, tmp_path):
     folders, _ = run
     os.mkfifo(tmp_path / "in/pipe.png")
-    with pytest.raises(UsageError, match=r"pipe\.png is a pipe, a file or folder is wanted"):
+    with pytest.raises(UsageError, match=r"pipe\.png is a pipe, expected a file or a folder"):
         find_sources([str(tmp_path / "in/pipe.png")], False, folders)
     sources, _ = find_sources([str(tmp_path / "in")], False, folders)
     with pytest.raises(QuantFaceError, match=r"pipe\.png: cannot be read: it is a pipe"):

@@ -1,4 +1,4 @@
-"""The command on clips, as it is typed, on a tiny restorer with random weights."""
+"""The restore command on videos, with a tiny restorer that has random weights."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from clips import needs_ffmpeg, sound_hash, streams, write_clip, write_plain_clip
 from disks import full_disk
 from tiny import TINY
+from videos import needs_ffmpeg, sound_hash, streams, write_plain_video, write_video
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.faces.face import Face
 from quantface_arch.faces.haar import HaarDetector
 from quantface_arch.quant.checkpoint.save_load import save_checkpoint
 from quantface_arch.restore.cli import main, make_parser
-from quantface_arch.restore.restorer import FaceRestorer, FoundFaces
-from quantface_arch.restore.video_run import ClipRun
+from quantface_arch.restore.options import RestoreOptions
+from quantface_arch.restore.restorer import FaceRestorer
+from quantface_arch.restore.results import FoundFaces
+from quantface_arch.restore.video_run import VideoRun
 from quantface_arch.utils.cli import run
 from quantface_arch.utils.images import RGBImage, load_rgb, resize, write_image
 from quantface_arch.video.reader import VideoReader
@@ -37,13 +38,13 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def photo(repo):
-    """A small photograph of one face."""
+    """Return a small photograph of one face."""
     return resize(load_rgb(repo / "inputs/astronaut.jpg"), 256, 256)
 
 
 @pytest.fixture
 def command(repo, model, tmp_path):
-    """The command line in front of its inputs."""
+    """Return the command line without its inputs."""
     words = [sys.executable, repo / "inference/restore.py", "--model", model]
     words += ["--runtime", "reference", "--detector", "haar", "--offline", "-o", tmp_path / "out"]
     return [str(word) for word in words]
@@ -54,20 +55,20 @@ def _swaying(photo, count):
 
 
 def _written(folder):
-    """Files of a folder, the manifest apart, which every run leaves."""
+    """Return the files of a folder, except the manifest that every run writes."""
     found = (p for p in folder.rglob("*") if p.is_file() and p.suffix != ".jsonl")
     return sorted(str(p.relative_to(folder)) for p in found)
 
 
 @needs_ffmpeg
-def test_a_folder_of_clips_and_pictures(command, photo, tmp_path):
+def test_a_folder_of_videos_and_images(command, photo, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     blank = [np.full_like(photo, 100)] * 4
-    write_clip(folder / "good.mp4", _swaying(photo, 8) + blank, options=["-c:a", "aac"])
-    write_clip(folder / "faceless.mkv", blank)
+    write_video(folder / "good.mp4", _swaying(photo, 8) + blank, options=["-c:a", "aac"])
+    write_video(folder / "faceless.mkv", blank)
     write_image(folder / "picture.png", RGBImage(photo))
-    write_plain_clip(folder / "cut.avi", _swaying(photo, 12))
+    write_plain_video(folder / "cut.avi", _swaying(photo, 12))
     cut = (folder / "cut.avi").read_bytes()
     (folder / "cut.avi").write_bytes(cut[: len(cut) // 2])
     (folder / "text.webm").write_text("hello")
@@ -81,7 +82,7 @@ def test_a_folder_of_clips_and_pictures(command, photo, tmp_path):
         "faceless.mkv",
         "text.webm",
     ]
-    assert "truncated" in errors[0] and "no face found" in errors[1] and "not a clip" in errors[2]
+    assert "truncated" in errors[0] and "no face found" in errors[1] and "not a video" in errors[2]
     out = tmp_path / "out"
     assert _written(out) == [
         *("compare/good.mp4", "compare/picture.png", "cropped_faces/picture_00.png"),
@@ -97,35 +98,35 @@ def test_a_folder_of_clips_and_pictures(command, photo, tmp_path):
     left, top, right, bottom = HaarDetector().detect(photo)[0].box.astype(int)
     for before, after in zip(_swaying(photo, 8), frames, strict=False):
         change = np.abs(after.astype(int) - before).mean(axis=2)
-        # A random network changes the face a lot; beside it there is only what the codec does.
+        # The random network changes the face strongly; elsewhere only the codec changes pixels.
         assert change[top:bottom, left:right].mean() > 3 * change[:, -40:].mean()
     assert all(np.abs(frame.astype(int) - 100).max() < 6 for frame in frames[8:])
-    for text in ("1 images", "1 clips, 12 frames, 8 faces", "3 failed", "4 frames written unrest"):
+    for text in ("1 images", "1 videos, 12 frames, 8 faces", "3 failed", "4 frames written unrest"):
         assert text in done.stdout
     assert "12/12" in done.stderr and "frame/s" in done.stderr.replace("s/frame", "frame/s")
 
 
-def test_without_ffmpeg_it_is_opencv_and_that_is_said_once(command, photo, tmp_path):
+def test_opencv_writes_without_ffmpeg_and_one_note_says_so(command, photo, tmp_path):
     for name in ("a.mp4", "b.mp4"):
-        write_plain_clip(tmp_path / name, _swaying(photo, 5))
+        write_plain_video(tmp_path / name, _swaying(photo, 5))
     (tmp_path / "empty").mkdir()
     words = ["-i", str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")]
     environment = {**os.environ, "PATH": str(tmp_path / "empty")}
     done = subprocess.run([*command, *words], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("no ffmpeg") == 1
-    assert "2 clips, 10 frames, 10 faces" in done.stdout
+    assert "2 videos, 10 frames, 10 faces" in done.stdout
     for name in ("a.mp4", "b.mp4"):
         with VideoReader(tmp_path / "out/restored" / name) as reader:
             assert len(list(reader)) == 5 and reader.rate == 25
 
 
-def test_an_interrupted_clip_does_not_count_as_done(command, photo, tmp_path):
-    write_plain_clip(tmp_path / "long.mp4", _swaying(photo, 400))
+def test_an_interrupted_video_does_not_count_as_done(command, photo, tmp_path):
+    write_plain_video(tmp_path / "long.mp4", _swaying(photo, 400))
     process = subprocess.Popen(
         [*command, "-i", str(tmp_path / "long.mp4")],
         stderr=subprocess.DEVNULL,
-        # Shells have their background's processes ignore it.
+        # Shells make background processes ignore SIGINT.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     restored = tmp_path / "out/restored"
@@ -142,7 +143,7 @@ def test_an_interrupted_clip_does_not_count_as_done(command, photo, tmp_path):
 
 @pytest.fixture
 def restore(command, monkeypatch, capsys):
-    """Type the command in this process; returns (exit status, stdout, stderr)."""
+    """Return a function that runs the command: arguments to (exit status, stdout, stderr)."""
 
     def call(*words):
         monkeypatch.setattr(sys, "argv", [*command[1:], *map(str, words)])
@@ -154,37 +155,37 @@ def restore(command, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("option", ["--aligned", "--sample"])
-def test_options_that_do_not_go_with_clips(restore, photo, tmp_path, option):
-    write_plain_clip(tmp_path / "a.mp4", [photo] * 2)
+def test_options_that_do_not_apply_to_videos(restore, photo, tmp_path, option):
+    write_plain_video(tmp_path / "a.mp4", [photo] * 2)
     status, _, stderr = restore("-i", tmp_path / "a.mp4", option)
     assert status == 2 and not (tmp_path / "out").exists()
-    assert stderr.startswith(f"error: {option} does not go with the clip {tmp_path / 'a.mp4'}")
+    assert stderr.startswith(f"error: {option} cannot be used with the video {tmp_path / 'a.mp4'}")
 
 
-def test_clips_without_faces_and_clips_that_are_done(restore, photo, tmp_path):
-    write_plain_clip(tmp_path / "a.mp4", [np.full_like(photo, 100)] * 3)
+def test_videos_without_faces_and_videos_that_exist(restore, photo, tmp_path):
+    write_plain_video(tmp_path / "a.mp4", [np.full_like(photo, 100)] * 3)
     status, stdout, _ = restore("-i", tmp_path / "a.mp4", "--keep-unrestored")
-    assert status == 0 and "1 clips, 3 frames, 0 faces" in stdout
+    assert status == 0 and "1 videos, 3 frames, 0 faces" in stdout
     assert "3 frames written unrestored" in stdout
     assert _written(tmp_path / "out") == ["restored/a.mp4"]
     status, stdout, _ = restore("-i", tmp_path / "a.mp4", "--skip-existing")
     assert status == 0 and "all 1 inputs are done already" in stdout
 
 
-def test_a_clip_is_resumed_by_what_the_manifest_says(restore, photo, tmp_path):
+def test_resuming_videos_by_the_manifest(restore, photo, tmp_path):
     good, broken = tmp_path / "a.mp4", tmp_path / "b.mp4"
-    write_plain_clip(good, _swaying(photo, 3))
+    write_plain_video(good, _swaying(photo, 3))
     broken.write_text("hello")
     assert restore("-i", good, broken)[0] == 1
     notes = [json.loads(line) for line in (tmp_path / "out/manifest-0.jsonl").open()]
     assert [note["error"] is None for note in notes] == [True, False]
-    assert "not a clip" in notes[1]["error"] and notes[0]["faces"] == 3
+    assert "not a video" in notes[1]["error"] and notes[0]["faces"] == 3
     os.mkfifo(tmp_path / "c.mp4")
     status, stdout, stderr = restore("-i", tmp_path, "--resume")
-    assert status == 1 and "0 clips" in stdout and "2 failed, 1 skipped" in stdout
+    assert status == 1 and "0 videos" in stdout and "2 failed, 1 skipped" in stdout
     assert "c.mp4: cannot be read: it is a pipe" in stderr
-    write_plain_clip(good, _swaying(photo, 4))
-    assert "1 clips, 4 frames" in restore("-i", good, "--resume")[1]
+    write_plain_video(good, _swaying(photo, 4))
+    assert "1 videos, 4 frames" in restore("-i", good, "--resume")[1]
 
 
 def _frames(path):
@@ -192,8 +193,8 @@ def _frames(path):
         return np.stack(list(reader)).astype(int)
 
 
-def test_a_clip_beside_its_input_and_of_less_strength(restore, photo, tmp_path):
-    write_plain_clip(tmp_path / "a.mp4", [photo] * 3)
+def test_compared_videos_and_strengths(restore, photo, tmp_path):
+    write_plain_video(tmp_path / "a.mp4", [photo] * 3)
     before, changes = _frames(tmp_path / "a.mp4"), []
     left, top, right, bottom = HaarDetector().detect(photo)[0].box.astype(int)
     face = np.s_[:, top:bottom, left:right]
@@ -203,7 +204,7 @@ def test_a_clip_beside_its_input_and_of_less_strength(restore, photo, tmp_path):
         assert restore(*words)[0] == 0
         after, pair = _frames(out / "restored/a.mp4"), _frames(out / "compare/a.mp4")
         changes.append(np.abs(after - before)[face].mean())
-        # What the codec does to either picture is a few levels.
+        # The codec changes either half by a few levels.
         assert np.abs(pair[:, -256:, :256] - before).mean() < 4
         assert np.abs(pair[:, -256:, -256:] - after).mean() < 4
     assert changes[0] > 1.5 * changes[1] > 3 * changes[2]
@@ -212,12 +213,11 @@ def test_a_clip_beside_its_input_and_of_less_strength(restore, photo, tmp_path):
 @pytest.mark.parametrize(
     ("faces", "side", "most"), [(1, 64, 3), (0, 64, 1), (2, 64, 2), (1, 4000, 2)]
 )
-def test_frames_wait_for_a_batch_and_no_longer(faces, side, most):
-    """Of faces; or until the frames fill the memory that they may."""
+def test_pending_frames_are_bounded(faces, side, most):
+    """Frames are pending until their faces fill a batch or their pixels reach the limit."""
     restorer = FaceRestorer(build_arch(TINY), detector="haar", batch_size=3)
     frame, face = np.zeros((side, side, 3), np.uint8), np.zeros((512, 512, 3), np.uint8)
-    args = SimpleNamespace(upscale=1, strength=1)
-    run_clips, read = ClipRun(restorer, None, args, None), []
+    run_videos, read = VideoRun(restorer, None, RestoreOptions(), None), []
     matrix = np.array([[1.0, 0, 600], [0, 1, 600]])
 
     def found():
@@ -226,16 +226,16 @@ def test_frames_wait_for_a_batch_and_no_longer(faces, side, most):
             box = Face(np.zeros(4), np.zeros((5, 2)), 1.0)
             yield FoundFaces(RGBImage(frame), [box] * faces, [matrix] * faces, [face] * faces)
 
-    waited, done = 0, 0
-    for _ in run_clips._restored(found()):
-        waited = max(waited, len(read) - done)
+    pending, done = 0, 0
+    for _ in run_videos._restored(found()):
+        pending = max(pending, len(read) - done)
         done += 1
-    assert (done, waited) == (7, most)
+    assert (done, pending) == (7, most)
 
 
-def test_a_disk_that_takes_no_more_ends_the_run(restore, photo, tmp_path):
+def test_a_full_disk_ends_the_run(restore, photo, tmp_path):
     for name in ("a.mp4", "b.mp4"):
-        write_plain_clip(tmp_path / name, [photo] * 2)
+        write_plain_video(tmp_path / name, [photo] * 2)
     with full_disk(3000):
         status, stdout, stderr = restore("-i", tmp_path / "a.mp4", tmp_path / "b.mp4")
     errors = [line for line in stderr.splitlines() if line.startswith("error: ")]

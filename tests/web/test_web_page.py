@@ -1,4 +1,4 @@
-"""The page as it is served: over HTTP, and in a real browser."""
+"""The served page: over HTTP, and in a real browser."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(model):
-    """The command on a free port with small limits; nothing of it is left when it was ended."""
+    """Run the command on a free port with small limits; it leaves no files behind."""
     limits = ("--max-mb=0.3", "--max-side=700", "--max-faces=1", "--max-users=4")
     limits += ("--keep-minutes=0.5",)
     with pytest.MonkeyPatch.context() as environment:
@@ -77,12 +77,12 @@ def status_of(call, *arguments):
 
 
 def served(client, file):
-    """A file of an answer as an array, over HTTP."""
+    """Return a file of a response as an array."""
     data = client.get(f"/gradio_api/file={urllib.parse.quote(file['path'])}")
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
-def test_a_photograph_comes_back_restored(client, photo, model, repo):
+def test_a_photograph_is_restored(client, photo, model, repo):
     answer = client.restore(client.upload(photo, "mine.jpg"), model=MODEL)
     said, pair, button, _, boxes, faces, spent = answer
     assert "1 face restored" in said and "restore 1 face" in spent and len(faces) == 1
@@ -94,13 +94,13 @@ def test_a_photograph_comes_back_restored(client, photo, model, repo):
     before, after = (served(client, file).astype(int) for file in pair)
     assert np.abs(before - source).mean() < 2 and np.abs(after - result).mean() < 2
     assert served(client, boxes).shape == source.shape
-    # Nor does one visitor's result take the place of another's.
+    # Another request does not overwrite this result.
     again = client.restore(client.upload(photo, "mine.jpg"), model=MODEL, strength=0.0)
     assert np.array_equal(served(client, again[2]["value"]), source)
     assert np.array_equal(served(client, button["value"]), result)
 
 
-def test_a_click_passes_everything_on_and_unforeseen_faults_tell_no_details(model, tmp_path):
+def test_a_click_passes_all_inputs_on_and_unexpected_errors_reveal_no_details(model, tmp_path):
     asked = []
 
     def fail(*words):
@@ -112,10 +112,10 @@ def test_a_click_passes_everything_on_and_unforeseen_faults_tell_no_details(mode
     click = make_page(service, tmp_path).fns[0].fn
     answer = click(str(model), "mini", 0.25)
     assert asked == [(model, "mini", 0.25)]
-    assert "Something went wrong here" in answer[0] and str(tmp_path) not in str(answer)
+    assert "The server failed" in answer[0] and str(tmp_path) not in str(answer)
 
 
-def test_another_photograph_or_none_clears_the_results(model, tmp_path):
+def test_changing_the_photograph_clears_the_results(model, tmp_path):
     change = make_page(Service(str, str(model), Limits()), tmp_path).fns[1].fn
     for path, said in ((str(tmp_path / "a.jpg"), "Press Restore"), (None, "Drop a photograph")):
         text, pair, button, details, *rest = change(path)
@@ -124,7 +124,7 @@ def test_another_photograph_or_none_clears_the_results(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "complaint"),
+    ("data", "reason"),
     [
         (b"\xff\xd8\xff broken", "a.png: cannot be read"),
         (png(300, 200), "a.png: no face found"),
@@ -132,16 +132,16 @@ def test_another_photograph_or_none_clears_the_results(model, tmp_path):
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "a.png: cannot be read"),
     ],
 )
-def test_refusals_are_told_and_nothing_is_shown(client, data, complaint):
+def test_refused_uploads_show_a_message_and_no_result(client, data, reason):
     path = client.upload(data, "a.png")
     said, pair, button, details, boxes, faces, spent = client.restore(path, model=MODEL)
-    assert "Not restored" in said and complaint in said and "failed" in said
+    assert "Not restored" in said and reason in said and "failed" in said
     assert str(Path(path).parent) not in said
     assert not pair and not boxes and not faces and not spent
     assert button["value"] is None and not button["interactive"] and not details["visible"]
 
 
-def test_no_photograph_and_one_that_is_gone(client, photo):
+def test_no_photograph_and_a_deleted_photograph(client, photo):
     assert "Drop a photograph" in client.restore(None, model=MODEL)[0]
     path = client.upload(photo, "gone.jpg")
     Path(path).unlink()
@@ -149,7 +149,7 @@ def test_no_photograph_and_one_that_is_gone(client, photo):
     assert "deleted after 0.5 minutes" in said
 
 
-def test_other_models_cannot_be_named(client, photo, model):
+def test_other_models_cannot_be_chosen(client, photo, model):
     path = client.upload(photo, "a.jpg")
     for name in (str(model), "absent", "../tiny.safetensors"):
         assert client.restore(path, model=name) is None
@@ -174,14 +174,14 @@ def test_files_elsewhere_are_out_of_reach(client, repo):
             answer = caught.value.code, caught.value.read()
             assert answer == (403, b"web addresses are not fetched"), path
     assert status_of(client.get, "/assets/..%2f..%2f..%2fblocks.py") >= 400
-    # Nor can they be restored.
+    # They cannot be restored either.
     for path in (repo / "inputs/astronaut.jpg", beside, "http://example.com/a.png"):
         assert client.restore(str(path), model=MODEL) is None
     assert "web addresses are not fetched" in "".join(client.log)
 
 
 def is_too_large(send, *words):
-    """Whether a request is refused; what is not read at all may find the connection closed."""
+    """Return whether a request is refused, possibly by closing the connection."""
     try:
         return status_of(send, *words) == 413
     except urllib.error.URLError as error:
@@ -189,7 +189,7 @@ def is_too_large(send, *words):
 
 
 def status_at_last(send):
-    """The status, asked for again where the answer came before all was sent."""
+    """Return the status; retry if the connection was closed before everything was sent."""
     for _ in range(5):
         try:
             return status_of(send)
@@ -199,9 +199,9 @@ def status_at_last(send):
     return None
 
 
-def test_requests_are_bounded(client):
+def test_the_size_of_requests_is_bounded(client):
     assert status_at_last(lambda: client.upload(bytes(310_000), "a.png")) == 413
-    # Refused by its announced length, before it is read.
+    # The server refuses the announced length and does not read the body.
     assert is_too_large(client.upload, bytes(2_000_000), "a.png")
     big = bytes(1_100_000)
     assert is_too_large(client.post, "/gradio_api/call/restore", big, "application/json")
@@ -209,11 +209,11 @@ def test_requests_are_bounded(client):
     assert status_at_last(lambda: client.post(target, iter([b"x"]), kind)) == 411
 
 
-def test_what_the_page_never_asks_for_is_refused(client, photo):
+def test_requests_that_the_page_never_sends_are_refused(client, photo):
     path = client.upload(photo, "a.jpg")
     words = {"data": [{"path": path}, MODEL, 1.0, "default"], "fn_index": 0, "session_hash": "mine"}
     body = json.dumps(words).encode()
-    # Work that passes by the queue, and ffmpeg on the visitor's film.
+    # These would bypass the queue, or run ffmpeg on an uploaded video.
     for target in ("run/predict", "run/restore", "api/restore/", "process_recording"):
         refused = status_of(client.post, f"/gradio_api/{target}", body, "application/json")
         assert refused == 404, target
@@ -221,11 +221,11 @@ def test_what_the_page_never_asks_for_is_refused(client, photo):
     assert restoring["api_name"] == "restore"
     assert {action["api_visibility"] for action in changing} == {"private"}
     assert status_of(client.get, "/monitoring/summary") == 403
-    # Another photograph ends the work on the one before.
+    # Choosing another photograph cancels the restoration.
     assert [restoring["id"]] in [action["cancels"] for action in changing]
 
 
-def test_first_come_first_served_and_a_full_queue(client, photo):
+def test_the_queue_keeps_its_order_and_refuses_requests_when_full(client, photo):
     path = client.upload(photo, "a.jpg")
     moments = {}
 
@@ -234,7 +234,7 @@ def test_first_come_first_served_and_a_full_queue(client, photo):
         moments[event] = time.perf_counter()
         return "1 face restored" in said
 
-    # One is worked on, the others wait.
+    # One request runs, the others are pending.
     events, refused = [], 0
     for _ in range(12):
         try:
@@ -248,7 +248,7 @@ def test_first_come_first_served_and_a_full_queue(client, photo):
     assert sorted(events, key=moments.__getitem__) == events
 
 
-def test_the_page_names_no_other_machine(client):
+def test_the_page_refers_to_no_other_machine(client):
     page = client.get("/").decode()
     scripts = re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=[\"'](.*?)[\"']", page)
     assert scripts and not [address for address in scripts if "//" in address]
@@ -263,7 +263,7 @@ def test_the_page_names_no_other_machine(client):
         assert answer.headers["Referrer-Policy"] == "no-referrer"
 
 
-def test_pictures_are_deleted_in_time(client, photo):
+def test_old_uploads_and_results_are_deleted(client, photo):
     old, new = (Path(client.upload(photo + end, "a.jpg")) for end in (b"old", b"new"))
     result = Path(client.restore(str(old), model=MODEL)[2]["value"]["path"])
     folder = old.parents[1]
@@ -289,8 +289,8 @@ def test_in_a_browser(client, repo, tmp_path):
         assert "1 face restored" in browser.restore()
         for place, count in (("#slider", 2), ("#boxes", 1), ("#faces", 1)):
             browser.wait_for_pictures(place, count)
-        assert "together" in browser.one("#timings").text
-        # Neither another photograph nor a failure leaves a result standing.
+        assert "total" in browser.one("#timings").text
+        # Another photograph and a failure clear the results.
         browser.clear()
         browser.upload(faceless)
         for place in ("#slider", "#boxes", "#faces"):

@@ -1,4 +1,4 @@
-"""What the web page does, without a server: options, limits, messages, what is shown."""
+"""The web page without a server: options, limits, messages and rendered files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def service(restorer):
 
 @pytest.fixture
 def crowd(repo, tmp_path):
-    """A function that makes a photograph of so many faces."""
+    """Return a function that writes a photograph with a given number of faces."""
     face = load_rgb(repo / "inputs/astronaut.jpg")[:400, 100:400]
 
     def make(faces, name="crowd.png"):
@@ -53,7 +53,7 @@ def crowd(repo, tmp_path):
 
 @pytest.fixture
 def type_command(monkeypatch, capsys):
-    """Type inference/app.py with options that are refused: (exit status, its one line)."""
+    """Return a function that runs app.py with wrong options: arguments to (status, message)."""
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["app.py", *map(str, arguments)])
@@ -67,10 +67,10 @@ def type_command(monkeypatch, capsys):
 
 
 def quiet(part, text):
-    """Nobody wants to know how far it is."""
+    """Ignore progress."""
 
 
-def test_faces_are_restored_and_nothing_else(service, crowd):
+def test_an_upload_is_restored_as_the_restorer_does_and_progress_is_reported(service, crowd):
     told = []
     service.limits = Limits(max_faces=3)
     path = crowd(3)
@@ -85,7 +85,7 @@ def test_faces_are_restored_and_nothing_else(service, crowd):
     assert list(done.seconds)[2:] == ["find faces", "restore 3 faces", "paste back"]
 
 
-def test_one_at_a_time_and_with_the_options_for_sampling(restorer, crowd, monkeypatch):
+def test_requests_run_one_at_a_time_with_the_sampling_options(restorer, crowd, monkeypatch):
     asked, alone, busy = [], [], threading.Lock()
 
     def restore_aligned(faces, **options):
@@ -106,7 +106,7 @@ def test_one_at_a_time_and_with_the_options_for_sampling(restorer, crowd, monkey
     assert alone == [True, True] and asked == [{**options, "color_fix": None}] * 2
 
 
-def test_strength_nought_keeps_the_faces(service, crowd):
+def test_strength_zero_keeps_the_faces(service, crowd):
     done = service.restore(crowd(1), "mini-w4a8", 0.0, quiet)
     assert np.array_equal(done.before.rgb, done.after.rgb)
     for wrong in (-0.1, 1.1, float("nan")):
@@ -115,7 +115,7 @@ def test_strength_nought_keeps_the_faces(service, crowd):
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "reason"),
     [
         ("three faces", "3 faces: at most 2 are allowed"),
         ("large", "1201x100 pixels: at most 1200 on the longer side are allowed"),
@@ -124,9 +124,7 @@ def test_strength_nought_keeps_the_faces(service, crowd):
         ("empty", "empty file"),
     ],
 )
-def test_what_cannot_be_restored_is_refused_by_its_name_alone(
-    service, crowd, tmp_path, content, complaint
-):
+def test_errors_name_the_upload_without_its_folder(service, crowd, tmp_path, content, reason):
     path = tmp_path / "mine.png"
     if content == "three faces":
         crowd(3, path.name)
@@ -135,12 +133,12 @@ def test_what_cannot_be_restored_is_refused_by_its_name_alone(
         Image.new("RGB", (width, 100), "grey").save(path)
     else:
         path.write_bytes(b"\x89PNG broken" if content == "broken" else b"")
-    with pytest.raises(QuantFaceError, match=complaint) as caught:
+    with pytest.raises(QuantFaceError, match=reason) as caught:
         service.restore(path, "mini-w4a8", 1.0, quiet)
     assert str(caught.value).startswith("mine.png: ") and str(tmp_path) not in str(caught.value)
 
 
-def test_visitors_choose_among_names(crowd, restorer, tmp_path):
+def test_visitors_choose_models_by_name(crowd, restorer, tmp_path):
     loaded = []
     own = tmp_path / "own.safetensors"
     service = Service(lambda m: loaded.append(m) or restorer, str(own), Limits())
@@ -154,14 +152,14 @@ def test_visitors_choose_among_names(crowd, restorer, tmp_path):
             service.restore(crowd(1), other, 1.0, quiet)
     for name in shipped_models():
         assert Service(lambda m: restorer, name, Limits()).first_model == name
-    # A folder of the same name as a shipped model hides none.
+    # A path with the name of a shipped model does not hide that model.
     assert len(Service(lambda m: restorer, "/elsewhere/mini", Limits()).models) == len(
         service.models
     )
 
 
 def check_boxes(views, done, factor):
-    """Boxes are drawn round the faces, and nowhere else."""
+    """Check that boxes are drawn around the faces, and nowhere else."""
     changed = np.abs(load_rgb(views.boxes).astype(int) - load_rgb(views.before)).max(axis=2) > 60
     for face in done.faces:
         left, top, right, bottom = np.rint(face.box * factor).astype(int)
@@ -170,7 +168,7 @@ def check_boxes(views, done, factor):
     assert changed.mean() < 0.001
 
 
-def test_files_for_the_browser(service, crowd, tmp_path):
+def test_files_for_the_browser_show_the_restoration(service, crowd, tmp_path):
     path = crowd(2)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     write_image(path, RGBImage(load_rgb(path), icc_profile=profile))
@@ -180,8 +178,8 @@ def test_files_for_the_browser(service, crowd, tmp_path):
     views = write_views(done, folder)
     assert views.result.name == "crowd_restored.png"
     assert np.array_equal(load_rgb(views.result), done.after.rgb)
-    for path, picture in ((views.before, done.before), (views.after, done.after)):
-        assert np.abs(load_rgb(path).astype(float) - picture.rgb).mean() < 2
+    for path, image in ((views.before, done.before), (views.after, done.after)):
+        assert np.abs(load_rgb(path).astype(float) - image.rgb).mean() < 2
     assert len(views.faces) == 2
     for path, face in zip(views.faces, done.faces, strict=True):
         pair = load_rgb(path)[-FACE_SIZE:].astype(float)
@@ -193,7 +191,7 @@ def test_files_for_the_browser(service, crowd, tmp_path):
     check_boxes(views, done, 1.0)
 
 
-def test_large_pictures_are_shown_smaller_and_downloaded_whole(service, repo, tmp_path):
+def test_large_images_are_shown_smaller_and_downloaded_in_full_size(service, repo, tmp_path):
     path = tmp_path / "large.png"
     write_image(path, read_image(repo / "inputs/astronaut.jpg").resized(2400, 2400))
     service.limits = Limits(max_side=2400)
@@ -204,7 +202,7 @@ def test_large_pictures_are_shown_smaller_and_downloaded_whole(service, repo, tm
     assert read_image(views.result).size == (2400, 2400)
 
 
-def test_names_of_files_are_text_on_the_page(service, crowd):
+def test_file_names_are_escaped_on_the_page(service, crowd):
     class Tags(HTMLParser):
         def handle_starttag(self, tag, attrs):
             assert tag != "img"
@@ -214,10 +212,10 @@ def test_names_of_files_are_text_on_the_page(service, crowd):
     done.seconds = {"read": 1.25, "<img>": 2.0}
     Tags().feed(timings(done))
     assert "300×400 pixels, 1 face<" in timings(done) and "1.25 s" in timings(done)
-    assert "<td>together</td><td>3.25 s</td>" in timings(done)
+    assert "<td>total</td><td>3.25 s</td>" in timings(done)
 
 
-def test_without_gradio_the_command_says_what_to_install(type_command, monkeypatch):
+def test_without_gradio_the_error_says_what_to_install(type_command, monkeypatch):
     monkeypatch.setattr(cli, "find_spec", lambda name: None)
     status, text = type_command()
     assert status == 2 and "pip install gradio" in text
@@ -229,7 +227,7 @@ def test_options_are_checked_before_anything_is_loaded(type_command, monkeypatch
         port = taken.getsockname()[1]
         status, text = type_command("--port", port)
         assert status == 2 and f"--port {port}" in text and "in use" in text
-    for words, complaint in (
+    for words, reason in (
         (("--port", 70000), "at most 65535"),
         (("--port", "x"), "not a whole number"),
         (("--max-mb", 0), "--max-mb"),
@@ -241,13 +239,13 @@ def test_options_are_checked_before_anything_is_loaded(type_command, monkeypatch
         (("--model", "absent", "--port", 0), "neither a shipped model"),
     ):
         status, text = type_command(*words)
-        assert status == 2 and complaint in text, words
+        assert status == 2 and reason in text, words
 
 
 def test_options_reach_the_service(monkeypatch):
     served = []
     monkeypatch.setattr(cli, "find_spec", lambda name: name)
-    monkeypatch.setattr(cli, "load_restorer", lambda args: args)
+    monkeypatch.setattr(cli, "load_restorer", lambda runtime, faces: (runtime, faces))
     monkeypatch.setattr(Service, "open", lambda self: None)
     monkeypatch.setattr(server, "serve", lambda *words: served.append(words))
     words = "--model mini --port 0 --sample --seed 8 --max-mb 3 --max-side 99 --max-faces 5"
@@ -257,8 +255,8 @@ def test_options_reach_the_service(monkeypatch):
     assert service.limits == Limits(max_mb=3, max_side=99, max_faces=5, max_users=6, keep_minutes=7)
     assert service.limits.max_bytes == 3_000_000
     assert host == "127.0.0.1" and port > 0
-    other = service.load("mini-w4a4")
-    assert (other.model, other.seed) == ("mini-w4a4", 8)
+    runtime, faces = service.load("mini-w4a4")
+    assert (runtime.model, faces.seed) == ("mini-w4a4", 8)
 
 
 def test_help_is_quick_and_loads_nothing_heavy(repo):

@@ -10,7 +10,6 @@ from typing import Any
 import openvino
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.checkpoint.builder import Build
@@ -20,6 +19,7 @@ from quantface_arch.runtime.openvino.group_norm import keep_in_float32, spread_g
 from quantface_arch.runtime.openvino.upsampling import merge_upsampling
 from quantface_arch.runtime.parts import SIZE, Part, lowered_network, only, record
 from quantface_arch.utils.files import atomic_path
+from quantface_arch.utils.progress import progress_bar
 
 __all__ = ["converted", "save", "trace_checkpoint", "write_openvino"]
 
@@ -37,7 +37,9 @@ def trace_checkpoint(path: Path, build: Build, lowering: Lowering, folder: Path)
     """
     network = lowered_network(path, build, lowering)
     recorded, layers = record(network), lowered_layers(network)
-    for name in tqdm(traits_of(network).parts, desc=f"compiling {path.stem}, once", unit="part"):
+    for name in progress_bar(
+        traits_of(network).parts, desc=f"compiling {path.stem}, once", unit="part"
+    ):
         inputs, called = recorded[name]
         with only(network, called):
             model = converted(network, name, inputs, path)

@@ -1,0 +1,86 @@
+"""Command-line arguments shared by the restore command and the web page."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from quantface_arch.faces.color import COLOR_FIXES
+from quantface_arch.faces.detect import ALIASES, DETECTORS
+from quantface_arch.pretrained.names import DEFAULT_MODEL
+from quantface_arch.utils.runtime_names import RUNTIME_NAMES
+
+__all__ = ["add_model_arguments", "integer", "number"]
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``RuntimeOptions`` and ``FaceOptions``, except ``--strength``."""
+    add = parser.add_argument
+    add(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="NAME_OR_PATH",
+        help="a shipped model or a checkpoint (default: %(default)s)",
+    )
+    add("--runtime", choices=("auto", *RUNTIME_NAMES), default="auto", help="default: %(default)s")
+    add("--device", default="auto", help="auto (default), cpu, cuda, cuda:0")
+    add(
+        "--batch-size",
+        type=integer(1),
+        metavar="N",
+        help="faces restored at once (default: 1 on a CPU, 8 on a GPU)",
+    )
+    add("--sample", action="store_true", help="sample the latent instead of taking its mean")
+    add(
+        "--seed",
+        type=integer(0),
+        default=0,
+        help="seed of --sample, combined with the image's content (default: %(default)s)",
+    )
+    add(
+        "--detector",
+        choices=(*DETECTORS, *ALIASES),
+        default="auto",
+        help="auto (default) is yunet, which is shipped; haar, which was removed, also means yunet",
+    )
+    add(
+        "--color-fix",
+        choices=COLOR_FIXES,
+        help="what a face takes over from the input: tones at low resolution (lowres), the low "
+        "band of a wavelet transform (wavelet), mean and deviation of each channel (adain), or "
+        "nothing (none); default: the model's own, lowres for mini models, none for OSDFace",
+    )
+    add("--weights-dir", type=Path, metavar="DIR", help="folder with RetinaFace's .pth file")
+    add("--offline", action="store_true", help="never download anything")
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """Return an argument type that accepts a number from ``low`` to ``high``."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not a number from {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+def integer(low: int) -> Callable[[str], int]:
+    """Return an argument type that accepts a whole number of at least ``low``."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {low}")
+        return value
+
+    return parse

@@ -1,0 +1,85 @@
+"""Load the restorer that the options describe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from quantface_arch.errors import UsageError
+from quantface_arch.restore.options import FaceOptions, RuntimeOptions
+from quantface_arch.utils.distributed import Shard
+
+if TYPE_CHECKING:
+    from quantface_arch.restore.restorer import FaceRestorer
+
+__all__ = ["load_restorer", "note_printer"]
+
+
+def load_restorer(
+    runtime: RuntimeOptions, faces: FaceOptions, shard: Shard | None = None
+) -> FaceRestorer:
+    """Load the model; its detector is built later, on first use.
+
+    Args:
+        runtime: the model and how it is executed.
+        faces: how faces are found and restored.
+        shard: this process among those that each load a restorer; only the first prints notes.
+
+    Raises:
+        QuantFaceError: the model, the runtime or the device does not exist.
+    """
+    from quantface_arch.pretrained.names import resolve_model
+
+    resolve_model(runtime.model)
+
+    from quantface_arch.restore.restorer import FaceRestorer
+
+    shard = shard or Shard()
+    restorer = FaceRestorer.from_pretrained(
+        runtime.model,
+        runtime.runtime,
+        _device(runtime.device, runtime.runtime, shard),
+        detector=faces.detector,
+        weights_dir=faces.weights_dir,
+        offline=runtime.offline,
+        batch_size=runtime.batch_size,
+        color_fix=faces.color_fix,
+        notify=note_printer(shard),
+    )
+    if shard.count > 1:
+        import cv2
+
+        cv2.setNumThreads(shard.threads)
+    return restorer
+
+
+def note_printer(shard: Shard) -> Callable[[str], None]:
+    """Return a function that prints a note on stderr, in the first process only."""
+
+    def print_note(message: str) -> None:
+        if shard.is_first:
+            print(f"note: {message}", file=sys.stderr)
+
+    return print_note
+
+
+def _device(name: str, runtime: str, shard: Shard) -> str:
+    """Return the torch device of this process."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() and runtime != "openvino" else "cpu"
+    if name == "cuda" and shard.count > 1 and torch.cuda.is_available():
+        return f"cuda:{shard.local_rank % torch.cuda.device_count()}"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(
+            f"unknown --device {name!r}: allowed are auto, cpu, cuda and cuda:0"
+        ) from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices"
+        )
+    return name

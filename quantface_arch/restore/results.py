@@ -1,0 +1,64 @@
+"""The faces of an image, before and after restoration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from quantface_arch.faces.face import Face
+from quantface_arch.utils.images import RGBImage
+
+__all__ = ["FoundFaces", "RestoredFace", "RestoredImage"]
+
+
+@dataclass(frozen=True)
+class FoundFaces:
+    """An image and the aligned crops of its faces, ready for the network.
+
+    Attributes:
+        picture: the image.
+        faces: its faces, from left to right.
+        matrices: for each face, the (2, 3) map from the image to the aligned frame.
+        crops: for each face, (512, 512, 3) in the image's dtype.
+    """
+
+    picture: RGBImage
+    faces: list[Face]
+    matrices: list[np.ndarray]
+    crops: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class RestoredFace:
+    """One face of a restored image.
+
+    Attributes:
+        box: (4,) left, top, right and bottom, in pixels of the input.
+        landmarks: (5, 2) eyes, nose and mouth corners, or (2, 2) eyes; in pixels of the input.
+        crop: (512, 512, 3) aligned face before restoration, in the image's dtype.
+        restored: aligned face after restoration.
+    """
+
+    box: np.ndarray
+    landmarks: np.ndarray
+    crop: np.ndarray
+    restored: np.ndarray
+
+
+@dataclass(frozen=True)
+class RestoredImage:
+    """An image with restored faces; if it has no faces, the input, enlarged if asked for.
+
+    Attributes:
+        picture: the image with its alpha and colour profile.
+        faces: its faces, from left to right.
+    """
+
+    picture: RGBImage
+    faces: list[RestoredFace]
+
+    @property
+    def image(self) -> np.ndarray:
+        """The (H, W, 3) RGB array in the input's dtype."""
+        return self.picture.rgb

@@ -1,0 +1,69 @@
+"""Options reach the parts of a command as typed objects."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from quantface_arch.errors import UsageError
+from quantface_arch.restore.cli import make_parser, parse_options
+from quantface_arch.restore.options import (
+    FaceOptions,
+    InputOptions,
+    OutputOptions,
+    RestoreOptions,
+    RuntimeOptions,
+    build,
+)
+from quantface_arch.web import cli as web_cli
+from quantface_arch.web.limits import Limits
+
+WORDS = """-i a b -o out --recursive --resume --keep-unrestored --compare --upscale 2 --strength 0.5
+--model m --runtime openvino --device cpu --batch-size 3 --sample --seed 7 --detector haar
+--color-fix adain --weights-dir w --offline"""
+
+
+def test_every_argument_becomes_an_option():
+    assert parse_options(make_parser().parse_args(WORDS.split())) == RestoreOptions(
+        InputOptions(("a", "b"), recursive=True, resume=True),
+        OutputOptions(Path("out"), compare=True, keep_unrestored=True, upscale=2.0),
+        FaceOptions("haar", Path("w"), "adain", strength=0.5, sample=True, seed=7),
+        RuntimeOptions("m", "openvino", "cpu", batch_size=3, offline=True),
+    )
+
+
+def test_defaults_of_the_command_line_are_those_of_the_options():
+    inputs = InputOptions(("a",))
+    assert parse_options(make_parser().parse_args(["-i", "a"])) == RestoreOptions(inputs)
+    page = web_cli.parse_options(web_cli.make_parser().parse_args([]))
+    assert page == web_cli.PageOptions("127.0.0.1", 7860, Limits(), FaceOptions(), RuntimeOptions())
+
+
+def test_debug_is_passed_on():
+    values = make_parser().parse_args(["-i", "a"])
+    values.debug = True
+    assert parse_options(values).debug
+
+
+@pytest.mark.parametrize("words", ["--aligned --upscale 2", "--resume --skip-existing"])
+def test_options_that_contradict_each_other_are_wrong_usage(words):
+    with pytest.raises(UsageError, match=words.split()[0]):
+        parse_options(make_parser().parse_args(["-i", "a", *words.split()]))
+
+
+def test_build_ignores_values_of_other_options():
+    assert build(InputOptions, {"recursive": True, "seed": 3}) == InputOptions(recursive=True)
+
+
+def test_the_namespace_stays_in_the_command_lines(repo):
+    """Only the modules that parse arguments may import argparse."""
+    users = set()
+    for room in ("restore", "web", "video", "background", "faces"):
+        for path in (repo / "quantface_arch" / room).glob("*.py"):
+            nodes = list(ast.walk(ast.parse(path.read_text())))
+            names = [a.name for node in nodes if isinstance(node, ast.Import) for a in node.names]
+            if "argparse" in names:
+                users.add(f"{room}/{path.name}")
+    assert users == {"restore/arguments.py", "restore/cli.py", "web/cli.py"}
