@@ -149,7 +149,7 @@ def _check_video_options(options: RestoreOptions, sources: list[Source]) -> None
     if video is None:
         return
     reasons = {
-        "--aligned": (options.inputs.aligned, "faces are searched in every frame"),
+        "--aligned": (options.inputs.aligned, "faces are detected in every frame"),
         "--sample": (options.faces.sample, "sampled noise would change from frame to frame"),
     }
     for name, (is_set, reason) in reasons.items():

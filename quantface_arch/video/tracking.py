@@ -15,7 +15,7 @@ from quantface_arch.faces.face import Face
 
 __all__ = ["HALF_WINDOW", "TrackedFrame", "track_faces"]
 
-# A placement is averaged over the frame itself, this many frames before it and as many after it.
+# A placement is averaged over this many frames on either side and the frame itself.
 HALF_WINDOW = 3
 # Boxes in neighbouring frames belong to one face if their intersection over union is at least this.
 _MIN_OVERLAP = 0.3
@@ -74,7 +74,7 @@ class _Track:
 
 @dataclass
 class _Tracks:
-    """The tracks of all faces that may still appear in a frame to come out."""
+    """The tracks that the frames not yet returned need."""
 
     half: int
     tracks: list[_Track] = field(default_factory=list)
