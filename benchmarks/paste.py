@@ -105,7 +105,7 @@ def seam(
 
 def changed(found: FoundFaces, face: np.ndarray, mask: HeadMask, weight: np.ndarray) -> int:
     """Count pixels outside the mask that pasting changes, in four kinds of image."""
-    rgb = found.picture.rgb
+    rgb = found.image.rgb
     grey = np.repeat(rgb[..., 1:2], 3, axis=2)
     restored_grey = np.repeat(face[..., 1:2], 3, axis=2)
     deep = [image.astype(np.uint16) * 257 for image in (rgb, face)]
@@ -119,9 +119,9 @@ def changed(found: FoundFaces, face: np.ndarray, mask: HeadMask, weight: np.ndar
 
 def alpha_changed(restorer: FaceRestorer, found: FoundFaces, face: np.ndarray) -> int:
     """Count the alpha values that pasting changes."""
-    alpha = found.picture.rgb[..., 0].copy()
-    result = restorer.assemble(replace(found, picture=RGBImage(found.picture.rgb, alpha)), [face])
-    return int((result.picture.alpha != alpha).sum())
+    alpha = found.image.rgb[..., 0].copy()
+    result = restorer.assemble(replace(found, image=RGBImage(found.image.rgb, alpha)), [face])
+    return int((result.rgb_image.alpha != alpha).sum())
 
 
 def first_face(restorer: FaceRestorer, rgb: np.ndarray) -> FoundFaces | None:
@@ -135,14 +135,14 @@ def pasted(
     found: FoundFaces, face: np.ndarray, mask: HeadMask
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Paste a face; return the image and its figures."""
-    rgb = found.picture.rgb.copy()
+    rgb = found.image.rgb.copy()
     start = time.process_time()
     paste_face(rgb, face, found.matrices[0], mask=mask)
     spent = (time.process_time() - start) * 1e3
     inverse = invert(found.matrices[0])
-    weight = warp(mask.coarse, inverse, found.picture.size, cv2.BORDER_CONSTANT).clip(0, 1)
+    weight = warp(mask.coarse, inverse, found.image.size, cv2.BORDER_CONSTANT).clip(0, 1)
     side = float(np.sqrt(abs(np.linalg.det(inverse[:, :2]))))
-    figures = seam(found.picture.rgb, rgb, weight, side)
+    figures = seam(found.image.rgb, rgb, weight, side)
     return rgb, {**figures, "ms": spent, "changed": changed(found, face, mask, weight)}
 
 
@@ -156,7 +156,7 @@ def measure(
         if found is None:
             continue
         face = restorer.restore_aligned(found.crops)[0]
-        panels = [found.picture.rgb]
+        panels = [found.image.rgb]
         for kind, rows in seen.items():
             rgb, figures = pasted(found, face, mask_of(found, kind))
             figures["changed"] += alpha_changed(restorer, found, face)

@@ -1,4 +1,4 @@
-"""Restore photographs in the browser: ``python inference/app.py``."""
+"""Serve a web page that restores photographs: ``python inference/app.py``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Restore the faces in photographs: ``python inference/restore.py -i inputs``."""
+"""Restore the faces in images and videos: ``python inference/restore.py -i inputs``."""
 
 from __future__ import annotations
 

@@ -39,39 +39,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--nproc-per-node 4 inference/restore.py ... shares the inputs out among 4 processes. Exit "
         "status: 0 all inputs are done, 1 some input failed, 2 wrong usage and nothing was done.",
     )
-    add = parser.add_argument
-    add("-i", "--input", nargs="+", required=True, metavar="PATH", help="files, folders or globs")
-    add(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("results"),
-        metavar="DIR",
-        help="output folder (default: %(default)s)",
-    )
-    add("--recursive", action="store_true", help="search subfolders, too")
-    add("--skip-existing", action="store_true", help="leave out inputs whose result exists")
-    add(
-        "--resume",
-        action="store_true",
-        help="leave out inputs that the manifest lists as done with the same settings",
-    )
-    add("--keep-unrestored", action="store_true", help="write inputs without a face unchanged")
-    add("--compare", action="store_true", help="also write compare/NAME, input beside result")
-    add(
-        "--aligned",
-        action="store_true",
-        help="treat every input as one aligned face: it is resized to 512x512 and written to "
-        "restored_faces/",
-    )
-    add("--upscale", type=number(1, _MAX_UPSCALE), default=1.0, help="enlarge 1 to 8 times")
-    add(
-        "--bg-upsampler",
-        metavar="PATH",
-        help="network that enlarges the background of an image: Real-ESRGAN's weights (RRDBNet, x2 "
-        "or x4), or such a network quantized by this package; default: interpolation",
-    )
-    add(
+    _add_input_arguments(parser)
+    _add_output_arguments(parser)
+    parser.add_argument(
         "--strength",
         type=number(0, 1),
         default=1.0,
@@ -81,27 +51,67 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_options(args: argparse.Namespace) -> RestoreOptions:
-    """Return the parsed command line as typed options.
+def _add_input_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``InputOptions``."""
+    add = parser.add_argument
+    add("-i", "--input", nargs="+", required=True, metavar="PATH", help="files, folders or globs")
+    add("--recursive", action="store_true", help="search subfolders, too")
+    add("--skip-existing", action="store_true", help="leave out inputs whose result exists")
+    add(
+        "--resume",
+        action="store_true",
+        help="leave out inputs that the manifest lists as done with the same settings",
+    )
+    add(
+        "--aligned",
+        action="store_true",
+        help="treat every input as one aligned face: it is resized to 512x512 and written to "
+        "restored_faces/",
+    )
 
-    Raises:
-        UsageError: two options contradict each other, or ``--bg-upsampler`` names no network.
-    """
+
+def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``OutputOptions``."""
+    add = parser.add_argument
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="output folder (default: %(default)s)",
+    )
+    add("--keep-unrestored", action="store_true", help="write inputs without a face unchanged")
+    add("--compare", action="store_true", help="also write compare/NAME, input beside result")
+    add("--upscale", type=number(1, _MAX_UPSCALE), default=1.0, help="enlarge 1 to 8 times")
+    add(
+        "--bg-upsampler",
+        metavar="PATH",
+        help="network that enlarges the background: Real-ESRGAN's weights (RRDBNet, x2 "
+        "or x4), or such a network quantized by this package; default: interpolation",
+    )
+
+
+def parse_options(args: argparse.Namespace) -> RestoreOptions:
+    """Return the parsed command line as typed options."""
     values = vars(args)
-    options = RestoreOptions(
+    return RestoreOptions(
         build(InputOptions, {**values, "input": tuple(args.input)}),
         build(OutputOptions, values),
         build(FaceOptions, values),
         build(RuntimeOptions, values),
         debug=values.get("debug", False),
     )
+
+
+def _check_options(options: RestoreOptions) -> None:
+    """Raise UsageError if options contradict each other, or one names no network."""
     if options.inputs.aligned and options.outputs.upscale != 1:
         raise UsageError("--upscale cannot be used with --aligned: aligned faces are 512x512")
     if options.inputs.resume and options.inputs.skip_existing:
         raise UsageError("--resume cannot be used with --skip-existing: both leave inputs out")
     if options.outputs.bg_upsampler:
         _check_background(options.outputs.bg_upsampler, options.inputs.aligned)
-    return options
 
 
 def main(args: argparse.Namespace) -> int:
@@ -115,6 +125,7 @@ def main(args: argparse.Namespace) -> int:
             written.
     """
     options = parse_options(args)
+    _check_options(options)
     inputs, outputs = options.inputs, options.outputs
     shard = Shard.here()
     folders = OutputFolders(outputs.output, inputs.aligned, outputs.compare)

@@ -144,8 +144,10 @@ class Manifest:
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "settings": self.settings,
         }
+        self._append(json.dumps(record).encode() + b"\n")
+
+    def _append(self, line: bytes) -> None:
         path = self.root / MANIFESTS.replace("*", str(self.rank))
-        line = json.dumps(record).encode() + b"\n"
         try:
             with path.open("a+b") as file:
                 # Start a new line if a kill has cut the last one short.

@@ -114,7 +114,7 @@ class FaceRestorer:
 
     def restore(
         self,
-        picture: RGBImage | np.ndarray,
+        image: RGBImage | np.ndarray,
         *,
         upscale: float = 1.0,
         strength: float = 1.0,
@@ -124,7 +124,7 @@ class FaceRestorer:
         """Restore every face of an image.
 
         Args:
-            picture: upright (H, W, 3) RGB in uint8 or uint16, or the result of ``read_image``.
+            image: upright (H, W, 3) RGB in uint8 or uint16, or the result of ``read_image``.
             upscale: factor by which the image is enlarged. Faces gain detail; the background is
                 enlarged by ``background``.
             strength: 0 leaves the faces unchanged, 1 replaces them.
@@ -134,18 +134,18 @@ class FaceRestorer:
         Raises:
             QuantFaceError: the array has another shape or dtype, or the result has too many pixels.
         """
-        found = self.find(picture)
+        found = self.find(image)
         faces = self.restore_aligned(found.crops, sample=sample, seed=seed)
         return self.assemble(found, faces, upscale=upscale, strength=strength)
 
-    def find(self, picture: RGBImage | np.ndarray) -> FoundFaces:
+    def find(self, image: RGBImage | np.ndarray) -> FoundFaces:
         """Detect the faces of an image and cut them out; the first step of :meth:`restore`."""
-        if not isinstance(picture, RGBImage):
-            picture = RGBImage(_checked(picture))
-        faces = self.detector.detect(picture.rgb)
+        if not isinstance(image, RGBImage):
+            image = RGBImage(_checked(image))
+        faces = self.detector.detect(image.rgb)
         matrices = [similarity(face.landmarks) for face in faces]
-        crops = [warp_face(picture.rgb, matrix) for matrix in matrices]
-        return FoundFaces(picture, faces, matrices, crops)
+        crops = [warp_face(image.rgb, matrix) for matrix in matrices]
+        return FoundFaces(image, faces, matrices, crops)
 
     def assemble(
         self,
@@ -165,7 +165,7 @@ class FaceRestorer:
         Raises:
             QuantFaceError: the result has too many pixels.
         """
-        source = found.picture
+        source = found.image
         width, height = (round(side * upscale) for side in source.size)
         if width * height > MAX_OUTPUT_PIXELS:
             raise QuantFaceError(

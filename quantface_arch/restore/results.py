@@ -17,13 +17,13 @@ class FoundFaces:
     """An image and the aligned crops of its faces, ready for the network.
 
     Attributes:
-        picture: the image.
+        image: the image.
         faces: its faces, from left to right.
         matrices: for each face, the (2, 3) map from the image to the aligned frame.
         crops: for each face, (512, 512, 3) in the image's dtype.
     """
 
-    picture: RGBImage
+    image: RGBImage
     faces: list[Face]
     matrices: list[np.ndarray]
     crops: list[np.ndarray]
@@ -51,14 +51,19 @@ class RestoredImage:
     """An image with restored faces; if it has no faces, the input, enlarged if asked for.
 
     Attributes:
-        picture: the image with its alpha and colour profile.
+        rgb_image: the image with its alpha and colour profile.
         faces: its faces, from left to right.
     """
 
-    picture: RGBImage
+    rgb_image: RGBImage
     faces: list[RestoredFace]
 
     @property
     def image(self) -> np.ndarray:
         """The (H, W, 3) RGB array in the input's dtype."""
-        return self.picture.rgb
+        return self.rgb_image.rgb
+
+    @property
+    def picture(self) -> RGBImage:
+        """The former name of ``rgb_image``."""
+        return self.rgb_image

@@ -214,7 +214,7 @@ class ImageRun:
             result = self.restorer.assemble(
                 item.found, restored, upscale=upscale, strength=strength
             )
-            image = result.picture
+            image = result.rgb_image
             for index, face in enumerate(result.faces):
                 name = f"{item.source.name}_{index:02d}.png"
                 profile = item.image.icc_profile

@@ -120,7 +120,7 @@ class VideoRun:
             for found, result in self._restored(self._found(reader)):
                 write(result.image)
                 if compare:
-                    write_pair(side_by_side(found.picture, result.picture).rgb)
+                    write_pair(side_by_side(found.image, result.rgb_image).rgb)
                 frames += 1
                 faces += len(found.faces)
                 unrestored += not found.faces
@@ -150,7 +150,7 @@ class VideoRun:
         for found in frames:
             pending.append(found)
             faces = sum(len(item.crops) for item in pending)
-            pixels = sum(item.picture.size[0] * item.picture.size[1] for item in pending)
+            pixels = sum(item.image.size[0] * item.image.size[1] for item in pending)
             if not faces or faces >= self.restorer.batch_size or pixels >= _MAX_PENDING_PIXELS:
                 yield from self._flushed(pending)
                 pending = []

@@ -149,7 +149,7 @@ class Service:
         report(0.9, "Pasting back")
         with _timed(seconds, "paste back"):
             result = restorer.assemble(found, faces, strength=strength)
-        return Restoration(path.stem, image, result.picture, result.faces, seconds)
+        return Restoration(path.stem, image, result.rgb_image, result.faces, seconds)
 
     def _check(self, path: Path, found: FoundFaces) -> None:
         """Raise QuantFaceError if there is no face or there are too many."""

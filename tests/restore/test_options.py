@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from quantface_arch.errors import UsageError
-from quantface_arch.restore.cli import make_parser, parse_options
+from quantface_arch.restore.cli import main, make_parser, parse_options
 from quantface_arch.restore.options import (
     FaceOptions,
     InputOptions,
@@ -50,7 +50,7 @@ def test_debug_is_passed_on():
 @pytest.mark.parametrize("words", ["--aligned --upscale 2", "--resume --skip-existing"])
 def test_options_that_contradict_each_other_are_wrong_usage(words):
     with pytest.raises(UsageError, match=words.split()[0]):
-        parse_options(make_parser().parse_args(["-i", "a", *words.split()]))
+        main(make_parser().parse_args(["-i", "a", *words.split()]))
 
 
 def test_build_ignores_values_of_other_options():

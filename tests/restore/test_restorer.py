@@ -128,8 +128,9 @@ def test_depth_alpha_and_profile_are_kept(restorer, astronaut):
     picture = RGBImage(astronaut.astype(np.uint16) * 257, alpha, b"profile")
     result = restorer.restore(picture)
     assert result.image.dtype == np.uint16
-    assert np.array_equal(result.picture.alpha, alpha)
-    assert result.picture.icc_profile == b"profile"
+    assert np.array_equal(result.rgb_image.alpha, alpha)
+    assert result.rgb_image.icc_profile == b"profile"
+    assert result.picture is result.rgb_image
     assert result.faces[0].restored.dtype == np.uint16
     coarse = restorer.restore(astronaut).image
     assert np.abs(result.image / 257 - coarse).max() <= 2
@@ -139,8 +140,8 @@ def test_upscaling_enlarges_everything(restorer, astronaut):
     small = cv2.resize(astronaut, (300, 256), interpolation=cv2.INTER_AREA)
     picture = RGBImage(small, small[..., 0])
     result = restorer.restore(picture, upscale=1.5)
-    assert result.picture.size == (450, 384)
-    assert result.picture.alpha.shape == (384, 450)
+    assert result.rgb_image.size == (450, 384)
+    assert result.rgb_image.alpha.shape == (384, 450)
     plain = restorer.restore(picture, upscale=1.5, strength=0).image
     assert np.array_equal(plain, picture.resized(450, 384).rgb)
     assert not np.array_equal(plain, result.image)
