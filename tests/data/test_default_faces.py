@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from loops import load_options
+from loops import SMALL, load_options, shrink
 
 import quantface_arch.register  # noqa: F401
 from basicsr.data import build_dataset
+from quantface_arch.archs.build import build_arch
 from quantface_arch.data import QuantFaceDataset, QuantFacePairedDataset, default_faces
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant import save_checkpoint
 from quantface_arch.utils.images import find_images, load_rgb, read_size
 
 ROOT = Path(default_faces.__file__).parent / "faces"
@@ -47,28 +49,23 @@ def run(repo, fresh):
 
 @pytest.fixture
 def train(repo, run, fresh):
-    """Run the training command, with its experiments in the working folder."""
+    """Run the training command on options, with its experiments in the working folder."""
     (fresh / "basicsr").mkdir()
     script = shutil.copy(repo / "basicsr/train.py", fresh / "basicsr/train.py")
-    return lambda *words: run(script, "-opt", repo / "options/quantface_w4.yml", *words)
+
+    def call(opt):
+        (fresh / "opt.yml").write_text(yaml.safe_dump(opt))
+        return run(script, "-opt", "opt.yml")
+
+    return call
 
 
 @pytest.fixture
-def forced():
-    """The smallest run of an options file: NAME=VALUE words for --force_yml."""
-    small = {
-        "num_gpu": 0,
-        "datasets:train:gt_size": 32,
-        "datasets:train:batch_size_per_gpu": 1,
-        "datasets:train:num_worker_per_gpu": 0,
-        "datasets:train:persistent_workers": "false",
-        "datasets:train:dataset_enlarge_ratio": 1,
-        "quant:balance:kind": "scale",
-        "quant:calibration:num_images": 1,
-        "quant:calibration:size": 64,
-        "train:total_iter": 1,
-    }
-    return ["--force_yml", *(f"{name}={value}" for name, value in small.items())]
+def tiny(fresh):
+    """A small restorer's file."""
+    path = fresh / "tiny.safetensors"
+    save_checkpoint(build_arch(SMALL), path, SMALL)
+    return path
 
 
 def people():
@@ -169,48 +166,49 @@ def test_every_options_file_of_the_mini_finds_faces(repo, fresh):
             assert len(dataset) > 10, path
 
 
-def test_training_from_the_repository_s_options(train, forced, fresh):
-    done = train(*forced)
+@pytest.mark.parametrize("folder", ["datasets/faces", "datasets/mine"])
+def test_training_falls_back_from_the_default_folder_alone(repo, train, fresh, folder):
+    opt = load_options(repo / "options/quantface_w4.yml")
+    assert opt["datasets"]["train"]["dataroot_gt"] == "datasets/faces"
+    opt = shrink(opt, folder, steps=1)
+    opt["quant"]["branch"] = {"svd": 0}
+    done = train(opt)
+    if folder == "datasets/mine":
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith(f"error: training faces: no folder {folder}")
+        return
     assert done.returncode == 0, done.stderr[-2000:]
-    log = done.stdout + done.stderr
-    lines = [line for line in log.splitlines() if NOTICE in line]
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if NOTICE in line]
     assert len(lines) == 1 and "80 faces" in lines[0] and str(ROOT / "train") in lines[0]
-    assert (fresh / "experiments/quantface_w4/models/net_g_latest.safetensors").is_file()
+    assert list((fresh / "experiments/quantface_w4/models").glob("net_g_latest.*"))
 
 
-def test_a_missing_folder_that_is_named_ends_the_training(train):
-    done = train("--force_yml", "num_gpu=0", "datasets:train:dataroot_gt=datasets/mine")
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: training faces: no folder datasets/mine")
-
-
-def test_quantizing_without_faces_of_ones_own(run, fresh):
-    words = ["--model", "mini", "--balance", "none", "--rank", 0, "--size", 64, "--num-images", 3]
+def test_quantizing_without_faces_of_ones_own(run, fresh, tiny):
+    words = ["--model", tiny, "--balance", "none", "--rank", 0, "--size", 32, "--num-images", 3]
     done = run("scripts/quantize.py", *words, "-o", fresh / "q.safetensors")
     assert done.returncode == 0, done.stderr
     assert (fresh / "q.safetensors").is_file()
     assert done.stderr.count(NOTICE) == 1
-    again = run("scripts/quantize.py", *words, "-o", fresh / "again.safetensors")
-    assert again.returncode == 0, again.stderr
-    assert (fresh / "q.safetensors").read_bytes() == (fresh / "again.safetensors").read_bytes()
 
 
-def test_hidden_files_beside_faces_are_left_out(run, fresh):
-    folder = fresh / "own"
-    folder.mkdir()
-    (folder / "a.jpg").write_bytes(find_images(ROOT / "val")[0].read_bytes())
-    (folder / "._a.jpg").write_bytes(b"\0\5\26\7\0\2\0\0Mac OS X        ")
-    words = ["--model", "mini", "--balance", "none", "--rank", 0, "--size", 64, "-i", folder]
-    done = run("scripts/quantize.py", *words, "-o", fresh / "q.safetensors")
-    assert done.returncode == 0, done.stderr
+def test_hidden_files_beside_degraded_faces_are_left_out(load_script, fresh):
+    folder = fresh / "own/part"
+    folder.mkdir(parents=True)
+    for name in ("a.jpg", "._a.jpg", ".b.png"):
+        (folder / name).write_bytes(find_images(ROOT / "val")[0].read_bytes())
+    (fresh / "own/.hidden").mkdir()
+    shutil.copy(folder / "a.jpg", fresh / "own/.hidden/c.jpg")
+    assert load_script("quantize").find_faces(fresh / "own") == [folder / "a.jpg"]
+    assert find_images(fresh / "own") == [folder / "a.jpg"]
 
 
 @pytest.mark.parametrize("script", ["allocate_bits", "balance"])
 def test_measuring_commands_calibrate_on_the_shipped_faces(repo, run, fresh, script):
     source = {"allocate_bits": "allocate_mini", "balance": "quantface_w4"}[script]
     opt = load_options(repo / f"options/{source}.yml")
+    opt["network_g"] = {"type": "QuantFaceArch", "arch": SMALL, "weights": None}
     opt["quant"]["calibration"] = {"num_images": 1, "size": 32, "batch_size": 1}
-    opt["quant"]["balance"] = {"kind": "scale"}
+    opt["quant"].update(balance={"kind": "scale"}, branch={"svd": 0})
     if script == "allocate_bits":
         opt["allocate"].update(activations=[4, 8], macs_size=64)
         opt["allocate"]["budget"]["activation_bits"] = 6
