@@ -41,7 +41,7 @@ from quantface_arch.utils.state_dict import read_state
     [
         ("a: !!python/object/apply:os.system ['touch PWNED']", [], "options file .*: not YAML"),
         ("a: &a [*a]", [], "options file .*: alias 'a'"),
-        ("datasets: {}", ["--force_yml", "a=[__import__('os').system('touch PWNED')]"], "no list"),
+        ("datasets: {}", ["--force_yml", "a=[__import__('os').system('touch PWNED')]"], "not a list"),
         ("a: 1", ["--force_yml", 'a"]=__import__("os").system("touch PWNED")#=1'], "NAME=VALUE"),
     ],
 )
@@ -87,7 +87,7 @@ def test_options_are_named_by_colons_and_a_pipe_is_no_options_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[]", "found \\[\\], a mapping"),
+        ("[]", "found \\[\\], expected a mapping"),
         ("network_g: {}\nquant: {}\ndatasets: [3]", "datasets: found \\[3\\]"),
         ("network_g: {}\nquant: {}\ndatasets: {train: 3}", "datasets: found"),
     ],

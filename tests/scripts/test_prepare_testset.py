@@ -184,7 +184,7 @@ def test_other_formats_become_png_so_that_pairs_have_equal_names(script, tmp_pat
     decoded = cv2.imread(str(low / "faces/0.jpg"))
     assert (cv2.imread("datasets/celeba_test/lq/0.png") == decoded).all()
     cv2.imwrite(str(low / "faces/0.png"), picture)
-    with pytest.raises(QuantFaceError, match=r"0\.jpg and faces/0\.png have one name"):
+    with pytest.raises(QuantFaceError, match=r"0\.jpg and faces/0\.png differ only in the suffix"):
         prepare(script, "lfw", "-i", low)
 
 
