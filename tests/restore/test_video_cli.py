@@ -17,7 +17,7 @@ from videos import needs_ffmpeg, sound_hash, streams, write_plain_video, write_v
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.faces.face import Face
-from quantface_arch.faces.haar import HaarDetector
+from quantface_arch.faces.yunet import YuNetDetector
 from quantface_arch.quant.checkpoint.save_load import save_checkpoint
 from quantface_arch.restore.cli import main, make_parser
 from quantface_arch.restore.options import RestoreOptions
@@ -95,7 +95,7 @@ def test_a_folder_of_videos_and_images(command, photo, tmp_path):
     assert sound_hash(out / "restored/good.mp4") == sound_hash(folder / "good.mp4")
     with VideoReader(out / "restored/good.mp4") as reader:
         frames = [resize(frame, 256, 256) for frame in reader]
-    left, top, right, bottom = HaarDetector().detect(photo)[0].box.astype(int)
+    left, top, right, bottom = YuNetDetector().detect(photo)[0].box.astype(int)
     for before, after in zip(_swaying(photo, 8), frames, strict=False):
         change = np.abs(after.astype(int) - before).mean(axis=2)
         # The random network changes the face strongly; elsewhere only the codec changes pixels.
@@ -196,7 +196,7 @@ def _frames(path):
 def test_compared_videos_and_strengths(restore, photo, tmp_path):
     write_plain_video(tmp_path / "a.mp4", [photo] * 3)
     before, changes = _frames(tmp_path / "a.mp4"), []
-    left, top, right, bottom = HaarDetector().detect(photo)[0].box.astype(int)
+    left, top, right, bottom = YuNetDetector().detect(photo)[0].box.astype(int)
     face = np.s_[:, top:bottom, left:right]
     for strength in (1, 0.5, 0):
         out = tmp_path / f"out{strength}"
