@@ -41,7 +41,11 @@ from quantface_arch.utils.state_dict import read_state
     [
         ("a: !!python/object/apply:os.system ['touch PWNED']", [], "options file .*: not YAML"),
         ("a: &a [*a]", [], "options file .*: alias 'a'"),
-        ("datasets: {}", ["--force_yml", "a=[__import__('os').system('touch PWNED')]"], "not a list"),
+        (
+            "datasets: {}",
+            ["--force_yml", "a=[__import__('os').system('touch PWNED')]"],
+            "not a list",
+        ),
         ("a: 1", ["--force_yml", 'a"]=__import__("os").system("touch PWNED")#=1'], "NAME=VALUE"),
     ],
 )
