@@ -200,7 +200,7 @@ def measured(
     """Sensitivities of the options' network; what the file beside the bit map holds is kept."""
     import quantface_arch.register  # noqa: F401
     from quantface_arch.archs.build import build_arch
-    from quantface_arch.models.first_stage import calibration_pictures, read_quant_options
+    from quantface_arch.models.quantize_stage import calibration_pictures, read_quant_options
 
     torch.manual_seed(opt["manual_seed"])
     net = build_arch(opt["network_g"]).eval().to(args.device)

@@ -20,12 +20,12 @@ from quantface_arch.data.degradation import Degradation
 from quantface_arch.data.face_dataset import OWN_OPTIONS, QuantFaceDataset
 from quantface_arch.faces.color import COLOR_FIXES
 from quantface_arch.integration.quantface_arch import QuantFaceArch
-from quantface_arch.models import first_stage
-from quantface_arch.models.adversary import ADVERSARY_OPTIONS, Adversary
+from quantface_arch.models import quantize_stage
+from quantface_arch.models.discriminator import DISCRIMINATOR_OPTIONS, Discriminator
+from quantface_arch.models.loss_terms import build_loss_terms
 from quantface_arch.models.osdface_model import OSDFaceModel
 from quantface_arch.models.quantface_model import QuantFaceModel
 from quantface_arch.models.restorer_model import SCHEDULERS, RestorerModel
-from quantface_arch.models.terms import build_terms
 from quantface_arch.models.tiny_decoder_model import TinyDecoderModel
 from quantface_arch.quant import Recipe
 from quantface_arch.quant.allocation.solve import Budget
@@ -66,8 +66,8 @@ RECIPE_DEFAULTS = {
 REFERENCES = {
     "of `BalanceSpec`": "of `quant: balance` below",
     "see `calibration_pictures`": "see `quant: calibration` below",
-    "see `build_terms`": "see `train: losses` below",
-    "see `Adversary`": "see `train: adversary` below",
+    "see `build_loss_terms`": "see `train: losses` below",
+    "see `Discriminator`": "see `train: adversary` below",
     "see `Degradation`": "see `datasets: train: degradation` below",
     "see `Budget`": "see `allocate: budget` below",
     "see `bitmap`": "see bit maps below",
@@ -103,7 +103,7 @@ def sections() -> list[Section]:
         Section("`quant`", Recipe, defaults=RECIPE_DEFAULTS, intro=RECIPE),
         Section(
             "`quant`, the rest",
-            first_stage.read_quant_options,
+            quantize_stage.read_quant_options,
             "Options beside",
             ("bit_map", "balance", "calibration"),
         ),
@@ -118,9 +118,9 @@ def sections() -> list[Section]:
         Section("`quant: branch`", specs.BranchSpec),
         Section(
             "`quant: calibration`",
-            first_stage.calibration_pictures,
+            quantize_stage.calibration_pictures,
             "Options under",
-            first_stage.CALIBRATION_OPTIONS,
+            quantize_stage.CALIBRATION_OPTIONS,
         ),
         Section(
             "`train`, every model",
@@ -137,19 +137,21 @@ def sections() -> list[Section]:
             {"color_fix": COLOR_FIXES},
         ),
         Section("`train` with `QuantFaceModel`", QuantFaceModel, MODEL_OPTIONS, own[0], trained),
-        Section("`train: losses`, each entry", build_terms, "Options of a term", ("of", "target")),
+        Section(
+            "`train: losses`, each entry", build_loss_terms, "Options of a term", ("of", "target")
+        ),
         Section(
             "`train: reconstruction`",
             QuantFaceModel,
             "Options under ``train: reconstruction``",
-            first_stage.RECONSTRUCTION_OPTIONS,
+            quantize_stage.RECONSTRUCTION_OPTIONS,
             rebuilt,
         ),
         Section("`train` with `OSDFaceModel`", OSDFaceModel, MODEL_OPTIONS, own[1], trained),
         Section(
             "`train` with `TinyDecoderModel`", TinyDecoderModel, MODEL_OPTIONS, own[2], trained
         ),
-        Section("`train: adversary`", Adversary, "Options under", ADVERSARY_OPTIONS),
+        Section("`train: adversary`", Discriminator, "Options under", DISCRIMINATOR_OPTIONS),
         Section(
             "`datasets: train` with `type: QuantFaceDataset`",
             QuantFaceDataset,

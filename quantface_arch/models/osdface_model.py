@@ -11,9 +11,9 @@ from torch import Tensor, nn
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.archs import build_network
 from basicsr.utils.registry import MODEL_REGISTRY
-from quantface_arch.models.adversary import Adversary
+from quantface_arch.models.discriminator import Discriminator
+from quantface_arch.models.loss_terms import build_loss_terms
 from quantface_arch.models.restorer_model import RestorerModel
-from quantface_arch.models.terms import build_terms
 
 __all__ = ["OSDFaceModel"]
 
@@ -34,7 +34,7 @@ class OSDFaceModel(RestorerModel):
         autocast (str | null): ``bfloat16`` runs forward passes in that type. Default null.
         ema_decay (float): of the moving average of the weights, which is then what is tested and
             written in the end. Default 0: none.
-        adversary (dict): see ``Adversary``. Default: none.
+        adversary (dict): see ``Discriminator``. Default: none.
     """
 
     train_options = frozenset(
@@ -63,12 +63,12 @@ class OSDFaceModel(RestorerModel):
             self.net_g_ema = build_network(self.opt["network_g"]).to(self.device)
             self.net_g_ema.load_state_dict(self.get_bare_model(self.net_g).state_dict())
             self.net_g_ema.eval().requires_grad_(False)
-        self.terms = build_terms(options.get("losses"), ("image",), ("gt",), self.device)
+        self.terms = build_loss_terms(options.get("losses"), ("image",), ("gt",), self.device)
         self.autoencode_every = int(options.get("autoencode_every", 0))
         self.setup_optimizers()
         self.adversary = None
         if options.get("adversary"):
-            self.adversary = Adversary(options["adversary"], self.device, self.autocast)
+            self.adversary = Discriminator(options["adversary"], self.device, self.autocast)
             self.optimizers.append(self.adversary.optimizer)
         self.setup_schedulers()
 

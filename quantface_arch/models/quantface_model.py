@@ -15,10 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import MODEL_REGISTRY
 from quantface_arch.errors import QuantFaceError, check_choice, check_keys
-from quantface_arch.models.averages import MovingAverages
-from quantface_arch.models.first_stage import FirstStage
+from quantface_arch.models.ema import EMA
+from quantface_arch.models.loss_terms import build_loss_terms
+from quantface_arch.models.quantize_stage import QuantizeStage
 from quantface_arch.models.restorer_model import RestorerModel
-from quantface_arch.models.terms import build_terms
 from quantface_arch.quant import quant_layers
 from quantface_arch.quant.finetune.trainable import BOUNDS, fold_trained, trainable
 from quantface_arch.quant.nn.traits import traits_of
@@ -34,12 +34,12 @@ class QuantFaceModel(RestorerModel):
     """QD-LoRA's training (QuantFace, arXiv 2506.00820): only the student's branches learn.
 
     The network of the options file, in full precision, is the frozen teacher. The student begins as
-    a copy that shares its weights; the first stage (block ``quant``, see ``FirstStage``) quantizes
+    a copy that shares its weights; the first stage (block ``quant``, see ``QuantizeStage``) quantizes
     it. Both run in evaluation mode, on the posterior's mean, so that they differ by the
     quantization alone. Beside BasicSR's files, ``net_g_latest.safetensors`` is written at the end.
 
     Options under ``train`` beside RestorerModel's:
-        losses (list): terms of the loss, see ``build_terms``.
+        losses (list): terms of the loss, see ``build_loss_terms``.
         bounds (bool | str): train the activation ranges' ends too; ``step``: only the distance of
             their levels. Default false.
         weights (str | null): train the rounded weights too: ``merged``, by a low-rank change that
@@ -104,11 +104,13 @@ class QuantFaceModel(RestorerModel):
         self.returns_all = "return_all" in inspect.signature(self.teacher.forward).parameters
         if options["total_iter"]:
             outputs = OUTPUTS if self.returns_all else OUTPUTS[:1]
-            self.terms = build_terms(options.get("losses"), outputs, ("teacher", "gt"), self.device)
+            self.terms = build_loss_terms(
+                options.get("losses"), outputs, ("teacher", "gt"), self.device
+            )
         student = _sharing_copy(self.teacher)
         if options.get("checkpointing"):
             _enable_checkpointing(student)
-        student = FirstStage(self.opt, self.teacher).run(student)
+        student = QuantizeStage(self.opt, self.teacher).run(student)
         self.net_g = student.eval().requires_grad_(False)
         if options["total_iter"]:
             bounds, weights = options.get("bounds", False), options.get("weights")
@@ -116,7 +118,7 @@ class QuantFaceModel(RestorerModel):
             self.net_g = self.model_to_device(student)
             self.setup_optimizers()
             self.setup_schedulers()
-        self.averages = MovingAverages(self.trained_parameters(), options.get("ema_decay", 0))
+        self.averages = EMA(self.trained_parameters(), options.get("ema_decay", 0))
 
     def check_train_options(self) -> None:
         """Also what is trained beside the branches, before the first stage takes its time."""

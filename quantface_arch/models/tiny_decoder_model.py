@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import MODEL_REGISTRY
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.models.loss_terms import build_loss_terms
 from quantface_arch.models.restorer_model import RestorerModel
-from quantface_arch.models.terms import build_terms
 from quantface_arch.pretrained.zoo import load_model
 
 __all__ = ["TinyDecoderModel"]
@@ -52,7 +52,9 @@ class TinyDecoderModel(RestorerModel):
         options = self.opt["train"]
         if not options.get("teacher"):
             raise QuantFaceError("train option teacher: missing; a shipped model or a checkpoint")
-        self.terms = build_terms(options.get("losses"), ("image",), ("teacher", "gt"), self.device)
+        self.terms = build_loss_terms(
+            options.get("losses"), ("image",), ("teacher", "gt"), self.device
+        )
         self.teacher = load_model(options["teacher"], "reference", str(self.device))
         self.teacher.requires_grad_(False)
         net = self.get_bare_model(self.net_g).eval()

@@ -8,7 +8,7 @@ from distillation_helpers import batch, build, make_comparable, relative_error, 
 from loops import saved
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.models import first_stage as stage_module
+from quantface_arch.models import quantize_stage as stage_module
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import quant_layers
 from quantface_arch.quant.config.bitmap import save_bit_map

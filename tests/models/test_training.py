@@ -18,7 +18,7 @@ from tiny import TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.models.adversary import Adversary
+from quantface_arch.models.discriminator import Discriminator
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import quantize, save_checkpoint
 from quantface_arch.quant.checkpoint.save_load import read_metadata
@@ -154,7 +154,7 @@ def test_mistakes_in_the_options_are_one_line(repo, tmp_path, options, change, w
 )
 def test_wrong_options_of_the_adversary_are_named(options, complaint):
     with pytest.raises(QuantFaceError, match=f"train option adversary: {complaint}"):
-        Adversary(options, torch.device("cpu"), nullcontext)
+        Discriminator(options, torch.device("cpu"), nullcontext)
 
 
 @pytest.mark.parametrize("recipe", [None, "w4a8"])

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MovingAverages"]
+__all__ = ["EMA"]
 
 
-class MovingAverages:
+class EMA:
     """Averages of parameters over the steps of a training.
 
     Args:

@@ -14,12 +14,12 @@ from basicsr.archs import build_network
 from basicsr.losses import build_loss
 from quantface_arch.errors import QuantFaceError, check_keys
 
-__all__ = ["ADVERSARY_OPTIONS", "Adversary"]
+__all__ = ["DISCRIMINATOR_OPTIONS", "Discriminator"]
 
-ADVERSARY_OPTIONS = {"network", "loss", "lr", "start_iter"}
+DISCRIMINATOR_OPTIONS = {"network", "loss", "lr", "start_iter"}
 
 
-class Adversary:
+class Discriminator:
     """A discriminator from BasicSR's registry that learns to tell restored from clean faces.
 
     Options under ``train: adversary``:
@@ -43,8 +43,8 @@ class Adversary:
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
-        check_keys("train option adversary", options, ADVERSARY_OPTIONS)
-        for key in sorted(ADVERSARY_OPTIONS - {"start_iter", *options}):
+        check_keys("train option adversary", options, DISCRIMINATOR_OPTIONS)
+        for key in sorted(DISCRIMINATOR_OPTIONS - {"start_iter", *options}):
             raise QuantFaceError(f"train option adversary: {key} is missing")
         self.net = build_network(options["network"]).to(device)
         self.autocast = autocast

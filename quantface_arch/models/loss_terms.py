@@ -14,11 +14,11 @@ from basicsr.losses import build_loss
 from basicsr.utils.registry import LOSS_REGISTRY
 from quantface_arch.errors import QuantFaceError, check_choice
 
-__all__ = ["Term", "build_terms"]
+__all__ = ["LossTerm", "build_loss_terms"]
 
 
 @dataclass(frozen=True)
-class Term:
+class LossTerm:
     """One term.
 
     Attributes:
@@ -49,12 +49,12 @@ class Term:
         return torch.stack([part for part in value if part is not None]).sum()
 
 
-def build_terms(
+def build_loss_terms(
     options: Sequence[Mapping[str, Any]] | None,
     outputs: Iterable[str],
     targets: Sequence[str],
     device: torch.device,
-) -> list[Term]:
+) -> list[LossTerm]:
     """Build the list ``train: losses`` of an options file.
 
     Options of a term, beside the loss's own:
@@ -77,7 +77,7 @@ def build_terms(
     """
     if not options:
         raise QuantFaceError("train option losses: empty; list at least one registered loss")
-    terms: list[Term] = []
+    terms: list[LossTerm] = []
     for index, given in enumerate(options):
         place = f"train option losses, entry {index + 1}"
         rest = dict(given)
@@ -93,7 +93,7 @@ def build_terms(
         kind = rest["type"] if of == "image" else f"{of}_{rest['type']}"
         same = sum(term.name.startswith(f"l_{kind}") for term in terms)
         name = f"l_{kind}_{same + 1}" if same else f"l_{kind}"
-        terms.append(Term(name, of, target, loss, start_iter, every))
+        terms.append(LossTerm(name, of, target, loss, start_iter, every))
     return terms
 
 

@@ -38,7 +38,7 @@ from quantface_arch.quant.nn.convert import BitMap
 from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.utils.images import find_images, load_rgb, resize
 
-__all__ = ["FirstStage", "calibration_pictures", "read_quant_options"]
+__all__ = ["QuantizeStage", "calibration_pictures", "read_quant_options"]
 
 CALIBRATION_OPTIONS = {"num_images", "batch_size", "size", "dataroot_lq"}
 RECONSTRUCTION_OPTIONS = {"blocks", "steps", "lr", "num_images", "size", "bounds", "weights"}
@@ -166,7 +166,7 @@ def _from_dataset(opt: Mapping[str, Any], size: int | None) -> Any:
 
 
 @dataclass
-class FirstStage:
+class QuantizeStage:
     """Turns a copy of the teacher into a quantized student, or loads what an earlier run made.
 
     The result is ``prepared.safetensors`` among the experiment's models.
