@@ -163,7 +163,8 @@ def counted(
     recipe, bits, plan = read_quant_options(opt["quant"], net)
     convert(net, recipe, bits)
     note = f"recipe {recipe.name}"
-    learned = (opt.get("train") or {}).get("weights") == "scale"
+    train = opt.get("train") or {}
+    learned = train.get("train_weights", train.get("weights")) == "scale"
     if plan is not None:
         check_plan(net, plan)
     elif not learned and (open_layers := undecided(net, recipe.balance)):
