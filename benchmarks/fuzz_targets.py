@@ -113,7 +113,7 @@ def options(folder: Path) -> Target:
     from quantface_arch.archs.build import build_arch
     from quantface_arch.integration.options import read_options
     from quantface_arch.integration.patches import patch_options
-    from quantface_arch.models.first_stage import read_quant_options
+    from quantface_arch.models.quantize_stage import read_quant_options
 
     patch_options()
     from basicsr.utils import options as basicsr_options

@@ -12,6 +12,9 @@ import quantface_arch.losses
 import quantface_arch.metrics
 import quantface_arch.models  # noqa: F401
 from quantface_arch.integration.patches import patch_options, patch_resume
+from quantface_arch.integration.training_loop import patch_experiments, patch_launcher
 
 patch_options()
 patch_resume()
+patch_launcher()
+patch_experiments()

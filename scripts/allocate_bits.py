@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantface_arch.errors import QuantFaceError, UsageError, check_keys
+from quantface_arch.errors import QuantFaceError, UsageError
+from quantface_arch.integration.allocate_options import WIDTHS, AllocateOptions
 from quantface_arch.integration.options import read_options
 from quantface_arch.quant import (
     CalibrationData,
@@ -34,11 +35,10 @@ from quantface_arch.quant.allocation.solve import (
     LayerCosts,
     allocate,
     average_bits,
-    combine_costs,
 )
 from quantface_arch.quant.calibration.store import digest
 from quantface_arch.quant.config.bitmap import SUFFIXES, save_bit_map
-from quantface_arch.quant.config.specs import MAX_BITS, MIN_BITS, is_width
+from quantface_arch.quant.config.specs import is_width
 from quantface_arch.quant.cost.macs import count_macs
 from quantface_arch.quant.cost.planned import fixed_bytes
 from quantface_arch.quant.nn.traits import traits_of
@@ -46,6 +46,7 @@ from quantface_arch.quant.ptq import apply_plan
 from quantface_arch.reports.allocation_plot import draw_allocation
 from quantface_arch.utils.cli import Parser, run
 from quantface_arch.utils.distributed import Shard
+from quantface_arch.utils.option_fields import parse_options
 
 DESCRIPTION = """\
 Choose the width of every layer: measure how much the network's pictures suffer from each layer and
@@ -67,17 +68,6 @@ Killed half-way, the same command goes on where it was. Under torchrun the pictu
 and the layers to measure are shared out among its processes:
   torchrun --nproc-per-node 2 scripts/allocate_bits.py -opt options/allocate_mini.yml --out map.yml
 """
-
-ALLOCATE_OPTIONS = {
-    "weights",
-    "activations",
-    "budget",
-    "lambda",
-    "perceptual",
-    "protect",
-    "count",
-    "macs_size",
-}
 
 
 def make_parser() -> Parser:
@@ -135,44 +125,27 @@ def _allocate(found: Sensitivities, settings: Settings, args: argparse.Namespace
 class Settings:
     """The block ``allocate`` of an options file, checked; the command line's budgets go before.
 
-    Options:
-        weights (list): candidate widths of weights; one alone is fixed and not measured. Default
-            [4].
-        activations (list): candidate widths of inputs. Default [3, 4, 5, 6, 8].
-        budget (dict): upper limits, see ``Budget``. Default: none.
-        lambda (float): what a width costs, 0 to 1. 1: the quantization error alone; 0: the
-            perceptual distance alone. Default 0.5.
-        perceptual (dict | null): a registered loss, ``{type: ..., ...}``. Default null: 1 - SSIM.
-        protect (dict): name pattern → width, of layers to leave alone. Default: none beside the
-            network's own 8-bit layers.
-        count (list): name patterns of the layers that count in averages. Default: all.
-        macs_size (int): side in pixels of the pictures whose multiply-accumulates weigh inputs.
-            Default 512.
-
     Raises:
         QuantFaceError: an unknown option, or a value that is not allowed.
     """
 
-    def __init__(self, options: Mapping[str, Any], args: argparse.Namespace) -> None:
-        check_keys("allocate options", options, ALLOCATE_OPTIONS)
+    def __init__(self, given: Mapping[str, Any], args: argparse.Namespace) -> None:
+        options = parse_options(AllocateOptions, "allocate", given)
         self.widths = {
-            "w": _widths("weights", options.get("weights", [4])),
-            "a": _widths("activations", options.get("activations", [3, 4, 5, 6, 8])),
+            "w": _widths("weight_bits", options.weight_bits),
+            "a": _widths("activations", options.activations),
         }
-        given = {
-            name: value
-            for name in ("activation_bits", "weight_bits", "bytes")
-            if (value := getattr(args, name)) is not None
-        }
-        self.budget = replace(Budget.from_dict(options.get("budget") or {}), **given)
-        self.weight = options.get("lambda", 0.5)
-        combine_costs({}, {}, self.weight)
-        self.perceptual = options.get("perceptual")
-        self.protect = dict(options.get("protect") or {})
+        names = ("activation_bits", "weight_bits", "bytes")
+        budgets = {name: getattr(args, name) for name in names}
+        budgets = {name: value for name, value in budgets.items() if value is not None}
+        self.budget = replace(Budget.from_dict(options.budget), **budgets)
+        self.weight = options.lambda_
+        self.perceptual = options.perceptual
+        self.protect = dict(options.protect)
         for pattern, bits in self.protect.items():
             _widths(f"protect {pattern}", [bits])
-        self.count = options.get("count") or ["*"]
-        self.macs_size = int(options.get("macs_size", 512))
+        self.count = list(options.count) or ["*"]
+        self.macs_size = options.macs_size
 
     def costs(self, found: Sensitivities) -> dict[str, LayerCosts]:
         """See ``Sensitivities.costs``."""
@@ -184,12 +157,10 @@ class Settings:
         allocate(free, self.budget, found.fixed_bytes)
 
 
-def _widths(what: str, value: Any) -> tuple[int, ...]:
-    fits = isinstance(value, list) and value and all(is_width(bits) for bits in value)
-    if not fits:
+def _widths(what: str, value: Sequence[Any]) -> tuple[int, ...]:
+    if not value or not all(is_width(bits) for bits in value):
         raise QuantFaceError(
-            f"allocate option {what}: found {value!r}, "
-            f"allowed are whole numbers {MIN_BITS} to {MAX_BITS}"
+            f"allocate option {what}: found {list(value)!r}, allowed are whole numbers {WIDTHS}"
         )
     return tuple(sorted(set(value)))
 
@@ -200,7 +171,7 @@ def measured(
     """Sensitivities of the options' network; what the file beside the bit map holds is kept."""
     import quantface_arch.register  # noqa: F401
     from quantface_arch.archs.build import build_arch
-    from quantface_arch.models.first_stage import calibration_pictures, read_quant_options
+    from quantface_arch.models.quantize_stage import calibration_pictures, read_quant_options
 
     torch.manual_seed(opt["manual_seed"])
     net = build_arch(opt["network_g"]).eval().to(args.device)

@@ -15,7 +15,7 @@ import quantface_arch.register  # noqa: F401
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.integration.options import read_options
-from quantface_arch.models.first_stage import calibration_pictures, read_quant_options
+from quantface_arch.models.quantize_stage import calibration_pictures, read_quant_options
 from quantface_arch.quant import (
     BitMap,
     CalibrationData,

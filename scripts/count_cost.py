@@ -14,7 +14,7 @@ from quantface_arch.archs.meta import count_on_meta, meta_network
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.integration.options import read_options
 from quantface_arch.integration.quantface_arch import checkpoint_arch
-from quantface_arch.models.first_stage import read_quant_options
+from quantface_arch.models.quantize_stage import read_quant_options
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.quant import convert, read_metadata
 from quantface_arch.quant.cost.cost import Entry, network_cost, total_cost
@@ -163,7 +163,8 @@ def counted(
     recipe, bits, plan = read_quant_options(opt["quant"], net)
     convert(net, recipe, bits)
     note = f"recipe {recipe.name}"
-    learned = (opt.get("train") or {}).get("weights") == "scale"
+    train = opt.get("train") or {}
+    learned = train.get("train_weights", train.get("weights")) == "scale"
     if plan is not None:
         check_plan(net, plan)
     elif not learned and (open_layers := undecided(net, recipe.balance)):

@@ -1,16 +1,17 @@
-"""Tables of options from the docstrings and signatures of the code that reads them."""
+"""Tables of options from the fields that declare them, or from signatures and docstrings."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.utils.option_fields import key_of
 
-__all__ = ["Section", "documented", "markdown", "table", "yaml_value"]
+__all__ = ["Section", "markdown", "table", "yaml_value"]
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,9 @@ class Section:
 
     Attributes:
         title: where in the file the options stand.
-        source: class or function whose docstring documents them.
-        header: regular expression of the docstring's section.
-        names: the options that the code reads, all of which have to be documented; None: those of
-            the signature.
+        source: a dataclass whose fields ``option`` made; or a class or function whose docstring
+            documents the parameters of its signature.
+        own: leave out the fields that a dataclass inherits.
         allowed: option → values that the code allows, where a constant lists them.
         defaults: option → its default where the signature's is replaced by the caller.
         intro: a paragraph before the table.
@@ -30,60 +30,84 @@ class Section:
 
     title: str
     source: Callable[..., Any]
-    header: str = "(?:Args|Attributes)"
-    names: Collection[str] | None = None
+    own: bool = False
     allowed: Mapping[str, Collection[Any] | str] = field(default_factory=dict)
     defaults: Mapping[str, str] = field(default_factory=dict)
     intro: str = ""
 
 
 def table(section: Section) -> str:
-    """The table of a section.
+    """Return the table of a section.
 
     Raises:
-        QuantFaceError: the code reads an option that the docstring does not have.
+        QuantFaceError: the code reads an option that nothing describes.
     """
-    described = documented(section.source, section.header)
-    signature = _signature(section.source) if section.names is None else {}
-    names = signature if section.names is None else section.names
-    missing = sorted(set(names) - set(described))
+    rows = _field_rows(section) if _has_options(section.source) else _signature_rows(section)
+    lines = ["| option | type | default | what |", "|---|---|---|---|"]
+    for name, kind, default, text in rows:
+        shown = section.defaults.get(name, default)
+        allowed = section.allowed.get(name)
+        if allowed is not None:
+            text = f"{text} Allowed: {_listed(allowed)}."
+        lines.append(f"| `{name}` | {_kind(kind)} | {shown} | {markdown(text)} |")
+    return "\n".join(lines)
+
+
+def _listed(allowed: Collection[Any] | str) -> str:
+    return allowed if isinstance(allowed, str) else ", ".join(map(yaml_value, allowed))
+
+
+def _has_options(source: Callable[..., Any]) -> bool:
+    """Return whether a source is a dataclass whose fields ``option`` made."""
+    return is_dataclass(source) and all("help" in item.metadata for item in fields(source))
+
+
+def _field_rows(section: Section) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the name, type, default and text of every field that ``option`` made."""
+    own = vars(section.source).get("__annotations__", {})
+    for item in fields(section.source):
+        if section.own and item.name not in own:
+            continue
+        data = item.metadata
+        text = data["help"]
+        if data["allowed"] is not None:
+            text = f"{text} Allowed: {_listed(data['allowed'])}."
+        elif data["limits"] is not None:
+            text = f"{text} Allowed: {data['limits']}."
+        if data["old_name"] is not None:
+            text = f"{text} Old name: `{data['old_name']}`."
+        yield key_of(item), str(item.type), data["shown"] or _field_default(item), text
+
+
+def _signature_rows(section: Section) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the name, type, default and text of every parameter of a signature."""
+    described = documented(section.source)
+    signature = _signature(section.source)
+    missing = sorted(set(signature) - set(described))
     if missing:
         raise QuantFaceError(
             f"{section.source.__qualname__}: its docstring says nothing of {', '.join(missing)}"
         )
-    lines = ["| option | type | default | what |", "|---|---|---|---|"]
-    for name, (kind, text) in described.items():
-        if section.names is None and name not in signature:
-            continue
-        default = ""
+    for name, text in described.items():
         if name in signature:
-            kind, default = signature[name]
-        else:
-            text, default = _split_default(text)
-        default = section.defaults.get(name, default)
-        allowed = section.allowed.get(name)
-        if allowed is not None:
-            shown = allowed if isinstance(allowed, str) else ", ".join(map(yaml_value, allowed))
-            text = f"{text} Allowed: {shown}."
-        lines.append(f"| `{name}` | {_kind(kind)} | {default} | {markdown(text)} |")
-    return "\n".join(lines)
+            yield name, *signature[name], text
 
 
-def documented(source: Callable[..., Any], header: str) -> dict[str, tuple[str, str]]:
-    """Option → (type, text) of the docstring sections whose header matches."""
-    found: dict[str, tuple[str, str]] = {}
+def documented(source: Callable[..., Any]) -> dict[str, str]:
+    """Return parameter → text of a docstring's section Args or Attributes."""
+    found: dict[str, str] = {}
+    names: list[str] = []
     inside = False
     for line in (inspect.getdoc(source) or "").splitlines():
         if line and not line.startswith(" "):
-            inside = bool(re.match(rf"{header}.*:$", line))
+            inside = line in ("Args:", "Attributes:")
             continue
-        entry = re.match(r" {4}(\w+(?:, \w+)*)(?: \((.+?)\))?: (.*)$", line) if inside else None
+        entry = re.match(r" {4}(\w+(?:, \w+)*): (.*)$", line) if inside else None
         if entry:
             names = entry[1].split(", ")
-            found.update(dict.fromkeys(names, (entry[2] or "", entry[3])))
+            found.update(dict.fromkeys(names, entry[2]))
         elif inside and line.strip():
-            last = found[names[-1]]
-            found.update(dict.fromkeys(names, (last[0], f"{last[1]} {line.strip()}")))
+            found.update(dict.fromkeys(names, f"{found[names[-1]]} {line.strip()}"))
     return found
 
 
@@ -108,13 +132,7 @@ def _field_default(item: Any) -> str:
     if item.default_factory is MISSING:
         return "required"
     made = item.default_factory()
-    return yaml_value(made) if isinstance(made, (dict, tuple)) else "as below"
-
-
-def _split_default(text: str) -> tuple[str, str]:
-    """The text without its sentence on the default, and that."""
-    found = re.search(r" Default:? (.+)\.$", text)
-    return (text[: found.start()], markdown(found[1])) if found else (text, "required")
+    return yaml_value(made) if isinstance(made, (dict, list, tuple)) else "as below"
 
 
 def yaml_value(value: Any) -> str:
@@ -129,10 +147,11 @@ def yaml_value(value: Any) -> str:
 def _kind(annotation: str) -> str:
     """A type in YAML's words."""
     text = re.sub(r"os\.PathLike\[str\] \| | \| os\.PathLike\[str\]", "", annotation)
+    text = re.sub(r"Sequence\[.+\]", "list", text)
     text = re.sub(r"Mapping\[.+\]|dict\[.+\]|\bdict\b", "mapping", text)
     while re.search(r"tuple\[[^\[\]]*\]", text):
         text = re.sub(r"tuple\[[^\[\]]*\]", "list", text)
-    text = re.sub(r"QuantSpec|BalanceSpec|BranchSpec", "mapping", text).replace("None", "null")
+    text = re.sub(r"\w+(?:Spec|Options)|Degradation", "mapping", text).replace("None", "null")
     return text.replace(" | ", " or ")
 
 

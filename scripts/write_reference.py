@@ -1,4 +1,4 @@
-"""The YAML reference, docs/yaml_reference.md, from the docstrings and signatures of the code."""
+"""The YAML reference, docs/yaml_reference.md, from the fields that declare the options."""
 
 from __future__ import annotations
 
@@ -9,35 +9,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import allocate_bits
-from reference_tables import Section, documented, markdown, table, yaml_value
+from reference_tables import Section, markdown, table, yaml_value
 
 import quantface_arch.register  # noqa: F401
 from basicsr.utils.registry import LOSS_REGISTRY, METRIC_REGISTRY
 from quantface_arch.archs.osdface_arch import OSDFace
 from quantface_arch.archs.presets import PRESETS
 from quantface_arch.data.degradation import Degradation
-from quantface_arch.data.face_dataset import OWN_OPTIONS, QuantFaceDataset
-from quantface_arch.faces.color import COLOR_FIXES
+from quantface_arch.data.options import FaceDatasetOptions
+from quantface_arch.integration.allocate_options import AllocateOptions
 from quantface_arch.integration.quantface_arch import QuantFaceArch
-from quantface_arch.models import first_stage
-from quantface_arch.models.adversary import ADVERSARY_OPTIONS, Adversary
-from quantface_arch.models.osdface_model import OSDFaceModel
-from quantface_arch.models.quantface_model import QuantFaceModel
-from quantface_arch.models.restorer_model import SCHEDULERS, RestorerModel
-from quantface_arch.models.terms import build_terms
-from quantface_arch.models.tiny_decoder_model import TinyDecoderModel
+from quantface_arch.models import options
+from quantface_arch.models.schedule import SCHEDULERS
 from quantface_arch.quant import Recipe
 from quantface_arch.quant.allocation.solve import Budget
 from quantface_arch.quant.config import bitmap, specs
-from quantface_arch.quant.finetune.trainable import BOUNDS
-from quantface_arch.quant.finetune.weight_trainers import WEIGHT_TRAINERS
 from quantface_arch.utils.cli import EXIT_FAILED, Parser, run
 from quantface_arch.utils.files import atomic_path
 
 DESCRIPTION = """\
 Write docs/yaml_reference.md: every option of this project's blocks in options files, with its type,
-default and meaning, taken from the code's docstrings.
+default and meaning, taken from the code that checks them.
 
 examples:
   python scripts/write_reference.py
@@ -47,12 +39,13 @@ PAGE = Path(__file__).resolve().parents[1] / "docs/yaml_reference.md"
 INTRODUCTION = """\
 # YAML reference
 
-*Written by `python scripts/write_reference.py` from the code's docstrings; change those, not this
-page.*
+*Written by `python scripts/write_reference.py` from the code that checks the options; change that,
+not this page.*
 
 Options files are BasicSR's; these tables list what this project adds. All else (`path`, `logger`,
 the rest of `val`, other data sets) is as BasicSR documents it. `options/quantface_w4.yml` has every
-block in its place. An option that is in no table is refused with the names of those that are.
+block in its place. An option that is in no table is refused with the names of those that are. Old
+names of options still work.
 """
 RECIPE = """\
 `name: wXaY`, X and Y from 2 to 8, is a whole recipe; the other options replace parts of it. With
@@ -64,23 +57,26 @@ RECIPE_DEFAULTS = {
 }
 # What the docstrings refer to, as the reader of the page finds it.
 REFERENCES = {
-    "of `BalanceSpec`": "of `quant: balance` below",
-    "see `calibration_pictures`": "see `quant: calibration` below",
-    "see `build_terms`": "see `train: losses` below",
-    "see `Adversary`": "see `train: adversary` below",
-    "see `Degradation`": "see `datasets: train: degradation` below",
-    "see `Budget`": "see `allocate: budget` below",
     "see `bitmap`": "see bit maps below",
     "see `from_dict`": "see above",
-    "see `fix_color`": "see [colours](pasting.md#colours)",
     "see `VREFeatures`": "that of a shipped model or of a checkpoint",
 }
-MODEL_OPTIONS = r"Options under ``train`` (?:beside|that)"
 WIDTHS = f"{specs.MIN_BITS} to {specs.MAX_BITS}"
 
 
 def sections() -> list[Section]:
-    """All tables but those of losses and metrics, in their order on the page."""
+    """Return all tables but those of losses and metrics, in their order on the page."""
+    return [*_networks(), *_quant(), *_train(), *_data()]
+
+
+def _networks() -> list[Section]:
+    return [
+        Section("`network_g` with `type: QuantFaceArch`", QuantFaceArch),
+        Section("`network_g` with `type: OSDFace`", OSDFace, allowed={"preset": tuple(PRESETS)}),
+    ]
+
+
+def _quant() -> list[Section]:
     quantizer = {
         "bits": WIDTHS,
         "granularity": specs.GRANULARITIES,
@@ -88,25 +84,9 @@ def sections() -> list[Section]:
         "rounding": specs.ROUNDINGS,
     }
     balance = {"kind": specs.KINDS, "block": (*specs.BLOCKS, None), "sources": ("whole", "split")}
-    trained = {
-        "bounds": BOUNDS,
-        "weights": (None, "merged", "scale"),
-        "autocast": ("bfloat16", None),
-    }
-    shared = documented(RestorerModel, MODEL_OPTIONS).keys()
-    models = QuantFaceModel, OSDFaceModel, TinyDecoderModel
-    own = [model.train_options - shared for model in models]
-    rebuilt = {"bounds": BOUNDS, "weights": (None, *WEIGHT_TRAINERS)}
     return [
-        Section("`network_g` with `type: QuantFaceArch`", QuantFaceArch),
-        Section("`network_g` with `type: OSDFace`", OSDFace, allowed={"preset": tuple(PRESETS)}),
         Section("`quant`", Recipe, defaults=RECIPE_DEFAULTS, intro=RECIPE),
-        Section(
-            "`quant`, the rest",
-            first_stage.read_quant_options,
-            "Options beside",
-            ("bit_map", "balance", "calibration"),
-        ),
+        Section("`quant`, the rest", options.QuantBlockOptions),
         Section(
             "`quant: weights` and `quant: activations`",
             specs.QuantSpec,
@@ -116,56 +96,41 @@ def sections() -> list[Section]:
         ),
         Section("`quant: balance`", specs.BalanceSpec, allowed=balance),
         Section("`quant: branch`", specs.BranchSpec),
-        Section(
-            "`quant: calibration`",
-            first_stage.calibration_pictures,
-            "Options under",
-            first_stage.CALIBRATION_OPTIONS,
-        ),
+        Section("`quant: calibration`", options.CalibrationOptions),
+    ]
+
+
+def _train() -> list[Section]:
+    return [
         Section(
             "`train`, every model",
-            RestorerModel,
-            MODEL_OPTIONS,
-            shared,
-            {"scheduler": tuple(SCHEDULERS)},
+            options.TrainOptions,
+            allowed={"scheduler": tuple(SCHEDULERS)},
         ),
+        Section("`train` with `QuantFaceModel`", options.QuantFaceOptions, own=True),
         Section(
-            "`val`, every model",
-            RestorerModel,
-            "Options under ``val`` beside",
-            ("color_fix",),
-            {"color_fix": COLOR_FIXES},
+            "`train: losses`, each entry",
+            options.LossTermOptions,
+            intro="Beside the options of the loss itself, see losses below.",
         ),
-        Section("`train` with `QuantFaceModel`", QuantFaceModel, MODEL_OPTIONS, own[0], trained),
-        Section("`train: losses`, each entry", build_terms, "Options of a term", ("of", "target")),
-        Section(
-            "`train: reconstruction`",
-            QuantFaceModel,
-            "Options under ``train: reconstruction``",
-            first_stage.RECONSTRUCTION_OPTIONS,
-            rebuilt,
-        ),
-        Section("`train` with `OSDFaceModel`", OSDFaceModel, MODEL_OPTIONS, own[1], trained),
-        Section(
-            "`train` with `TinyDecoderModel`", TinyDecoderModel, MODEL_OPTIONS, own[2], trained
-        ),
-        Section("`train: adversary`", Adversary, "Options under", ADVERSARY_OPTIONS),
+        Section("`train: reconstruction`", options.ReconstructionOptions),
+        Section("`train` with `OSDFaceModel`", options.OSDFaceOptions, own=True),
+        Section("`train` with `TinyDecoderModel`", options.TinyDecoderOptions, own=True),
+        Section("`train: discriminator`", options.DiscriminatorOptions),
+        Section("`val`, every model", options.ValidationOptions),
+        Section("`logger`", options.LoggerOptions, intro="Beside BasicSR's own options."),
+    ]
+
+
+def _data() -> list[Section]:
+    return [
         Section(
             "`datasets: train` with `type: QuantFaceDataset`",
-            QuantFaceDataset,
-            "Options",
-            OWN_OPTIONS,
+            FaceDatasetOptions,
             intro="Beside BasicSR's own options of a loader, such as `batch_size_per_gpu`.",
         ),
         Section("`datasets: train: degradation`", Degradation),
-        Section(
-            "`allocate`",
-            allocate_bits.Settings,
-            "Options",
-            allocate_bits.ALLOCATE_OPTIONS,
-            {"weights": WIDTHS, "activations": WIDTHS},
-            intro="Read by `scripts/allocate_bits.py` alone.",
-        ),
+        Section("`allocate`", AllocateOptions, intro="Read by `scripts/allocate_bits.py` alone."),
         Section("`allocate: budget`", Budget),
     ]
 
@@ -178,7 +143,7 @@ def _departures(spec: specs.QuantSpec) -> str:
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     parts = [INTRODUCTION]
     for section in sections():
         parts.append(f"## {section.title}\n\n{section.intro and section.intro + chr(10) * 2}")

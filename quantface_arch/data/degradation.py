@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -17,11 +16,12 @@ from basicsr.data.degradations import (
     random_add_gaussian_noise,
     random_mixed_kernels,
 )
-from quantface_arch.errors import check_keys
+from quantface_arch.utils.option_fields import Limits, option
 
 __all__ = ["Degradation", "seeded"]
 
 REFERENCE_SIZE = 512
+SHARE = Limits(least=0, most=1)
 
 
 @contextmanager
@@ -47,40 +47,30 @@ class Degradation:
     """Blur, downsample, noise, JPEG, upsample back: the usual blind-face model.
 
     Ranges, [least, most], are those of uniform draws.
-
-    Attributes:
-        blur_sigma: range of the blur in pixels of a 512×512 face; it shrinks with the face.
-        downsample: range of the factor.
-        noise: range of the standard deviation on the 0…255 scale.
-        jpeg: range of the quality.
-        aniso_prob: share of anisotropic blur kernels.
-        gray_noise_prob: share of grey noise.
-        second_order_prob: share of pictures on which the chain runs a second time, at half
-            strength (after Real-ESRGAN, Wang et al., 2021).
-        kernel_size: side of the blur kernels in pixels, odd.
-
-    Raises:
-        QuantFaceError: from ``from_options``, an option that does not exist.
     """
 
-    blur_sigma: tuple[float, float] = (0.5, 8.0)
-    downsample: tuple[float, float] = (1.0, 10.0)
-    noise: tuple[float, float] = (0.0, 15.0)
-    jpeg: tuple[float, float] = (50, 95)
-    aniso_prob: float = 0.2
-    gray_noise_prob: float = 0.0
-    second_order_prob: float = 0.0
-    kernel_size: int = 61
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any] | None) -> Degradation:
-        """Build from a YAML block; absent entries keep their defaults."""
-        options = options or {}
-        check_keys("degradation options", options, (field.name for field in fields(cls)))
-        return cls(**options)
+    blur_sigma: tuple[float, float] = option(
+        "range of the blur in pixels of a 512×512 face; it shrinks with the face.", (0.5, 8.0)
+    )
+    downsample: tuple[float, float] = option("range of the factor.", (1.0, 10.0))
+    noise: tuple[float, float] = option(
+        "range of the standard deviation on the 0…255 scale.", (0.0, 15.0)
+    )
+    jpeg: tuple[float, float] = option("range of the quality.", (50, 95))
+    aniso_prob: float = option("share of anisotropic blur kernels.", 0.2, limits=SHARE)
+    gray_noise_prob: float = option("share of grey noise.", 0.0, limits=SHARE)
+    second_order_prob: float = option(
+        "share of images on which the chain runs a second time, at half strength (after "
+        "Real-ESRGAN, Wang et al., 2021).",
+        0.0,
+        limits=SHARE,
+    )
+    kernel_size: int = option(
+        "side of the blur kernels in pixels, odd.", 61, limits=Limits(least=1)
+    )
 
     def __call__(self, image: np.ndarray, face_size: int) -> np.ndarray:
-        """Degrade a picture with draws from the global generators (see ``seeded``).
+        """Degrade an image with draws from the global generators (see ``seeded``).
 
         Args:
             image: float32 (H, W, 3) in [0, 1], possibly a crop.

@@ -17,30 +17,19 @@ import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils import FileClient, get_root_logger, img2tensor
 from basicsr.utils.registry import DATASET_REGISTRY
 from quantface_arch.data.default_faces import SHIPPED_FACES, find_faces
-from quantface_arch.data.degradation import Degradation, seeded
+from quantface_arch.data.degradation import seeded
+from quantface_arch.data.options import FaceDatasetOptions
 from quantface_arch.data.sampler import SampleIndex
-from quantface_arch.errors import QuantFaceError, check_keys
+from quantface_arch.errors import QuantFaceError
 from quantface_arch.faces.skin_tone import SKIN_TONES, skin_tone
 from quantface_arch.utils.images import SUFFIXES, decode_rgb, find_images, read_size, resize
+from quantface_arch.utils.option_fields import parse_options
 
 __all__ = ["QuantFaceDataset", "held_out"]
 
 # Unusable files that one message names.
 MAX_NAMED = 10
 
-OWN_OPTIONS = {
-    "dataroot_gt",
-    "io_backend",
-    "gt_size",
-    "rescale_prob",
-    "repeat",
-    "holdout",
-    "whole_every",
-    "equalize_skin_tones",
-    "degradation",
-    "use_hflip",
-    "seed",
-}
 # What BasicSR's loop reads from, or writes into, a dataset's options.
 LOOP_OPTIONS = {
     "name",
@@ -72,27 +61,7 @@ class QuantFaceDataset(Dataset):
 
     A sample depends on ``seed`` and on its place in the run alone, not on workers or order.
 
-    Options:
-        dataroot_gt (str): folder of clean square faces, scanned with its subfolders, or a
-            ``.lmdb``. Where ``datasets/faces`` is missing, the faces that ship with the package
-            are used, enlarged where ``gt_size`` is larger.
-        io_backend (dict): BasicSR's, ``type: disk`` or ``type: lmdb``. Default disk.
-        gt_size (int | list): side S of the samples; or a schedule [[iteration, size], …] from which
-            the last entry not after the current iteration counts. Larger pictures are cropped at
-            random; in place of a smaller one, one that is large enough is drawn at random.
-        rescale_prob (float): share of pictures shrunk by a random factor, down to S, before
-            cropping. Default 0.
-        repeat (dict): subfolder name → how many times an epoch goes through its pictures. Default
-            once.
-        holdout (dict): subfolder name → n: of its pictures those are left out, for evaluation,
-            whose name's SHA-256 (see ``held_out``) is a multiple of n. Default none.
-        whole_every (int): at iterations that this number divides, samples are whole faces shrunk to
-            S, not crops, so that a loss may look at faces there. Default 0: never.
-        equalize_skin_tones (bool): draw samples so that light, medium and dark skin are equally
-            frequent (see ``faces/skin_tone.py``); faces must be aligned. Default false.
-        degradation (dict): see ``Degradation``. Default: as there.
-        use_hflip (bool): mirror half of the samples. Default true.
-        seed (int): of what is random. Default 0.
+    ``FaceDatasetOptions`` lists its options.
 
     Raises:
         QuantFaceError: no such folder, no pictures in it, none as large as ``gt_size``, or more
@@ -100,23 +69,23 @@ class QuantFaceDataset(Dataset):
     """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
-        check_keys("dataset options", opt, OWN_OPTIONS | LOOP_OPTIONS)
+        own = {key: value for key, value in opt.items() if key not in LOOP_OPTIONS}
+        options = parse_options(FaceDatasetOptions, "dataset", own)
         self.opt = opt
-        self.root = find_faces(opt["dataroot_gt"])
+        self.root = find_faces(options.dataroot_gt)
         self.enlarges = self.root.is_relative_to(SHIPPED_FACES)
-        self.backend = dict(opt.get("io_backend") or {"type": "disk"})
+        self.backend = dict(options.io_backend)
         self.client: FileClient | None = None
         self.unreadable: list[str] = []
-        sides = self._list_sides()
-        sides = self._without_holdout(sides, opt.get("holdout") or {})
-        self.keys = self._repeated(list(sides), opt.get("repeat") or {})
-        self.whole_every = int(opt.get("whole_every", 0))
-        self.degradation = Degradation.from_options(opt.get("degradation"))
-        size = opt["gt_size"]
+        sides = self._without_holdout(self._list_sides(), options.holdout)
+        self.keys = self._repeated(list(sides), options.repeat)
+        self.whole_every = options.whole_every
+        self.degradation = options.degradation
+        size = options.gt_size
         self.schedule: Sequence[Sequence[int]] = [[0, size]] if isinstance(size, int) else size
-        self.rescale_prob = float(opt.get("rescale_prob", 0.0))
-        self.use_hflip = bool(opt.get("use_hflip", True))
-        self.seed = int(opt.get("seed", 0))
+        self.rescale_prob = options.rescale_prob
+        self.use_hflip = options.use_hflip
+        self.seed = options.seed
         self.large_enough = {
             size: {key for key, side in sides.items() if side >= size or self.enlarges}
             for _, size in self.schedule

@@ -1,44 +1,45 @@
-"""What this plugin's models in BasicSR's loop have in common."""
+"""The training step, the checkpoints and the tests that this plugin's models share."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
-from basicsr.models import lr_scheduler
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
-from quantface_arch.errors import QuantFaceError, check_choice, check_keys
-from quantface_arch.faces.color import COLOR_FIXES, fix_color
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.models.checkpoints import (
+    check_resumed,
+    options_record,
+    remove_old_checkpoints,
+    write_checkpoint,
+)
+from quantface_arch.models.ema import EMA
+from quantface_arch.models.loss_terms import LossTerm, check_finite
+from quantface_arch.models.options import LoggerOptions, TrainOptions, ValidationOptions
+from quantface_arch.models.processes import broadcast_state
+from quantface_arch.models.schedule import check_schedule, make_optimizer
+from quantface_arch.models.testing import color_fixed, run_padded
 from quantface_arch.pretrained.zoo import load_into
 from quantface_arch.quant.checkpoint.save_load import save_checkpoint
 from quantface_arch.quant.nn.traits import traits_of
-from quantface_arch.utils.files import atomic_path
+from quantface_arch.utils.option_fields import parse_options, split_options
 from quantface_arch.utils.state_dict import fill, read_state
 
 __all__ = ["RestorerModel"]
 
-# Those that BasicSR's loop knows.
-SCHEDULERS = {
-    "MultiStepLR": lr_scheduler.MultiStepRestartLR,
-    "MultiStepRestartLR": lr_scheduler.MultiStepRestartLR,
-    "CosineAnnealingRestartLR": lr_scheduler.CosineAnnealingRestartLR,
-}
-
 
 class RestorerModel(SRModel):
-    """BasicSR's SRModel whose losses see pictures in [-1, 1], and whose files are whole or absent.
+    """BasicSR's SRModel whose losses see images in [-1, 1], and whose files are whole or absent.
 
     ``lq`` is kept in the network's range, its attribute ``input_range`` ((0, 1) where it has none);
     ``gt`` and ``output`` are in [-1, 1].
@@ -46,160 +47,156 @@ class RestorerModel(SRModel):
     ``path: pretrain_network_g`` may name a checkpoint of this project (``.safetensors``) or one of
     its shipped models as well as BasicSR's ``.pth``.
 
-    Options under ``train`` that every training has:
-        total_iter (int): steps of the training.
-        warmup_iter (int): steps in which the learning rate rises to its full height. Default -1:
-            none.
-        optim_g (dict): ``type``, a class of ``torch.optim``, and its options.
-        scheduler (dict): ``type`` (``MultiStepLR``, ``MultiStepRestartLR`` or
-            ``CosineAnnealingRestartLR``) and its options; it may not end before ``total_iter``.
-
-    Options under ``val`` beside BasicSR's:
-        color_fix (str): what the tested image takes over from its input, ``none``, ``lowres``,
-            ``wavelet`` or ``adain``, see ``fix_color``; with ``none``, figures are those of the
-            network alone. Default none.
+    ``ValidationOptions`` lists its options under ``val`` beside BasicSR's.
     """
 
-    train_options: frozenset[str]
+    option_class: type[TrainOptions] = TrainOptions
+    options: Any
+    terms: list[LossTerm]
 
-    def check_train_options(self) -> None:
-        """Refuse options under ``train`` that would fail later.
+    def read_train_options(self) -> None:
+        """Check what the options file says about the training, and keep it as ``options``.
 
         Raises:
-            QuantFaceError: an unknown key, an optimizer or a schedule that cannot be made, a
-                schedule that ends before the training does, or a type for autocast other than
-                bfloat16.
+            QuantFaceError: an unknown option, a value that is not allowed, an optimizer or a
+                schedule that cannot be made, or a schedule that ends before the training does.
         """
-        options = self.opt["train"]
-        check_keys("train options", options, self.train_options)
-        for name in ("optim_g", "scheduler"):
-            if "type" not in (options.get(name) or ()):
-                raise QuantFaceError(f"train option {name}: no type is given")
-        self._rehearse(options["optim_g"], options["scheduler"])
-        periods = options["scheduler"].get("periods")
-        if periods and sum(periods) < options["total_iter"]:
-            raise QuantFaceError(
-                f"train option scheduler: periods {periods} end before total_iter "
-                f"{options['total_iter']}"
-            )
-        if options.get("autocast") not in (None, "bfloat16"):
-            raise QuantFaceError(
-                f"train option autocast: found {options['autocast']!r}, allowed are bfloat16 and ~"
-            )
+        train, logger = self.opt["train"], self.opt.get("logger") or {}
+        self.options = parse_options(self.option_class, "train", train)
+        own, _ = split_options(LoggerOptions, logger)
+        self.keep_checkpoints = parse_options(LoggerOptions, "logger", own).keep_checkpoints
+        self.record = options_record(self.opt["network_g"], self.options)
+        if self.takes_steps:
+            check_schedule(self.options)
 
-    def _rehearse(self, optimizer: Mapping[str, Any], scheduler: Mapping[str, Any]) -> None:
-        """Make both for a parameter of no use."""
-        rest = dict(optimizer)
-        made = self.get_optimizer(rest.pop("type"), [nn.Parameter(torch.zeros(1))], **rest)
-        rest = dict(scheduler)
-        kind = SCHEDULERS.get(rest.pop("type"))
-        if kind is None:
-            raise QuantFaceError(
-                f"train option scheduler type: found {scheduler['type']!r}, "
-                f"allowed are {', '.join(SCHEDULERS)}"
-            )
-        try:
-            kind(made, **rest)
-        except (TypeError, ValueError, AssertionError) as error:
-            raise QuantFaceError(f"train option scheduler: {error}") from error
+    @property
+    def takes_steps(self) -> bool:
+        """Whether the training has any step, and so needs an optimizer and losses."""
+        return True
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Context of a training step's forward passes."""
-        enabled = self.opt["train"].get("autocast") is not None
+        """Return the context of a training step's forward passes."""
+        enabled = self.options.autocast is not None
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
-        """As BasicSR's, which wraps for distributed training on GPUs only."""
-        if self.opt["dist"] and self.device.type == "cpu":
-            unused = self.opt.get("find_unused_parameters", False)
-            return DistributedDataParallel(net, find_unused_parameters=unused)
-        return super().model_to_device(net)
+        """Move a network to the device; every process takes the first one's weights."""
+        net = net.to(self.device)
+        broadcast_state(net)
+        return net
+
+    def parallel(self, net: nn.Module, skips_parameters: bool = False) -> nn.Module:
+        """Wrap a network whose gradients the processes, or this process's GPUs, share.
+
+        Args:
+            net: its trained parameters, and no others, must require gradients.
+            skips_parameters: some step may leave trained parameters without gradients.
+        """
+        if self.opt["dist"]:
+            unused = skips_parameters or self.opt.get("find_unused_parameters", False)
+            devices = None if self.device.type == "cpu" else [torch.cuda.current_device()]
+            return DistributedDataParallel(net, device_ids=devices, find_unused_parameters=unused)
+        return DataParallel(net) if self.opt["num_gpu"] > 1 else net
 
     @property
     def input_range(self) -> tuple[float, float]:
-        """Smallest and largest value of the network's pictures."""
+        """The smallest and largest value of the network's images."""
         return traits_of(self.get_bare_model(self.net_g)).input_range
 
     def to_signed(self, picture: Tensor) -> Tensor:
-        """A picture in the network's range brought to [-1, 1]."""
+        """Return an image of the network's range in [-1, 1]."""
         low, high = self.input_range
         scale = 2 / (high - low)
         return picture * scale - (1 + low * scale)
 
     def feed_data(self, data: Mapping[str, Tensor]) -> None:
-        """Take a batch of pictures in [0, 1]."""
+        """Take a batch of images in [0, 1]."""
         low, high = self.input_range
         self.lq = data["lq"].to(self.device) * (high - low) + low
-        # That of another data set must not be compared with.
+        # A clean image of another data set must not be compared with.
         self.__dict__.pop("gt", None)
         if "gt" in data:
             self.gt = data["gt"].to(self.device) * 2 - 1
 
     def get_current_visuals(self) -> OrderedDict[str, Tensor]:
-        """Pictures in [0, 1] for BasicSR's metrics and files."""
+        """Return images in [0, 1] for BasicSR's metrics and files."""
         pictures = {"lq": self.to_signed(self.lq), "result": self.output}
         if hasattr(self, "gt"):
             pictures["gt"] = self.gt
         return OrderedDict((name, (x.detach().cpu() + 1) / 2) for name, x in pictures.items())
 
-    @abstractmethod
-    def tested_network(self) -> nn.Module:
-        """The network that validation and testing run."""
-
     def test(self) -> None:
         """Restore ``lq`` in evaluation mode, in float32."""
-        net = self.tested_network()
+        net = self.get_bare_model(self.net_g)
         training = net.training
         net.eval()
         with torch.no_grad():
-            self.output = self._color_fixed(self.to_signed(_run_padded(net, self.lq)))
+            output = self.to_signed(run_padded(net, self.lq))
+        own, _ = split_options(ValidationOptions, self.opt.get("val") or {})
+        fix = parse_options(ValidationOptions, "val", own).color_fix
+        self.output = color_fixed(output, self.to_signed(self.lq), fix)
         net.train(training)
 
-    def _color_fixed(self, output: Tensor) -> Tensor:
-        name = (self.opt.get("val") or {}).get("color_fix", "none")
-        check_choice("val option color_fix", name, COLOR_FIXES)
-        if name == "none":
-            return output
-        if output.shape != self.lq.shape:
-            raise QuantFaceError(
-                f"val option color_fix {name}: found input {tuple(self.lq.shape)} and output "
-                f"{tuple(output.shape)}; both must be of one size"
-            )
-        faces = (
-            ((image.permute(0, 2, 3, 1) + 1) / 2).clamp(0, 1).float().cpu().numpy()
-            for image in (output, self.to_signed(self.lq))
-        )
-        fixed = [fix_color(new, old, name) for new, old in zip(*faces, strict=True)]
-        return torch.from_numpy(np.stack(fixed)).permute(0, 3, 1, 2).to(output) * 2 - 1
+    def validation(self, *args: Any, **kwargs: Any) -> None:
+        """Validate with the EMA of the weights, if there is one."""
+        with self.averaged():
+            super().validation(*args, **kwargs)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Let the network compute with the EMA inside the context, if there is one."""
+        return self.ema.applied() if self.is_train else nullcontext()
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
-        """What the optimizer changes, by name."""
+        """Return what the optimizer changes, by name."""
         net = self.get_bare_model(self.net_g)
         return {name: value for name, value in net.named_parameters() if value.requires_grad}
 
+    def setup_training(self) -> None:
+        """Make the optimizer, the EMA and the schedules of what is trained."""
+        self.setup_optimizers()
+        self.setup_schedulers()
+        decay = getattr(self.options, "ema_decay", 0)
+        self.ema = EMA(self.trained_parameters(), decay)
+
     def setup_optimizers(self) -> None:
-        options = dict(self.opt["train"]["optim_g"])
+        """Make the optimizer that the options name."""
         parameters = list(self.trained_parameters().values())
-        self.optimizer_g = self.get_optimizer(options.pop("type"), parameters, **options)
+        self.optimizer_g = make_optimizer(self.options.optim_g, parameters)
         self.optimizers.append(self.optimizer_g)
 
-    def get_optimizer(self, optim_type: str, params: Any, lr: float, **kwargs: Any) -> Any:
-        """Any optimizer of torch.optim by name; BasicSR knows Adam alone."""
-        if not hasattr(torch.optim, optim_type):
-            raise QuantFaceError(f"train option optim_g type: torch.optim has no {optim_type!r}")
-        try:
-            return getattr(torch.optim, optim_type)(params, lr, **kwargs)
-        except (TypeError, ValueError) as error:
-            raise QuantFaceError(f"train option optim_g: {error}") from error
+    @abstractmethod
+    def losses(self, lq: Tensor, gt: Tensor | None, current_iter: int) -> dict[str, Tensor]:
+        """Return the losses of one piece of a batch that count at an iteration, by log name."""
 
-    def check_finite(self, current_iter: int, losses: Mapping[str, Tensor]) -> None:
-        """Raise QuantFaceError if a loss is NaN or infinite, naming it."""
-        for name, value in losses.items():
-            if not torch.isfinite(value):
-                raise QuantFaceError(
-                    f"training step {current_iter}: loss {name} is {value.item()}; "
-                    "a lower learning rate may help"
-                )
+    def optimize_parameters(self, current_iter: int) -> None:
+        """Take one step: the losses of every piece of the batch, backward, update, EMA."""
+        self.optimizer_g.zero_grad()
+        log: dict[str, Tensor] = {}
+        pieces = self.lq.chunk(getattr(self.options, "accumulate", 1))
+        clean = self.gt.chunk(len(pieces)) if hasattr(self, "gt") else [None] * len(pieces)
+        for place, (lq, gt) in enumerate(zip(pieces, clean, strict=True), start=1):
+            with self.synchronized(place == len(pieces)):
+                losses = self.losses(lq, gt, current_iter)
+                check_finite(current_iter, losses)
+                share = len(lq) / len(self.lq)
+                (sum(losses.values()) * share).backward()
+            for name, value in losses.items():
+                log[name] = log.get(name, 0) + value.detach() * share
+        nn.utils.clip_grad_norm_(self.trained_parameters().values(), self.options.clip_grad)
+        self.optimizer_g.step()
+        log.update(self.train_others(current_iter))
+        self.ema.update()
+        self.log_dict = self.reduce_loss_dict(log)
+
+    def train_others(self, current_iter: int) -> dict[str, Tensor]:
+        """Train what learns beside the network, and return its losses."""
+        return {}
+
+    def synchronized(self, wanted: bool) -> AbstractContextManager[None]:
+        """Return a context whose backward passes average gradients over processes, or do not."""
+        if wanted or not isinstance(self.net_g, DistributedDataParallel):
+            return nullcontext()
+        return self.net_g.no_sync()
 
     def load_network(
         self, net: nn.Module, load_path: str, strict: bool = True, param_key: str = "params"
@@ -223,44 +220,63 @@ class RestorerModel(SRModel):
         else:
             bare.load_state_dict(state, strict=False)
 
-    @abstractmethod
     def states(self) -> dict[str, dict[str, dict[str, Tensor]]]:
-        """What ``save`` writes: label of a file → BasicSR's parameter key → state dict."""
+        """Return what ``save`` writes: label of a file → BasicSR's parameter key → state dict."""
+        net = self.get_bare_model(self.net_g)
+        states = {"params": {name: value.cpu() for name, value in net.state_dict().items()}}
+        if self.ema.decay:
+            with self.ema.applied():
+                trained = {name: p.detach().cpu() for name, p in self.trained_parameters().items()}
+            # What is not trained is stored once for both.
+            states["params_ema"] = {**states["params"], **trained}
+        return {"net_g": states}
 
-    @abstractmethod
     def load_states(self, step: int) -> None:
         """Take over what ``save`` wrote at iteration ``step``."""
+        path = self.saved("net_g", step)
+        fill(self.get_bare_model(self.net_g), path, read_state(path, ("params",)))
+        if self.ema.decay:
+            self.ema.load(read_state(path, ("params_ema",)))
 
-    @abstractmethod
     def final_network(self) -> tuple[nn.Module, Mapping[str, Any]]:
-        """The network that the training was for, and its architecture's options."""
+        """Return the network that the training was for, and its architecture's options.
+
+        ``save`` calls it while the network computes with the EMA.
+        """
+        return self.get_bare_model(self.net_g), self.opt["network_g"]
 
     def save(self, epoch: int, current_iter: int) -> None:
         """Save networks, this project's checkpoint at the end, and the training state last.
 
-        A run that is killed meanwhile leaves whole files only, and no state without its networks.
+        A run that is killed meanwhile leaves whole files only. Older states go once the new one is
+        complete.
+
+        Raises:
+            WriteError: the disk is full; older checkpoints stay, and the incomplete one goes.
         """
         if self.opt["rank"] != 0:
             return
-        models = Path(self.opt["path"]["models"])
-        is_last = current_iter == -1
-        step = "latest" if is_last else current_iter
-        for label, state in self.states().items():
-            _write(models / f"{label}_{step}.pth", state)
-        if is_last:
-            net, arch = self.final_network()
-            save_checkpoint(net, models / "net_g_latest.safetensors", arch)
+        models, folder = (Path(self.opt["path"][key]) for key in ("models", "training_states"))
+        if current_iter == -1:
+            write_checkpoint(models, self.states(), "latest")
+            with self.averaged():
+                net, arch = self.final_network()
+                save_checkpoint(net, models / "net_g_latest.safetensors", arch)
             return
         state = {
             "epoch": epoch,
             "iter": current_iter,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+            "options": self.record,
         }
-        _write(Path(self.opt["path"]["training_states"]) / f"{current_iter}.state", state)
+        write_checkpoint(
+            models, self.states(), current_iter, folder / f"{current_iter}.state", state
+        )
+        remove_old_checkpoints(models, folder, self.keep_checkpoints)
 
     def saved(self, label: str, step: int) -> Path:
-        """File of a network that belongs to a training state.
+        """Return the file of a network that belongs to a training state.
 
         Raises:
             QuantFaceError: it is missing.
@@ -271,21 +287,12 @@ class RestorerModel(SRModel):
         return path
 
     def resume_training(self, resume_state: Mapping[str, Any]) -> None:
-        """Load the networks that belong to the state, then optimizers and schedulers."""
+        """Load the networks that belong to the state, then optimizers and schedulers.
+
+        Raises:
+            QuantFaceError: the state is that of another network, or of one trained with or without
+                a discriminator or an EMA, unlike now.
+        """
+        check_resumed(resume_state, self.record, len(self.optimizers))
         self.load_states(resume_state["iter"])
         super().resume_training(resume_state)
-
-
-def _run_padded(net: nn.Module, lq: Tensor) -> Tensor:
-    """Run a network that works on windows, such as SwinIR, on pictures of any size."""
-    window = traits_of(net).arch_options.get("window_size", 1)
-    height, width = lq.shape[-2:]
-    output = net(F.pad(lq, (0, -width % window, 0, -height % window), mode="reflect"))
-    scale = output.shape[-1] // (width + -width % window)
-    return output[..., : height * scale, : width * scale]
-
-
-def _write(path: Path, state: Mapping[str, Any]) -> None:
-    # A path's errors torch would replace by one that does not say why.
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        torch.save(state, file)

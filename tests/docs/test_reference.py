@@ -8,13 +8,13 @@ import pytest
 
 from quantface_arch.data.degradation import Degradation
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.models.options import OSDFaceOptions
 from quantface_arch.quant.config.specs import QuantSpec
 
 
 @pytest.fixture
 def writer(load_script, monkeypatch):
-    for name in ("allocate_bits", "reference_tables"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delitem(sys.modules, "reference_tables", raising=False)
     return load_script("write_reference")
 
 
@@ -36,7 +36,18 @@ def test_types_defaults_and_values_come_from_the_code(writer):
     assert "[0.5, 8.0]" in writer.table(writer.Section("x", Degradation))
 
 
-def test_an_option_without_a_line_in_its_docstring_is_refused(writer):
-    section = writer.Section("x", Degradation, names=("jpeg", "rain"))
-    with pytest.raises(QuantFaceError, match=r"Degradation.*says nothing of rain"):
-        writer.table(section)
+def test_a_parameter_without_a_line_in_its_docstring_is_refused(writer):
+    def weather(rain: float) -> None:
+        """Change the weather."""
+
+    with pytest.raises(QuantFaceError, match=r"weather.*says nothing of rain"):
+        writer.table(writer.Section("x", weather))
+
+
+def test_fields_say_their_type_default_limits_and_old_name(writer):
+    table = writer.table(writer.Section("x", OSDFaceOptions, own=True))
+    rows = {line.split("|")[1].strip(): line for line in table.splitlines()}
+    assert "`clip_grad`" not in rows
+    assert rows["`ema_decay`"].split("|")[2:4] == [" float ", " 0: none "]
+    assert rows["`ema_decay`"].endswith("Allowed: from 0, below 1. |")
+    assert rows["`discriminator`"].endswith("Old name: `adversary`. |")

@@ -31,7 +31,7 @@ SMALL = {
 
 def load_options(path):
     """An options file as BasicSR reads it, as plain dictionaries."""
-    return yaml.safe_load(path.read_text().replace("!!float ", ""))
+    return yaml.safe_load(path.read_text())
 
 
 def write_pictures(folder, count=5, side=80):
@@ -87,3 +87,29 @@ def train(monkeypatch, root, opt, *extra):
 def saved(models, step="latest"):
     """What is in a network's file, by BasicSR's parameter keys."""
     return torch.load(models / f"net_g_{step}.pth", weights_only=True)
+
+
+def shrink_restorer(opt, faces, steps=6, save_every=2):
+    """Make the options of a full-precision training one of few steps of a small network.
+
+    The losses need no files, and the discriminator takes part from the third step on.
+    """
+    opt.update(num_gpu=0, network_g=SMALL)
+    opt["path"]["pretrain_network_g"] = None
+    opt["datasets"]["train"].update(
+        dataroot_gt=str(faces),
+        gt_size=32,
+        batch_size_per_gpu=2,
+        num_worker_per_gpu=0,
+        persistent_workers=False,
+        dataset_enlarge_ratio=4,
+        repeat={},
+        holdout={},
+        equalize_skin_tones=False,
+    )
+    opt["logger"].update(print_freq=1, save_checkpoint_freq=save_every)
+    shrink_training(opt, steps)
+    opt["train"].update(autoencode_every=2, losses=[{"type": "L1Loss"}])
+    opt["train"]["discriminator"]["network"]["num_feat"] = 4
+    opt["train"]["discriminator"]["start_iter"] = 3
+    return opt

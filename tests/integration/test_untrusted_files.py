@@ -26,7 +26,7 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.integration.options import read_options
 from quantface_arch.launch import check_arguments, launch
 from quantface_arch.metrics.deep import check_digest
-from quantface_arch.models.first_stage import read_quant_options
+from quantface_arch.models.quantize_stage import read_quant_options
 from quantface_arch.quant import load_checkpoint, save_checkpoint
 from quantface_arch.quant.checkpoint.peft_adapter import load_adapter
 from quantface_arch.utils import images

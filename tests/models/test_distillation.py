@@ -8,7 +8,7 @@ from distillation_helpers import batch, build, make_comparable, relative_error, 
 from loops import saved
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.models import first_stage as stage_module
+from quantface_arch.models import quantize_stage as stage_module
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import quant_layers
 from quantface_arch.quant.config.bitmap import save_bit_map
@@ -53,19 +53,22 @@ def test_a_batch_in_pieces_gives_the_step_of_the_whole_batch(tmp_path, w4_option
     assert relative_error(before, *after) < 0.01
 
 
-def test_checkpointing_changes_no_gradient(tmp_path, w4_options):
-    data, gradients = batch(), []
+def test_checkpointing_computes_activations_again_and_changes_no_gradient(tmp_path, w4_options):
+    data, gradients, calls = batch(), [], []
     for checkpointing in (False, True):
         w4_options["train"].update(checkpointing=checkpointing, autocast=None, clip_grad=1e9)
         model = build(w4_options, tmp_path / str(checkpointing))
+        block = model.net_g.unet.up_blocks[0].resnets[0]
+        block.register_forward_pre_hook(lambda *_, place=checkpointing: calls.append(place))
         step(model, data)
         gradients.append([p.grad for p in model.trained_parameters().values()])
-    assert model.net_g.unet.is_gradient_checkpointing
+    # The batch goes through in two pieces, and the backward pass computes each of them again.
+    assert calls == [False] * 2 + [True] * 4
     for plain, again in zip(*gradients, strict=True):
         assert torch.allclose(plain, again, atol=1e-6)
 
 
-def test_moving_averages_are_tested_and_written(tmp_path, w4_options):
+def test_the_ema_is_tested_and_written(tmp_path, w4_options):
     model = build(w4_options, tmp_path)
     for iteration in range(1, 4):
         step(model, batch(), iteration)

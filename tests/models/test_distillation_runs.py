@@ -14,7 +14,7 @@ import quantface_arch.register  # noqa: F401
 from basicsr.models import build_model
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.models import QuantFaceModel
-from quantface_arch.models import first_stage as stage_module
+from quantface_arch.models import quantize_stage as stage_module
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import read_metadata
 

@@ -18,10 +18,12 @@ from tiny import TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.models.adversary import Adversary
+from quantface_arch.models.discriminator import Discriminator
+from quantface_arch.models.options import DiscriminatorOptions
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import quantize, save_checkpoint
 from quantface_arch.quant.checkpoint.save_load import read_metadata
+from quantface_arch.utils.option_fields import parse_options
 
 
 @pytest.fixture
@@ -33,11 +35,11 @@ def options(repo, tmp_path):
         small = rng.integers(0, 255, (6, 6, 3), np.uint8)
         image = cv2.resize(small, (80, 80), interpolation=cv2.INTER_CUBIC)
         cv2.imwrite(str(tmp_path / "faces" / f"{index}.png"), image)
-    opt = yaml.safe_load((repo / "options/train_mini.yml").read_text().replace("!!float ", ""))
+    opt = yaml.safe_load((repo / "options/train_mini.yml").read_text())
     opt["train"]["optim_g"]["lr"] = 1e-3
     opt["train"].update(total_iter=6, warmup_iter=2, kl_weight=1e-6)
     opt["train"]["scheduler"].update(periods=[6], restart_weights=[1], eta_min=1e-5)
-    opt["train"]["adversary"] = {
+    opt["train"]["discriminator"] = {
         "network": {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 4},
         "loss": {"type": "GANLoss", "gan_type": "vanilla", "loss_weight": 0.1},
         "lr": 1e-4,
@@ -143,18 +145,37 @@ def test_mistakes_in_the_options_are_one_line(repo, tmp_path, options, change, w
     last = output.strip().splitlines()[-1]
     assert last.startswith("error: ") and word in last
     assert "Traceback" not in output
+    assert not (tmp_path / "experiments").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"start_itr": 3}, "unknown key start_itr; allowed are loss"),
-        ({"network": {}, "loss": {}}, "lr is missing"),
+        ({"start_itr": 3}, ": unknown key start_itr; allowed are loss"),
+        ({"network": {}, "loss": {}}, ": lr: missing"),
+        (
+            {"network": {}, "loss": {}, "lr": "1e-4"},
+            ": lr: found '1e-4', allowed is a number above 0",
+        ),
     ],
 )
-def test_wrong_options_of_the_adversary_are_named(options, complaint):
-    with pytest.raises(QuantFaceError, match=f"train option adversary: {complaint}"):
-        Adversary(options, torch.device("cpu"), nullcontext)
+def test_wrong_options_of_the_discriminator_are_named(options, complaint):
+    place = "train option discriminator"
+    with pytest.raises(QuantFaceError, match=f"{place}{complaint}"):
+        parse_options(DiscriminatorOptions, place, options)
+
+
+@pytest.mark.parametrize("part", ["network", "loss"])
+def test_a_discriminator_that_cannot_be_built_says_which_part(part):
+    options = {
+        "network": {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 4},
+        "loss": {"type": "GANLoss", "gan_type": "vanilla"},
+        "lr": 1e-4,
+    }
+    options[part] = {**options[part], "colour": "red"}
+    parsed = parse_options(DiscriminatorOptions, "train option discriminator", options)
+    with pytest.raises(QuantFaceError, match=f"train option discriminator: {part}: .*colour"):
+        Discriminator(parsed, torch.device("cpu"), nullcontext)
 
 
 @pytest.mark.parametrize("recipe", [None, "w4a8"])

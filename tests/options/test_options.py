@@ -9,7 +9,7 @@ from loops import load_options, saved, shrink, train, write_pictures
 import quantface_arch.register  # noqa: F401
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
 from quantface_arch.archs.build import build_arch
-from quantface_arch.models.first_stage import read_quant_options
+from quantface_arch.models.quantize_stage import read_quant_options
 from quantface_arch.quant import convert, read_metadata
 from quantface_arch.quant.calibration.selection import branch_ranks
 from quantface_arch.quant.config.bitmap import save_bit_map

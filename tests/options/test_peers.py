@@ -9,7 +9,7 @@ from loops import load_options, shrink_data, shrink_training, train, write_pictu
 import quantface_arch.register  # noqa: F401
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.models.first_stage import read_quant_options
+from quantface_arch.models.quantize_stage import read_quant_options
 from quantface_arch.quant import load_checkpoint, quant_layers, read_metadata
 
 PEERS = (

@@ -186,7 +186,7 @@ def test_layers_are_measured_by_several_processes_as_by_one(script, command, wor
             "sensitivities: cannot be read:",
         ),
         ((), changed(activations=[3, 9]), 1, "option activations: found [3, 9]"),
-        ((), changed(weights=[1]), 1, "option weights: found [1]"),
+        ((), changed(weights=[1]), 1, "option weight_bits: found [1]"),
         ((), changed(protect={"nothing.*": 8}), 1, "protect: pattern 'nothing.*' matches no"),
         ((), changed(protect={"conv_last": 9}), 1, "protect conv_last: found [9]"),
         ((), changed(count=["nothing"]), 1, "count: pattern 'nothing' matches no layer"),

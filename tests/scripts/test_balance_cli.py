@@ -13,7 +13,7 @@ from tiny import RRDB
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.integration.options import read_options
-from quantface_arch.models.first_stage import calibration_pictures, read_quant_options
+from quantface_arch.models.quantize_stage import calibration_pictures, read_quant_options
 from quantface_arch.quant import CalibrationData, load_balance, prepare, save_checkpoint
 
 

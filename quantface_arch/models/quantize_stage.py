@@ -1,10 +1,10 @@
-"""Calibration, balancing and branches as the first stage of a training, kept in a file."""
+"""Calibration, balancing and branches before the steps of a training, kept in a file."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from fnmatch import fnmatchcase
@@ -19,7 +19,13 @@ import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.data import build_dataset
 from basicsr.utils import get_root_logger
 from quantface_arch.data.degradation import seeded
-from quantface_arch.errors import QuantFaceError, check_choice, check_keys
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.models.options import (
+    CalibrationOptions,
+    QuantBlockOptions,
+    QuantFaceOptions,
+    ReconstructionOptions,
+)
 from quantface_arch.quant import (
     CalibrationData,
     Recipe,
@@ -32,16 +38,13 @@ from quantface_arch.quant.calibration.store import digest
 from quantface_arch.quant.checkpoint.balance_file import load_balance
 from quantface_arch.quant.config.bitmap import load_bit_map
 from quantface_arch.quant.finetune.reconstruct import reconstruct
-from quantface_arch.quant.finetune.trainable import BOUNDS
-from quantface_arch.quant.finetune.weight_trainers import WEIGHT_TRAINERS
 from quantface_arch.quant.nn.convert import BitMap
 from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.utils.images import find_images, load_rgb, resize
+from quantface_arch.utils.option_fields import parse_options, split_options
 
-__all__ = ["FirstStage", "calibration_pictures", "read_quant_options"]
+__all__ = ["QuantizeStage", "calibration_pictures", "read_quant_options"]
 
-CALIBRATION_OPTIONS = {"num_images", "batch_size", "size", "dataroot_lq"}
-RECONSTRUCTION_OPTIONS = {"blocks", "steps", "lr", "num_images", "size", "bounds", "weights"}
 # Other processes wait for the first so long; calibration of a large network takes its time.
 PATIENCE = timedelta(days=2)
 
@@ -51,12 +54,7 @@ def read_quant_options(
 ) -> tuple[Recipe, BitMap | None, dict[str, Any] | None]:
     """The block ``quant`` of an options file, without its ``calibration``.
 
-    Options beside those of ``Recipe``:
-        bit_map (str | null): file of widths by layer, see ``bitmap``; it overrules the widths of
-            ``name``. Default null.
-        balance (dict): of ``BalanceSpec``; or ``file``, what ``scripts/balance.py`` wrote.
-            Default: as there.
-        calibration (dict): see ``calibration_pictures``. Default: as there.
+    ``QuantBlockOptions`` lists the options beside those of ``Recipe``.
 
     Args:
         options: the block.
@@ -70,16 +68,12 @@ def read_quant_options(
     """
     if not isinstance(options, Mapping):
         raise QuantFaceError("options file: the block quant is missing; give at least name: w4a4")
-    given = {key: value for key, value in options.items() if key != "calibration"}
-    bit_map = given.pop("bit_map", None)
-    balance = given.pop("balance", None) or {}
-    if not isinstance(balance, Mapping):
-        raise QuantFaceError(f"quant: balance: found {balance!r}, a mapping of options is wanted")
-    balance = dict(balance)
+    own, given = split_options(QuantBlockOptions, options)
+    block = parse_options(QuantBlockOptions, "quant", {**own, "calibration": None})
+    balance = dict(block.balance)
     balance_file = balance.pop("file", None)
-    for what, path in (("bit_map", bit_map), ("balance: file", balance_file)):
-        if path is not None and not isinstance(path, str):
-            raise QuantFaceError(f"quant: {what}: found {path!r}, the path of a file is wanted")
+    if not isinstance(balance_file, str | None):
+        raise QuantFaceError(f"quant: balance: file: found {balance_file!r}, allowed is a path")
     if balance:
         given["balance"] = balance
     recipe = Recipe.from_dict(given)
@@ -87,7 +81,7 @@ def read_quant_options(
         recipe = replace(recipe, eight_bit=traits_of(net).eight_bit_patterns)
     return (
         recipe,
-        load_bit_map(bit_map) if bit_map else None,
+        load_bit_map(block.bit_map) if block.bit_map else None,
         load_balance(balance_file) if balance_file else None,
     )
 
@@ -96,13 +90,6 @@ def calibration_pictures(
     opt: Mapping[str, Any], net: nn.Module, count: int | None = None, size: int | None = None
 ) -> list[Tensor]:
     """Degraded pictures on which the network is calibrated, in the range that it sees.
-
-    Options under ``quant: calibration``:
-        num_images (int): pictures to use, spread evenly over what there is. Default 32.
-        batch_size (int): pictures at a time. Default 4.
-        size (int | null): side in pixels. Default null: as in training.
-        dataroot_lq (str | null): folder of degraded pictures. Default null: samples of
-            ``datasets: train``.
 
     Args:
         opt: a whole options file.
@@ -115,15 +102,16 @@ def calibration_pictures(
     Raises:
         QuantFaceError: an unknown option, or no pictures.
     """
-    options = opt["quant"].get("calibration") or {}
-    check_keys("quant calibration options", options, CALIBRATION_OPTIONS)
-    wanted = int(count or options.get("num_images", 32))
-    if wanted < 1:
-        raise QuantFaceError(f"quant calibration num_images: found {wanted}, allowed are from 1")
-    folder, size = options.get("dataroot_lq"), size or options.get("size")
+    options = _calibration_options(opt)
+    wanted = count or options.num_images
+    folder, size = options.dataroot_lq, size or options.size
     read = _from_folder(folder, size) if folder else _from_dataset(opt, size)
     low, high = traits_of(net).input_range
     return [picture * (high - low) + low for picture in read(wanted)]
+
+
+def _calibration_options(opt: Mapping[str, Any]) -> CalibrationOptions:
+    return parse_options(CalibrationOptions, "quant calibration", opt["quant"].get("calibration"))
 
 
 def _spread(wanted: int, available: int) -> list[int]:
@@ -166,17 +154,19 @@ def _from_dataset(opt: Mapping[str, Any], size: int | None) -> Any:
 
 
 @dataclass
-class FirstStage:
+class QuantizeStage:
     """Turns a copy of the teacher into a quantized student, or loads what an earlier run made.
 
     The result is ``prepared.safetensors`` among the experiment's models.
 
     Args:
         opt: the whole options file.
+        train: its block ``train``.
         teacher: the float network, with its weights.
     """
 
     opt: Mapping[str, Any]
+    train: QuantFaceOptions
     teacher: nn.Module
 
     def __post_init__(self) -> None:
@@ -184,21 +174,14 @@ class FirstStage:
         self.recipe, self.bits, self.balance = read_quant_options(quant, self.teacher)
         self.path = Path(self.opt["path"]["models"]) / "prepared.safetensors"
         self.arch = traits_of(self.teacher).arch_options or self.opt["network_g"]
-        self.reconstruction = self.opt["train"].get("reconstruction")
-        if self.reconstruction:
-            self._check_reconstruction()
+        self.reconstruction = self.train.reconstruction
+        if self.reconstruction is not None:
+            self._check_blocks(self.reconstruction.blocks)
 
-    def _check_reconstruction(self) -> None:
-        """Before calibration, not after it."""
-        check_keys("train option reconstruction", self.reconstruction, RECONSTRUCTION_OPTIONS)
-        missing = {"blocks", "steps", "lr"} - self.reconstruction.keys()
-        if missing:
-            raise QuantFaceError(f"train option reconstruction: {min(missing)} is missing")
-        for name, allowed in (("bounds", BOUNDS), ("weights", (None, *WEIGHT_TRAINERS))):
-            found = self.reconstruction.get(name, allowed[0])
-            check_choice(f"train option reconstruction: {name}", found, allowed)
+    def _check_blocks(self, patterns: Sequence[str]) -> None:
+        """Find patterns that match nothing before calibration, not after it."""
         names = [name for name, _ in self.teacher.named_modules()]
-        for pattern in self.reconstruction["blocks"]:
+        for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise QuantFaceError(
                     f"train option reconstruction: block {pattern!r} matches no part of the network"
@@ -219,7 +202,7 @@ class FirstStage:
             dist.barrier(group=dist.new_group(backend="gloo", timeout=PATIENCE))
         if not made:
             source = found or self.path
-            get_root_logger().info(f"First stage: loading {source}.")
+            get_root_logger().info(f"Quantize stage: loading {source}.")
             load_checkpoint(source, lambda _: student)
         return student.to(next(self.teacher.parameters()).device)
 
@@ -260,7 +243,7 @@ class FirstStage:
             "quant": self.opt["quant"],
             "bits": self.bits,
             "data": {k: v for k, v in self.opt["datasets"]["train"].items() if k != "name"},
-            "reconstruction": self.reconstruction,
+            "reconstruction": self.opt["train"].get("reconstruction"),
             "seed": self.opt["manual_seed"],
             "balance": {
                 name: (balance.to_dict(), str(balance.scale))
@@ -274,8 +257,7 @@ class FirstStage:
         }
 
     def _make(self, student: nn.Module) -> None:
-        options = self.opt["quant"].get("calibration") or {}
-        batch_size = int(options.get("batch_size", 4))
+        batch_size = _calibration_options(self.opt).batch_size
         pictures = calibration_pictures(self.opt, self.teacher)
         report = prepare(
             student,
@@ -284,21 +266,25 @@ class FirstStage:
             bits=self.bits,
             balance=self.balance,
         )
-        get_root_logger().info(f"First stage: {report}")
-        if self.reconstruction:
-            self._reconstruct(student, batch_size)
+        get_root_logger().info(f"Quantize stage: {report}")
+        if self.reconstruction is not None:
+            self._reconstruct(student, self.reconstruction, batch_size)
         save_checkpoint(student, self.path, self.arch, self._key(), dtype=torch.float32)
 
-    def _reconstruct(self, student: nn.Module, batch_size: int) -> None:
-        options = {"bounds": self.opt["train"].get("bounds", False), **self.reconstruction}
-        wanted = options.pop("num_images", None), options.pop("size", None)
-        pictures = calibration_pictures(self.opt, self.teacher, *wanted)
+    def _reconstruct(
+        self, student: nn.Module, options: ReconstructionOptions, batch_size: int
+    ) -> None:
+        images = calibration_pictures(self.opt, self.teacher, options.num_images, options.size)
         errors = reconstruct(
             student,
             self.teacher,
-            pictures,
-            batch_size=batch_size,
-            **options,
+            images,
+            options.blocks,
+            options.steps,
+            options.lr,
+            batch_size,
+            self.train.bounds if options.bounds is None else options.bounds,
+            options.train_weights,
         )
         lines = (f"{name}: {before:.3e} -> {after:.3e}" for name, (before, after) in errors.items())
         get_root_logger().info("Reconstruction, error of each block:\n" + "\n".join(lines))

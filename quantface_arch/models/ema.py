@@ -1,4 +1,4 @@
-"""Exponential moving averages of a few parameters of a network."""
+"""The exponential moving average (EMA) of trained parameters."""
 
 from __future__ import annotations
 
@@ -8,32 +8,39 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MovingAverages"]
+__all__ = ["EMA"]
 
 
-class MovingAverages:
-    """Averages of parameters over the steps of a training.
+class EMA:
+    """The exponential moving average of parameters over the steps of a training.
 
     Args:
         parameters: by name; nothing else of the network is held.
-        decay: share of the average that a step keeps, in [0, 1). With 0 the averages are the
-            parameters themselves and take no memory.
+        decay: share of the average that a step keeps, in [0, 1). With 0 the average is the
+            parameters themselves and takes no memory.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self.decay = decay
         self._parameters = dict(parameters) if decay else {}
         self._values = {name: p.detach().clone() for name, p in self._parameters.items()}
+        self._is_applied = False
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the parameters' present values into the averages."""
+        """Take the parameters' present values into the average."""
         for name, value in self._values.items():
             value.lerp_(self._parameters[name], 1 - self.decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Let the network compute with the averages inside the block; nothing is copied."""
+        """Let the network compute with the average inside the block; nothing is copied.
+
+        Inside another such block, a block changes nothing.
+        """
+        if self._is_applied:
+            yield
+            return
         self._swap()
         try:
             yield
@@ -41,11 +48,12 @@ class MovingAverages:
             self._swap()
 
     def _swap(self) -> None:
+        self._is_applied = not self._is_applied
         for name, parameter in self._parameters.items():
             parameter.data, self._values[name] = self._values[name], parameter.data
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take averages over from a state dict of the network."""
+        """Take the average over from a state dict of the network."""
         for name, value in self._values.items():
             value.copy_(state[name])

@@ -1,0 +1,62 @@
+"""The options of the face data set, as options files give them: declared and checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quantface_arch.data.degradation import Degradation
+from quantface_arch.utils.option_fields import Limits, option
+
+__all__ = ["FaceDatasetOptions"]
+
+SHARE = Limits(least=0, most=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaceDatasetOptions:
+    """Options of an entry of ``datasets`` with ``type: QuantFaceDataset``."""
+
+    dataroot_gt: str = option(
+        "folder of clean square faces, scanned with its subfolders, or a `.lmdb`. Where "
+        "`datasets/faces` is missing, the faces that ship with the package are used, enlarged "
+        "where `gt_size` is larger."
+    )
+    io_backend: Mapping[str, Any] = option(
+        "BasicSR's, `type: disk` or `type: lmdb`.", {"type": "disk"}, shown="disk"
+    )
+    gt_size: int | Sequence[Sequence[int]] = option(
+        "side S of the samples; or a schedule [[iteration, size], …] of which the last entry that "
+        "is not after the current iteration counts. Larger images are cropped at random; in place "
+        "of a smaller one, one that is large enough is drawn at random."
+    )
+    rescale_prob: float = option(
+        "share of images shrunk by a random factor, down to S, before cropping.", 0.0, limits=SHARE
+    )
+    repeat: Mapping[str, int] = option(
+        "subfolder name → how many times an epoch goes through its images.", {}, shown="once"
+    )
+    holdout: Mapping[str, int] = option(
+        "subfolder name → n: images whose name's SHA-256 is a multiple of n are left out, for "
+        "evaluation.",
+        {},
+        shown="none",
+    )
+    whole_every: int = option(
+        "at iterations that this number divides, samples are whole faces shrunk to S, not crops, "
+        "so that a loss may look at faces there.",
+        0,
+        limits=Limits(least=0),
+        shown="0: never",
+    )
+    equalize_skin_tones: bool = option(
+        "draw samples so that light, medium and dark skin are equally frequent; faces must be "
+        "aligned.",
+        False,
+    )
+    degradation: Degradation = option(
+        "see `datasets: train: degradation` below.", Degradation(), shown="as there"
+    )
+    use_hflip: bool = option("mirror half of the samples.", True)
+    seed: int = option("seed of the random draws.", 0)

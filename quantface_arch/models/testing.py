@@ -1,0 +1,48 @@
+"""What happens to images before and after a tested network."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.faces.color import fix_color
+from quantface_arch.quant.nn.traits import traits_of
+
+__all__ = ["color_fixed", "run_padded"]
+
+
+def run_padded(net: nn.Module, lq: Tensor) -> Tensor:
+    """Run a network that works on windows, such as SwinIR, on images of any size."""
+    window = traits_of(net).arch_options.get("window_size", 1)
+    height, width = lq.shape[-2:]
+    output = net(F.pad(lq, (0, -width % window, 0, -height % window), mode="reflect"))
+    scale = output.shape[-1] // (width + -width % window)
+    return output[..., : height * scale, : width * scale]
+
+
+def color_fixed(output: Tensor, lq: Tensor, name: str) -> Tensor:
+    """Return restored images (N, 3, H, W) in [-1, 1] with the colours of their inputs.
+
+    Args:
+        output, lq: the restored images and their inputs, both in [-1, 1].
+        name: see ``fix_color``; ``none`` changes nothing.
+
+    Raises:
+        QuantFaceError: the images are of different sizes.
+    """
+    if name == "none":
+        return output
+    if output.shape != lq.shape:
+        raise QuantFaceError(
+            f"val option color_fix {name}: found input {tuple(lq.shape)} and output "
+            f"{tuple(output.shape)}; both must be of one size"
+        )
+    faces = (
+        ((image.permute(0, 2, 3, 1) + 1) / 2).clamp(0, 1).float().cpu().numpy()
+        for image in (output, lq)
+    )
+    fixed = [fix_color(new, old, name) for new, old in zip(*faces, strict=True)]
+    return torch.from_numpy(np.stack(fixed)).permute(0, 3, 1, 2).to(output) * 2 - 1
