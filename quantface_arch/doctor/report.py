@@ -77,11 +77,6 @@ def advice(findings: Findings) -> list[str]:
     if auto and auto != "reference" and trouble(results[f"runtime {auto}"]):
         todo.append(f"until the runtime {auto} works: --runtime reference, which is slower")
     todo += [f"{name}: {why}" for name, why in results["models"].get("damaged", {}).items()]
-    if better := results["detector"].get("better"):
-        todo.append(
-            "haar finds only frontal faces; the first run downloads a better detector, or "
-            f"get {better['url']} ({better['megabytes']} MB) and name its folder with --weights-dir"
-        )
     cache = results["cache"]
     if cache.get("writable") is False:
         todo.append(
@@ -136,8 +131,7 @@ def _processor(cpu: dict[str, Any]) -> str:
 def _detector(result: dict[str, Any]) -> str:
     if "error" in result:
         return f"BROKEN: {result['error']}"
-    note = ", without weights of its own" if result["name"] == "haar" else ""
-    return f"{result['name']}{note}"
+    return result["name"]
 
 
 def _cache(result: dict[str, Any]) -> str:

@@ -83,13 +83,10 @@ def try_detector() -> dict[str, Any]:
     import numpy as np
 
     from quantface_arch.faces.detect import build_detector
-    from quantface_arch.faces.weights import FILES
 
     detector = build_detector("auto", offline=True)
     detector.detect(np.zeros((64, 64, 3), np.uint8))
-    wanted = FILES["retinaface_mobile0.25"]
-    better = {"url": wanted.url, "megabytes": wanted.megabytes}
-    return {"name": detector.name, "better": better if detector.name == "haar" else None}
+    return {"name": detector.name}
 
 
 def read_models() -> dict[str, Any]:

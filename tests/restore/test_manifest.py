@@ -30,7 +30,7 @@ def settings(model, tmp_path):
     def of(*words):
         command = ["-i", "x", "--model", own, "--bg-upsampler", background, *words]
         args = make_parser().parse_args(list(map(str, command)))
-        restorer = FaceRestorer(nn.Identity(), detector="haar", color_fix=args.color_fix)
+        restorer = FaceRestorer(nn.Identity(), detector="yunet", color_fix=args.color_fix)
         return settings_of(args, restorer)
 
     return of

@@ -18,7 +18,7 @@ from tiny import TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.faces.face import Face
-from quantface_arch.faces.haar import HaarDetector
+from quantface_arch.faces.yunet import YuNetDetector
 from quantface_arch.quant.checkpoint.save_load import save_checkpoint
 from quantface_arch.restore.cli import main, make_parser
 from quantface_arch.restore.restorer import FaceRestorer, FoundFaces
@@ -45,7 +45,7 @@ def photo(repo):
 def command(repo, model, tmp_path):
     """The command line in front of its inputs."""
     words = [sys.executable, repo / "inference/restore.py", "--model", model]
-    words += ["--runtime", "reference", "--detector", "haar", "--offline", "-o", tmp_path / "out"]
+    words += ["--runtime", "reference", "--detector", "yunet", "--offline", "-o", tmp_path / "out"]
     return [str(word) for word in words]
 
 
@@ -94,7 +94,7 @@ def test_a_folder_of_clips_and_pictures(command, photo, tmp_path):
     assert sound_hash(out / "restored/good.mp4") == sound_hash(folder / "good.mp4")
     with VideoReader(out / "restored/good.mp4") as reader:
         frames = [resize(frame, 256, 256) for frame in reader]
-    left, top, right, bottom = HaarDetector().detect(photo)[0].box.astype(int)
+    left, top, right, bottom = YuNetDetector().detect(photo)[0].box.astype(int)
     for before, after in zip(_swaying(photo, 8), frames, strict=False):
         change = np.abs(after.astype(int) - before).mean(axis=2)
         # A random network changes the face a lot; beside it there is only what the codec does.
@@ -195,7 +195,7 @@ def _frames(path):
 def test_a_clip_beside_its_input_and_of_less_strength(restore, photo, tmp_path):
     write_plain_clip(tmp_path / "a.mp4", [photo] * 3)
     before, changes = _frames(tmp_path / "a.mp4"), []
-    left, top, right, bottom = HaarDetector().detect(photo)[0].box.astype(int)
+    left, top, right, bottom = YuNetDetector().detect(photo)[0].box.astype(int)
     face = np.s_[:, top:bottom, left:right]
     for strength in (1, 0.5, 0):
         out = tmp_path / f"out{strength}"
@@ -214,7 +214,7 @@ def test_a_clip_beside_its_input_and_of_less_strength(restore, photo, tmp_path):
 )
 def test_frames_wait_for_a_batch_and_no_longer(faces, side, most):
     """Of faces; or until the frames fill the memory that they may."""
-    restorer = FaceRestorer(build_arch(TINY), detector="haar", batch_size=3)
+    restorer = FaceRestorer(build_arch(TINY), detector="yunet", batch_size=3)
     frame, face = np.zeros((side, side, 3), np.uint8), np.zeros((512, 512, 3), np.uint8)
     args = SimpleNamespace(upscale=1, strength=1)
     run_clips, read = ClipRun(restorer, None, args, None), []
