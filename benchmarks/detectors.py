@@ -20,6 +20,7 @@ picture, in percent of the distance between the eyes; the median over the faces 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from report import data_root, parser, report
+from report import data_root, faces_folder, parser, report
 
 from quantface_arch.data.degradation import Degradation, seeded
 from quantface_arch.errors import QuantFaceError
@@ -172,11 +173,10 @@ def makers(smoke: bool) -> dict[str, Maker]:
     found: dict[str, Maker] = {f"portraits {n}": portraits(n) for n in SIDES[: 2 if smoke else 5]}
     found |= {f"close-ups {n}": close_ups(n) for n in SIDES[: 1 if smoke else 5]}
     found |= {f"faces {n}": sheets(n) for n in SMALL}
-    return found | {
-        "degraded": degraded_portraits,
-        "groups": groups,
-        "groups degraded": degraded_groups,
-    }
+    found["degraded"] = degraded_portraits
+    if (data_root() / "inputs/whole").is_dir():
+        found |= {"groups": groups, "groups degraded": degraded_groups}
+    return found
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:
@@ -231,6 +231,12 @@ def measure(name: str, detector: Detector, samples: Iterator[Sample]) -> dict[st
     }
 
 
+def portraits_folder() -> Path:
+    """Return the data's portraits, or the shipped faces if there are no data."""
+    folder = data_root() / "portraits"
+    return folder if folder.is_dir() else faces_folder("val512")
+
+
 def people_of(detector: Detector, paths: Sequence[Path]) -> list[Portrait]:
     """The portraits at 512 x 512 with the best face of each.
 
@@ -256,12 +262,18 @@ def main() -> None:
     args_parser.add_argument("--threads", type=int, default=1, help="(%(default)s)")
     args = args_parser.parse_args()
     sets = {name: make for name, make in makers(args.smoke).items() if name in (args.sets or names)}
-    paths = sorted((data_root() / "portraits").glob("*.jpg"))[: 2 if args.smoke else args.limit]
+    paths = sorted(portraits_folder().glob("*.jpg"))[: 2 if args.smoke else args.limit]
     cv2.setNumThreads(args.threads)
     torch.set_num_threads(args.threads)
     rows = []
     for name in args.detectors:
-        detector = build_detector(name, weights_dir=data_root() / "weights/facexlib", offline=True)
+        try:
+            detector = build_detector(
+                name, weights_dir=data_root() / "weights/facexlib", offline=True
+            )
+        except QuantFaceError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            continue
         people = people_of(detector, paths)
         rows += [measure(title, detector, make(detector, people)) for title, make in sets.items()]
     report(sorted(rows, key=lambda row: list(sets).index(row["set"])), args.json)

@@ -35,7 +35,7 @@ from quantface_arch.utils.images import load_rgb
 from quantface_arch.video.tracking import track_faces
 
 PHOTO = REPO / "inputs/astronaut.jpg"
-DETECTORS = ("retinaface_mobile0.25", "haar")
+DETECTORS = ("retinaface_mobile0.25", "yunet")
 HALVES = (0, 1, 2, 3, 4, 6)
 WEIGHTS = (0.5, 0.3)
 

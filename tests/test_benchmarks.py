@@ -11,6 +11,7 @@ import pytest
 
 BENCHMARKS = (
     "background",
+    "detectors",
     "folding",
     "latency",
     "mini_quality",

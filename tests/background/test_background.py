@@ -252,7 +252,7 @@ def test_the_command(repo, photo, tmp_path, monkeypatch, capsys):
     def restore(*words):
         command = ["restore.py", "-i", tmp_path / "in.png", "-o", tmp_path / "out"]
         command += ["--model", model]
-        command += ["--offline", "--detector", "haar", "--runtime", "reference", *words]
+        command += ["--offline", "--detector", "yunet", "--runtime", "reference", *words]
         monkeypatch.setattr(sys, "argv", list(map(str, command)))
         with pytest.raises(SystemExit) as stopped:
             run(main, make_parser())

@@ -1,4 +1,4 @@
-"""Detection, alignment and pasting."""
+"""Alignment and pasting back."""
 
 from __future__ import annotations
 
@@ -8,14 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantface_arch.errors import QuantFaceError
-from quantface_arch.faces import weights
 from quantface_arch.faces.align import FACE_SIZE, TEMPLATE, invert, similarity, warp_face
-from quantface_arch.faces.detect import build_detector
 from quantface_arch.faces.paste import paste_face
-from quantface_arch.utils.images import load_rgb
-
-PHOTOGRAPHS = {"codeformer_00.jpg": 3, "codeformer_02.png": 4, "codeformer_06.png": 2}
 
 
 def _apply(matrix, points):
@@ -29,7 +23,7 @@ def _photograph(height=300, width=400, dtype=np.uint8):
 
 
 def _placed(scale, angle, x, y):
-    """Return the landmarks of a face with this scale and tilt, centred at (x, y)."""
+    """Landmarks of a face of this size and tilt, its template centre at (x, y)."""
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return scale * (TEMPLATE - FACE_SIZE / 2) @ turn.T + (x, y)
 
@@ -41,7 +35,7 @@ faces = st.tuples(
 
 @given(faces)
 @settings(max_examples=50, deadline=None)
-def test_alignment_maps_landmarks_to_the_template_and_back(face):
+def test_alignment_takes_landmarks_to_the_template_and_back(face):
     landmarks = _placed(*face)
     for points in (landmarks, landmarks[:2]):
         matrix = similarity(points)
@@ -64,14 +58,14 @@ def test_shrinking_a_face_does_not_alias():
     assert np.abs(crop.astype(int) - 127).max() <= 24
 
 
-def test_a_face_at_the_border_is_filled_by_mirroring():
+def test_a_face_at_the_border_is_filled_with_its_mirror_image():
     crop = warp_face(np.full((100, 100, 3), 200, np.uint8), similarity(_placed(0.3, 0.2, 5, 5)))
     assert (crop == 200).all()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("face", [(0.2, 0.3, 200, 150), (0.5, -0.5, 30, 280), (1.7, 0.1, 200, 150)])
-def test_pasting_does_not_change_pixels_outside_the_face(dtype, face):
+def test_pasting_leaves_pixels_outside_the_face_as_they_are(dtype, face):
     photograph = _photograph(dtype=dtype)
     canvas = photograph.copy()
     matrix = similarity(_placed(*face))
@@ -107,7 +101,7 @@ def test_strength_zero_changes_nothing_and_half_is_halfway():
     assert np.abs(results[1] - halfway).max() <= 1
 
 
-def test_pasting_into_an_enlarged_photograph_uses_the_same_place():
+def test_pasting_into_an_enlarged_photograph_hits_the_same_place():
     photograph = _photograph()
     matrix = similarity(_placed(0.3, 0.4, 180, 140))
     crop = warp_face(photograph, matrix)
@@ -116,74 +110,3 @@ def test_pasting_into_an_enlarged_photograph_uses_the_same_place():
     paste_face(canvas, crop, matrix, scale=(3, 3))
     assert not np.array_equal(canvas, enlarged)
     assert np.abs(canvas.astype(int) - enlarged).max() <= 6
-
-
-@pytest.mark.parametrize("name", ["auto", "haar"])
-@pytest.mark.parametrize("photograph", PHOTOGRAPHS)
-def test_faces_of_real_photographs_are_found(data_root, name, photograph):
-    detector = build_detector(name, weights_dir=data_root / "weights/facexlib", offline=True)
-    rgb = load_rgb(data_root / "inputs/whole" / photograph)
-    found = detector.detect(rgb)
-    assert len(found) >= PHOTOGRAPHS[photograph]
-    centres = [(face.box[0] + face.box[2]) / 2 for face in found]
-    assert centres == sorted(centres)
-    for face in found:
-        assert (face.landmarks >= face.box[:2]).all() and (face.landmarks <= face.box[2:]).all()
-        assert face.landmarks[0, 0] < face.landmarks[1, 0]
-        assert 0 < face.score <= 1
-
-
-def test_small_faces_are_found_in_large_photographs_with_16_bits(data_root):
-    detector = build_detector(weights_dir=data_root / "weights/facexlib", offline=True)
-    rgb = load_rgb(data_root / "inputs/whole/codeformer_00.jpg")
-    large = np.full((2400, 3600, 3), 128, np.uint8)
-    large[1000 : 1000 + rgb.shape[0], 2000 : 2000 + rgb.shape[1]] = rgb
-    small = detector.detect(rgb)
-    found = detector.detect(large.astype(np.uint16) * 257)
-    assert len(found) == len(small)
-    for one, other in zip(found, small, strict=True):
-        assert np.allclose(one.landmarks - (2000, 1000), other.landmarks, atol=4)
-
-
-def test_the_shipped_image_needs_no_weights(repo):
-    assert len(build_detector("haar").detect(load_rgb(repo / "inputs/astronaut.jpg"))) == 1
-
-
-@pytest.fixture
-def no_weights(monkeypatch, tmp_path):
-    monkeypatch.setattr(weights, "_facexlib_cache", lambda: tmp_path / "cache")
-    # Nothing listens on this port, so downloads fail at once.
-    monkeypatch.setattr(weights, "_RELEASE", "http://127.0.0.1:9")
-
-
-@pytest.mark.parametrize("offline", [True, False])
-def test_without_weights_auto_falls_back_and_says_so(no_weights, offline):
-    told = []
-    assert build_detector("auto", offline=offline, notify=told.append).name == "haar"
-    assert "Haar" in told[-1] and "--weights-dir" in told[-1]
-    assert offline or "1.7 MB" in told[0]
-
-
-@pytest.mark.parametrize("offline", [True, False])
-def test_a_detector_asked_for_by_name_does_not_fall_back(no_weights, offline):
-    with pytest.raises(QuantFaceError, match=r"Resnet50_Final\.pth .* --weights-dir"):
-        build_detector("retinaface_resnet50", offline=offline)
-
-
-def test_a_download_lands_whole(no_weights, monkeypatch, tmp_path):
-    source = tmp_path / "release"
-    source.mkdir()
-    name = weights.FILES["retinaface_mobile0.25"].name
-    (source / name).write_bytes(b"weights")
-    monkeypatch.setattr(weights, "_RELEASE", source.as_uri())
-    found = weights.find_weights("retinaface_mobile0.25", tmp_path / "to", False, lambda _: None)
-    assert found == tmp_path / "to" / name
-    assert found.read_bytes() == b"weights"
-
-
-def test_damaged_weights_are_named(tmp_path):
-    path = tmp_path / weights.FILES["retinaface_mobile0.25"].name
-    path.write_bytes(b"not a checkpoint")
-    with pytest.raises(QuantFaceError, match=path.name) as caught:
-        build_detector("auto", weights_dir=tmp_path, offline=True)
-    assert "\n" not in str(caught.value)

@@ -48,7 +48,7 @@ def photographs(repo, tmp_path):
 def restore(model, tmp_path, monkeypatch, capsys):
     """Type the command; returns (exit status, stdout, stderr)."""
 
-    def call(*arguments, detector="haar"):
+    def call(*arguments, detector="yunet"):
         command = ["restore.py", "--model", model, "-o", tmp_path / "out", "--offline"]
         command += ["--detector", detector, *arguments]
         monkeypatch.setattr(sys, "argv", [str(text) for text in command])

@@ -31,7 +31,7 @@ def settings(model, tmp_path):
         command = ["-i", "x", "--model", own, "--bg-upsampler", background, *words]
         options = parse_options(make_parser().parse_args(list(map(str, command))))
         color_fix = options.faces.color_fix
-        restorer = FaceRestorer(nn.Identity(), detector="haar", color_fix=color_fix)
+        restorer = FaceRestorer(nn.Identity(), detector="yunet", color_fix=color_fix)
         return settings_of(options, restorer)
 
     return of

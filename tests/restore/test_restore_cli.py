@@ -192,7 +192,7 @@ def test_bad_files_do_not_stop_the_others(repo, model, photographs, tmp_path):
     write_image(photographs / "1x1.png", RGBImage(np.zeros((1, 1, 3), np.uint8)))
     write_image(photographs / "blank.png", RGBImage(np.full((99, 99, 3), 128, np.uint8)))
     command = [sys.executable, repo / "inference/restore.py", "-i", photographs, "--model", model]
-    command += ["-o", tmp_path / "out", "--detector", "haar", "--offline"]
+    command += ["-o", tmp_path / "out", "--detector", "yunet", "--offline"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr

@@ -46,7 +46,7 @@ def _aligned(count, dtype=np.uint8):
 
 @pytest.fixture
 def restorer():
-    return FaceRestorer(SmallNet(), detector="haar", batch_size=3)
+    return FaceRestorer(SmallNet(), detector="yunet", batch_size=3)
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def photo(repo):
 def command(repo, model, tmp_path):
     """Return the command line without its inputs."""
     words = [sys.executable, repo / "inference/restore.py", "--model", model]
-    words += ["--runtime", "reference", "--detector", "haar", "--offline", "-o", tmp_path / "out"]
+    words += ["--runtime", "reference", "--detector", "yunet", "--offline", "-o", tmp_path / "out"]
     return [str(word) for word in words]
 
 
@@ -215,7 +215,7 @@ def test_compared_videos_and_strengths(restore, photo, tmp_path):
 )
 def test_pending_frames_are_bounded(faces, side, most):
     """Frames are pending until their faces fill a batch or their pixels reach the limit."""
-    restorer = FaceRestorer(build_arch(TINY), detector="haar", batch_size=3)
+    restorer = FaceRestorer(build_arch(TINY), detector="yunet", batch_size=3)
     frame, face = np.zeros((side, side, 3), np.uint8), np.zeros((512, 512, 3), np.uint8)
     run_videos, read = VideoRun(restorer, None, RestoreOptions(), None), []
     matrix = np.array([[1.0, 0, 600], [0, 1, 600]])

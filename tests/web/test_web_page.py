@@ -35,7 +35,7 @@ from quantface_arch.web.page import make_page
 from quantface_arch.web.service import Service
 
 MODEL = "tiny.safetensors"
-OPTIONS = ("--runtime", "reference", "--detector", "haar")
+OPTIONS = ("--runtime", "reference", "--detector", "yunet")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_a_photograph_is_restored(client, photo, model, repo):
     result = served(client, button["value"])
     assert button["value"]["path"].endswith("/mine_restored.png")
     source = load_rgb(repo / "inputs/astronaut.jpg")
-    restorer = FaceRestorer.from_pretrained(model, "reference", detector="haar")
+    restorer = FaceRestorer.from_pretrained(model, "reference", detector="yunet")
     assert np.abs(result.astype(int) - restorer.restore(source).image).max() <= 1
     before, after = (served(client, file).astype(int) for file in pair)
     assert np.abs(before - source).mean() < 2 and np.abs(after - result).mean() < 2

@@ -30,7 +30,7 @@ from quantface_arch.web.views import message, timings, write_views
 
 @pytest.fixture(scope="module")
 def restorer():
-    return FaceRestorer(build_arch(TINY), detector="haar", batch_size=2)
+    return FaceRestorer(build_arch(TINY), detector="yunet", batch_size=2)
 
 
 @pytest.fixture
