@@ -352,13 +352,13 @@ def test_rounds_of_the_branch_lower_the_outputs_error_and_the_layer_stays():
     assert torch.equal(model[0].weight, weight) and model[0].rank == 0
 
 
-def test_a_network_prepared_in_rounds_is_not_worse():
+def test_a_network_prepared_in_rounds_is_nearer():
     start, x = TinyNet().eval(), pictures(12)
-    errors = []
+    ratios = []
     for iterations in (1, 8):
         model = copy.deepcopy(start)
         branch = {"svd": 3, "budget": 1, "iterations": iterations}
         options = {"name": "w3a8", "balance": {"kind": "none"}, "branch": branch}
         prepare(model, options, CalibrationData(x, progress=False))
-        errors.append(sqnr(start(x), model(x)))
-    assert errors[1] > errors[0] - 0.2 and errors[0] != errors[1]
+        ratios.append(sqnr(start(x), model(x)))
+    assert ratios[1] > ratios[0]
