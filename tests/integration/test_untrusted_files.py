@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from tiny import TINY
 
+import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils import get_root_logger
 from quantface_arch.archs.build import build_arch
 from quantface_arch.data import face_dataset
