@@ -265,12 +265,10 @@ def main() -> None:
     paths = sorted(portraits_folder().glob("*.jpg"))[: 2 if args.smoke else args.limit]
     cv2.setNumThreads(args.threads)
     torch.set_num_threads(args.threads)
-    rows = []
+    rows, weights = [], data_root() / "weights/facexlib"
     for name in args.detectors:
         try:
-            detector = build_detector(
-                name, weights_dir=data_root() / "weights/facexlib", offline=True
-            )
+            detector = build_detector(name, weights_dir=weights, offline=True)
         except QuantFaceError as error:
             print(f"left out: {error}", file=sys.stderr)
             continue

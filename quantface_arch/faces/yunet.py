@@ -54,7 +54,7 @@ class YuNetDetector:
         if rows is None:
             return []
         # A row has 4 numbers for the box (left, top, width, height), 10 for the landmarks and the
-        # score.
+        # score. Images of a few pixels give infinite ones.
         return [
             Face(
                 np.concatenate([row[:2], row[:2] + row[2:4]]),
@@ -62,6 +62,7 @@ class YuNetDetector:
                 min(float(row[14]), 1.0),
             )
             for row in rows.astype(np.float64)
+            if np.isfinite(row).all()
         ]
 
 
