@@ -1,18 +1,18 @@
-"""What each part of the method is worth: the ablation at W4A4 on the shipped mini.
+"""Measure the contribution of each part of the method at W4A4 on the shipped mini.
 
     python benchmarks/ablation.py --minutes 3                          # all 20 cells and more
-    python benchmarks/ablation.py --bit-map mini-mp.yml                # also mixed widths
+    python benchmarks/ablation.py --bit-map mini-mp.yml                # also mixed bit widths
     python benchmarks/ablation.py --balance scale auto --branch both   # some of the cells
 
-{none, scale, rotate, both, auto} × {none, svd, distill, both}: how channels are balanced, and which
-low-rank branches a layer has. A branch that stands alone has the rank of both, so that files are of
-one size. Branches with a distillation part are trained, in BasicSR's own loop on the given options,
-all of them for equally many steps: as many as fit into --minutes on this machine (a short pilot run
-measures it), or --steps. The others are not trained.
+The cells are {none, scale, rotate, both, auto} × {none, svd, distill, both}: the balancing of the
+channels, and the low-rank branches of a layer. A single branch has the rank of both together, so all
+files have the same size. Branches with a distillation part are trained in BasicSR's own loop with the
+given options. All of them take the same number of steps: --steps, or as many as fit into --minutes on
+this machine, which a short pilot run measures. The others are not trained.
 
-Faces are degraded as make_lq.py does (seed 0); psnr_vs_fp is the mean PSNR between a cell's
-pictures and those of the full-precision network. Finished cells are kept in --cache and not
-repeated; a killed run goes on where it was, in the middle of a training too.
+Faces are degraded as in make_lq.py (seed 0); psnr_vs_fp is the mean PSNR between a cell's images and
+those of the full-precision network. Finished cells are kept in --cache and not computed again; a
+killed run resumes, even in the middle of a training.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class Cell:
 
     @property
     def trains(self) -> bool:
-        """Whether a branch is there that starts from zero."""
+        """Return whether the cell has a branch that starts at zero."""
         return self.branch in ("distill", "both")
 
     def ranks(self, svd: int, distill: int) -> dict[str, int]:
-        """Ranks of the branches: both as given, or one that is as large as both together."""
+        """Return the ranks: both as given, or one branch with the sum of both."""
         return {
             "none": {"svd": 0, "distill": 0},
             "svd": {"svd": svd + distill, "distill": 0},
@@ -68,7 +68,7 @@ class Cell:
 
 @dataclass
 class Bench:
-    """Everything that cells have in common."""
+    """Settings that all cells share."""
 
     options: dict[str, Any]
     cells: Cells
@@ -76,7 +76,7 @@ class Bench:
     bit_map: Path | None
 
     def derive(self, cell: Cell, steps: int) -> dict[str, Any]:
-        """The options of a cell's run; its name holds a hash of all that its figures depend on."""
+        """Return a cell's options; their name ends in a hash of everything the figures depend on."""
         opt = deepcopy(self.options)
         quant = opt["quant"]
         quant["balance"] = {**(quant.get("balance") or {}), "kind": cell.balance}
@@ -87,7 +87,7 @@ class Bench:
         return identified(name, opt, self.cells.faces)
 
     def seconds_per_step(self) -> float:
-        """Measured by a few steps of the largest kind of cell, once."""
+        """Return the time of a step, measured once on the most expensive kind of cell."""
         opt = self.derive(Cell("auto", "both"), PILOT_STEPS)
         opt["name"] = opt["name"].replace("auto-both", "pilot")
         opt["logger"]["print_freq"] = 1
@@ -100,19 +100,19 @@ class Bench:
         return json.loads(kept.read_text())["seconds"]
 
     def row(self, cell: Cell, steps: int) -> dict[str, Any]:
-        """A row of the table; taken from the cache where it is there."""
+        """Return a row of the table, from the cache if possible."""
         steps = steps if cell.trains else 0
         found = self.cells.run(self.derive(cell, steps))
         return row(cell, steps, found["faces"], found["bytes"])
 
     def first_row(self) -> dict[str, Any]:
-        """The row of the full-precision network."""
+        """Return the row of the full-precision network."""
         found = self.cells.run_teacher(*NAMES)
         return row(None, 0, found["faces"], found["bytes"])
 
 
 def figures(picture: np.ndarray, clean: np.ndarray, first: np.ndarray) -> dict[str, float]:
-    """Of one picture, against the clean one and against full precision's."""
+    """Score one image against the clean one and against full precision's."""
     against = psnr(picture.astype(np.float32), first.astype(np.float32))
     return {**score(picture, clean), "psnr_vs_fp": against}
 
@@ -120,7 +120,7 @@ def figures(picture: np.ndarray, clean: np.ndarray, first: np.ndarray) -> dict[s
 def row(
     cell: Cell | None, steps: int, faces: Mapping[str, Mapping[str, float]], size: int
 ) -> dict[str, Any]:
-    """Names of the cell (None: full precision), then its mean figures."""
+    """Return the names of the cell (None: full precision) and its mean figures."""
     names = (cell.bits, cell.balance, cell.branch) if cell else ("full precision", "", "")
     labels = dict(zip(("bits", "balance", "branch"), names, strict=True))
     means = {
@@ -133,7 +133,7 @@ def row(
 
 
 def cells_of(args: argparse.Namespace) -> list[Cell]:
-    """All cells that the command line asks for, cheap ones first."""
+    """Return all requested cells, cheap ones first."""
     if args.smoke:
         return [Cell("none", "none"), Cell("scale", "both")]
     cells = [Cell(*names) for names in itertools.product(args.balance, args.branch)]
@@ -143,7 +143,7 @@ def cells_of(args: argparse.Namespace) -> list[Cell]:
 
 
 def bench_of(args: argparse.Namespace) -> Bench:
-    """The common part of all cells, shrunk for a smoke run."""
+    """Return the settings that all cells share, reduced for a smoke run."""
     options = yaml.safe_load(args.options.read_text())
     if args.train_faces:
         options["datasets"]["train"]["dataroot_gt"] = str(args.train_faces)
@@ -157,24 +157,29 @@ def bench_of(args: argparse.Namespace) -> Bench:
     branch = options["quant"].get("branch") or {}
     ranks = args.ranks or (branch.get("svd"), branch.get("distill", 0))
     if not all(isinstance(rank, int) for rank in ranks):
-        sys.exit(f"error: {args.options}: branch ranks {ranks} are no numbers; give --ranks")
+        sys.exit(f"error: {args.options}: branch ranks {ranks} are not numbers; give --ranks")
     teacher = options["network_g"]["weights"]
     cells = Cells(faces, args.cache, teacher, args.threads, figures)
     return Bench(options, cells, tuple(ranks), args.bit_map)
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command-line parser."""
     made = parser(__doc__)
     add = made.add_argument
     add("--balance", nargs="+", choices=BALANCES, default=BALANCES, help="rows (all)")
     add("--branch", nargs="+", choices=BRANCHES, default=BRANCHES, help="rows (all)")
-    add("--bit-map", type=Path, help="add two rows with the widths of this file")
-    add("--ranks", type=int, nargs=2, metavar=("SVD", "DISTILL"), help="as the options say")
-    add("--minutes", type=float, default=3, help="training of a cell, at most 10 (3)")
-    add("--steps", type=int, help="training of a cell, instead of --minutes")
-    add("--calibration", type=int, metavar="N", help="calibrate on N faces, as the options say")
-    add("--limit", type=int, default=50, help="use the first so many faces (50)")
+    add("--bit-map", type=Path, help="add two rows with the bit widths of this file")
+    add("--ranks", type=int, nargs=2, metavar=("SVD", "DISTILL"), help="default: from the options")
+    add("--minutes", type=float, default=3, help="training time per cell, at most 10 (3)")
+    add("--steps", type=int, help="training steps per cell, instead of --minutes")
+    add(
+        "--calibration",
+        type=int,
+        metavar="N",
+        help="calibrate on N faces (default: from the options)",
+    )
+    add("--limit", type=int, default=50, help="use the first LIMIT faces (50)")
     add("--options", type=Path, default=REPO / "options/quantface_w4.yml")
     add_arguments(made, "ablation")
     return made

@@ -1,11 +1,11 @@
-"""Time and memory of enlarging a picture twice with Real-ESRGAN's network.
+"""Measure time and memory of enlarging an image by 2 with Real-ESRGAN's network.
 
-    python benchmarks/background.py                # float and quantized, a process each
+    python benchmarks/background.py                # float and quantized, one process each
     python benchmarks/background.py --rows float:reference w8a8:openvino --side 256
 
-The weights are random: neither time nor memory depends on them. Quantized networks are rounded
-plainly (no balancing, no branches), since OpenVINO multiplies those out: they cost nothing there.
-"of first" is the ratio of seconds to the first row's. The first tile, which compiles, is not timed.
+The weights are random, because neither time nor memory depends on them. Quantized networks have no
+balancing and no branches, because OpenVINO folds both into the weights at no cost. "of first" is the
+ratio to the seconds of the first row. The first tile, which compiles the network, is not timed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ROWS = ("float:reference", "float:openvino", "w8a8:openvino", "w4a8:openvino")
 
 
 def write_network(recipe: str, size: dict[str, int], path: Path) -> None:
-    """A random RRDBNet for x2, quantized on noise unless ``recipe`` is ``float``."""
+    """Write a random RRDBNet for x2, quantized on noise unless ``recipe`` is ``float``."""
     torch.manual_seed(0)
     arch = {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3, "scale": 2, **size}
     network = build_arch(arch).eval()
@@ -45,7 +45,7 @@ def write_network(recipe: str, size: dict[str, int], path: Path) -> None:
 
 
 def measure(name: str, path: Path, side: int, repeats: int) -> dict[str, Any]:
-    """Load the network of a row, enlarge, and read this process's peak memory."""
+    """Load the network of a row, enlarge an image, and return time and peak memory."""
     recipe, _, runtime = name.partition(":")
     upsampler = load_background(str(path), runtime)
     picture = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
@@ -65,10 +65,16 @@ def measure(name: str, path: Path, side: int, repeats: int) -> dict[str, Any]:
 def main() -> None:
     args_parser = parser(__doc__)
     args_parser.add_argument("--threads", type=int, default=2, help="(%(default)s)")
-    args_parser.add_argument("--repeats", type=int, default=2, help="the best counts (%(default)s)")
-    args_parser.add_argument("--side", type=int, default=512, help="of the picture (%(default)s)")
+    args_parser.add_argument(
+        "--repeats", type=int, default=2, help="runs; the fastest counts (%(default)s)"
+    )
+    args_parser.add_argument(
+        "--side", type=int, default=512, help="side of the image (%(default)s)"
+    )
     args_parser.add_argument("--rows", nargs="+", metavar="NETWORK:RUNTIME", default=ROWS)
-    args_parser.add_argument("--weights", type=Path, help="of a single row: measure it right here")
+    args_parser.add_argument(
+        "--weights", type=Path, help="weights of a single row, measured in this process"
+    )
     args = args_parser.parse_args()
     torch.set_num_threads(args.threads)
     size = REDUCED if args.smoke else FULL

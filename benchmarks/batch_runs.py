@@ -1,4 +1,4 @@
-"""Runs of the restore command on folders of faces, watched and killed: what robustness_* share."""
+"""Run, watch and kill the restore command: helpers of the robustness benchmarks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIDE = 128
 
 
 def faces_folder(folder: Path, count: int) -> Path:
-    """Fill a folder with small aligned faces; more than there are repeat under other names."""
+    """Fill a folder with small aligned faces, repeated under other names if needed."""
     root = report.faces_folder("val512")
     sources = sorted(root.glob("*.jpg"))
     if not sources:
@@ -46,7 +46,7 @@ def faces_folder(folder: Path, count: int) -> Path:
 def restore_command(
     source: Path, out: Path, processes: int = 1, options: Sequence[str] = ()
 ) -> list[str]:
-    """The restore command on aligned faces; several processes are torchrun's."""
+    """Build the restore command for aligned faces, under torchrun for several processes."""
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone"]
@@ -56,7 +56,7 @@ def restore_command(
 
 
 class Run:
-    """A command in processes of its own, as a user types it.
+    """A command that runs in its own processes, as if a user had typed it.
 
     Args:
         environment: variables to change.
@@ -75,22 +75,22 @@ class Run:
         self.distributed = "torch.distributed.run" in command
 
     def printed(self) -> str:
-        """What it has printed so far."""
+        """Return the output so far."""
         size = os.fstat(self.output.fileno()).st_size
         return os.pread(self.output.fileno(), size, 0).decode(errors="replace")
 
     def workers(self) -> list[int]:
-        """Process ids that restore."""
+        """Return the ids of the processes that restore."""
         if not self.distributed:
             return [self.process.pid]
         with contextlib.suppress(OSError):
             children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-            # None are listed when torchrun has been killed and they have not been, yet.
+            # The list is empty if torchrun was killed but its children are still alive.
             self.known = [int(word) for word in children.read_text().split()] or self.known
         return self.known
 
     def wait(self) -> tuple[int, str]:
-        """Exit status and all that was printed; a run that was killed leaves nobody behind."""
+        """Return exit status and output; after a kill, also end the remaining processes."""
         workers = self.workers()
         status = self.process.wait()
         while any(_alive(pid) for pid in workers):
@@ -108,13 +108,13 @@ def _alive(pid: int) -> bool:
 
 
 def end(pid: int, number: int = signal.SIGKILL) -> None:
-    """Send a signal to a process that may have ended already."""
+    """Send a signal to a process that may already have ended."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
 def lines(out: Path) -> Iterator[dict[str, Any]]:
-    """Whole lines of an output folder's manifest that say that a picture is done."""
+    """Yield the complete manifest lines of an output folder that report a finished image."""
     for path in sorted(out.glob("manifest-*.jsonl")):
         for line in path.read_bytes().split(b"\n"):
             with contextlib.suppress(ValueError):
@@ -124,12 +124,12 @@ def lines(out: Path) -> Iterator[dict[str, Any]]:
 
 
 def tallied(source: Path, out: Path) -> tuple[int, int]:
-    """How many pictures of a folder no line says are done, and how many more than one does."""
+    """Count the images of a folder with no finished line, and those with several."""
     counts = Counter(record["name"] for record in lines(out))
     lost = sum(path.stem not in counts for path in source.iterdir())
     return lost, sum(count > 1 for count in counts.values())
 
 
 def digests(out: Path) -> dict[str, str]:
-    """Digest of every picture in an output folder, by name."""
+    """Return the digest of every image in an output folder, by name."""
     return {str(path.relative_to(out)): file_digest(path) for path in sorted(out.rglob("*.png"))}

@@ -1,7 +1,7 @@
-"""Cells of a table: networks trained in BasicSR's loop and scored face by face; all is kept.
+"""Cells of a table: networks trained in BasicSR's loop and scored face by face.
 
-A cell's experiment, figures and some pictures lie in a folder, so that a killed run goes on where
-it was, in the middle of a training too, and a finished cell is not repeated.
+A cell's experiment, figures and some images are kept in a folder, so that a killed run resumes, even
+in the middle of a training, and a finished cell is not computed again.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ __all__ = [
     "shrink",
 ]
 
-# Folder of the full-precision network's pictures, and the name of its figures.
+# Folder of the full-precision network's images, and name of its figures.
 FULL = "full-precision"
 REPO = Path(__file__).resolve().parents[1]
-# basicsr/train.py, with its experiments below the folder that is given first.
+# Equals basicsr/train.py, but writes experiments below the folder in the first argument.
 LAUNCH = """\
 import pathlib, sys, quantface_arch.launch
 quantface_arch.launch.launch("train", pathlib.Path(sys.argv.pop(1)))
@@ -58,7 +58,7 @@ Scorer = Callable[[Picture, Picture, Picture], dict[str, float]]
 
 
 def save(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
 
@@ -73,16 +73,16 @@ def faces_of(folder: str, limit: int | None) -> list[Path]:
 
 
 def add_arguments(made: argparse.ArgumentParser, cache: str) -> None:
-    """Options of every table of cells; ``cache`` is the folder's name below results/."""
+    """Add the options that every table shares; ``cache`` is a folder name below results/."""
     add = made.add_argument
-    add("--faces", default="val512", help="subfolder of faces/ that is scored (val512)")
-    add("--train-faces", type=Path, help="folder of clean faces to train on, as the options say")
-    add("--cache", type=Path, default=Path("results") / cache, help="finished cells are kept here")
-    add("--threads", type=int, default=os.cpu_count() or 1, help="of torch (all cores)")
+    add("--faces", default="val512", help="subfolder of faces/ to score (val512)")
+    add("--train-faces", type=Path, help="clean training faces (default: from the options)")
+    add("--cache", type=Path, default=Path("results") / cache, help="folder of finished cells")
+    add("--threads", type=int, default=os.cpu_count() or 1, help="threads of torch (all cores)")
 
 
 def shrink(opt: dict[str, Any]) -> None:
-    """Make options those of a cell of seconds."""
+    """Reduce the options so that a cell takes seconds."""
     opt["quant"]["calibration"] = {"num_images": 2, "batch_size": 2, "size": 64}
     opt["datasets"]["train"].update(
         dataroot_gt=str(faces_folder("tune512")), gt_size=64, batch_size_per_gpu=1
@@ -90,7 +90,7 @@ def shrink(opt: dict[str, Any]) -> None:
 
 
 def set_steps(opt: dict[str, Any], steps: int) -> None:
-    """Make options a training of so many steps; without any the loop quantizes and saves."""
+    """Set the number of training steps; with 0 the loop only quantizes and saves."""
     train = opt["train"]
     train["total_iter"] = steps
     if steps:
@@ -103,9 +103,9 @@ def set_steps(opt: dict[str, Any], steps: int) -> None:
 
 
 def identified(name: str, opt: dict[str, Any], faces: Sequence[Path], *more: Any) -> dict[str, Any]:
-    """The options under a name that ends in a hash of all that a cell's figures depend on.
+    """Return the options with a name that ends in a hash of everything the figures depend on.
 
-    Of absolute paths only the last name counts: data lie elsewhere on another machine.
+    Only the last part of absolute paths counts, because data folders differ between machines.
     """
     key = json.dumps([_portable(opt), [_named(path) for path in faces], *more], sort_keys=True)
     return {**opt, "name": f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"}
@@ -120,21 +120,21 @@ def _portable(value: Any) -> Any:
 
 
 def _named(face: Path) -> str:
-    """Folder and stem: other folders hold other faces of the same name."""
+    """Return folder and stem, since other folders may hold faces of the same name."""
     return f"{face.parent.name}/{face.stem}"
 
 
 @dataclass
 class Cells:
-    """What the cells of a table have in common.
+    """Settings that the cells of a table share.
 
     Attributes:
-        faces: clean faces, degraded as make_lq.py does (seed 0).
-        cache: folder of everything that is kept.
+        faces: clean faces, degraded as in make_lq.py (seed 0).
+        cache: folder of finished cells.
         teacher: name or path of the full-precision network.
-        threads: of torch.
-        scorer: figures of one picture.
-        shown: pictures of the first so many faces are kept.
+        threads: number of torch's threads.
+        scorer: function that scores one image.
+        shown: number of faces whose images are kept.
     """
 
     faces: Sequence[Path]
@@ -145,7 +145,7 @@ class Cells:
     shown: int = 0
 
     def train(self, opt: Mapping[str, Any]) -> Path:
-        """Run BasicSR's training loop below the cache; returns the folder of the experiment."""
+        """Run BasicSR's training loop below the cache and return the experiment folder."""
         name = opt["name"]
         self.cache.mkdir(parents=True, exist_ok=True)
         path = self.cache / f"{name}.yml"
@@ -166,7 +166,7 @@ class Cells:
         return self.cache / "experiments" / name
 
     def run(self, opt: Mapping[str, Any]) -> dict[str, Any]:
-        """Figures of a cell: ``faces``, name → figures, and ``bytes`` of the checkpoint."""
+        """Return a cell's figures: ``faces`` (name → figures) and the checkpoint's ``bytes``."""
         kept = self.cache / f"{opt['name']}.json"
         if not kept.exists():
             path = self.train(opt) / "models/net_g_latest.safetensors"
@@ -176,7 +176,7 @@ class Cells:
         return json.loads(kept.read_text())
 
     def run_teacher(self, *names: str) -> dict[str, Any]:
-        """The same of the full-precision network; ``names`` are those of the figures."""
+        """Return the same for the full-precision network; ``names`` name the figures."""
         path = resolve_model(self.teacher)
         key = {"teacher": self.teacher, "bytes": path.stat().st_size}
         kept = self.cache / f"{identified(FULL, key, self.faces, names)['name']}.json"
@@ -185,7 +185,7 @@ class Cells:
         return json.loads(kept.read_text())
 
     def score(self, model: torch.nn.Module | None, name: str) -> dict[str, dict[str, float]]:
-        """Figures by face; None: of the full-precision network itself."""
+        """Return figures by face; None scores the full-precision network itself."""
         rows = {}
         for place, path in enumerate(tqdm(self.faces, desc=name, unit="face", leave=False)):
             clean, low, _ = degrade_file(path)
@@ -197,7 +197,7 @@ class Cells:
         return rows
 
     def picture(self, name: str, face: Path) -> Path:
-        """Where a cell's picture of a face is kept."""
+        """Return the path of a cell's image of a face."""
         return self.cache / "pictures" / name / f"{_named(face)}.png"
 
     @cached_property
@@ -205,7 +205,7 @@ class Cells:
         return load_model(self.teacher, runtime="reference")
 
     def full_precision(self, face: Path, low: Picture) -> Picture:
-        """The full-precision network's picture of a degraded face, BGR uint8."""
+        """Restore a degraded face in full precision, as BGR uint8."""
         kept = self.picture(FULL, face)
         if not kept.exists():
             _write(kept, restore(self._teacher, low))

@@ -1,4 +1,4 @@
-"""What latency.py times beside the restorer: finding faces."""
+"""Time face detection, for latency.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["detection"]
 def detection(
     photo: Path, weights_dir: Path | None, repeats: int, threads: int
 ) -> list[dict[str, Any]]:
-    """Seconds of every detector at hand for one photograph, on the CPU."""
+    """Return the seconds of every available detector for one photograph, on the CPU."""
     torch.set_num_threads(threads)
     picture = read_image(photo).rgb
     rows = []
@@ -26,7 +26,7 @@ def detection(
         try:
             detector = build_detector(name, weights_dir=weights_dir, offline=True)
         except QuantFaceError as error:
-            print(f"left out: {error}")
+            print(f"skipped: {error}")
             continue
         seconds = []
         for _ in range(1 + repeats):

@@ -1,21 +1,21 @@
-"""How well the detectors find faces: found, missed, false, landmarks, seconds.
+"""Measure how well the detectors find faces: found, missed, false, landmarks, seconds.
 
     python benchmarks/detectors.py                               # every set, both detectors
     python benchmarks/detectors.py --sets degraded groups --limit 40
 
-Sets of pictures, made of ../shared/portraits (one face each) and ../shared/inputs/whole (10 faces):
+The sets are made from ../shared/portraits (one face each) and ../shared/inputs/whole (10 faces):
 
-- ``portraits N``: the portraits at N x N pixels, enlarged beyond 512.
-- ``close-ups N``: the same, cut to the face and N pixels high.
-- ``faces N``: sheets of 20 portraits, every face N pixels wide.
+- ``portraits N``: the portraits at N x N pixels, enlarged above 512.
+- ``close-ups N``: the portraits cropped to the face, N pixels high.
+- ``faces N``: sheets of 20 portraits in which every face is N pixels wide.
 - ``degraded``: the portraits at 512 x 512 with the training set's blur, noise and JPEG.
-- ``groups``, ``groups degraded``: the photographs in inputs/whole, as they are and degraded
-  five times.
+- ``groups``, ``groups degraded``: the photographs in inputs/whole, unchanged and with five
+  degradations each.
 
-"false" counts what is not the listed face, which may be a face on a wall or in the background.
-"right %" is the share of pictures in which every face is found and nothing else. "landmark error %"
-is the mean distance of the five landmarks from those that the same detector gives for the clean
-picture, in percent of the distance between the eyes; the median over the faces found.
+"false" counts detections other than the listed faces, such as a face on a wall or in the background.
+"right %" is the share of images in which every face is found and nothing else. "landmark error %" is
+the median over the found faces of the mean distance of the five landmarks from those that the same
+detector finds in the clean image, in percent of the distance between the eyes.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _SAME = 0.35
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture and the faces in it; ``landmarks`` is empty where they are not known."""
+    """An image and the faces in it; ``landmarks`` is empty if they are unknown."""
 
     rgb: np.ndarray
     boxes: Sequence[np.ndarray]
@@ -69,7 +69,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Portrait:
-    """A picture of one person and the best face that a detector found in it."""
+    """An image of one person and the best face that a detector found in it."""
 
     rgb: np.ndarray
     face: Face
@@ -79,7 +79,7 @@ Maker = Callable[[Detector, list[Portrait]], Iterator[Sample]]
 
 
 def resized(portrait: Portrait, width: int, height: int) -> Sample:
-    """The portrait at another size, its face moved along."""
+    """Return the portrait at another size, with its face scaled accordingly."""
     before = portrait.rgb.shape[1::-1]
     scale = np.array([width, height]) / before
     mode = cv2.INTER_AREA if width < before[0] else cv2.INTER_CUBIC
@@ -88,7 +88,7 @@ def resized(portrait: Portrait, width: int, height: int) -> Sample:
 
 
 def portraits(side: int) -> Maker:
-    """Samples of one size."""
+    """Return a maker of portraits of one size."""
 
     def make(_: Detector, people: list[Portrait]) -> Iterator[Sample]:
         return (resized(person, side, side) for person in people)
@@ -97,7 +97,7 @@ def portraits(side: int) -> Maker:
 
 
 def close_ups(side: int) -> Maker:
-    """Samples that the face fills, with a margin of a tenth of its box."""
+    """Return a maker of close-ups: the face with a margin of a tenth of its box."""
 
     def make(_: Detector, people: list[Portrait]) -> Iterator[Sample]:
         for person in people:
@@ -113,7 +113,7 @@ def close_ups(side: int) -> Maker:
 
 
 def sheets(width: int, columns: int = 5, rows: int = 4) -> Maker:
-    """Samples of many portraits side by side, every face ``width`` pixels wide."""
+    """Return a maker of sheets of portraits in which every face is ``width`` pixels wide."""
 
     def make(_: Detector, people: list[Portrait]) -> Iterator[Sample]:
         cells = []
@@ -136,7 +136,7 @@ def sheets(width: int, columns: int = 5, rows: int = 4) -> Maker:
 
 
 def degraded(rgb: np.ndarray, landmarks: np.ndarray, *key: int) -> np.ndarray:
-    """The picture with the training set's degradation at the size of this face."""
+    """Apply the training set's degradation, at the size of this face."""
     scale = np.sqrt(np.linalg.det(similarity(landmarks)[:, :2]))
     with seeded(*key):
         low = Degradation()(rgb.astype(np.float32) / 255, round(FACE_SIZE / scale))
@@ -144,20 +144,20 @@ def degraded(rgb: np.ndarray, landmarks: np.ndarray, *key: int) -> np.ndarray:
 
 
 def degraded_portraits(_: Detector, people: list[Portrait]) -> Iterator[Sample]:
-    """Samples of the portraits' own size."""
+    """Yield degraded portraits at their original size."""
     for number, person in enumerate(people):
         marks = person.face.landmarks
         yield Sample(degraded(person.rgb, marks, number), [person.face.box], [marks])
 
 
 def groups(_detector: Detector, _people: list[Portrait]) -> Iterator[Sample]:
-    """The photographs in inputs/whole."""
+    """Yield the photographs in inputs/whole."""
     for name, boxes in WHOLE.items():
         yield Sample(load_rgb(data_root() / "inputs/whole" / name), np.array(boxes, float))
 
 
 def degraded_groups(detector: Detector, people: list[Portrait]) -> Iterator[Sample]:
-    """The same, with five degradations each."""
+    """Yield the photographs in inputs/whole with five degradations each."""
     for number, clean in enumerate(groups(detector, people)):
         faces = detector.detect(clean.rgb)
         marks = [faces[place].landmarks if place >= 0 else None for place in match(faces, clean)]
@@ -169,7 +169,7 @@ def degraded_groups(detector: Detector, people: list[Portrait]) -> Iterator[Samp
 
 
 def makers(smoke: bool) -> dict[str, Maker]:
-    """Every set by its name."""
+    """Return the maker of every set by name."""
     found: dict[str, Maker] = {f"portraits {n}": portraits(n) for n in SIDES[: 2 if smoke else 5]}
     found |= {f"close-ups {n}": close_ups(n) for n in SIDES[: 1 if smoke else 5]}
     found |= {f"faces {n}": sheets(n) for n in SMALL}
@@ -180,13 +180,13 @@ def makers(smoke: bool) -> dict[str, Maker]:
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two boxes."""
+    """Return the intersection over union of two boxes."""
     common = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0))
     return float(common / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - common))
 
 
 def match(faces: Sequence[Face], sample: Sample) -> list[int]:
-    """For every face of the sample its place among the found ones; -1 if it was missed."""
+    """Return the index of the found face for every face of the sample; -1 if missed."""
     pairs = [
         (overlap(face.box, box), place, number)
         for place, face in enumerate(faces)
@@ -201,7 +201,7 @@ def match(faces: Sequence[Face], sample: Sample) -> list[int]:
 
 
 def measure(name: str, detector: Detector, samples: Iterator[Sample]) -> dict[str, Any]:
-    """One row of the table."""
+    """Return one row of the table."""
     total = found = false = right = pictures = 0
     errors, seconds = [], []
     for sample in samples:
@@ -238,10 +238,10 @@ def portraits_folder() -> Path:
 
 
 def people_of(detector: Detector, paths: Sequence[Path]) -> list[Portrait]:
-    """The portraits at 512 x 512 with the best face of each.
+    """Return the portraits at 512 x 512 with the best face of each.
 
     Raises:
-        QuantFaceError: the detector finds no face in one.
+        QuantFaceError: the detector finds no face in a portrait.
     """
     people = []
     for path in paths:
@@ -258,7 +258,7 @@ def main() -> None:
     names = list(makers(False))
     args_parser.add_argument("--sets", nargs="+", choices=names, metavar="SET", help="(all)")
     args_parser.add_argument("--detectors", nargs="+", default=DETECTORS, help="(%(default)s)")
-    args_parser.add_argument("--limit", type=int, help="use the first so many portraits (all)")
+    args_parser.add_argument("--limit", type=int, help="use the first LIMIT portraits (all)")
     args_parser.add_argument("--threads", type=int, default=1, help="(%(default)s)")
     args = args_parser.parse_args()
     sets = {name: make for name, make in makers(args.smoke).items() if name in (args.sets or names)}

@@ -1,4 +1,4 @@
-"""Perceptual distance, identity and woven patterns of restored faces, for benchmarks."""
+"""Measure perceptual distance, identity and pattern artefacts of restored faces."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from quantface_arch.losses import QuantFaceIdentityLoss, QuantFaceLPIPSLoss
 __all__ = ["FaceMetrics", "PatternMeter"]
 
 PERIODS = 8
-# Bins of the neighbourhood with which a frequency is compared, as distances from it.
+# Offsets of the neighbouring bins that a frequency is compared with.
 NEAREST, FARTHEST = 2, 6
 
 
@@ -23,7 +23,7 @@ class FaceMetrics:
     """LPIPS (SqueezeNet) and the cosine of face embeddings (MobileFaceNet).
 
     Args:
-        weights: folder that holds ``perceptual`` and ``identity``; None: that of the shared data.
+        weights: folder with ``perceptual`` and ``identity``; None uses the shared data.
     """
 
     def __init__(self, weights: Path | None = None) -> None:
@@ -42,7 +42,7 @@ class FaceMetrics:
 
 
 class PatternMeter:
-    """How far regular patterns stand out of the spectrum of a set of images.
+    """Measure how far regular patterns stand out in the spectrum of a set of images.
 
     The mean log power spectrum of the luma's second differences is compared, at every frequency
     that is a multiple of 1/8 cycle per pixel, with the median of its neighbourhood. Photographs
@@ -54,7 +54,7 @@ class PatternMeter:
         self.count = 0
 
     def add(self, image: np.ndarray) -> None:
-        """Take in a uint8 BGR image; all must be squares of one size."""
+        """Add a uint8 BGR image; all must be squares of the same size."""
         grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).astype(np.float32)
         window = np.hanning(len(grey))
         detail = cv2.Laplacian(grey, cv2.CV_32F, ksize=1) * window[:, None] * window

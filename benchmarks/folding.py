@@ -1,12 +1,12 @@
-"""How near lowered layers come to the reference, layer by layer.
+"""Compare lowered layers with the reference, layer by layer.
 
     python benchmarks/folding.py                                  # mini-w4a8, folded and faithful
     python benchmarks/folding.py --model mini-w4a4 --modes faithful --all
 
-Every layer is given what it sees in the reference. A number is the SQNR in dB, the power of the
-reference's output over that of the difference: to the layer of full precision ("rounding"), as
-quantization itself costs, and to the lowered layer. Lowering is harmless where its number is
-well above the former.
+Every layer gets the input that it has in the reference. The numbers are SQNR in dB: the power of the
+reference's output over the power of the difference. "rounding" is the difference to the
+full-precision layer, which is the cost of quantization itself; the other columns are the difference
+to the lowered layer. Lowering is harmless if its number is well above that of rounding.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from quantface_arch import load_model
 from quantface_arch.quant import quant_layers
 from quantface_arch.runtime.lowering import MODES, Lowering
 
-# Noise of exact equality.
+# Noise power that stands for exact equality.
 LEAST = 1e-30
 # Layers that are printed without --all.
 SHOWN = 8
@@ -35,7 +35,7 @@ Powers = dict[str, dict[str, float]]
 
 
 def compare(model: nn.Module, full: nn.Module, modes: list[str]) -> Powers:
-    """Hook a quantized model: layer → "signal" and what it is compared with → power, all runs."""
+    """Hook a quantized model and return the powers of all runs by layer and comparison."""
     powers: Powers = defaultdict(lambda: defaultdict(float))
     for layer in quant_layers(model):
         others = {"rounding": full.get_submodule(layer.name)}
@@ -58,7 +58,7 @@ def compare(model: nn.Module, full: nn.Module, modes: list[str]) -> Powers:
 
 
 def rows_of(powers: Powers) -> list[dict[str, Any]]:
-    """SQNR of every layer, in dB, the worst of the first mode first."""
+    """Return the SQNR of every layer in dB, sorted by the first mode, worst first."""
     rows = []
     for name, found in powers.items():
         signal = found.pop("signal")
@@ -69,7 +69,7 @@ def rows_of(powers: Powers) -> list[dict[str, Any]]:
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Least and median of each number, and the least that lies between it and rounding."""
+    """Return minimum and median of each column, and its least distance to rounding."""
     names = [key for key in rows[0] if key != "layer"]
     columns = {name: sorted(row[name] for row in rows) for name in names}
     return [
@@ -91,7 +91,7 @@ def main() -> None:
         "--modes", "--ways", nargs="+", choices=MODES, default=["folded", "faithful"], help="(both)"
     )
     add("--faces", default="tune512", help="subfolder of faces/ (tune512)")
-    add("--limit", type=int, default=4, help="use the first so many faces (4)")
+    add("--limit", type=int, default=4, help="use the first LIMIT faces (4)")
     add(
         "--all", action="store_true", help="print every layer, not only the worst of the first mode"
     )
