@@ -76,7 +76,7 @@ class Bench:
     bit_map: Path | None
 
     def derive(self, cell: Cell, steps: int) -> dict[str, Any]:
-        """Return a cell's options; their name ends in a hash of everything the figures depend on."""
+        """Return a cell's options, with a name that hashes everything the figures depend on."""
         opt = deepcopy(self.options)
         quant = opt["quant"]
         quant["balance"] = {**(quant.get("balance") or {}), "kind": cell.balance}

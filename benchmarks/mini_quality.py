@@ -6,7 +6,7 @@
 
     python benchmarks/mini_quality.py --faces diverse512 --groups   # the faces kept out of training
 
-Models run as reference, NAME@RUNTIME as another runtime executes them.
+Models run in the runtime reference; NAME@RUNTIME selects another one.
 Faces are degraded as make_lq.py does (seed 0). Of diverse512 only the faces are used that
 options/train_mini.yml holds out. LPIPS is SqueezeNet's, identity the cosine of MobileFaceNet's
 embeddings, the worst peak that of a pattern woven into the images, in dB. The columns "vs_first"
