@@ -5,14 +5,14 @@
     python benchmarks/ablation.py --balance scale auto --branch both   # some of the cells
 
 The cells are {none, scale, rotate, both, auto} × {none, svd, distill, both}: the balancing of the
-channels, and the low-rank branches of a layer. A single branch has the rank of both together, so all
-files have the same size. Branches with a distillation part are trained in BasicSR's own loop with the
-given options. All of them take the same number of steps: --steps, or as many as fit into --minutes on
-this machine, which a short pilot run measures. The others are not trained.
+channels, and the low-rank branches of a layer. A single branch has the rank of both together, so
+all files have the same size. Branches with a distillation part are trained in BasicSR's own loop
+with the given options. All of them take the same number of steps: --steps, or as many as fit into
+--minutes on this machine, which a short pilot run measures. The others are not trained.
 
-Faces are degraded as in make_lq.py (seed 0); psnr_vs_fp is the mean PSNR between a cell's images and
-those of the full-precision network. Finished cells are kept in --cache and not computed again; a
-killed run resumes, even in the middle of a training.
+Faces are degraded as in make_lq.py (seed 0); psnr_vs_fp is the mean PSNR between a cell's images
+and those of the full-precision network. Finished cells are kept in --cache and not computed again;
+a killed run resumes, even in the middle of a training.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Bench:
     bit_map: Path | None
 
     def derive(self, cell: Cell, steps: int) -> dict[str, Any]:
-        """Return a cell's options; their name ends in a hash of everything the figures depend on."""
+        """Return a cell's options, with a name that hashes everything the figures depend on."""
         opt = deepcopy(self.options)
         quant = opt["quant"]
         quant["balance"] = {**(quant.get("balance") or {}), "kind": cell.balance}
@@ -171,7 +171,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--branch", nargs="+", choices=BRANCHES, default=BRANCHES, help="rows (all)")
     add("--bit-map", type=Path, help="add two rows with the bit widths of this file")
     add("--ranks", type=int, nargs=2, metavar=("SVD", "DISTILL"), help="default: from the options")
-    add("--minutes", type=float, default=3, help="training time per cell, at most 10 (3)")
+    add("--minutes", type=float, default=3, help="training minutes per cell, at most 10 (3)")
     add("--steps", type=int, help="training steps per cell, instead of --minutes")
     add(
         "--calibration",

@@ -4,8 +4,8 @@
     python benchmarks/background.py --rows float:reference w8a8:openvino --side 256
 
 The weights are random, because neither time nor memory depends on them. Quantized networks have no
-balancing and no branches, because OpenVINO folds both into the weights at no cost. "of first" is the
-ratio to the seconds of the first row. The first tile, which compiles the network, is not timed.
+balancing and no branches, because OpenVINO folds both into the weights at no cost. "of first" is
+the ratio to the seconds of the first row. The first tile, which compiles the network, is not timed.
 """
 
 from __future__ import annotations

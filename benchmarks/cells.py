@@ -1,7 +1,7 @@
 """Cells of a table: networks trained in BasicSR's loop and scored face by face.
 
-A cell's experiment, figures and some images are kept in a folder, so that a killed run resumes, even
-in the middle of a training, and a finished cell is not computed again.
+A cell's experiment, figures and some images are kept in a folder, so that a killed run resumes,
+even in the middle of a training, and a finished cell is not computed again.
 """
 
 from __future__ import annotations

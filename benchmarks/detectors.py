@@ -12,10 +12,11 @@ The sets are made from ../shared/portraits (one face each) and ../shared/inputs/
 - ``groups``, ``groups degraded``: the photographs in inputs/whole, unchanged and with five
   degradations each.
 
-"false" counts detections other than the listed faces, such as a face on a wall or in the background.
-"right %" is the share of images in which every face is found and nothing else. "landmark error %" is
-the median over the found faces of the mean distance of the five landmarks from those that the same
-detector finds in the clean image, in percent of the distance between the eyes.
+"false" counts detections other than the listed faces, such as a face on a wall or in the
+background. "right %" is the share of images in which every face is found and nothing else.
+"landmark error %" is the median over the found faces of the mean distance of the five landmarks
+from those that the same detector finds in the clean image, in percent of the distance between the
+eyes.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python benchmarks/folding.py                                  # mini-w4a8, folded and faithful
     python benchmarks/folding.py --model mini-w4a4 --modes faithful --all
 
-Every layer gets the input that it has in the reference. The numbers are SQNR in dB: the power of the
-reference's output over the power of the difference. "rounding" is the difference to the
+Every layer gets the input that it has in the reference. The numbers are SQNR in dB: the power of
+the reference's output over the power of the difference. "rounding" is the difference to the
 full-precision layer, which is the cost of quantization itself; the other columns are the difference
 to the lowered layer. Lowering is harmless if its number is well above that of rounding.
 """

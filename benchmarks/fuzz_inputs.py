@@ -1,4 +1,4 @@
-"""What benchmarks/robustness_fuzz.py feeds: valid files, and strategies that damage them."""
+"""Inputs of benchmarks/robustness_fuzz.py: valid files, and strategies that damage them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Strategy", "damaged", "documents", "pictures", "png_fixed", "tensor_
 
 Strategy = st.SearchStrategy[bytes]
 
-# Values that parsers of sizes, counts and offsets dislike.
+# Values that often break parsers of sizes, counts and offsets.
 EDGES = (b"\0" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\0\0\xff\xff", b"\xff" * 8)
 SCALARS = (
     st.none()
@@ -39,7 +39,7 @@ VALUES = st.recursive(
 
 
 def damaged(seeds: list[bytes], fix: Callable[[bytes], bytes] = bytes) -> Strategy:
-    """Valid files with a few places changed, cut out, doubled or cut off; and plain noise."""
+    """Generate valid files with bytes changed, removed, doubled or cut off, and plain noise."""
     change = st.tuples(
         st.sampled_from(("set", "set", "set", "edge", "drop", "double", "insert", "cut")),
         st.integers(0, 2**24),
@@ -70,7 +70,7 @@ def _apply(data: bytes, edits: list[tuple[str, int, int, bytes, bytes]]) -> byte
 
 
 def documents(seeds: list[Any], dump: Callable[[Any], bytes]) -> Strategy:
-    """Valid documents with a few values replaced, removed, renamed or wrapped; and any others."""
+    """Generate valid documents with values replaced, removed or wrapped, and arbitrary ones."""
     change = st.tuples(
         st.integers(0, 2**16), st.sampled_from(("set", "drop", "rename", "wrap")), VALUES
     )
@@ -103,17 +103,17 @@ def _places(value: Any) -> Any:
 
 
 def as_json(document: Any) -> bytes:
-    """JSON, whatever the document is."""
+    """Write any document as JSON."""
     return json.dumps(document, default=str).encode("utf-8", "surrogatepass")
 
 
 def as_yaml(document: Any) -> bytes:
-    """YAML, whatever the document is."""
+    """Write any document as YAML."""
     return yaml.safe_dump(document, allow_unicode=False).encode()
 
 
 def tensor_files(seeds: list[bytes]) -> Strategy:
-    """Safetensors files: damaged bytes, a damaged header, or damaged JSON in its metadata."""
+    """Generate safetensors files with damaged bytes, headers, or JSON metadata."""
     parts = [_split(data) for data in seeds]
     headers = [header for header, _ in parts]
     bodies = st.sampled_from([body for _, body in parts])
@@ -138,7 +138,7 @@ def _joined(header: bytes, body: bytes) -> bytes:
 
 
 def png_fixed(data: bytes) -> bytes:
-    """A PNG whose chunks have the checksums that they should have, so that they are looked into."""
+    """Correct the checksums of a PNG's chunks, so that readers do not skip them."""
     if data[:4] != b"\x89PNG":
         return data
     made, at = data[:8], 8
@@ -151,7 +151,7 @@ def png_fixed(data: bytes) -> bytes:
 
 
 def pictures() -> list[bytes]:
-    """Small pictures of every format that is read: 8 and 16 bits, alpha, palettes, animations."""
+    """Return small images in every format: 8 and 16 bits, alpha, palettes, animations."""
     noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
     image = Image.fromarray(noise)
     exif = Image.Exif()

@@ -1,4 +1,4 @@
-"""The readers that benchmarks/robustness_fuzz.py feeds, each with what it is fed."""
+"""Targets of benchmarks/robustness_fuzz.py: readers and the inputs for each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["SHARES", "TARGETS"]
 REPO = Path(__file__).resolve().parents[1]
 ARCH = {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1}
 ARCH["num_grow_ch"] = 4
-# A network so small has no room for branches otherwise.
+# Without this a network so small has no room for branches.
 ROOMY = {"cap": 1, "budget": 1}
 RECIPES: tuple[dict[str, Any], ...] = (
     {
@@ -37,12 +37,12 @@ RECIPES: tuple[dict[str, Any], ...] = (
     {"name": "w3a3", "balance": {"kind": "scale", "layers": {"body.*": "none"}}},
 )
 
-# What a target is: a strategy of files' contents, the suffix they get, and what reads them.
+# A target: a strategy for file contents, the file suffix, and the reader.
 Target = tuple[Strategy, str, Callable[[Path], Any]]
 
 
 def _networks(folder: Path) -> list[Path]:
-    """Small checkpoints: one of floats, one of each recipe."""
+    """Write small checkpoints: a float one, and one for each recipe."""
     from quantface_arch.archs.build import build_arch
     from quantface_arch.quant import quantize, save_checkpoint
 
@@ -155,7 +155,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "recipes": recipes,
     "pictures": images,
 }
-# Of all inputs, by target.
+# Share of all inputs by target.
 SHARES = {
     "checkpoints": 0.3,
     "balance files": 0.05,

@@ -1,20 +1,20 @@
-"""Seconds per face of every way to run a restorer, side by side in one run.
+"""Measure the seconds per face of every runtime of a restorer, side by side in one run.
 
-    python benchmarks/latency.py                                   # the mini, and mini-w4a8
+    python benchmarks/latency.py                                   # the mini and mini-w4a8
     python benchmarks/latency.py --float FILE --quantized FILE --chart latency.png
     python benchmarks/latency.py --preset osdface --recipe w4a8    # random weights, full size
     python benchmarks/latency.py --device cuda --batch 8           # on an NVIDIA GPU
 
-Rows are PyTorch in float32 and bfloat16, OpenVINO in both, OpenVINO with NNCF's 8-bit quantization
-of the same network (where nncf is installed), and the quantized checkpoints as the runtime openvino
-executes them. On a GPU they are PyTorch in float16, the same compiled by torch.compile and launched
-as CUDA graphs, and the quantized checkpoints as the runtime cuda executes them.
+On a CPU the rows are PyTorch in float32 and bfloat16, OpenVINO in both, OpenVINO with NNCF's 8-bit
+quantization of the same network (if nncf is installed), and the quantized checkpoints in the
+runtime openvino. On a GPU they are PyTorch in float16, the same compiled by torch.compile and
+launched as CUDA graphs, and the quantized checkpoints in the runtime cuda.
 
-Every row runs in a process of its own, with the compiled files of an earlier one; rows take turns
-in --rounds, and the least time counts. "x" is how many times as fast as the first kind a row is,
-all parts together. "peak GB" is the largest resident memory in 10⁹ bytes, on a GPU its own; "first
-peak GB" that of the first turn, in which the quantized checkpoints are compiled. A second table has
-the seconds in which every detector whose weights are there finds the faces of --photo.
+Every row runs in its own process and reuses the compiled files of an earlier one. The rows take
+turns in --rounds, and the shortest time counts. "x" is the speed of all parts together relative to
+the first kind. "peak GB" is the largest resident memory in 10⁹ bytes, or the GPU memory on a GPU.
+"first peak GB" is the same for the first turn, which compiles the quantized checkpoints. A second
+table has the time that every available detector takes to find the faces in --photo.
 """
 
 from __future__ import annotations
@@ -40,48 +40,48 @@ from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import quantize, read_metadata, save_checkpoint
 
-# Measured in this process's child, and printed as the last line.
+# The child process measures and prints the result as its last line.
 ROW = "--row"
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command-line parser."""
     made = parser(description)
     add = made.add_argument
     add("--float", default="mini", dest="full", help="full-precision checkpoint (mini)")
     add("--preset", help="a preset with random weights instead of --float: osdface, mini")
     add("--quantized", nargs="*", default=["mini-w4a8"], help="checkpoints (mini-w4a8)")
-    add("--recipe", help="round the full-precision network so, for its time alone, instead: w4a8")
-    add("--device", choices=KINDS, default="cpu", help="what runs them (cpu)")
+    add("--recipe", help="round the full-precision network with this recipe, for timing only: w4a8")
+    add("--device", choices=KINDS, default="cpu", help="device (cpu)")
     add("--kinds", nargs="+", choices=sorted({*chain(*KINDS.values())}), help="rows (all)")
     add(
         "--modes",
         "--ways",
         nargs="+",
         default=["auto"],
-        help="of quantized layers: auto faithful folded",
+        help="modes of quantized layers: auto faithful folded",
     )
-    add("--size", type=int, default=512, help="side of the picture (512)")
-    add("--batch", type=int, default=1, help="pictures at once (1)")
-    add("--repeats", type=int, default=5, help="timed runs of a row and round (5)")
-    add("--rounds", type=int, default=2, help="turns of all rows (2)")
-    add("--threads", type=int, default=os.cpu_count() or 1, help="(all cores)")
-    add("--chart", type=Path, help="draw the times by part there, .png")
+    add("--size", type=int, default=512, help="side of the image (512)")
+    add("--batch", type=int, default=1, help="images per batch (1)")
+    add("--repeats", type=int, default=5, help="timed runs per row and round (5)")
+    add("--rounds", type=int, default=2, help="rounds over all rows (2)")
+    add("--threads", type=int, default=os.cpu_count() or 1, help="threads (all cores)")
+    add("--chart", type=Path, help="plot the times by part to this .png")
     add(ROW, help=argparse.SUPPRESS)
     return made
 
 
 def rows_of(args: argparse.Namespace, full: Path) -> list[dict[str, Any]]:
-    """What each row's process is told."""
+    """Return the settings for the process of each row."""
     shared = {key: getattr(args, key) for key in ("size", "batch", "repeats", "threads", "device")}
     known = KINDS[args.device]
     kinds = [kind for kind in known if kind in (args.kinds or known)]
     if not kinds:
-        sys.exit(f"error: --kinds: none is of device {args.device}: {', '.join(known)}")
+        sys.exit(f"error: --kinds: device {args.device} has only {', '.join(known)}")
     if NNCF in kinds and find_spec("nncf") is None:
         if args.kinds:
             sys.exit(f"error: --kinds {NNCF!r}: nncf is not installed; pip install -e '.[bench]'")
-        print("without NNCF's row: pip install -e '.[bench]'", file=sys.stderr)
+        print("skipping NNCF's row: pip install -e '.[bench]'", file=sys.stderr)
         kinds.remove(NNCF)
     rows = [{"kind": kind, "path": str(full)} for kind in kinds if kind != "quantized"]
     if "quantized" in kinds:
@@ -95,7 +95,7 @@ def rows_of(args: argparse.Namespace, full: Path) -> list[dict[str, Any]]:
 
 
 def run_row(row: dict[str, Any]) -> dict[str, Any]:
-    """Measure in a process of its own; ends the program where that fails."""
+    """Measure a row in its own process, or end the program if that fails."""
     result = subprocess.run(
         [sys.executable, str(Path(__file__).resolve()), ROW, json.dumps(row)],
         stdout=subprocess.PIPE,
@@ -107,7 +107,7 @@ def run_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def best(turns: list[dict[str, Any]]) -> dict[str, Any]:
-    """The least times and the largest memory of a row's turns; what compiled first is the first."""
+    """Return a row's shortest times and largest memory; the first turn is the compiling one."""
     found = dict(turns[-1])
     for key in turns[0]["parts"]:
         found["parts"][key] = min(turn["parts"][key] for turn in turns)
@@ -116,7 +116,7 @@ def best(turns: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line per row; "x" where the kind to compare with was measured."""
+    """Return one line per row, with "x" if the kind to compare with was measured."""
     sums = [sum(found["parts"].values()) for found in results]
     firsts = {kinds[0] for kinds in KINDS.values()}
     base = next(
@@ -138,7 +138,7 @@ def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
-    """A stacked bar per row, a colour per part."""
+    """Plot a stacked bar per row with a colour per part."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -160,7 +160,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
 
 
 def round_network(full: Path, args: argparse.Namespace, scratch: Path) -> Path:
-    """A checkpoint of plainly rounded weights, its ranges from noise: as fast as a better one."""
+    """Write a plainly rounded checkpoint with ranges from noise, as fast as a better one."""
     network = load_model(full, runtime="reference", device=args.device)
     plain = {"weights": {"range": "minmax"}, "balance": {"kind": "none"}, "branch": {"svd": 0}}
     noise = torch.rand(1, 3, args.size, args.size) * 2 - 1
@@ -171,7 +171,7 @@ def round_network(full: Path, args: argparse.Namespace, scratch: Path) -> Path:
 
 
 def run_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure all rows, in turns."""
+    """Measure all rows in turns."""
     with tempfile.TemporaryDirectory() as scratch:
         os.environ.setdefault("QUANTFACE_CACHE", str(Path(scratch) / "cache"))
         full = resolve_model(args.full)
@@ -193,8 +193,10 @@ def run_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
 def main() -> None:
     made = make_parser(__doc__)
     photo = Path(__file__).resolve().parents[1] / "inputs/astronaut.jpg"
-    made.add_argument("--photo", type=Path, default=photo, help="find its faces (the astronaut's)")
-    made.add_argument("--weights-dir", type=Path, help="folder of the detectors' weights")
+    made.add_argument(
+        "--photo", type=Path, default=photo, help="photograph to find faces in (the astronaut)"
+    )
+    made.add_argument("--weights-dir", type=Path, help="folder with the detectors' weights")
     args = made.parse_args()
     if args.row:
         print(json.dumps(measure(json.loads(args.row))))
@@ -204,7 +206,7 @@ def main() -> None:
         args.kinds = ["quantized"]
     results = run_rows(args)
     report(table(results), args.json)
-    # Not loaded where rows' memory is measured.
+    # Imported here, so that it does not count in the memory of the rows.
     from detection_rows import detection
 
     report(detection(args.photo, args.weights_dir, args.repeats, args.threads), None)

@@ -1,4 +1,4 @@
-"""What latency.py times: one way to run a restorer, in this process."""
+"""Rows of latency.py: time one runtime of a restorer in this process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from quantface_arch.runtime.parts import record
 __all__ = ["KINDS", "NNCF", "measure"]
 
 NNCF = "openvino nncf w8a8"
-# Rows by type of device; the first is what others are compared with.
+# Rows by device type; the others are compared with the first.
 KINDS = {
     "cpu": (
         "torch fp32",
@@ -36,7 +36,7 @@ KINDS = {
 
 @torch.inference_mode()
 def measure(row: dict[str, Any]) -> dict[str, Any]:
-    """Load, run, time: seconds of every part, of loading, memory and size of the file."""
+    """Load and run a network; return seconds by part, loading time, memory and file size."""
     torch.set_num_threads(row["threads"])
     torch.manual_seed(0)
     on_gpu = row["device"] == "cuda"
@@ -79,13 +79,13 @@ def _timed(method: Callable[..., Any], seconds: list[float]) -> Callable[..., An
 
 
 def _wait() -> None:
-    """Until a GPU has done what it was told."""
+    """Wait until a GPU has finished its work."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
 def _network_on_gpu(row: dict[str, Any]) -> nn.Module:
-    """The network as a row runs it on a GPU; compiled, as CUDA graphs like the runtime cuda's."""
+    """Load a row's network on a GPU; compiled ones use CUDA graphs, like the runtime cuda."""
     path = Path(row["path"])
     if row["kind"] == "quantized":
         from quantface_arch.runtime import cuda
@@ -102,7 +102,7 @@ def _network_on_gpu(row: dict[str, Any]) -> nn.Module:
 
 
 def _network(row: dict[str, Any], x: Tensor) -> tuple[nn.Module, torch.dtype]:
-    """The network as a row runs it, and the type of its input."""
+    """Load a row's network; return it with the dtype of its input."""
     kind, path = row["kind"], Path(row["path"])
     if kind.startswith("torch"):
         dtype = torch.float32 if kind == "torch fp32" else torch.bfloat16
@@ -126,7 +126,7 @@ def _network(row: dict[str, Any], x: Tensor) -> tuple[nn.Module, torch.dtype]:
 
 
 def _quantize(part: Any, inputs: tuple[Tensor, ...]) -> None:
-    """Put NNCF's 8-bit quantization of a part in its place, calibrated on one batch."""
+    """Replace a part by its 8-bit quantization from NNCF, calibrated on one batch."""
     import nncf
     import openvino
 

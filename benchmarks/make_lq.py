@@ -1,13 +1,13 @@
-"""Degrade a folder of aligned face images, the same way every time.
+"""Degrade a folder of aligned face images deterministically.
 
     make_lq.py [GT_DIR OUT_DIR] [--size 512] [--seed 0] [--gt-out DIR]
 
-The usual blind-face model (blur, downsample, noise, JPEG, upsample back), its parameters drawn from
-a generator seeded by the file's name, so a file gets the same degradation on every machine and in
-every run. Writes OUT_DIR/<name>.png, each of size x size, and the parameters to OUT_DIR.csv. With
---gt-out, the clean images, resized alike, go to DIR/<name>.png, so that the two folders pair up in
-BasicSR's PairedImageDataset. Without folders, the faces that ship with the package are degraded and
-datasets/faces_val/gt and lq are written, where options files look for validation pairs.
+This applies the usual blind-face model: blur, downsample, noise, JPEG, upsample. The parameters
+come from a generator seeded by the file name, so a file gets the same degradation on every machine
+and in every run. Writes OUT_DIR/<name>.png, each of size x size, and the parameters to OUT_DIR.csv.
+--gt-out also writes the clean images, resized the same, to DIR/<name>.png, so that the two folders
+form pairs for BasicSR's PairedImageDataset. Without folders, the faces that ship with the package
+are degraded and written to datasets/faces_val/gt and lq, where options files read validation pairs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PAIRS = Path("datasets/faces_val")
 
 
 def degrade(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, float]]:
-    """Degrade a square float32 BGR picture in [0, 1]; returns it and the parameters drawn."""
+    """Degrade a square float32 BGR image in [0, 1]; return it and its parameters."""
     size = image.shape[0]
     sigma = rng.uniform(0.5, 8.0) * size / 512
     scale = rng.uniform(1.0, 10.0)
@@ -50,10 +50,10 @@ def degrade(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, di
 def degrade_file(
     path: Path, size: int = 512, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
-    """Clean and degraded uint8 BGR (size, size, 3) of a face picture, and the parameters drawn."""
+    """Return a face clean and degraded, uint8 BGR (size, size, 3), and the parameters."""
     image = cv2.imread(str(path))
     if image is None:
-        raise SystemExit(f"error: {path}: not a readable picture")
+        raise SystemExit(f"error: {path}: not a readable image")
     grows = min(image.shape[:2]) < size
     mode = cv2.INTER_LANCZOS4 if grows else cv2.INTER_AREA
     clean = cv2.resize(image, (size, size), interpolation=mode)
@@ -68,10 +68,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("gt", nargs="?", type=Path, help="folder of clean faces (default: shipped)")
-    parser.add_argument("out", nargs="?", type=Path, help=f"of the degraded ones ({PAIRS / 'lq'})")
+    parser.add_argument(
+        "out", nargs="?", type=Path, help=f"folder for degraded faces ({PAIRS / 'lq'})"
+    )
     parser.add_argument("--size", type=int, default=512, help="side in pixels (512)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--gt-out", type=Path, help="folder for the clean ones, resized alike")
+    parser.add_argument("--gt-out", type=Path, help="folder for the clean faces, resized the same")
     args = parser.parse_args()
     if args.gt is None:
         args.gt, args.gt_out = SHIPPED, args.gt_out or PAIRS / "gt"
@@ -80,7 +82,7 @@ def main() -> None:
         parser.error("name the folder of the degraded faces, too")
     paths = sorted(p for p in args.gt.iterdir() if p.suffix.lower() in SUFFIXES)
     if not paths:
-        parser.error(f"no pictures ({', '.join(sorted(SUFFIXES))}) in {args.gt}")
+        parser.error(f"no images ({', '.join(sorted(SUFFIXES))}) in {args.gt}")
     rows = []
     for path in paths:
         clean, low, parameters = degrade_file(path, args.size, args.seed)

@@ -1,12 +1,12 @@
-"""Quality of restorers on degraded faces, against the clean faces and against full precision.
+"""Measure restorers on degraded faces, against the clean faces and full precision.
 
     python benchmarks/mini_quality.py                       # mini and mini-w4a8 on val512
     python benchmarks/mini_quality.py --models mini PATH --faces tune512 --out FOLDER
     python benchmarks/mini_quality.py --models mini-w4a8 mini-w4a8@openvino
 
-    python benchmarks/mini_quality.py --faces diverse512 --groups   # the fifth never trained on
+    python benchmarks/mini_quality.py --faces diverse512 --groups   # the faces kept out of training
 
-Models run as reference, NAME@RUNTIME as another runtime executes them.
+Models run in the runtime reference; NAME@RUNTIME selects another one.
 Faces are degraded as make_lq.py does (seed 0). Of diverse512 only the faces are used that
 options/train_mini.yml holds out. LPIPS is SqueezeNet's, identity the cosine of MobileFaceNet's
 embeddings, the worst peak that of a pattern woven into the images, in dB. The columns "vs_first"
@@ -43,14 +43,14 @@ GROUPS = Path(__file__).with_name("diverse512_groups.csv")
 
 @torch.inference_mode()
 def restore(model: torch.nn.Module, image: np.ndarray) -> np.ndarray:
-    """Restored uint8 BGR picture."""
+    """Restore a face and return it as uint8 BGR."""
     x = torch.from_numpy(image[:, :, ::-1].copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
     y = ((model(x)[0] + 1) * 127.5).round().clamp(0, 255).byte()
     return y.permute(1, 2, 0).numpy()[:, :, ::-1]
 
 
 def load(name: str) -> torch.nn.Module:
-    """A model by NAME or NAME@RUNTIME."""
+    """Load a model by NAME or NAME@RUNTIME."""
     model, _, runtime = name.rpartition("@")
     if runtime in RUNTIMES:
         return load_model(model, runtime=runtime)
@@ -58,7 +58,7 @@ def load(name: str) -> torch.nn.Module:
 
 
 def find_faces(folder: str) -> list[Path]:
-    """Return the clean faces of a folder, of diverse512 those that no training has seen."""
+    """Return the clean faces of a folder; of diverse512 only those kept out of training."""
     paths = sorted(faces_folder(folder).glob("*.jpg"))
     return [p for p in paths if folder != "diverse512" or held_out(p.stem, 5)]
 
@@ -71,11 +71,11 @@ def group_of(clean: np.ndarray, labels: Mapping[str, str]) -> dict[str, str]:
 def group_table(
     scores: Mapping[str, Sequence[Mapping[str, float]]], groups: Sequence[Mapping[str, str]]
 ) -> list[dict[str, object]]:
-    """Return rows of gains over the input, a row for each model and group.
+    """Return gains over the input, one row per model and group.
 
     Args:
-        scores: of the input and every model, face by face.
-        groups: of the faces, in the same order.
+        scores: scores of the input and every model by face.
+        groups: groups of the faces, in the same order.
     """
     rows: list[dict[str, object]] = []
     kinds = sorted({(kind, value) for group in groups for kind, value in group.items()})
@@ -93,7 +93,7 @@ def group_table(
 
 
 def read_labels() -> dict[str, dict[str, str]]:
-    """Return age, sex and glasses of the faces held out, by their names."""
+    """Return age, sex and glasses of the held-out faces, by name."""
     with GROUPS.open() as file:
         return {row.pop("name"): row for row in csv.DictReader(file)}
 
@@ -102,8 +102,8 @@ def main() -> None:
     args_parser = parser(__doc__)
     args_parser.add_argument("--models", nargs="+", default=["mini", "mini-w4a8"])
     args_parser.add_argument("--faces", default="val512", help="subfolder of faces/ (val512)")
-    args_parser.add_argument("--limit", type=int, default=None, help="use the first so many faces")
-    args_parser.add_argument("--out", type=Path, help="write input | models… | clean here, as PNGs")
+    args_parser.add_argument("--limit", type=int, default=None, help="use the first LIMIT faces")
+    args_parser.add_argument("--out", type=Path, help="folder for PNGs of input | models… | clean")
     args_parser.add_argument("--groups", action="store_true", help="add a table by groups")
     args = args_parser.parse_args()
     paths = find_faces(args.faces)[: 2 if args.smoke else args.limit]

@@ -1,4 +1,4 @@
-"""A video of one photograph that moves along a known path, and how well its face is tracked."""
+"""Generate a video of a photograph on a known path, and measure how its face is tracked."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ RATE = 30
 def moving(
     photo: np.ndarray, count: int, size: tuple[int, int], noise: float = 6.0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Frames of a photograph that sways, nods, turns and comes nearer, 30 to the second.
+    """Yield frames of a photograph that sways, nods, turns and comes nearer, at 30 fps.
 
     Args:
         photo: (H, W, 3) uint8.
         size: (width, height) of the frames; the motion is proportional to the width.
-        noise: standard deviation, in levels, drawn anew for every frame.
+        noise: standard deviation in levels, drawn again for every frame.
 
     Yields:
         the frame, uint8, and the (2, 3) similarity from the photograph to it.
@@ -44,15 +44,15 @@ def moving(
 
 
 def deviations(found: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> tuple[float, float]:
-    """How the face moves inside its aligned crop, where it should stand still.
+    """Measure how the face moves inside its aligned crop, where it should stand still.
 
     Args:
-        found: by frame, (2, 3) from the frame to the aligned crop.
-        true: by frame, (2, 3) from the photograph to the frame.
+        found: for every frame, the (2, 3) transform from the frame to the aligned crop.
+        true: for every frame, the (2, 3) transform from the photograph to the frame.
 
     Returns:
-        jitter and drift in pixels of the 512x512 crop, root mean squares over its five template
-        points: of the change from one frame to the next, and of the distance from the mean place.
+        jitter and drift in pixels of the 512x512 crop: root mean squares over its five template
+        points of the change between frames, and of the distance from the mean position.
     """
     places = []
     for aligned, matrix in zip(found, true, strict=True):

@@ -1,9 +1,9 @@
-"""Time and memory of one full OSDFace forward on the CPU, in float32, with random weights.
+"""Measure one forward pass of OSDFace on the CPU, in float32, with random weights.
 
     python benchmarks/osdface_memory.py
 
-Builds the published sizes (979 million parameters) and restores one 512×512 picture. "peak GB" is
-the largest resident memory of the process, interpreter and libraries included, in 10⁹ bytes.
+Builds the published sizes (979 million parameters) and restores one 512×512 image. "peak GB" is
+the largest resident memory of the process with interpreter and libraries, in 10⁹ bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from report import parser, peak_gb, report
 
 from quantface_arch.archs.build import build_arch
 
-# The same network in every block, of a few thousand weights.
+# The same blocks with only a few thousand weights.
 SMOKE: dict[str, Any] = {
     "vre": {
         "resolution": 64,
@@ -39,7 +39,7 @@ SMOKE: dict[str, Any] = {
 
 @torch.inference_mode()
 def measure(size: int, overrides: dict[str, Any]) -> dict[str, Any]:
-    """Build the model, run it once on noise and report what that took."""
+    """Build the model, run it once on noise, and return time and memory."""
     torch.manual_seed(0)
     start = time.perf_counter()
     model = build_arch({"type": "OSDFace", "preset": "osdface", **overrides}).eval()

@@ -1,12 +1,12 @@
-"""Memory and time of one training step of OSDFace, stage by stage, with random weights.
+"""Measure memory and time of training OSDFace, stage by stage, with random weights.
 
     python benchmarks/osdface_training_memory.py                # one 512×512 face, 979 M weights
     python benchmarks/osdface_training_memory.py --size 256 --no-checkpointing
 
-Teacher and student in float32 at W4A4 with the ranks of options/osdface, forward passes in
-bfloat16, gradient checkpointing. "memory GB" is what the stage leaves, "peak GB" the most that was
-held until its end, in 10⁹ bytes: resident memory of the process on a CPU, allocated memory on a
-GPU. The first stage is the cheapest one: a single picture, no balancing, ranges from extremes.
+Teacher and student are in float32 at W4A4 with the ranks of options/osdface; forward passes use
+bfloat16 and gradient checkpointing. "memory GB" is the memory after the stage, and "peak GB" the
+maximum so far, in 10⁹ bytes: resident memory of the process on a CPU, allocated memory on a GPU.
+The first stage is the cheapest possible: a single image, no balancing, ranges from extremes.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ OPTIONS = Path(__file__).resolve().parents[1] / "options/osdface/quantface_w4.ym
 
 
 class StagedModel(QuantFaceModel):
-    """Loads the teacher alone; everything else waits for ``prepare``."""
+    """A model that loads only the teacher; ``prepare`` does the rest."""
 
     def init_training_settings(self) -> None:
         pass
 
     def prepare(self) -> None:
-        """The first stage, the student, its optimizer."""
+        """Run the first stage and create the student and its optimizer."""
         super().init_training_settings()
 
 
 class Meter:
-    """Rows of a table: what every stage took and left."""
+    """A table of the time and memory of every stage."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.rows: list[dict[str, Any]] = []
 
     def run(self, stage: str, work: Callable[[], Any]) -> Any:
-        """Do the work of a stage and add its row."""
+        """Run a stage and add its row."""
         start = time.perf_counter()
         result = work()
         if self.device.type == "cuda":
@@ -75,7 +75,7 @@ class Meter:
 
 
 def make_options(folder: Path, size: int, overrides: dict[str, Any]) -> dict[str, Any]:
-    """The shipped options as BasicSR's pipeline hands them over, with a random network and face."""
+    """Return the shipped options as BasicSR passes them, with a random network and face."""
     opt = yaml.safe_load(OPTIONS.read_text())
     faces = folder / "faces"
     faces.mkdir()
@@ -98,7 +98,7 @@ def make_options(folder: Path, size: int, overrides: dict[str, Any]) -> dict[str
 
 
 def measure(opt: dict[str, Any], size: int, steps: int) -> list[dict[str, Any]]:
-    """Build the model, take some training steps, and report every stage."""
+    """Build the model, run some training steps, and return a row per stage."""
     torch.manual_seed(0)
     meter = Meter(torch.device("cuda" if opt["num_gpu"] else "cpu"))
     meter.run("start", lambda: None)
@@ -122,7 +122,7 @@ def main() -> None:
         opt = make_options(Path(folder), size, SMOKE if args.smoke else {})
         opt["train"]["checkpointing"] = not args.no_checkpointing
         if args.smoke:
-            # Of a network as narrow as this, even small ranks are a large share.
+            # In a network this narrow, even small ranks are a large share.
             opt["quant"]["branch"] = {"svd": 1, "distill": 1, "budget": 1.0}
         report(measure(opt, size, args.steps), args.json)
 

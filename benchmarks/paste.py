@@ -3,14 +3,14 @@
     python benchmarks/paste.py                  # 16 portraits, about 4 minutes on 2 cores
     python benchmarks/paste.py --images 160 --images-to FOLDER
 
-Whole portraits are degraded, restored by `--model` and pasted back: with the head-shaped mask, and
-for comparison with a square one, whose grain fades with everything else. "border" is the mean
-gradient across the mask's border, where its weight lies between 0 and 1, divided by that of the
-input at the same pixels; "worst" is the image farthest from 1. Outside the border the two are
+Whole portraits are degraded, restored by `--model` and pasted back with the head-shaped mask and,
+for comparison, with a square one, in which the grain fades with everything else. "border" is the
+mean gradient across the mask's border, where its weight lies between 0 and 1, divided by that of
+the input at the same pixels; "worst" is the image farthest from 1. Outside the border the two are
 equal. "jump" is the largest difference of that ratio between neighbouring rings, each 8 pixels of
 the aligned face wide; a halo is a large jump. "changed" counts pixels outside the mask that differ
-from the input in any bit, over all images, as 8 bits, 16 bits, grey and with alpha. "ms" is
-the median processor time of pasting one face.
+from the input in any bit, over all images, as 8 bits, 16 bits, grey and with alpha. "ms" is the
+median processor time of pasting one face.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from quantface_arch.restore.restorer import FaceRestorer
 from quantface_arch.restore.results import FoundFaces
 from quantface_arch.utils.images import RGBImage, load_rgb
 
-# Blur in pixels, reduction, noise in levels, JPEG quality; the reduction stays.
+# Blur in pixels, reduction, noise in levels, JPEG quality; the image stays reduced.
 DEGRADATIONS = {
     "noise": (1.0, 1.0, 15.0, 95),
     "noise, half size": (1.0, 2.0, 12.0, 80),
@@ -42,7 +42,7 @@ DEGRADATIONS = {
 }
 _RING = 8
 _RINGS = 16
-_EDGE, _FADE = 16, 48  # of the square mask
+_EDGE, _FADE = 16, 48  # pixels of the square mask
 
 
 def degrade(rgb: np.ndarray, name: str, seed: int) -> np.ndarray:
@@ -125,7 +125,7 @@ def alpha_changed(restorer: FaceRestorer, found: FoundFaces, face: np.ndarray) -
 
 
 def first_face(restorer: FaceRestorer, rgb: np.ndarray) -> FoundFaces | None:
-    """Return an image with its first face alone; None without any."""
+    """Return an image with only its first face, or None without faces."""
     found = restorer.find(rgb)
     alone = {name: getattr(found, name)[:1] for name in ("faces", "matrices", "crops")}
     return replace(found, **alone) if found.faces else None

@@ -1,19 +1,20 @@
-"""QuantFace and its peers on one restorer, the same faces, the same bits: the paper's table.
+"""Compare QuantFace and its peers on the same restorer, faces and bits.
 
     python benchmarks/quality.py --train-faces FACES                   # all methods, W4A4 and W4A6
     python benchmarks/quality.py --settings W4A4 --methods svdquant maxmin --limit 50
-    python benchmarks/quality.py --own --settings W4A4                 # at their own granularity
+    python benchmarks/quality.py --own --settings W4A4                 # each at its own granularity
 
-Methods are the recipes in options/peers and options/quantface_*.yml, every one calibrated on the
-same pictures and, if it trains, trained for the same --steps in BasicSR's own loop. MP stands for
-4-bit weights and inputs of 4 bits on average, as --bit-map says; MixDQ's are measured without
-balancing (--mixdq-map).
+Methods are the recipes in options/peers and options/quantface_*.yml. All are calibrated on the same
+images; those that train take the same --steps in BasicSR's own loop. MP means 4-bit weights and
+inputs of 4 bits on average, from --bit-map; MixDQ has its own map, measured without balancing
+(--mixdq-map).
 
-Every metric is measured against the clean faces and ("_fp") against full precision's pictures. The
-second table has the mean difference of a method to QuantFace, face by face, with its 95 % interval
-from 10,000 bootstrap samples; the third which share of the gap between SVDQuant and full precision
-QuantFace closes. --csv writes the first, --sheet a picture of crops, methods side by side. Finished
-cells are kept in --cache and not repeated; a killed run goes on where it was.
+Every metric is measured against the clean faces and ("_fp") against full precision's images. The
+second table has the mean difference of a method to QuantFace over the faces, with its 95 % interval
+from 10,000 bootstrap samples. The third has the share of the gap between SVDQuant and full
+precision that QuantFace closes. --csv writes the first table, and --sheet an image of crops with
+the methods side by side. Finished cells are kept in --cache and not computed again; a killed run
+resumes.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ PEERS = (
     "svdquant",
     "mixdq",
 )
-# Setting → what names its widths in the options, and QuantFace's own options file.
+# Setting → name of its bit widths in the options, and QuantFace's own options file.
 SETTINGS = {
     "W6A6": ("w6a6", "w6"),
     "W4A6": ("w4a6", "w4a6"),
@@ -63,7 +64,7 @@ SETTINGS = {
 }
 MIXED = (OURS, "mixdq")
 FIGURES = ("psnr", "ssim", "ms_ssim", "haarpsi", "vre")
-# The granularities that methods were made for, where they differ from the main table's.
+# The methods' original granularities, if they differ from the main table's.
 DYNAMIC = {"granularity": "token", "symmetric": True}
 GROUPED = {"granularity": "group", "group": 64}
 OWN: dict[str, dict[str, dict[str, Any]]] = {
@@ -84,7 +85,7 @@ class Row:
 
 
 def figures(picture: np.ndarray, clean: np.ndarray, first: np.ndarray) -> dict[str, float]:
-    """Of one picture: every metric against the clean face, and ``_fp`` against full precision's."""
+    """Score one image against the clean face and (``_fp``) full precision's image."""
     found = {}
     for name in FIGURES:
         found[name] = METRICS[name](picture, clean)
@@ -93,7 +94,7 @@ def figures(picture: np.ndarray, clean: np.ndarray, first: np.ndarray) -> dict[s
 
 
 def options_of(row: Row, args: argparse.Namespace) -> dict[str, Any]:
-    """The options of a cell: the recipe at the setting's widths, shrunk for a smoke run."""
+    """Return a cell's options: the recipe at its bit widths, reduced for a smoke run."""
     widths, own = SETTINGS[row.setting]
     name = f"quantface_{own}" if row.method == OURS else f"peers/{row.method}"
     opt = yaml.safe_load((REPO / f"options/{name}.yml").read_text())
@@ -113,7 +114,7 @@ def options_of(row: Row, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def shrink_search(opt: dict[str, Any]) -> None:
-    """Make a cell one of seconds, with little to choose from."""
+    """Reduce the search, so that a cell takes seconds."""
     shrink(opt)
     quant = opt["quant"]
     quant["branch"].update({"iterations": 2} if "iterations" in quant["branch"] else {})
@@ -121,7 +122,7 @@ def shrink_search(opt: dict[str, Any]) -> None:
 
 
 def rows_of(args: argparse.Namespace) -> list[Row]:
-    """All cells that the command line asks for; mixed widths are not every method's."""
+    """Return all requested cells; not every method has mixed bit widths."""
     rows = [Row(setting, method) for setting in args.settings for method in args.methods]
     rows = [row for row in rows if row.setting != "MP" or row.method in MIXED]
     if args.own:
@@ -130,7 +131,7 @@ def rows_of(args: argparse.Namespace) -> list[Row]:
 
 
 def run_cell(cells: Cells, row: Row, args: argparse.Namespace) -> dict[str, Any]:
-    """Figures by face, bytes, operations and steps of a cell; taken from the cache if there."""
+    """Return a cell's figures by face, bytes, operations and steps, cached if possible."""
     opt = options_of(row, args)
     kind = "-own" if args.own else ""
     opt = identified(f"{row.method}-{row.setting.lower()}{kind}", opt, cells.faces, FIGURES)
@@ -142,7 +143,7 @@ def run_cell(cells: Cells, row: Row, args: argparse.Namespace) -> dict[str, Any]
 
 
 def cost(experiment: Path) -> dict[str, float]:
-    """Bytes in tensors and operations, as scripts/count_cost.py counts them."""
+    """Return bytes in tensors and operations, counted as in scripts/count_cost.py."""
     path = experiment / "models/net_g_latest.safetensors"
     net = meta_network(read_metadata(path)["arch"])
     total = total_cost(checkpoint_cost(path, net, *count_on_meta(net, 512)))
@@ -150,7 +151,7 @@ def cost(experiment: Path) -> dict[str, float]:
 
 
 def interval(differences: np.ndarray) -> tuple[float, float, float]:
-    """Mean of paired differences and the ends of its 95 % bootstrap interval."""
+    """Return the mean of paired differences and its 95 % bootstrap interval."""
     rng = np.random.default_rng(0)
     places = rng.integers(0, len(differences), (SAMPLES, len(differences)))
     low, high = np.percentile(differences[places].mean(1), (2.5, 97.5))
@@ -158,12 +159,12 @@ def interval(differences: np.ndarray) -> tuple[float, float, float]:
 
 
 def column(found: Mapping[str, Any], name: str) -> np.ndarray:
-    """A figure of all faces, in their order."""
+    """Return one figure for all faces, in order."""
     return np.array([values[name] for _, values in sorted(found["faces"].items())])
 
 
 def mean_rows(results: Mapping[Row, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The first table."""
+    """Return the first table."""
     names = [*FIGURES, *(f"{name}_fp" for name in FIGURES)]
     return [
         {
@@ -179,7 +180,7 @@ def mean_rows(results: Mapping[Row, Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def paired_rows(results: Mapping[Row, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The second table: every method less QuantFace at the same setting; MP less uniform W4A4."""
+    """Return the second table: differences to QuantFace at the same setting (MP: at W4A4)."""
     table = []
     for row, found in results.items():
         other = Row("W4A4" if row.setting == "MP" else row.setting, OURS)
@@ -197,7 +198,7 @@ def paired_rows(results: Mapping[Row, Mapping[str, Any]]) -> list[dict[str, Any]
 def gap_rows(
     results: Mapping[Row, Mapping[str, Any]], full: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """The third table: (method - SVDQuant) / (full precision - SVDQuant), in percent."""
+    """Return the third table: (method - SVDQuant) / (full precision - SVDQuant), in percent."""
     table = []
     for row, found in results.items():
         worst = results.get(Row("W4A4" if row.setting == "MP" else row.setting, "svdquant"))
@@ -212,20 +213,23 @@ def gap_rows(
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command-line parser."""
     made = parser(__doc__)
     add = made.add_argument
     add("--methods", nargs="+", choices=(OURS, *PEERS), default=(*PEERS, OURS), help="rows (all)")
     add("--settings", nargs="+", choices=SETTINGS, default=("W4A4", "W4A6"), help="W4A4 W4A6")
     add("--own", action="store_true", help="each method at its own granularity")
-    add("--steps", type=int, default=300, help="training of a cell that trains (300)")
+    add("--steps", type=int, default=300, help="training steps of methods that train (300)")
     add(
-        "--bit-map", type=Path, default=REPO / "options/maps/mini_mp.yml", help="QuantFace's widths"
+        "--bit-map",
+        type=Path,
+        default=REPO / "options/maps/mini_mp.yml",
+        help="QuantFace's bit widths",
     )
     add("--mixdq-map", type=Path, default=REPO / "options/maps/mini_mixdq.yml", help="MixDQ's")
-    add("--limit", type=int, help="use the first so many faces (all)")
-    add("--csv", type=Path, help="write the first table there")
-    add("--sheet", type=Path, help="write crops of pictures there, .png")
+    add("--limit", type=int, help="use the first LIMIT faces (all)")
+    add("--csv", type=Path, help="write the first table to this file")
+    add("--sheet", type=Path, help="write crops of the images to this .png")
     add_arguments(made, "quality")
     return made
 
@@ -252,7 +256,7 @@ def write(
     results: Mapping[Row, Mapping[str, Any]],
     full: Mapping[str, Any],
 ) -> None:
-    """Print the tables; write what was asked for."""
+    """Print the tables and write the requested files."""
     means = mean_rows(results)
     top = {name: float(column(full, name).mean()) for name in FIGURES}
     print("full precision: " + ", ".join(f"{name} {value:.4f}" for name, value in top.items()))

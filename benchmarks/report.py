@@ -1,4 +1,4 @@
-"""What every benchmark has in common: options, a markdown table, a JSON file."""
+"""Helpers of all benchmarks: options, a Markdown table, a JSON file."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ __all__ = ["data_root", "faces_folder", "memory", "parser", "peak_gb", "report",
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser with ``--json`` and ``--smoke``."""
+    """Return a parser with ``--json`` and ``--smoke``."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--json", type=Path, metavar="FILE", help="write the same figures there")
-    made.add_argument("--smoke", action="store_true", help="a run of seconds that proves it works")
+    made.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the figures to this file"
+    )
+    made.add_argument("--smoke", action="store_true", help="a short run that checks that it works")
     return made
 
 
 def data_root() -> Path:
-    """Folder of faces and weights: QUANTFACE_DATA, else ``../shared`` beside the checkout."""
+    """Return the folder of faces and weights: QUANTFACE_DATA, else ``../shared``."""
     return Path(os.environ.get("QUANTFACE_DATA", Path(__file__).resolve().parents[2] / "shared"))
 
 
@@ -40,7 +42,7 @@ def faces_folder(name: str) -> Path:
 
 
 def memory(what: str, pid: int | str = "self") -> int:
-    """Bytes of a process's memory by Linux's names: VmRSS, VmHWM (its peak), VmSize.
+    """Return a process's memory in bytes by Linux's names: VmRSS, VmHWM (its peak), VmSize.
 
     Raises:
         OSError, KeyError: the process has ended.
@@ -53,7 +55,7 @@ def memory(what: str, pid: int | str = "self") -> int:
 
 
 def peak_gb() -> float:
-    """Largest resident memory of this process so far; getrusage's is at least the parent's."""
+    """Return this process's peak memory; getrusage would include the parent's."""
     return memory("VmHWM") / 1e9
 
 
@@ -62,13 +64,13 @@ def _cell(value: Any) -> str:
 
 
 def report(rows: Sequence[Mapping[str, Any]], path: Path | None) -> None:
-    """Print rows as a markdown table with the machine in a last line; write them to ``path``."""
+    """Print rows as a Markdown table with a line on the machine; write them to ``path``."""
     table(rows)
     write(rows, path)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows of equal keys as a markdown table."""
+    """Print rows with equal keys as a Markdown table."""
     names = list(rows[0])
     print("| " + " | ".join(names) + " |")
     print("|" + "---|" * len(names))
@@ -77,7 +79,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write(rows: Sequence[Mapping[str, Any]], path: Path | None) -> None:
-    """Print which machine this is; write rows to ``path``, if there is one."""
+    """Print a line on the machine and write rows to ``path``, if given."""
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     print(f"\nMachine: {machine}")
     if path is not None:

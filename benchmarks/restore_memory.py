@@ -1,12 +1,12 @@
-"""Time and memory of the whole restore command on a folder of aligned faces.
+"""Measure time and memory of the restore command on a folder of aligned faces.
 
     python benchmarks/restore_memory.py                 # 100 faces
     python benchmarks/restore_memory.py --runs mini:reference mini-w4a8:openvino --faces 40
 
-The command runs as a user runs it. Its resident memory is read ten times a second; "first half" and
-"second half" are the peaks of the two halves of the run, so that a leak shows. Seconds per face
-include start-up; "model s/face" is what the command itself reports. The runtime openvino compiles a
-model when it first meets it; one face is restored before to have that done.
+The command runs as a user would run it. Its resident memory is sampled ten times a second; "first
+half" and "second half" are the peaks of the two halves of the run, which reveals a leak. Seconds
+per face include start-up; "model s/face" is the time that the command itself reports. One face is
+restored beforehand, because the runtime openvino compiles a model in its first run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GIB = 2**30
 
 
 def resident(pid: int) -> int:
-    """Resident bytes of a process, 0 when it has ended."""
+    """Return the resident bytes of a process, or 0 if it has ended."""
     try:
         return memory("VmRSS", pid)
     except (OSError, KeyError):
@@ -34,7 +34,7 @@ def resident(pid: int) -> int:
 
 
 def command_of(run: str, source: Path, out: Path) -> list[str]:
-    """The command that restores aligned faces; ``run`` is MODEL or MODEL:RUNTIME."""
+    """Build the command that restores aligned faces; ``run`` is MODEL or MODEL:RUNTIME."""
     model, _, runtime = run.partition(":")
     command = [sys.executable, str(REPO / "inference/restore.py"), "-i", str(source)]
     command += ["-o", str(out), "--aligned", "--offline", "--model", model]
@@ -42,7 +42,7 @@ def command_of(run: str, source: Path, out: Path) -> list[str]:
 
 
 def measure(run: str, faces: Path, out: Path) -> dict[str, float | str]:
-    """Run the command once on one face, then on all and watch it."""
+    """Run the command on one face, then on all faces while sampling its memory."""
     count = len(list(faces.iterdir()))
     subprocess.run(command_of(run, next(faces.iterdir()), out / "first"), capture_output=True)
     command = command_of(run, faces, out / "all")
@@ -78,7 +78,7 @@ def main() -> None:
         default=["mini:reference", "mini:openvino", "mini-w4a8:openvino"],
         help="(%(default)s)",
     )
-    args_parser.add_argument("--faces", type=int, default=100, help="how many (100)")
+    args_parser.add_argument("--faces", type=int, default=100, help="number of faces (100)")
     args = args_parser.parse_args()
     if args.smoke:
         args.runs = args.runs[-1:]

@@ -1,4 +1,4 @@
-"""What happens to large batches: kills, long runs, several processes, faults.
+"""Test large batches: kills, long runs, several processes, faults.
 
     python benchmarks/robustness.py                       # all parts
     python benchmarks/robustness.py kill --kill-rounds 20 # runs of 2 processes, killed and resumed
@@ -6,7 +6,7 @@
     python benchmarks/robustness.py throughput faults
     python benchmarks/robustness.py fuzz --inputs 20000   # broken files of every kind
 
-A part NAME is the function ``rows`` of robustness_NAME.py beside this file; each prints a table.
+Part NAME is the function ``rows`` of robustness_NAME.py beside this file; each prints a table.
 """
 
 from __future__ import annotations
@@ -26,20 +26,26 @@ def main() -> None:
     args_parser = parser(__doc__)
     add = args_parser.add_argument
     add("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)} (all)")
-    add("--kill-rounds", type=int, default=20, metavar="N", help="runs that are killed (20)")
+    add("--kill-rounds", type=int, default=20, metavar="N", help="runs to kill (20)")
     add("--soak", type=int, default=2000, metavar="N", help="images of the long run (2000)")
-    add("--images", type=int, default=40, metavar="N", help="of a run that is timed (40)")
-    add("--turns", type=int, default=5, metavar="N", help="of timing one process, then two (5)")
-    add("--commands", nargs="+", metavar="NAME", help="that faults meet (all)")
-    add("--faults", nargs="+", metavar="NAME", help="that they meet (all)")
+    add("--images", type=int, default=40, metavar="N", help="images per timed run (40)")
+    add(
+        "--turns",
+        type=int,
+        default=5,
+        metavar="N",
+        help="rounds of timing one process, then two (5)",
+    )
+    add("--commands", nargs="+", metavar="NAME", help="commands to test (all)")
+    add("--faults", nargs="+", metavar="NAME", help="faults to inject (all)")
     add("--model", default="mini-w4a8", help="(%(default)s)")
-    add("--inputs", type=int, default=20000, metavar="N", help="of fuzzing (20000)")
-    add("--seconds", type=int, default=900, metavar="N", help="that fuzzing may take (900)")
-    add("--seed", type=int, default=0, help="of kills and inputs (0)")
+    add("--inputs", type=int, default=20000, metavar="N", help="fuzzing inputs (20000)")
+    add("--seconds", type=int, default=900, metavar="N", help="time limit of fuzzing (900)")
+    add("--seed", type=int, default=0, help="seed of kills and inputs (0)")
     args = args_parser.parse_args()
     if unknown := set(args.parts) - set(parts):
         args_parser.error(f"no part {min(unknown)}; there are {', '.join(parts)}")
-    # Whatever a shell starts in the background ignores Ctrl-C, and what that starts does, too.
+    # A process that a shell starts in the background ignores Ctrl-C, and so do its children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     rows = []
     for name in args.parts or parts:

@@ -1,9 +1,9 @@
-"""Faults of long commands, and what resuming gives: ``python benchmarks/robustness.py faults``.
+"""Inject faults into long commands and resume them: ``benchmarks/robustness.py faults``.
 
-Each command runs undisturbed once. Then each fault meets it half-way: what it answers is the row's
-exit code and message, ``damaged`` counts results that are there and differ, and ``resumed equal``
-says whether the same command, resumed, gives what the undisturbed run gave, byte by byte. A full
-disk and a read-only folder are small file systems in memory, which only root can mount.
+Each command runs undisturbed once. Then each fault is injected half-way. The row has the exit code
+and the message of the command; ``damaged`` counts results that exist but differ, and ``resumed
+equal`` says whether the resumed command gives the same bytes as the undisturbed run. A full disk
+and a read-only folder are small file systems in memory, which only root can mount.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from quantface_arch.archs.build import build_arch
 from quantface_arch.quant import save_checkpoint
 from quantface_arch.utils.files import file_digest
 
-# A restorer of the mini's anatomy in little: what is looked at does not depend on its weights.
+# A tiny restorer with the mini's architecture: the results do not depend on its weights.
 VRE = {"resolution": 32, "channels": 8, "channel_mult": [1, 2], "z_channels": 16}
 SMALL = {
     "type": "OSDFace",
@@ -53,15 +53,15 @@ SECONDS = 300
 
 @dataclass(frozen=True)
 class Command:
-    """A command that takes long.
+    """A long-running command.
 
     Attributes:
-        words: the command's, with its work in a folder.
-        resume: words that make it go on.
-        results: pattern of the files that it is for.
-        under_way: whether it is, by its folder and what it has printed.
-        room: bytes of a disk that it fills half-way.
-        processes: how many it runs in.
+        words: the command line for a working folder.
+        resume: arguments that resume it.
+        results: pattern of its result files.
+        under_way: tells from its folder and output whether it is half-way.
+        room: size in bytes of a disk that it fills half-way.
+        processes: number of processes.
     """
 
     words: Callable[[Path], list[str]]
@@ -77,7 +77,7 @@ class Command:
 
 
 def commands(faces: Path) -> dict[str, Command]:
-    """The long commands of this project on small work."""
+    """Return this project's long commands with small inputs."""
     options, model = faces.with_name("options.yml"), faces.with_name("small.safetensors")
     options.write_text(yaml.safe_dump(_options(faces)))
     save_checkpoint(build_arch(SMALL), model, SMALL)
@@ -130,7 +130,7 @@ def commands(faces: Path) -> dict[str, Command]:
 
 
 def _options(faces: Path) -> dict[str, Any]:
-    """Of a training and an allocation of seconds."""
+    """Return options for a training and an allocation that take seconds."""
     arch = {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3, "scale": 1, "num_feat": 8}
     return {
         "name": "faults",
@@ -186,13 +186,13 @@ def _options(faces: Path) -> dict[str, Any]:
 
 
 def _faults(command: Command) -> dict[str, Callable[[Run], None] | None]:
-    """What to do to a run half-way; None for what the disk does."""
+    """Return the faults by name; None stands for faults of the disk."""
 
     def kill(run: Run) -> None:
         end(run.workers()[-1])
 
     def interrupt(run: Run) -> None:
-        # As a terminal does, to everybody.
+        # Signal the whole group, as a terminal does.
         for pid in {run.process.pid, *run.workers()}:
             end(pid, signal.SIGINT)
 
@@ -202,7 +202,7 @@ def _faults(command: Command) -> dict[str, Callable[[Run], None] | None]:
 
 
 def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each command and fault."""
+    """Return a row for each command and fault."""
     found = []
     with tempfile.TemporaryDirectory() as root:
         faces = faces_folder(Path(root) / "faces", 24)
@@ -269,7 +269,7 @@ def _outcome(
 
 
 def _message(output: str, folder: Path) -> str:
-    """The line that says what went wrong, without this run's folder."""
+    """Return the line with the error, without this run's folder."""
     said = [line for line in output.splitlines() if line.startswith(("error: ", "interrupted"))]
     if not said and "SIGKILL" in output:
         return "torchrun: Signal 9 (SIGKILL) received by PID ..."
@@ -278,7 +278,7 @@ def _message(output: str, folder: Path) -> str:
 
 @contextmanager
 def _disk(folder: Path, size: int | None) -> Iterator[Callable[[str], None] | None]:
-    """A small disk mounted at a folder, and what changes its options; None where there is none."""
+    """Mount a small disk and yield a function that remounts it; None without a disk."""
     if size is None or os.geteuid() != 0:
         yield None
         return

@@ -1,4 +1,4 @@
-"""Feed damaged and invented files to everything that reads files of others.
+"""Feed damaged and generated files to every reader of untrusted files.
 
 python benchmarks/robustness_fuzz.py --inputs 20000 --seconds 900 --seed 0
 
@@ -32,7 +32,7 @@ import report
 WATCHDOG_SECONDS = 5
 STALL_SECONDS = 180
 MEMORY = 2 << 30
-# Of targets whose workers start quickly.
+# Targets whose workers start quickly.
 SMOKE_INPUTS = 400
 SMOKE_TARGETS = ("bit maps", "recipes", "pictures")
 
@@ -40,11 +40,17 @@ SMOKE_TARGETS = ("bit maps", "recipes", "pictures")
 def main() -> int:
     """Measure and report."""
     parser = report.parser(__doc__)
-    parser.add_argument("--inputs", type=int, default=20_000, help="in all (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=900, help="at most (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the inputs (default: %(default)s)")
+    parser.add_argument(
+        "--inputs", type=int, default=20_000, help="inputs in total (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=900, help="time limit (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the inputs (default: %(default)s)"
+    )
     parser.add_argument("--jobs", type=int, help="targets at once (default: one per core)")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="where inputs that crash go")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="folder for inputs that crash")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -56,10 +62,10 @@ def main() -> int:
 
 
 def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row per target and one of all.
+    """Return a row per target and one for all targets.
 
     Args:
-        args: ``inputs``, ``seconds``, ``seed``, ``smoke``, and ``keep`` if there is one.
+        args: ``inputs``, ``seconds``, ``seed``, ``smoke``, and optionally ``keep``.
     """
     from fuzz_targets import SHARES
 
@@ -81,7 +87,7 @@ def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
 def _measure(
     target: str, inputs: int, seed: int, until: float, keep: Path | None
 ) -> dict[str, Any]:
-    """Workers one after the other, since a crash ends one, until there were enough inputs."""
+    """Run workers until there were enough inputs; a crash ends a worker."""
     row = {"target": target, "inputs": 0, "accepted": 0, "refused": 0, "crashes": 0}
     row |= {"slowest s": 0.0, "peak MB": 0.0}
     while row["inputs"] < inputs and time.monotonic() < until:
@@ -89,7 +95,7 @@ def _measure(
         with tempfile.TemporaryDirectory() as folder:
             worker = _Worker(target, inputs - before, seed, Path(folder))
             worker.drain(row, until, keep)
-        # The next worker makes other inputs than this one.
+        # The next worker makes different inputs.
         seed += 1000
         if row["inputs"] == before and time.monotonic() < until:
             raise RuntimeError(f"the worker of {target} does not start: {worker.errors()}")
@@ -97,7 +103,7 @@ def _measure(
 
 
 class _Worker:
-    """A process that makes inputs, reads them, and says in a line of JSON what came of each."""
+    """A process that makes and reads inputs, and prints a line of JSON for each."""
 
     def __init__(self, target: str, inputs: int, seed: int, folder: Path) -> None:
         self.target, self.folder = target, folder
@@ -119,7 +125,7 @@ class _Worker:
         self.lines.put(None)
 
     def drain(self, row: dict[str, Any], until: float, keep: Path | None) -> None:
-        """Add up what the worker says, until it ends, hangs, or time is up."""
+        """Count the worker's results until it ends, hangs, or the time is up."""
         begun, since, spent = False, time.monotonic(), 0.0
         while time.monotonic() < until:
             try:
@@ -145,7 +151,7 @@ class _Worker:
         self.process.wait()
 
     def _cpu_seconds(self) -> float:
-        """Of the worker so far; a stall of the machine is none of its own."""
+        """Return the worker's processor time, which excludes stalls of the machine."""
         try:
             fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
@@ -165,13 +171,13 @@ class _Worker:
                 (keep / name).write_bytes(path.read_bytes())
 
     def errors(self) -> str:
-        """The end of what the worker wrote to its standard error."""
+        """Return the end of the worker's standard error."""
         self.log.seek(0)
         return self.log.read()[-2000:].decode(errors="replace")
 
 
 def _work(target: str, inputs: int, seed: int, folder: Path) -> None:
-    """What a worker does."""
+    """Run a worker: make inputs, read them, print the results."""
     import hypothesis
     from fuzz_targets import TARGETS
 
@@ -212,7 +218,7 @@ def _outcome(read: Any, path: Path) -> tuple[str, str]:
     try:
         read(path)
     except QuantFaceError as error:
-        # Memory that only the limit kept back is no clear refusal.
+        # An error because of the memory limit does not count as a refusal.
         causes = [error.__cause__, getattr(error.__cause__, "__cause__", None)]
         starved = [c for c in causes if isinstance(c, MemoryError) or "allocate memory" in str(c)]
         return ("crash", f"out of memory: {error}") if starved else ("refused", "")

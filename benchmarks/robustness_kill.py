@@ -1,8 +1,8 @@
-"""Runs of two processes, killed at random and resumed: ``python benchmarks/robustness.py kill``.
+"""Kill runs of two processes at random and resume them: ``benchmarks/robustness.py kill``.
 
-One folder is restored by as many runs as it takes. Each is ended with ``kill -9`` some moments
-after it has begun to write: one of its two processes, torchrun itself, or all of them. Then it is
-resumed.
+One folder is restored by as many runs as it takes. Each run is ended with ``kill -9`` shortly after
+it has begun to write; the signal goes to one of its two processes, to torchrun, or to all of them.
+Then the run is resumed.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from tqdm import tqdm
 from quantface_arch.utils.files import file_digest
 
 VICTIMS = ("a process", "torchrun", "all")
-# Pictures that a run may finish before it is killed, at most.
+# Maximum number of images that a run finishes before it is killed.
 LONGEST = 4
 
 
 def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row: what is there after all rounds, when a last run has not been killed."""
+    """Return one row: the state after all rounds and a last run without a kill."""
     rounds = 1 if args.smoke else args.kill_rounds
     chance = random.Random(args.seed)
     options = ["--model", args.model]
     with tempfile.TemporaryDirectory() as folder:
-        # Enough, or the last rounds have nothing left to do: a kill takes a moment to be felt.
+        # Use enough images: a kill takes a moment, and the last rounds still need work.
         source = faces_folder(Path(folder) / "in", 3 * LONGEST * rounds + 4)
         whole, out = Path(folder) / "whole", Path(folder) / "out"
         status, output = Run(restore_command(source, whole, 1, options)).wait()
@@ -66,7 +66,7 @@ def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _kill(run: Run, out: Path, victim: str, chance: random.Random) -> bool:
-    """Wait for some pictures and a moment, then kill; False if the run had ended by then."""
+    """Wait for some images and a moment, then kill; return False if the run had ended."""
     begun = sum(1 for _ in lines(out))
     wanted, moment = begun + chance.randint(0, LONGEST), chance.uniform(0, 1)
     while run.process.poll() is None and sum(1 for _ in lines(out)) < wanted:
@@ -86,7 +86,7 @@ def _kill(run: Run, out: Path, victim: str, chance: random.Random) -> bool:
 
 
 def _torn(out: Path) -> int:
-    """Files that a line says are done and that hold something else."""
+    """Count the files whose contents differ from their line in the manifest."""
     wanted = {name: value for record in lines(out) for name, value in record["outputs"].items()}
     return sum(
         not (out / name).is_file() or file_digest(out / name) != value

@@ -1,4 +1,4 @@
-"""Memory of one long run: ``python benchmarks/robustness.py soak``."""
+"""Measure the memory of one long run: ``python benchmarks/robustness.py soak``."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from batch_runs import Run, faces_folder, restore_command, tallied
 from restore_memory import resident
 
 MIB = 2**20
-# Parts of the run, by the share of pictures that are done.
+# Parts of the run by the share of finished images.
 PARTS = {"start": (0.03, 0.1), "middle": (0.45, 0.55), "end": (0.93, 1.0)}
 SECONDS = 0.2
 
 
 def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row: median resident memory in the parts of one run, and open files."""
+    """Return one row: median resident memory and open files in the parts of one run."""
     count = 6 if args.smoke else args.soak
     with tempfile.TemporaryDirectory() as folder:
         source, out = faces_folder(Path(folder) / "in", count), Path(folder) / "out"
@@ -60,7 +60,7 @@ def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _watched(run: Run, out: Path, count: int) -> Iterator[tuple[float, int, int]]:
-    """(share of pictures done, resident bytes, open files), five times a second."""
+    """Yield (share of finished images, resident bytes, open files) five times a second."""
     pid, manifest = run.process.pid, out / "manifest-0.jsonl"
     done, place = 0, 0
     while run.process.poll() is None:

@@ -1,7 +1,7 @@
-"""Two processes against one with two threads: ``python benchmarks/robustness.py throughput``.
+"""Compare two processes with one of two threads: ``benchmarks/robustness.py throughput``.
 
-Both restore the same folder, in turns, so that what else the machine does meets both alike. Seconds
-per face are those that the command reports, without start-up.
+Both restore the same folder in turns, so that other load on the machine affects both equally.
+Seconds per face are those that the command reports, without start-up.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PROCESSES = 2
 
 
 def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for one process, a row for two; ratios are of neighbouring runs, in the middle."""
+    """Return a row for one process and one for two, with median ratios of neighbouring runs."""
     images, turns = (4, 1) if args.smoke else (args.images, args.turns)
     with tempfile.TemporaryDirectory() as root:
         source = faces_folder(Path(root) / "in", images)
@@ -50,8 +50,8 @@ def _row(what: str, images: int, times: list[float], base: list[float]) -> dict[
 
 
 def _seconds(command: list[str]) -> float:
-    """Seconds per face of the whole run."""
-    # torchrun gives each its share; one process takes this number.
+    """Return the seconds per face of a run."""
+    # This sets the threads of one process; torchrun divides them among several.
     threads = str(min(PROCESSES, os.cpu_count() or 1))
     status, output = Run(command, {"OMP_NUM_THREADS": threads}).wait()
     found = re.search(r"([\d.]+) seconds per face", output)

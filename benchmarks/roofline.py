@@ -1,13 +1,13 @@
-"""How near every part of a restorer comes to what the processor can do at most.
+"""Compare the speed of every part of a restorer with the processor's peak.
 
     python benchmarks/roofline.py                          # mini and mini-w4a8
     python benchmarks/roofline.py --preset osdface --quantized FILE
 
-The peaks are measured: the rate at which OpenVINO multiplies in wide 3×3 convolutions, in float32,
-bfloat16 and int8. A part's rate counts all its multiply-accumulates, those inside attention too,
-over all the time that it takes; "of peak" is its share of the peak of its width. Layers are
-quantized, products of activations with activations are not: "of peaks" counts those of attention in
-an int8 network against bfloat16's peak. Options are those of latency.py, which takes the times.
+The peaks are measured: the rate of OpenVINO's wide 3×3 convolutions in float32, bfloat16 and int8.
+A part's rate is all its multiply-accumulates, including those inside attention, divided by its
+total time; "of peak" is its share of the peak of its number format. Layers are quantized, but
+products of two activations are not, so "of peaks" compares those of attention in an int8 network
+with bfloat16's peak. The options are those of latency.py, which measures the times.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime import openvino
 from quantface_arch.runtime.parts import record
 
-# Kind of latency.py's rows → the width of its products.
+# Kind of latency.py's rows → number format of its products.
 WIDTHS = {"openvino fp32": "fp32", "openvino bf16": "bf16", "quantized": "int8"}
-# Width of the products of layers → that of everything else, of attention's products too.
+# Format of the layers' products → format of everything else, including attention's products.
 WITHIN = {"fp32": "fp32", "bf16": "bf16", "int8": "bf16"}
-# OpenVINO's names of the latter.
+# OpenVINO's names of the latter formats.
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
-# Of the convolutions whose rate is the peak: channels, side of the picture, how many.
+# Of the convolutions whose rate is the peak: channels, side of the image, how many.
 WIDE, SIDE, DEPTH = 512, 64, 4
 
 
 def macs_of_parts(arch: Mapping[str, Any], size: int, batch: int) -> dict[str, tuple[int, int]]:
-    """Multiply-accumulates of every part's layers and of its attention, without weights."""
+    """Count the multiply-accumulates of every part's layers and attention, without weights."""
     network = meta_network(arch)
     inputs = record(network, torch.zeros(batch, 3, size, size, device="meta"))
     found = {}
@@ -55,14 +55,14 @@ def macs_of_parts(arch: Mapping[str, Any], size: int, batch: int) -> dict[str, t
 
 
 def convolutions(channels: int) -> nn.Module:
-    """Wide convolutions behind a narrow one that takes a picture."""
+    """Build wide convolutions after a narrow one that takes an image."""
     wide = [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(DEPTH)]
     return nn.Sequential(nn.Conv2d(3, channels, 1), *wide).eval()
 
 
 @torch.inference_mode()
 def peak(width: str, threads: int, repeats: int, channels: int = WIDE) -> float:
-    """Multiply-accumulates a second of wide convolutions."""
+    """Measure the multiply-accumulates per second of wide convolutions."""
     torch.set_num_threads(threads)
     net, x = convolutions(channels), torch.rand(1, 3, SIDE, SIDE)
     if width == "int8":
@@ -85,7 +85,7 @@ def peak(width: str, threads: int, repeats: int, channels: int = WIDE) -> float:
 def shares(
     found: dict[str, Any], peaks: Mapping[str, float], args: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Of latency.py's result for one row, a line per part and one for all."""
+    """Return a line per part, and one for all, from latency.py's result for one row."""
     width = WIDTHS[found["kind"]]
     macs, seconds = macs_of_parts(found["arch"], args.size, args.batch), dict(found["parts"])
     macs["all"] = sum(of[0] for of in macs.values()), sum(of[1] for of in macs.values())

@@ -3,8 +3,8 @@
     score.py RESTORED_DIR GT_DIR [--size 512]
 
 Images are matched by file stem, resized to size x size. Sharpness is the mean gradient magnitude
-over the ground truth's: 1 is right, less is blurred, more is noise or invented texture. Prints one
-JSON line. A missing or unreadable restored image is an error: nothing is left out of a mean.
+divided by the ground truth's: 1 is right, less means blur, more means noise or invented texture.
+Prints one JSON line. A missing or unreadable restored image is an error, so means are complete.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ NAMES = ("psnr", "ssim", "edge_psnr", "sharpness")
 
 
 def read(path: Path, size: int) -> np.ndarray:
-    """BGR picture (size, size, 3), float32 on the 0…255 scale."""
+    """Read a BGR image as (size, size, 3), float32 on the 0…255 scale."""
     image = cv2.imread(str(path))
     if image is None:
-        sys.exit(f"error: {path}: not a readable picture")
+        sys.exit(f"error: {path}: not a readable image")
     method = cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_CUBIC
     if image.shape[:2] != (size, size):
         image = cv2.resize(image, (size, size), interpolation=method)
@@ -36,12 +36,12 @@ def read(path: Path, size: int) -> np.ndarray:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """PSNR in dB on the 0…255 scale, at most 168 for equal pictures."""
+    """Return the PSNR in dB on the 0…255 scale, at most 168 for equal images."""
     return float(10 * np.log10(255.0**2 / max(np.mean((a - b) ** 2), 1e-12)))
 
 
 def score(restored: np.ndarray, clean: np.ndarray) -> dict[str, float]:
-    """The four figures of one pair of BGR pictures of the same size on the 0…255 scale."""
+    """Return the four figures of a pair of BGR images of equal size on the 0…255 scale."""
     a, b = restored.astype(np.float32), clean.astype(np.float32)
     values = (
         psnr(a, b),

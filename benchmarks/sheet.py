@@ -1,4 +1,4 @@
-"""A contact sheet: crops of the pictures that cells kept, methods side by side."""
+"""Write a contact sheet of crops from the images of cells, with methods side by side."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import matplotlib.pyplot as plt
 
 __all__ = ["write_sheet"]
 
-# The middle of an aligned 512×512 face, where eyes, nose and mouth are.
+# The centre of an aligned 512×512 face, with eyes, nose and mouth.
 CROP = slice(150, 406), slice(128, 384)
 
 
 def write_sheet(path: Path, cells: Cells, names: Mapping[str, str]) -> None:
-    """Write a PNG with a row per face: input, every cell's picture, clean face.
+    """Write a PNG with a row per face: input, every cell's image, clean face.
 
     Args:
-        names: title of a column → name of the cell, whose pictures are in the cache.
+        names: column title → name of a cell whose images are in the cache.
     """
     faces = cells.faces[: cells.shown]
     titles = ["input", *names, "clean"]

@@ -1,13 +1,13 @@
-"""Faces in videos: how steadily they are tracked, or, with --command, the whole command's cost.
+"""Measure how steadily faces in videos are tracked, or the cost of the whole command.
 
     python benchmarks/video.py                     # jitter by smoothing, both detectors
-    python benchmarks/video.py --command           # seconds a frame and memory of restore.py
+    python benchmarks/video.py --command           # seconds per frame and memory of restore.py
 
-The video is a photograph that sways, nods, turns and comes nearer, with noise of 6 levels drawn for
-every frame. "jitter" is how far the face moves inside its aligned 512x512 crop from one frame to
-the next, "drift" how far it is from its mean place there; both would be 0 if every face were cut
-out in its true place. "smoothing" is the number of frames on either side that a place is averaged
-over; "ema" is exponential smoothing of the landmarks instead, by that weight of the new frame.
+The video is a photograph that sways, nods, turns and comes nearer, with new noise of 6 levels in
+every frame. "jitter" is the distance that the face moves inside its aligned 512x512 crop between
+frames, and "drift" is its distance from its mean position there; both would be 0 if every crop were
+at its true position. "smoothing" is the number of frames on each side in the average; "ema" is an
+EMA of the landmarks instead, with that weight for the new frame.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ WEIGHTS = (0.5, 0.3)
 
 
 def steadiness(detector: str, count: int) -> list[dict[str, Any]]:
-    """A row for every smoothing, of the same frames and the same detections."""
+    """Return a row per smoothing, on the same frames and detections."""
     frames, true = zip(*moving(load_rgb(PHOTO), count, (384, 384)), strict=True)
     finder = build_detector(detector, weights_dir=data_root() / "weights/facexlib", offline=True)
     start = time.perf_counter()
@@ -83,7 +83,7 @@ def _exponential(faces: Sequence[list[Face]], weight: float) -> list[list[np.nda
 
 
 def whole_command(count: int, folder: Path) -> dict[str, Any]:
-    """Restore a video with ``count`` frames by the command, and watch its memory."""
+    """Restore a video of ``count`` frames with the command and measure its memory."""
     video = folder / f"{count}.mp4"
     code = cv2.VideoWriter.fourcc(*"mp4v")
     writer = cv2.VideoWriter(str(video), cv2.CAP_FFMPEG, code, RATE, (640, 480))

@@ -1,13 +1,13 @@
-"""How long visitors of the page wait.
+"""Measure how long visitors of the page wait.
 
     python benchmarks/web.py                   # a browser; then 8 visitors at once
     python benchmarks/web.py --users 16
 
-"start" is the call of inference/app.py on a machine that has compiled the model before. "in the
-browser" is from the click on Restore until the result is on the page, or from the start. The
-visitors ask one after the other within a moment; "order kept" tells whether they were served in the
-order in which they asked. The last column is what else ran on the machine: the mean number of
-processes that wanted a core in the minute before.
+"start" is the launch of inference/app.py on a machine that has already compiled the model. "in the
+browser" is the time from the click on Restore, or from the start, until the result is on the page.
+The visitors send their requests in quick succession; "order kept" says whether they were served in
+the same order. The last column shows the load of the machine: the mean number of runnable processes
+in the last minute.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def row(what: str, value: Any) -> dict[str, Any]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has computed so far."""
+    """Return the processor time of a process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -41,7 +41,7 @@ def cpu_seconds(pid: int) -> float:
 def in_browser(
     driver: Any, client: Client, start: float, repeats: int, shot: Path | None
 ) -> list[dict[str, Any]]:
-    """One visitor, whose browser was open when the server was called."""
+    """Measure one visitor, whose browser is open before the server starts."""
     browser = Browser(driver, client.url)
     browser.upload(PHOTO)
     said = browser.restore()
@@ -64,7 +64,7 @@ def in_browser(
 
 
 def at_once(client: Client, model: str, users: int) -> list[dict[str, Any]]:
-    """Many visitors without a browser."""
+    """Measure many visitors at once, without a browser."""
     path = client.upload(PHOTO.read_bytes(), PHOTO.name)
     client.restore(path, model=model)
     start = time.perf_counter()

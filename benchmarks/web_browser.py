@@ -1,4 +1,4 @@
-"""Chromium without a window, for web.py and the tests."""
+"""Drive headless Chromium, for web.py and the tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TIMEOUT = 120
 
 
 def missing() -> str | None:
-    """What has to be installed before a browser can be driven; None if nothing has."""
+    """Return a hint on what to install for driving a browser; None if nothing is missing."""
     if find_spec("selenium") is None:
         return "selenium is missing (pip install selenium)"
     if not any(map(shutil.which, _CHROMIUM)):
@@ -29,7 +29,7 @@ def missing() -> str | None:
 
 
 class Browser:
-    """One tab with the page."""
+    """A tab that shows the page."""
 
     def __init__(self, driver: Any, url: str) -> None:
         self.driver = driver
@@ -43,27 +43,27 @@ class Browser:
         self._wait(".message.ready")
 
     def restore(self) -> str:
-        """Press the button; the message that comes with the result, or in its place."""
+        """Press the button and return the message that comes with or instead of the result."""
         self.one("#restore").click()
         self._wait(".message.done, .message.failed")
         return self.one("#status").text
 
     def clear(self) -> None:
-        """Take the photograph away and wait until its results are gone, too."""
+        """Remove the photograph and wait until its results are gone, too."""
         self.one('#photo button[aria-label="Remove Image"]').click()
         self._wait(".message.empty")
 
     def one(self, selector: str) -> Any:
-        """The first element of a CSS selector."""
+        """Return the first element of a CSS selector."""
         return self.driver.find_element("css selector", selector)
 
     def all(self, selector: str) -> list[Any]:
-        """The visible elements of a CSS selector."""
+        """Return the visible elements of a CSS selector."""
         found = self.driver.find_elements("css selector", selector)
         return [element for element in found if element.is_displayed()]
 
     def wait_for_pictures(self, selector: str, count: int) -> None:
-        """Wait until an element shows so many pictures, all of them with their pixels."""
+        """Wait until an element shows ``count`` fully loaded images."""
         from selenium.webdriver.support.ui import WebDriverWait
 
         script = "return arguments[0].complete && arguments[0].naturalWidth > 0"
@@ -72,10 +72,10 @@ class Browser:
             images = self.all(f"{selector} img")
             return len(images) == count and all(driver.execute_script(script, i) for i in images)
 
-        WebDriverWait(self.driver, _TIMEOUT).until(are_there, f"{count} pictures in {selector}")
+        WebDriverWait(self.driver, _TIMEOUT).until(are_there, f"{count} images in {selector}")
 
     def requested(self) -> set[str]:
-        """Addresses of everything that was loaded since the last call."""
+        """Return the addresses of everything loaded since the last call."""
         events = [json.loads(entry["message"]) for entry in self.driver.get_log("performance")]
         sent = [event["message"] for event in events]
         return {
@@ -93,13 +93,13 @@ class Browser:
 
 @contextmanager
 def browsing() -> Iterator[Any]:
-    """A driver of Chromium, for :class:`Browser`."""
+    """Yield a driver of Chromium, for :class:`Browser`."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
     options.binary_location = next(filter(None, map(shutil.which, _CHROMIUM)))
     size = ",".join(map(str, _SIZE))
-    # Root may not use the sandbox, and containers have little shared memory.
+    # Root cannot use the sandbox, and containers have little shared memory.
     words = ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu")
     for word in (*words, "force-prefers-no-reduced-motion", f"window-size={size}"):
         options.add_argument(f"--{word}")

@@ -1,4 +1,4 @@
-"""The page's server and what talks to it over HTTP: for web.py and the tests."""
+"""Run the page's server and talk to it over HTTP, for web.py and the tests."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Client:
     """A visitor without a browser.
 
     Attributes:
-        url: of the page, without a slash at its end.
-        process: the server's.
-        log: the lines that it has printed so far.
+        url: address of the page, without a trailing slash.
+        process: process of the server.
+        log: lines that the server has printed so far.
     """
 
     url: str
@@ -36,12 +36,12 @@ class Client:
     log: list[str]
 
     def get(self, path: str) -> bytes:
-        """Raises urllib.error.HTTPError for any status but 200."""
+        """Get a path; raises urllib.error.HTTPError for any status but 200."""
         with urllib.request.urlopen(f"{self.url}{path}", timeout=_TIMEOUT) as answer:
             return answer.read()
 
     def post(self, path: str, body: bytes, content_type: str) -> Any:
-        """What the server answers, from JSON; raises as :meth:`get`."""
+        """Post a body and return the decoded JSON answer; raises like :meth:`get`."""
         request = urllib.request.Request(
             f"{self.url}{path}", data=body, headers={"Content-Type": content_type}
         )
@@ -49,7 +49,7 @@ class Client:
             return json.load(answer)
 
     def upload(self, data: bytes, name: str) -> str:
-        """Upload a file; its path on the server."""
+        """Upload a file and return its path on the server."""
         mark = uuid.uuid4().hex
         field = f'Content-Disposition: form-data; name="files"; filename="{name}"'
         body = f"--{mark}\r\n{field}\r\n\r\n".encode() + data + f"\r\n--{mark}--\r\n".encode()
@@ -63,28 +63,28 @@ class Client:
         strength: float = 1.0,
         color_fix: str = "default",
     ) -> str:
-        """Ask for a restoration; the request's id, which tells that it has its place."""
+        """Request a restoration; return the request's id once it is in the queue."""
         photo = path and {"path": path, "meta": {"_type": "gradio.FileData"}}
         body = json.dumps({"data": [photo, model, strength, color_fix]}).encode()
         return self.post("/gradio_api/call/restore", body, "application/json")["event_id"]
 
     def wait(self, event: str) -> list[Any] | None:
-        """The page's fields after the request; None if the server refused it."""
+        """Return the page's fields after the request; None if the server rejected it."""
         text = self.get(f"/gradio_api/call/restore/{event}").decode()
         kind, data = re.findall(r"event: (\w+)\ndata: (.*)", text)[-1]
         return json.loads(data) if kind == "complete" else None
 
     def restore(self, path: str | None, **options: Any) -> list[Any] | None:
-        """Ask and wait."""
+        """Request a restoration and wait for the result."""
         return self.wait(self.enqueue(path, **options))
 
 
 @contextmanager
 def serving(*options: str) -> Iterator[Client]:
-    """Run ``inference/app.py`` on a free port, from its call until it has ended.
+    """Run ``inference/app.py`` on a free port and end it afterwards.
 
     Raises:
-        RuntimeError: it ended before the page could be opened; with what it printed.
+        RuntimeError: it ended before the page opened; the message has its output.
     """
     command = [sys.executable, str(APP), "--port", "0", "--offline", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -98,7 +98,7 @@ def serving(*options: str) -> Iterator[Client]:
                 break
         else:
             raise RuntimeError("".join(log))
-        # Read on, or the server would wait for somebody to do so.
+        # Keep reading, or the server would block on a full pipe.
         threading.Thread(target=log.extend, args=(process.stderr,), daemon=True).start()
         yield Client(found[1], process, log)
     finally:

@@ -1,4 +1,4 @@
-"""Look the tested versions of all dependencies up in a database of known vulnerabilities."""
+"""Check the tested versions of all dependencies for known vulnerabilities."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from quantface_arch.errors import UsageError, one_line
 from quantface_arch.utils.cli import Parser, run
 
 DESCRIPTION = """\
-Look the versions of requirements-tested.txt up in a database of known vulnerabilities, by pip-audit
-(pip install pip-audit, into any environment: only the file is looked at, not what is installed).
+Check the versions in requirements-tested.txt for known vulnerabilities with pip-audit (pip install
+pip-audit, into any environment: it reads only the file, not the installed packages).
 
-Exit status: 0 all were looked up and nothing is known; 1 vulnerabilities are known, which are
-listed; 2 wrong usage; 3 not, or not all, could be looked up: pip-audit is not installed, or its
-service cannot be reached or does not know a package. 3 is never a clean bill.
+Exit status: 0 all packages were checked and have no known vulnerability; 1 vulnerabilities are
+known and listed; 2 wrong usage; 3 some packages could not be checked, because pip-audit is not
+installed, or its service cannot be reached or does not know a package. Do not read 3 as safe.
 
 examples:
   python scripts/audit_dependencies.py
@@ -31,11 +31,11 @@ REQUEST_SECONDS = 10
 
 
 class Unchecked(Exception):
-    """Nothing can be said; the message says why."""
+    """The packages could not be checked; the message gives the reason."""
 
 
 def make_parser() -> Parser:
-    """The command line."""
+    """Build the command-line parser."""
     parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add(
@@ -44,15 +44,15 @@ def make_parser() -> Parser:
         type=Path,
         default=TESTED,
         metavar="FILE",
-        help="NAME==VERSION lines",
+        help="file of NAME==VERSION lines",
     )
     add("--service", choices=("osv", "pypi"), default="osv", help="default: %(default)s")
-    add("--seconds", type=float, default=600, help="that it may take in all (%(default)s)")
+    add("--seconds", type=float, default=600, help="time limit in total (%(default)s)")
     return parser
 
 
 def main(args: argparse.Namespace) -> int:
-    """Look up, print what is known."""
+    """Check the packages and print known vulnerabilities."""
     if not args.requirements.is_file():
         raise UsageError(f"{args.requirements}: no such file")
     try:
@@ -79,10 +79,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def look_up(requirements: Path, service: str, seconds: float) -> list[dict[str, Any]]:
-    """pip-audit's entry of every package of the file.
+    """Return pip-audit's entry for every package in the file.
 
     Raises:
-        Unchecked: pip-audit is not there, or gives no answer.
+        Unchecked: pip-audit is not installed, or gives no answer.
     """
     command = [sys.executable, "-m", "pip_audit", "--requirement", str(requirements)]
     command += ["--no-deps", "--disable-pip", "--progress-spinner", "off", "--format", "json"]

@@ -1,4 +1,4 @@
-"""Take the tensors out of a pickled checkpoint and write them as .safetensors."""
+"""Extract the tensors of a pickled checkpoint and write them as .safetensors."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from quantface_arch.utils.cli import Parser, describe, run
 from quantface_arch.utils.files import atomic_path
 
 DESCRIPTION = """\
-Take the tensors out of a pickled checkpoint (.ckpt, .pth, .pt) and write them as .safetensors.
+Extract the tensors of a pickled checkpoint (.ckpt, .pth, .pt) and write them as .safetensors.
 
-A pickle is a program: reading it runs what its maker wrote, with your rights. Everything else in
-this package refuses pickles that ask for more than tensors. This command reads them: objects of
-foreign classes become empty placeholders and their code is never imported, but that is a guard, not
-a guarantee. Use it only on a file whose origin you trust, and say so by --i-trust-this-file.
+A pickle is a program: reading it runs its author's code with your permissions. Everything else in
+this package rejects pickles that need more than tensors. This command reads them: objects of
+unknown classes become empty placeholders, and their code is never imported. That reduces the risk
+but does not remove it. Use it only on a file whose origin you trust; confirm with
+--i-trust-this-file.
 
-A checkpoint's "state_dict" is taken if it has one, else all tensors in it. Key names are kept.
+The result holds the checkpoint's "state_dict" if it has one, else all its tensors. Keys are kept.
 
 example:
   python scripts/convert_pickle.py --i-trust-this-file \\
       weights/OSDFace/associate_2.ckpt weights/OSDFace/associate_2.safetensors
 """
 
-# What rebuilding tensors takes.
+# Everything that rebuilding tensors needs.
 NEEDED = {
     ("collections", "OrderedDict"),
     ("torch", "Size"),
@@ -46,7 +47,7 @@ NEEDED = {
 
 
 class Placeholder(dict):
-    """Stands for an object of a foreign class; takes whatever unpickling does to it."""
+    """A placeholder for an object of an unknown class, which accepts any unpickling step."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ class Placeholder(dict):
 
 
 class TensorUnpickler(pickle.Unpickler):
-    """Imports nothing but what rebuilds tensors."""
+    """An unpickler that imports only the functions that rebuild tensors."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in NEEDED or (module == "torch" and name.endswith("Storage")):
@@ -86,7 +87,7 @@ def _load(file: Any, **options: Any) -> Any:
 
 
 def make_parser() -> Parser:
-    """The command line."""
+    """Build the command-line parser."""
     parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="pickled checkpoint")
     parser.add_argument("output", type=Path, help=".safetensors file to write")
@@ -97,7 +98,7 @@ def make_parser() -> Parser:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Convert, print what was written."""
+    """Convert the file and print a summary."""
     if args.output.suffix != ".safetensors":
         raise UsageError(f"{args.output}: tensors are written as .safetensors")
     if not args.file.is_file():
@@ -115,10 +116,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """All tensors of a pickled checkpoint, each with memory of its own, by flattened key.
+    """Return all tensors of a pickled checkpoint by flattened key, each with its own memory.
 
     Raises:
-        QuantFaceError: no pickle, or one without tensors.
+        QuantFaceError: the file is not a pickle, or has no tensors.
     """
     reader = SimpleNamespace(Unpickler=TensorUnpickler, load=_load, __name__="tensors only")
     try:

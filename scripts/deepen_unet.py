@@ -4,7 +4,7 @@
     python scripts/deepen_unet.py --model mini --preset mini2 -o deepened.safetensors
 
 Every level gets one more residual block (and attention block, where the level has them) whose last
-layer is zero, so that it passes its input on (Chen et al., "Net2Net", ICLR 2016). The presets must
+layer is zero, so that it outputs its input (Chen et al., "Net2Net", ICLR 2016). The presets must
 agree in everything but the number of blocks.
 """
 
@@ -30,18 +30,18 @@ BLOCK = re.compile(r"unet\.(?P<way>down|up)_blocks\.(?P<level>\d+)\.\w+\.(?P<pla
 
 
 def source_name(name: str, blocks: int) -> str | None:
-    """Return the shallow network's parameter for one of the deep network's; None: a new block's.
+    """Return the shallow network's parameter for one of the deep network; None in new blocks.
 
     Args:
-        name: of a parameter of the network with one more block a level.
-        blocks: of a level of the shallow network on the way down; there is one more on the way up.
+        name: a parameter of the network with one more block per level.
+        blocks: blocks per down level of the shallow network; up levels have one more.
     """
     match = BLOCK.match(name)
     if match is None or ".downsamplers." in name or ".upsamplers." in name:
         return name
     place = int(match["place"])
-    # On the way up the new block stands before the last one, whose skip connection comes from the
-    # level below or from the first convolution, as before.
+    # In up levels the new block comes before the last one, whose skip connection still comes from
+    # the level below or from the first convolution.
     if place < blocks:
         return name
     if place == blocks:
@@ -51,7 +51,7 @@ def source_name(name: str, blocks: int) -> str | None:
 
 
 def pass_on(net: nn.Module, fresh: set[str]) -> None:
-    """Zero the last layer of every new block, and have its shortcut pass the hidden state on."""
+    """Zero the last layer of every new block and make its shortcut the identity."""
     for name, parameter in net.named_parameters():
         if name not in fresh:
             continue
@@ -91,7 +91,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="mini", help="name or path of the shallow model")
-    parser.add_argument("--preset", default="mini2", help="sizes of the deep one (default: mini2)")
+    parser.add_argument(
+        "--preset", default="mini2", help="preset of the deep network (default: mini2)"
+    )
     parser.add_argument("-o", "--out", type=Path, required=True, help="file to write")
     args = parser.parse_args()
     try:

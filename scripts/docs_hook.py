@@ -1,4 +1,4 @@
-"""For mkdocs: files outside docs/ that pages link to, such as the README, are part of the site."""
+"""mkdocs hook: include files outside docs/ that pages link to, such as the README."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LINK = re.compile(r"\]\(\.\./([^)#\s]+)")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add every file that a page names by ``../``, under its place in the repository."""
+    """Add every file that a page names with ``../``, under its path in the repository."""
     for page in list(files.documentation_pages()):
         for name in LINK.findall(Path(page.abs_src_path).read_text(encoding="utf-8")):
             source = f"repository/{name}"
@@ -23,7 +23,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Let links point there, and those of such a page back."""
+    """Rewrite links to these files, and the links of these files back into docs/."""
     if page.file.src_uri.startswith("repository/"):
         return re.sub(r"\]\(docs/", "](../", markdown)
     return LINK.sub(r"](repository/\1", markdown)

@@ -1,4 +1,4 @@
-"""Pictures of a quantized restorer: the inputs of its layers, its error along the network."""
+"""Plot the inputs of a quantized restorer's layers, and its error along the network."""
 
 from __future__ import annotations
 
@@ -23,40 +23,40 @@ from quantface_arch.reports.layer_plots import (
 from quantface_arch.utils.cli import Parser, run
 
 DESCRIPTION = """\
-Draw what happens inside a quantized restorer, as PNG files.
+Plot what happens inside a quantized restorer, as PNG files.
 
-  --layer NAME   what arrives at a layer, per channel and as a histogram with the quantization grid,
+  --layer NAME   the input of a layer, per channel and as a histogram with the quantization levels,
                  before and after balancing: OUTPUT/NAME.png, for every name
   --errors       how far each layer's output is from the full-precision network's, in dB, along the
                  network: OUTPUT/errors.png; several checkpoints give several lines
 
 examples:
-  python scripts/draw_layers.py --quantized mini-w4a4 -i datasets/faces_val/lq -o pictures \\
+  python scripts/draw_layers.py --quantized mini-w4a4 -i datasets/faces_val/lq -o images \\
       --layer vae.decoder.up_blocks.2.resnets.0.conv1 unet.mid_block.resnets.0.conv1
   python scripts/draw_layers.py --quantized mini-w4a8 mini-w4a4 -i datasets/faces_val/lq \\
-      -o pictures --errors
+      -o images --errors
 
-Faces: aligned and degraded, as the ones to be restored; 2 to 8 are enough.
+Use aligned faces, degraded like those that you want to restore; 2 to 8 are enough.
 """
 
 
 def make_parser() -> Parser:
-    """The command line."""
+    """Build the command-line parser."""
     parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", default="mini", help="the full-precision restorer (default: %(default)s)")
     add("--quantized", nargs="+", required=True, help="quantized checkpoints or shipped names")
     add("-i", "--input", required=True, type=Path, help="a face, or a folder searched for faces")
-    add("-o", "--output", required=True, type=Path, help="folder for the pictures")
-    add("--layer", nargs="+", metavar="NAME", default=[], help="layers whose input is drawn")
-    add("--errors", action="store_true", help="draw the error of every layer")
+    add("-o", "--output", required=True, type=Path, help="folder for the plots")
+    add("--layer", nargs="+", metavar="NAME", default=[], help="layers whose input to plot")
+    add("--errors", action="store_true", help="plot the error of every layer")
     add("--num-images", type=int, default=4, help="faces to use (default: %(default)s)")
     add("--size", type=int, default=512, help="side faces are resized to (default: %(default)s)")
     return parser
 
 
 def main(args: argparse.Namespace) -> int:
-    """Draw, print the files' names."""
+    """Draw the plots and print the file names."""
     if not args.layer and not args.errors:
         raise UsageError("nothing to draw: give --layer NAME or --errors")
     if min(args.num_images, args.size) < 1:
@@ -84,10 +84,10 @@ def main(args: argparse.Namespace) -> int:
 def _load_quantized(name: str, teacher: str) -> torch.nn.Module:
     metadata = read_metadata(resolve_model(name))
     if metadata["state"] != "quantized":
-        raise QuantFaceError(f"{name}: found state {metadata['state']}, quantized is wanted")
+        raise QuantFaceError(f"{name}: found state {metadata['state']}, expected quantized")
     path = resolve_model(teacher)
     if path.is_file() and read_metadata(path)["arch"] != metadata["arch"]:
-        raise QuantFaceError(f"{name}: it is of another architecture than {teacher}")
+        raise QuantFaceError(f"{name}: its architecture differs from {teacher}'s")
     return load_model(name, runtime="reference")
 
 
