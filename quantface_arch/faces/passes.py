@@ -61,7 +61,7 @@ def merge(faces: Sequence[Face]) -> list[Face]:
     """Return every face once and none of its fragments, best score first.
 
     Faces whose intersection over union with a better one exceeds 0.4 are the same face: box and
-    landmarks are averaged, and the best score is kept. Averaging halves the error of the
+    landmarks are averaged, and the best score is kept. Averaging reduces the error of the
     landmarks in blurred pictures. A face is a fragment, and is dropped, if more than 60 % of its
     box lies in the larger box of a better one.
     """

@@ -1,4 +1,4 @@
-"""YuNet, the detector that is shipped: faces of every pose, five landmarks, 0.02 s a picture."""
+"""YuNet, the shipped face detector, with five landmarks for each face."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["MODEL", "YuNetDetector"]
 
 MODEL = Path(__file__).resolve().parents[1] / "weights/face_detection_yunet_2023mar.onnx"
 
-_LONG_SIDES = (160, 320, 640, 2048)
+_LONG_SIDES = (120, 160, 226, 320, 452, 640, 1024, 2048)
 # Sizes that the network was trained on are 10 to 300 pixels.
 _SIZES = (40.0, 320.0)
 _MIN_SCORE = 0.7
