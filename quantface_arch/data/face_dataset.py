@@ -96,7 +96,7 @@ class QuantFaceDataset(Dataset):
                     f"dataset option gt_size {size}: no picture in {self.root} is that large; "
                     f"the largest has {max(sides.values())} pixels"
                 )
-        self.tones = self._by_skin_tone() if opt.get("equalize_skin_tones") else []
+        self.tones = self._by_skin_tone() if options.equalize_skin_tones else []
 
     def _list_sides(self) -> dict[str, int]:
         """Shorter side in pixels of every clean face, by key; reads headers only."""
