@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
 
 import cv2
 import numpy as np
@@ -22,23 +22,32 @@ NEAREST, FARTHEST = 2, 6
 class FaceMetrics:
     """LPIPS (SqueezeNet) and the cosine of face embeddings (MobileFaceNet).
 
-    Args:
-        weights: folder with ``perceptual`` and ``identity``; None uses the shared data.
+    A metric whose weights are not in the data's ``weights/`` is left out, and stderr says so.
     """
 
-    def __init__(self, weights: Path | None = None) -> None:
-        folder = weights or data_root() / "weights"
-        perceptual = folder / "perceptual" / "squeezenet1_1_features.pth"
-        identity = folder / "identity" / "MobileFaceNet.onnx"
-        self.lpips = QuantFaceLPIPSLoss(net="squeeze", weights=perceptual)
-        self.identity = QuantFaceIdentityLoss(net="mobileface", weights=identity)
+    def __init__(self) -> None:
+        folder = data_root() / "weights"
+        perceptual = folder / "perceptual/squeezenet1_1_features.pth"
+        identity = folder / "identity/MobileFaceNet.onnx"
+        self.lpips = self.identity = None
+        if perceptual.is_file():
+            self.lpips = QuantFaceLPIPSLoss(net="squeeze", weights=perceptual)
+        if identity.is_file():
+            self.identity = QuantFaceIdentityLoss(net="mobileface", weights=identity)
+        for path in (perceptual, identity):
+            if not path.is_file():
+                print(f"no {path}: its metric is left out", file=sys.stderr)
 
     @torch.inference_mode()
     def __call__(self, restored: np.ndarray, clean: np.ndarray) -> dict[str, float]:
         """Return ``lpips`` and ``identity`` of two uint8 BGR faces (512, 512, 3)."""
         a, b = (_signed(image) for image in (restored, clean))
-        cosine = (self.identity.embed(a) * self.identity.embed(b)).sum()
-        return {"lpips": float(self.lpips(a, b)), "identity": float(cosine)}
+        found: dict[str, float] = {}
+        if self.lpips is not None:
+            found["lpips"] = float(self.lpips(a, b))
+        if self.identity is not None:
+            found["identity"] = float((self.identity.embed(a) * self.identity.embed(b)).sum())
+        return found
 
 
 class PatternMeter:

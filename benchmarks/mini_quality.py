@@ -18,6 +18,7 @@ at the cheeks) and by what benchmarks/diverse512_groups.csv says of age, sex and
 
 from __future__ import annotations
 
+import argparse
 import csv
 import math
 from collections.abc import Mapping, Sequence
@@ -87,6 +88,7 @@ def group_table(
                     np.mean([scores[name][i][key] - scores["input"][i][key] for i in chosen])
                 )
                 for key in ("psnr", "lpips", "identity")
+                if key in scores[name][0]
             }
             rows.append({"model": name, "group": f"{kind}: {value}", "faces": len(chosen), **gains})
     return rows
@@ -98,7 +100,8 @@ def read_labels() -> dict[str, dict[str, str]]:
         return {row.pop("name"): row for row in csv.DictReader(file)}
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
+    """Return the options of the command line."""
     args_parser = parser(__doc__)
     args_parser.add_argument("--models", nargs="+", default=["mini", "mini-w4a8"])
     args_parser.add_argument("--faces", default="val512", help="subfolder of faces/ (val512)")
@@ -106,44 +109,61 @@ def main() -> None:
     args_parser.add_argument("--out", type=Path, help="folder for PNGs of input | models… | clean")
     args_parser.add_argument("--groups", action="store_true", help="add a table by groups")
     args = args_parser.parse_args()
-    paths = find_faces(args.faces)[: 2 if args.smoke else args.limit]
-    if not paths:
+    args.paths = find_faces(args.faces)[: 2 if args.smoke else args.limit]
+    if not args.paths:
         args_parser.error(f"no faces in {args.faces}; set QUANTFACE_DATA")
-    models = {name: load(name) for name in args.models}
-    names = ["input", *models]
-    scores: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    patterns = {name: PatternMeter() for name in names}
-    measure, labels = FaceMetrics(), read_labels()
-    groups: list[dict[str, str]] = []
-    for path in tqdm(paths, desc="faces", unit="face"):
-        clean, low, _ = degrade_file(path)
-        pictures = {"input": low, **{name: restore(m, low) for name, m in models.items()}}
-        first = pictures[args.models[0]]
-        groups.append(group_of(clean, labels.get(path.stem, {})))
-        for name, picture in pictures.items():
-            against = psnr(picture.astype(np.float32), first.astype(np.float32))
-            edges = calculate_quantface_edge_psnr(picture, first)
-            patterns[name].add(picture)
+    return args
+
+
+class Scores:
+    """The scores of the input and of every model, face by face."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.rows: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+        self.patterns = {name: PatternMeter() for name in names}
+        self.measure = FaceMetrics()
+
+    def add(self, images: Mapping[str, np.ndarray], clean: np.ndarray, first: str) -> None:
+        """Score the images of one face against the clean one and against a model's."""
+        for name, image in images.items():
+            self.patterns[name].add(image)
             row = {
-                **score(picture, clean),
-                **measure(picture, clean),
-                "psnr_vs_first": against,
-                "edge_vs_first": edges,
+                **score(image, clean),
+                **self.measure(image, clean),
+                "psnr_vs_first": psnr(image.astype(np.float32), images[first].astype(np.float32)),
+                "edge_vs_first": calculate_quantface_edge_psnr(image, images[first]),
             }
-            scores[name].append(row)
-        if args.out:
-            args.out.mkdir(parents=True, exist_ok=True)
-            sheet = np.concatenate([*pictures.values(), clean], axis=1)
-            cv2.imwrite(str(args.out / f"{path.stem}.png"), sheet)
-    rows = []
-    for name in names:
-        means = {k: float(np.mean([s[k] for s in scores[name]])) for k in scores[name][0]}
+            self.rows[name].append(row)
+
+    def means(self, name: str) -> dict[str, float]:
+        """Return the mean scores of a model, and the worst peak of its patterns."""
+        rows = self.rows[name]
+        means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
         if means["psnr_vs_first"] > 100:
             means["psnr_vs_first"] = means["edge_vs_first"] = math.inf
-        means["worst_peak"] = patterns[name].worst_peak()
-        rows.append({"model": Path(name).name, "faces": len(paths), **means})
+        return {**means, "worst_peak": self.patterns[name].worst_peak()}
+
+
+def main() -> None:
+    args = parse()
+    models = {name: load(name) for name in args.models}
+    scores = Scores(["input", *models])
+    labels, groups = read_labels(), []
+    for path in tqdm(args.paths, desc="faces", unit="face"):
+        clean, low, _ = degrade_file(path)
+        images = {"input": low, **{name: restore(m, low) for name, m in models.items()}}
+        groups.append(group_of(clean, labels.get(path.stem, {})))
+        scores.add(images, clean, args.models[0])
+        if args.out:
+            args.out.mkdir(parents=True, exist_ok=True)
+            sheet = np.concatenate([*images.values(), clean], axis=1)
+            cv2.imwrite(str(args.out / f"{path.stem}.png"), sheet)
     if args.groups:
-        table(group_table(scores, groups))
+        table(group_table(scores.rows, groups))
+    rows = [
+        {"model": Path(name).name, "faces": len(args.paths), **scores.means(name)}
+        for name in scores.rows
+    ]
     report(rows, args.json)
 
 

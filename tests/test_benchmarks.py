@@ -28,6 +28,7 @@ BENCHMARKS = (
 # What they are made of, and those with tests of their own.
 OTHERS = {
     *("make_lq", "score", "report", "cells", "sheet", "latency_rows", "detection_rows"),
+    "face_metrics",
     *("ablation", "quality", "fuzz_inputs", "fuzz_targets", "batch_runs", "moving_face"),
     *("web_browser", "web_client"),
     *(f"robustness_{part}" for part in ("kill", "soak", "throughput", "faults")),
