@@ -44,7 +44,8 @@ def test_hooks_are_local_and_those_of_make_test(repo):
 
 
 def test_all_files_of_the_package_are_installed(repo):
-    listed = re.search(r"^quantface_arch = \[(.+)\]$", (repo / "pyproject.toml").read_text(), re.M)
+    project = (repo / "pyproject.toml").read_text()
+    listed = re.search(r"^quantface_arch = \[(.+?)\]$", project, re.MULTILINE | re.DOTALL)
     package = repo / "quantface_arch"
     patterns = re.findall(r'"(.+?)"', listed[1])
     wanted = {path for pattern in patterns for path in package.glob(pattern)}
