@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from distillation_helpers import batch, build, make_comparable, relative_error, step, values
+from distillation_helpers import batch, build, make_comparable, ready, relative_error, step, values
 from loops import saved
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.models import quantize_stage as stage_module
+from quantface_arch.models.quantize_stage import calibration_pictures
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import quant_layers
 from quantface_arch.quant.config.bitmap import save_bit_map
@@ -201,7 +202,9 @@ def test_a_bit_map_decides_every_width(tmp_path, w4_options):
 
 def test_reconstruction_comes_first_and_helps(tmp_path, w4_options):
     def error(model):
-        data = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+        # Of the images on which the blocks are tuned.
+        opt = ready(w4_options, tmp_path)
+        data = torch.stack(calibration_pictures(opt, model.teacher, 4))
         with torch.no_grad():
             return float((model.net_g(data) - model.teacher(data)).square().mean())
 
