@@ -221,7 +221,7 @@ def test_training_that_learns_offsets_is_counted_with_them(command):
         ((), {"network_g": {"type": "QuantFaceArch"}}, 1, "network_g option arch: missing"),
         ((), {"network_g": RRDB, "quant": {"name": "w9a9"}}, 1, "recipe weights: no bits"),
         (("--size", "60"), {"network_g": TINY}, 1, "both sides must be multiples of"),
-        (("--size", "1"), {"network_g": RRDB}, 1, "RRDBNet cannot be counted on a 3x1x1 picture"),
+        (("--size", "1"), {"network_g": RRDB}, 1, "RRDBNet cannot be counted on a 3x1x1 image"),
         (("--size", "8"), {"network_g": {**RRDB, "num_in_ch": 4}}, 1, "cannot be counted on a 3x8"),
         (
             (),
