@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from quantize import Faces, check_is_float, find_faces
+from quantize import check_is_float, open_faces
 from torch import Tensor
 
 from quantface_arch.errors import QuantFaceError, UsageError
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("nothing to draw: give --layer NAME or --errors")
     if min(args.num_images, args.size) < 1:
         raise UsageError("--num-images and --size: allowed are whole numbers from 1")
-    faces = Faces(find_faces(args.input)[: args.num_images], args.size)
+    faces = open_faces(args.input, args.size, args.num_images)
     batches = [face[None] for face in faces]
     check_is_float(args.model)
     teacher = load_model(args.model, runtime="reference")

@@ -16,7 +16,13 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.models.options import TrainOptions
 from quantface_arch.utils.files import atomic_path
 
-__all__ = ["check_resumed", "options_record", "remove_old_checkpoints", "write_checkpoint"]
+__all__ = [
+    "check_resumed",
+    "options_record",
+    "remove_old_checkpoints",
+    "write_checkpoint",
+    "write_torch_file",
+]
 
 # Where a network's weights lie says nothing about the network.
 PLACES = ("weights", "param_key", "base")
@@ -45,10 +51,10 @@ def write_checkpoint(
     try:
         for label, content in networks.items():
             path = models / f"{label}_{step}.pth"
-            _write(path, content)
+            write_torch_file(path, content)
             written.append(path)
         if state_path is not None:
-            _write(state_path, state)
+            write_torch_file(state_path, state)
     except Exception:
         if state_path is not None and not state_path.exists():
             for path in written:
@@ -56,7 +62,12 @@ def write_checkpoint(
         raise
 
 
-def _write(path: Path, content: Any) -> None:
+def write_torch_file(path: Path, content: Any) -> None:
+    """Write plain data and tensors with ``torch.save``, whole or not at all.
+
+    Raises:
+        WriteError: the path cannot be written.
+    """
     # torch.save reports why a path cannot be written less clearly than a file does.
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         torch.save(content, file)

@@ -106,7 +106,7 @@ def test_options_of_other_shapes_are_refused(tmp_path, text, message):
 
 @pytest.mark.parametrize("options", [{"bit_map": [1]}, {"balance": {"file": 3}}, {"balance": "x"}])
 def test_paths_and_blocks_of_other_kinds_are_refused(options):
-    with pytest.raises(QuantFaceError, match=f"quant: {next(iter(options))}"):
+    with pytest.raises(QuantFaceError, match=f"quant( option|:) {next(iter(options))}"):
         read_quant_options({"name": "w4a4", **options}, torch.nn.Linear(2, 2))
 
 

@@ -95,11 +95,14 @@ def test_a_shrunken_run_gives_a_checkpoint_of_the_method(repo, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": "rounding"}, "train option weights: found 'rounding', allowed are null, mer"),
+        (
+            {"weights": "rounding"},
+            "train option train_weights: found 'rounding', allowed are null, mer",
+        ),
         ({"bounds": "zero"}, "train option bounds: found 'zero', allowed are False, True, step"),
         (
             {"reconstruction": {"blocks": ["*"], "steps": 1, "lr": 0.1, "weights": "all"}},
-            "train option reconstruction: weights: found 'all'",
+            "train option reconstruction: train_weights: found 'all'",
         ),
     ],
 )

@@ -232,7 +232,7 @@ def test_a_failed_write_is_an_error_and_keeps_the_old_file(tmp_path, model):
 
     from quantface_arch.archs.build import build_arch
     from quantface_arch.errors import WriteError
-    from quantface_arch.models.restorer_model import _write
+    from quantface_arch.models.checkpoints import write_torch_file
     from quantface_arch.quant import read_metadata, save_checkpoint
 
     arch = read_metadata(model)["arch"]
@@ -240,7 +240,7 @@ def test_a_failed_write_is_an_error_and_keeps_the_old_file(tmp_path, model):
     writers = {
         "a.png": lambda path: write_image(path, noise),
         "b.safetensors": lambda path: save_checkpoint(build_arch(arch), path, arch),
-        "c.state": lambda path: _write(path, {"x": torch.zeros(10_000)}),
+        "c.state": lambda path: write_torch_file(path, {"x": torch.zeros(10_000)}),
     }
     for name, write in writers.items():
         path = tmp_path / name

@@ -129,7 +129,10 @@ WRONG = {
     "aligned": (["-i", "IN", "--aligned", "--upscale", "2"], "--aligned"),
     "option": (["-i", "IN", "--nonsense"], "--nonsense"),
     "nothing": ([], "-i"),
-    "weights": (["-i", "IN", "--weights-dir", "IN/0.png", "--detector", "auto"], "--weights-dir"),
+    "weights": (
+        ["-i", "IN", "--weights-dir", "IN/0.png", "--detector", "retinaface_mobile0.25"],
+        "--weights-dir",
+    ),
 }
 
 

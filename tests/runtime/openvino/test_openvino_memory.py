@@ -85,7 +85,7 @@ def test_want_of_memory_is_said_with_what_was_needed(tmp_path):
     code = f"""
 import re, resource, torch
 from pathlib import Path
-from quantface_arch.archs import build_arch
+from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.runtime import openvino
 torch.set_num_threads(1)
