@@ -27,11 +27,14 @@ def load_restorer(
         shard: this process among those that each load a restorer; only the first prints notes.
 
     Raises:
-        QuantFaceError: the model, the runtime or the device does not exist.
+        QuantFaceError: the model, the runtime or the device does not exist, or ``weights_dir`` is
+            not a folder.
     """
     from quantface_arch.pretrained.names import resolve_model
 
     resolve_model(runtime.model)
+    if faces.weights_dir is not None and not faces.weights_dir.is_dir():
+        raise UsageError(f"--weights-dir {faces.weights_dir} is not a folder")
 
     from quantface_arch.restore.restorer import FaceRestorer
 

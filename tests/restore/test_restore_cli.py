@@ -129,10 +129,7 @@ WRONG = {
     "aligned": (["-i", "IN", "--aligned", "--upscale", "2"], "--aligned"),
     "option": (["-i", "IN", "--nonsense"], "--nonsense"),
     "nothing": ([], "-i"),
-    "weights": (
-        ["-i", "IN", "--weights-dir", "IN/0.png", "--detector", "retinaface_mobile0.25"],
-        "--weights-dir",
-    ),
+    "weights": (["-i", "IN", "--weights-dir", "IN/0.png"], "is not a folder"),
 }
 
 

@@ -147,7 +147,7 @@ def test_pictures_are_written(command, work):
         ((), {}, 2, "nothing to draw"),
         (("--layer", "conv_lust"), {}, 1, "similar names are conv_last"),
         (("--errors", "--num-images", "0"), {}, 2, "--num-images"),
-        (("--errors",), {"quantized": ("float",)}, 1, "quantized is wanted"),
+        (("--errors",), {"quantized": ("float",)}, 1, "expected quantized"),
         (("--errors",), {"model": "w4"}, 1, "a float model is wanted"),
     ],
 )
