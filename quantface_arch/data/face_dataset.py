@@ -177,16 +177,19 @@ class QuantFaceDataset(Dataset):
         rgb = decode_rgb(self.client.get(key) or b"", key)
         return rgb[..., ::-1].astype(np.float32) / 255
 
+    def _random_key(self) -> str:
+        return random.choice(random.choice(self.tones) if self.tones else self.keys)
+
     def _draw(self, index: int, size: int) -> tuple[str, np.ndarray]:
         """Return a face by its index, or another at random if it is too small or damaged."""
-        key = random.choice(random.choice(self.tones)) if self.tones else self.keys[index]
+        key = self._random_key() if self.tones else self.keys[index]
         while True:
             if key in self.large_enough[size]:
                 try:
                     return key, self._read(key)
                 except QuantFaceError as error:
                     self._drop(key, error)
-            key = random.choice(random.choice(self.tones) if self.tones else self.keys)
+            key = self._random_key()
 
     def _drop(self, key: str, error: QuantFaceError) -> None:
         """Leave out a file whose damage shows only when its pixels are decoded."""

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import UsageError
 from quantface_arch.utils.download import Unavailable, download
 
-__all__ = ["FILES", "find_weights"]
+__all__ = ["FILES", "check_weights_dir", "find_weights"]
 
 _RELEASE = "https://github.com/xinntao/facexlib/releases/download/v0.1.0"
 
@@ -41,6 +41,12 @@ def _facexlib_cache() -> Path:
     return Path(spec.submodule_search_locations[0]) / "weights"
 
 
+def check_weights_dir(weights_dir: str | os.PathLike[str] | None) -> None:
+    """Raise UsageError if something that is not a folder stands there; a download may make one."""
+    if weights_dir is not None and Path(weights_dir).exists() and not Path(weights_dir).is_dir():
+        raise UsageError(f"--weights-dir {weights_dir} is not a folder")
+
+
 def find_weights(
     network: str,
     weights_dir: str | os.PathLike[str] | None,
@@ -52,14 +58,13 @@ def find_weights(
     A download goes to ``weights_dir`` if given, else to facexlib's cache.
 
     Raises:
-        QuantFaceError: ``weights_dir`` is not a folder.
+        UsageError: ``weights_dir`` is not a folder.
         Unavailable: nothing found, and offline or no network; the message says where to put the
             file.
     """
     file = FILES[network]
+    check_weights_dir(weights_dir)
     folders = [] if weights_dir is None else [Path(weights_dir)]
-    if folders and folders[0].exists() and not folders[0].is_dir():
-        raise QuantFaceError(f"--weights-dir {folders[0]} is not a folder")
     folders.append(_facexlib_cache())
     for folder in folders:
         if (folder / file.name).is_file():

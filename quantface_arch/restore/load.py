@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from quantface_arch.errors import UsageError
+from quantface_arch.faces.weights import check_weights_dir
 from quantface_arch.restore.options import FaceOptions, RuntimeOptions
 from quantface_arch.utils.distributed import Shard
 
@@ -28,13 +29,12 @@ def load_restorer(
 
     Raises:
         QuantFaceError: the model, the runtime or the device does not exist, or ``weights_dir`` is
-            not a folder.
+            not a folder, which is checked before anything is loaded.
     """
     from quantface_arch.pretrained.names import resolve_model
 
     resolve_model(runtime.model)
-    if faces.weights_dir is not None and not faces.weights_dir.is_dir():
-        raise UsageError(f"--weights-dir {faces.weights_dir} is not a folder")
+    check_weights_dir(faces.weights_dir)
 
     from quantface_arch.restore.restorer import FaceRestorer
 

@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.faces import weights
 from quantface_arch.faces.detect import build_detector
+from quantface_arch.faces.weights import check_weights_dir
 from quantface_arch.faces.yunet import MODEL, YuNetDetector
 from quantface_arch.utils.images import load_rgb
 
@@ -161,3 +162,11 @@ def test_damaged_weights_are_named(tmp_path):
         with pytest.raises(QuantFaceError, match=f"{path.name}.* {said}") as caught:
             YuNetDetector(path)
         assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_weights_that_a_download_would_make_may_be_named(tmp_path):
+    check_weights_dir(None)
+    check_weights_dir(tmp_path / "new")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UsageError, match="is not a folder"):
+        check_weights_dir(tmp_path / "file")
