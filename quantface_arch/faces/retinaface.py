@@ -19,7 +19,7 @@ __all__ = ["RetinaFaceDetector"]
 _LONG_SIDES = (160, 320, 640, 2048)
 # The network's anchors are 16 to 512 pixels; of faces beyond 400 it finds fragments, too.
 _SIZES = (40.0, 320.0)
-_MIN_SCORE = 0.8
+_MIN_SCORE, _SCORES = 0.8, (0.85, 0.95)
 
 
 class RetinaFaceDetector:
@@ -44,7 +44,7 @@ class RetinaFaceDetector:
 
     def detect(self, rgb: np.ndarray) -> list[Face]:
         """Return the faces of an upright (H, W, 3) uint8 or uint16 picture, from left to right."""
-        return detect_in_passes(rgb, self._look, _LONG_SIDES, _SIZES)
+        return detect_in_passes(rgb, self._look, _LONG_SIDES, _SIZES, _SCORES)
 
     @torch.inference_mode()
     def _look(self, rgb: np.ndarray) -> list[Face]:

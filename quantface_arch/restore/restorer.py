@@ -142,10 +142,12 @@ class FaceRestorer:
         """Detect the faces of an image and cut them out; the first step of :meth:`restore`."""
         if not isinstance(image, RGBImage):
             image = RGBImage(_checked(image))
-        faces = self.detector.detect(image.rgb)
+        detected = self.detector.detect(image.rgb)
+        faces = [face for face in detected if face.plausible]
         matrices = [similarity(face.landmarks) for face in faces]
         crops = [warp_face(image.rgb, matrix) for matrix in matrices]
-        return FoundFaces(image, faces, matrices, crops)
+        implausible = [face for face in detected if not face.plausible]
+        return FoundFaces(image, faces, matrices, crops, implausible)
 
     def assemble(
         self,

@@ -141,7 +141,8 @@ class VideoRun:
     def _found(self, reader: VideoReader) -> Iterator[FoundFaces]:
         """Yield the frames of a video with their smoothed faces."""
         detect = self.restorer.detector.detect
-        for frame in track_faces((rgb, detect(rgb)) for rgb in reader):
+        seen = ((rgb, [face for face in detect(rgb) if face.plausible]) for rgb in reader)
+        for frame in track_faces(seen):
             yield _cut_out(frame)
 
     def _restored(self, frames: Iterable[FoundFaces]) -> Iterator[tuple[FoundFaces, RestoredImage]]:
