@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol, TypedDict, cast
 
 import numpy as np
 import torch
@@ -25,7 +26,28 @@ from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.restore.results import FoundFaces, RestoredFace, RestoredImage
 from quantface_arch.utils.images import MAX_OUTPUT_PIXELS, RGBImage, resize
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 __all__ = ["FaceRestorer", "blend"]
+
+
+class _Options(TypedDict, total=False):
+    """The keyword arguments of ``FaceRestorer``."""
+
+    detector: str | Detector
+    weights_dir: str | os.PathLike[str] | None
+    offline: bool
+    batch_size: int | None
+    background: Callable[[np.ndarray], np.ndarray] | None
+    color_fix: str | None
+    notify: Callable[[str], None]
+
+
+class _Sampling(Protocol):
+    """What a network offers that takes noise."""
+
+    def latent_shape(self, batch: int, height: int, width: int) -> tuple[int, ...]: ...
 
 
 class FaceRestorer:
@@ -81,7 +103,7 @@ class FaceRestorer:
         name_or_path: str | os.PathLike[str] = DEFAULT_MODEL,
         runtime: str = "auto",
         device: str | torch.device = "cpu",
-        **options: object,
+        **options: Unpack[_Options],
     ) -> FaceRestorer:
         """Load a shipped model by name, or any checkpoint by path.
 
@@ -97,7 +119,7 @@ class FaceRestorer:
         """
         from quantface_arch.pretrained.zoo import load_model
 
-        offline = bool(options.get("offline", False))
+        offline = options.get("offline", False)
         model = load_model(name_or_path, runtime=runtime, device=device, offline=offline)
         return cls(model, device, **options)
 
@@ -239,7 +261,7 @@ class FaceRestorer:
 
     def _noise(self, faces: Sequence[np.ndarray], seed: int) -> Tensor:
         """Draw noise that depends on the seed and on each face's own pixels."""
-        shape = self.model.latent_shape(1, FACE_SIZE, FACE_SIZE)
+        shape = cast("_Sampling", self.model).latent_shape(1, FACE_SIZE, FACE_SIZE)
         draws = []
         for face in faces:
             digest = hashlib.sha256(f"{seed}:".encode() + np.ascontiguousarray(face).tobytes())
