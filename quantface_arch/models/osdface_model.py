@@ -10,6 +10,7 @@ from torch import Tensor
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import MODEL_REGISTRY
 from quantface_arch.archs.pipeline import Pipeline
+from quantface_arch.errors import QuantFaceError
 from quantface_arch.models.discriminator import Discriminator
 from quantface_arch.models.loss_terms import build_loss_terms, require_clean
 from quantface_arch.models.options import OSDFaceOptions
@@ -31,6 +32,10 @@ class OSDFaceModel(RestorerModel):
     def init_training_settings(self) -> None:
         """Build the losses, the discriminator, the optimizers and the EMA."""
         self.read_train_options()
+        if not hasattr(self.net_g, "latent_shape"):
+            raise QuantFaceError(
+                f"network_g: {type(self.net_g).__name__} has no latent; OSDFaceModel trains OSDFace"
+            )
         self.terms = build_loss_terms(self.options.losses, ("image",), ("gt",), self.device)
         self.discriminator: Discriminator | None = None
         if self.options.discriminator is not None:

@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol, TypedDict, cast
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import torch
@@ -42,12 +42,6 @@ class _Options(TypedDict, total=False):
     background: Callable[[np.ndarray], np.ndarray] | None
     color_fix: str | None
     notify: Callable[[str], None]
-
-
-class _Sampling(Protocol):
-    """What a network offers that takes noise."""
-
-    def latent_shape(self, batch: int, height: int, width: int) -> tuple[int, ...]: ...
 
 
 class FaceRestorer:
@@ -229,7 +223,8 @@ class FaceRestorer:
             not depend on the other faces or on their order, and a grey face stays grey.
 
         Raises:
-            QuantFaceError: a face has another shape or dtype, or ``color_fix`` is unknown.
+            QuantFaceError: a face has another shape or dtype, ``color_fix`` is unknown, or the
+                model has no latent to sample.
         """
         for face in faces:
             if _checked(face).shape[:2] != (FACE_SIZE, FACE_SIZE):
@@ -261,7 +256,10 @@ class FaceRestorer:
 
     def _noise(self, faces: Sequence[np.ndarray], seed: int) -> Tensor:
         """Draw noise that depends on the seed and on each face's own pixels."""
-        shape = cast("_Sampling", self.model).latent_shape(1, FACE_SIZE, FACE_SIZE)
+        latent_shape = getattr(self.model, "latent_shape", None)
+        if latent_shape is None:
+            raise QuantFaceError("the model has no latent of which a sample could be taken")
+        shape: tuple[int, ...] = latent_shape(1, FACE_SIZE, FACE_SIZE)
         draws = []
         for face in faces:
             digest = hashlib.sha256(f"{seed}:".encode() + np.ascontiguousarray(face).tobytes())
