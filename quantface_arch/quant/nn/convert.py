@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 from fnmatch import fnmatchcase
+from typing import cast
 
 from torch import nn
 
