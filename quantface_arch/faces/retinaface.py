@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.faces.face import Face
 from quantface_arch.faces.passes import detect_in_passes
+
+if TYPE_CHECKING:
+    from facexlib.detection.retinaface import RetinaFace
 
 __all__ = ["RetinaFaceDetector"]
 
@@ -58,7 +61,7 @@ class RetinaFaceDetector:
         ]
 
 
-def _load(network: str, weights: str | os.PathLike[str], device: torch.device) -> nn.Module:
+def _load(network: str, weights: str | os.PathLike[str], device: torch.device) -> RetinaFace:
     from facexlib.detection.retinaface import RetinaFace
 
     from quantface_arch.utils.state_dict import read_state
