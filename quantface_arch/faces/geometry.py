@@ -89,11 +89,11 @@ def look_closer(rgb: np.ndarray, face: Face, look: Look) -> Face:
     """
     to_view = _to_neighbourhood(face)
     neighbourhood = to_uint8(warp(rgb, to_view, (_WIDE, _WIDE), cv2.BORDER_CONSTANT))
-    seen = max((_seen(neighbourhood, angle, look) for angle in range(0, 360, _STEP)), key=_quality)
-    if seen.face is not None:
-        seen = _straighten(neighbourhood, seen, look)
-    if seen.face is None:
+    views = (_seen(neighbourhood, angle, look) for angle in range(0, 360, _STEP))
+    seen = max(filter(None, views), key=_quality, default=None)
+    if seen is None:
         return replace(face, score=0.0, plausible=False)
+    seen = _straighten(neighbourhood, seen, look)
     if seen.angle == 0:
         # The landmarks that were given may be a mean of several passes, which is more exact.
         return replace(face, score=seen.face.score, plausible=fit(face).is_possible)
@@ -110,7 +110,7 @@ def _straighten(neighbourhood: np.ndarray, seen: _Seen, look: Look) -> _Seen:
             break
         step = float(np.clip(step, -_STEP, _STEP))
         further = _seen(neighbourhood, last.angle + step, look)
-        if further.face is None or further.face.score < seen.face.score - _WORSE:
+        if further is None or further.face.score < seen.face.score - _WORSE:
             break
         change = fit(further.face).angle - tilt
         step = -fit(further.face).angle * step / change if change else 0.0
@@ -120,16 +120,16 @@ def _straighten(neighbourhood: np.ndarray, seen: _Seen, look: Look) -> _Seen:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a view of the neighbourhood shows, turned counter-clockwise by ``angle`` degrees."""
+    """The face in a view of the neighbourhood, turned counter-clockwise by ``angle`` degrees."""
 
     angle: float
-    face: Face | None
+    face: Face
 
 
-def _seen(neighbourhood: np.ndarray, angle: float, look: Look) -> _Seen:
+def _seen(neighbourhood: np.ndarray, angle: float, look: Look) -> _Seen | None:
     view = cv2.warpAffine(neighbourhood, _turned(angle), (_VIEW, _VIEW))
     middle = [face for face in look(view) if _off_centre(face) <= _MOST_OFF_CENTRE]
-    return _Seen(angle, max(middle, key=lambda face: face.score, default=None))
+    return _Seen(angle, max(middle, key=lambda face: face.score)) if middle else None
 
 
 def _off_centre(face: Face) -> float:
@@ -151,8 +151,6 @@ def _to_neighbourhood(face: Face) -> np.ndarray:
 
 
 def _quality(seen: _Seen) -> float:
-    if seen.face is None:
-        return -np.inf
     found = fit(seen.face)
     misfit = min(found.residual, 100) / 200 + abs(found.scale - 1.6) / 5
     return seen.face.score - abs(found.angle) / 180 - misfit
