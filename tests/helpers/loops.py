@@ -44,6 +44,14 @@ def write_pictures(folder, count=5, side=80):
         cv2.imwrite(str(folder / f"{index}.png"), image)
 
 
+def write_noise(folder, count, side):
+    """Write random images 0.png, 1.png, ... of one size, drawn from numpy's global generator."""
+    folder.mkdir()
+    for number in range(count):
+        image = np.random.randint(0, 256, (side, side, 3), np.uint8)
+        assert cv2.imwrite(str(folder / f"{number}.png"), image)
+
+
 def shrink_data(opt, faces, arch=SMALL):
     """Make options those of another network on small pictures, without workers."""
     opt["num_gpu"] = 0

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 
-import cv2
-import numpy as np
 import pytest
 import torch
 import yaml
+from loops import write_noise
 from tiny import RRDB
 
 from quantface_arch.archs.build import build_arch
@@ -24,10 +23,7 @@ def script(load_script):
 
 @pytest.fixture
 def work(tmp_path):
-    (tmp_path / "faces").mkdir()
-    for number in range(3):
-        picture = np.random.randint(0, 256, (40, 40, 3), np.uint8)
-        assert cv2.imwrite(str(tmp_path / "faces" / f"{number}.png"), picture)
+    write_noise(tmp_path / "faces", 3, 40)
     save_checkpoint(build_arch(RRDB), tmp_path / "float.safetensors", RRDB)
     return tmp_path
 
