@@ -133,7 +133,7 @@ def _measure(
     import quantface_arch.integration.registered
     import quantface_arch.losses  # noqa: F401
     from quantface_arch.archs.build import build_arch
-    from quantface_arch.models.quantize_stage import calibration_pictures, read_quant_options
+    from quantface_arch.models.quantize_stage import calibration_images, read_quant_options
 
     torch.manual_seed(opt["manual_seed"])
     net = build_arch(opt["network_g"]).eval().to(run.device)
@@ -150,7 +150,7 @@ def _measure(
         path=run.out.with_suffix(".sensitivities.json"),
         described_by=[quant, perceptual, settings.macs_size],
     )
-    images = calibration_pictures(opt, net, run.num_images)
+    images = calibration_images(opt, net, run.num_images)
     batch_size = int((quant.get("calibration") or {}).get("batch_size", 4))
     data = CalibrationData(images, batch_size, shard.is_first, shard=shard)
     return measure_network(net, data, job, settings)

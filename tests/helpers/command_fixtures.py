@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from loops import load_options, shrink, write_pictures
+from loops import load_options, shrink, write_images
 from tiny import TINY
 
 from quantface_arch.archs.build import build_arch
@@ -18,8 +18,8 @@ from quantface_arch.utils.images import RGBImage, load_rgb, write_image
 
 @pytest.fixture
 def w4_options(repo, tmp_path):
-    """The shipped W4A4 options, shrunk, with an EMA and accumulated gradients."""
-    write_pictures(tmp_path / "faces")
+    """Return the shipped W4A4 options, shrunk, with an EMA and accumulated gradients."""
+    write_images(tmp_path / "faces")
     opt = shrink(load_options(repo / "options/quantface_w4.yml"), tmp_path / "faces", steps=6)
     opt["train"].update(ema_decay=0.5, accumulate=2)
     return opt
@@ -34,7 +34,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def photographs(repo, tmp_path):
-    """A folder with three small photographs of one face each."""
+    """Return a folder with three small photographs of one face each."""
     folder = tmp_path / "in"
     folder.mkdir()
     face = load_rgb(repo / "inputs/astronaut.jpg")
@@ -46,7 +46,7 @@ def photographs(repo, tmp_path):
 
 @pytest.fixture
 def restore(model, tmp_path, monkeypatch, capsys):
-    """Type the command; returns (exit status, stdout, stderr)."""
+    """Return a function that types the command; it returns (exit status, stdout, stderr)."""
 
     def call(*arguments, detector="yunet"):
         command = ["restore.py", "--model", model, "-o", tmp_path / "out", "--offline"]

@@ -29,16 +29,16 @@ class TinyNet(nn.Module):
 
 
 def pictures(count: int = 6, side: int = 16) -> Tensor:
-    """Random pictures in [-1, 1]."""
+    """Return random images (count, 3, side, side) in [-1, 1]."""
     return torch.rand(count, 3, side, side) * 2 - 1
 
 
 def quantized_layers(
     net: nn.Module, shape: tuple[int, int, int], kind: str, name: str, **options: object
 ) -> list[tuple[QuantLayer, Tensor]]:
-    """A network's layers, quantized with branches, each with an input that it has met.
+    """Return a network's layers, quantized with branches, each with an input that it has met.
 
-    ``shape`` is that of the network's pictures, ``kind`` the balancing.
+    ``shape`` is that of the network's images, ``kind`` the balancing.
     """
     branch = {"svd": 1, "distill": 1, "budget": 1}
     recipe = {"name": name, "balance": {"kind": kind}, "branch": branch, **options}
@@ -52,7 +52,7 @@ def quantized_layers(
 
 
 def sqnr(reference: Tensor, quantized: Tensor) -> float:
-    """Signal-to-quantization-noise ratio in dB."""
+    """Return the signal-to-quantization-noise ratio in dB."""
     reference, quantized = reference.detach(), quantized.detach()
     noise = (quantized - reference).double().square().mean()
     return float(10 * torch.log10(reference.double().square().mean() / noise))

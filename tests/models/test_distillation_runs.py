@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 from distillation_helpers import batch, build, make_comparable, ready, relative_error, step, values
-from loops import saved, shrink, train, write_pictures
+from loops import saved, shrink, train, write_images
 from tiny import RRDB
 
 import quantface_arch.register  # noqa: F401
@@ -78,8 +78,8 @@ def test_resuming_with_other_widths_is_refused(tmp_path, w4_options, monkeypatch
 
 
 def test_an_sr_network_is_distilled_and_tested_without_code(tmp_path, w4_options, monkeypatch):
-    write_pictures(tmp_path / "gt", side=64)
-    write_pictures(tmp_path / "lq", side=32)
+    write_images(tmp_path / "gt", side=64)
+    write_images(tmp_path / "lq", side=32)
     shrink(w4_options, tmp_path / "gt", RRDB)
     w4_options["scale"] = 2
     w4_options["datasets"] = {

@@ -6,7 +6,7 @@ import urllib.request
 from urllib.error import URLError
 
 import pytest
-from loops import load_options, shrink_restorer, train, write_pictures
+from loops import load_options, shrink_restorer, train, write_images
 
 import quantface_arch.register  # noqa: F401
 from quantface_arch.errors import QuantFaceError
@@ -16,7 +16,7 @@ from quantface_arch.models import OSDFaceModel
 @pytest.fixture
 def options(repo, tmp_path):
     """The shipped options of the mini, shrunk to 2 steps."""
-    write_pictures(tmp_path / "faces")
+    write_images(tmp_path / "faces")
     return shrink_restorer(load_options(repo / "options/train_mini.yml"), tmp_path / "faces", 2)
 
 

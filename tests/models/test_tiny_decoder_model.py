@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from loops import SMALL, load_options, saved, shrink_training, train, write_pictures
+from loops import SMALL, load_options, saved, shrink_training, train, write_images
 
 import quantface_arch.register  # noqa: F401
 from quantface_arch.archs.build import build_arch
@@ -22,7 +22,7 @@ def options(repo, tmp_path):
     """The shipped options, shrunk to 6 steps; the teacher is a small random network."""
     torch.manual_seed(0)
     save_checkpoint(build_arch(SMALL), tmp_path / "teacher.safetensors", SMALL)
-    write_pictures(tmp_path / "faces")
+    write_images(tmp_path / "faces")
     opt = load_options(repo / "options/train_mini_fast.yml")
     opt.update(num_gpu=0, network_g={**SMALL, "fast_decoder": FAST})
     opt["datasets"]["train"].update(

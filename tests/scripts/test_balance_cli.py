@@ -12,7 +12,7 @@ from tiny import RRDB
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.integration.options import read_options
-from quantface_arch.models.quantize_stage import calibration_pictures, read_quant_options
+from quantface_arch.models.quantize_stage import calibration_images, read_quant_options
 from quantface_arch.quant import CalibrationData, load_balance, prepare, save_checkpoint
 
 
@@ -61,7 +61,7 @@ def outputs(work, **options):
     opt = read_options(work / "options.yml")
     net = build_arch(opt["network_g"]).eval()
     recipe, _, _ = read_quant_options(opt["quant"], net)
-    pictures = calibration_pictures(opt, net)
+    pictures = calibration_images(opt, net)
     prepare(net, recipe, CalibrationData(pictures, batch_size=2, progress=False), **options)
     with torch.no_grad():
         return net(torch.stack(pictures))
