@@ -60,6 +60,14 @@ def _written(folder):
     return sorted(str(p.relative_to(folder)) for p in found)
 
 
+def _check_errors(stderr, wanted):
+    """Check that the failed files are named, in this order, each with its reason."""
+    assert "Traceback" not in stderr
+    errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert [line.split(": ")[1].rpartition("/")[2] for line in errors] == list(wanted)
+    assert all(reason in line for reason, line in zip(wanted.values(), errors, strict=True))
+
+
 @needs_ffmpeg
 def test_a_folder_of_videos_and_images(command, photo, tmp_path):
     folder = tmp_path / "in"
@@ -75,14 +83,10 @@ def test_a_folder_of_videos_and_images(command, photo, tmp_path):
     words = ["-i", str(folder), "--compare", "--upscale", "1.5", "--batch-size", "3"]
     done = subprocess.run([*command, *words], capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert [line.split(": ")[1].rpartition("/")[2] for line in errors] == [
-        "cut.avi",
-        "faceless.mkv",
-        "text.webm",
-    ]
-    assert "truncated" in errors[0] and "no face found" in errors[1] and "not a video" in errors[2]
+    _check_errors(
+        done.stderr,
+        {"cut.avi": "truncated", "faceless.mkv": "no face found", "text.webm": "not a video"},
+    )
     out = tmp_path / "out"
     assert _written(out) == [
         *("compare/good.mp4", "compare/picture.png", "cropped_faces/picture_00.png"),

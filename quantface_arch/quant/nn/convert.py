@@ -74,17 +74,7 @@ def convert(model: nn.Module, recipe: Recipe, bits: BitMap | None = None) -> Con
     layers = {name: module for name, module in model.named_modules() if _has_matrix(module)}
     for what in ("include", "exclude", "eight_bit"):
         check_patterns(f"recipe {what}", getattr(recipe, what), layers)
-    chosen: dict[str, tuple[int, int]] = {}
-    skipped = []
-    for name, module in layers.items():
-        reason = _reason_to_skip(name, module, recipe)
-        if reason is None:
-            high = _matches(name, recipe.eight_bit)
-            widths = (recipe.weights.bits, recipe.activations.bits)
-            chosen[name] = (MAX_BITS, MAX_BITS) if high else widths
-        else:
-            kind, size = type(module).__name__, _parameters(module)
-            skipped.append(SkippedLayer(name, kind, reason, size))
+    chosen, skipped = _choose(layers, recipe)
     total = sum(parameter.numel() for parameter in model.parameters())
     known = {layer.name for layer in skipped}
     skipped += [
@@ -102,6 +92,24 @@ def convert(model: nn.Module, recipe: Recipe, bits: BitMap | None = None) -> Con
     ]
     convert_layers(model, recipe, chosen)
     return ConversionReport(recipe, tuple(converted), tuple(skipped), total)
+
+
+def _choose(
+    layers: Mapping[str, nn.Module], recipe: Recipe
+) -> tuple[dict[str, tuple[int, int]], list[SkippedLayer]]:
+    """Return the bit widths of the layers that a recipe quantizes, and the other layers."""
+    chosen: dict[str, tuple[int, int]] = {}
+    skipped = []
+    for name, module in layers.items():
+        reason = _reason_to_skip(name, module, recipe)
+        if reason is None:
+            high = _matches(name, recipe.eight_bit)
+            widths = (recipe.weights.bits, recipe.activations.bits)
+            chosen[name] = (MAX_BITS, MAX_BITS) if high else widths
+        else:
+            kind, size = type(module).__name__, _parameters(module)
+            skipped.append(SkippedLayer(name, kind, reason, size))
+    return chosen, skipped
 
 
 def convert_layers(model: nn.Module, recipe: Recipe, bits: BitMap) -> None:

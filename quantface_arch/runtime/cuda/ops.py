@@ -200,10 +200,7 @@ def _int8_product(
     dilation: list[int],
     splits: int,
 ) -> Tensor:
-    """Return the product; with several splits, the int32 sums of each.
-
-    See ``Integers`` and ``Window`` for the arguments.
-    """
+    """Return the product, or the int32 sums of each split; see ``Integers`` and ``Window``."""
     images, *sides, channels = levels.shape
     rows, outputs = images * math.prod(places), len(scale)
     y = _empty_product(levels, scale, dtype, places, splits)
