@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import numpy as np
@@ -30,6 +31,20 @@ def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     save_checkpoint(build_arch(TINY), path, TINY)
     return path
+
+
+@pytest.fixture
+def run_program(repo, bench_env):
+    """Return a function that runs a program of the repository, which must succeed, in its root."""
+
+    def call(path, *words, timeout=600):
+        command = [sys.executable, path, *map(str, words)]
+        output = {"capture_output": True, "text": True}
+        done = subprocess.run(command, cwd=repo, env=bench_env, timeout=timeout, **output)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return call
 
 
 @pytest.fixture

@@ -29,13 +29,7 @@ class Wide(TinyNet):
     """TinyNet at 48 channels: a Paley order, blocks of 24 in groups, and a norm between."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.conv_in = nn.Conv2d(3, 48, 3, padding=1)
-        self.norm = nn.GroupNorm(4, 48)
-        self.body = nn.Conv2d(48, 48, 3, padding=1, groups=2, padding_mode="reflect")
-        self.linear = nn.Linear(48, 48)
-        self.line = nn.Conv1d(48, 48, 1)
-        self.conv_out = nn.Conv2d(48, 3, 3, padding="same", bias=False)
+        super().__init__(48)
 
 
 def build(_):

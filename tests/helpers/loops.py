@@ -6,6 +6,7 @@ import sys
 
 import cv2
 import numpy as np
+import pytest
 import torch
 import yaml
 from tiny import TINY
@@ -90,6 +91,20 @@ def train(monkeypatch, root, opt, *extra):
     monkeypatch.setattr(sys, "argv", ["train.py", "-opt", str(path), *extra])
     train_pipeline(str(root))
     return root / "experiments" / opt["name"] / "models"
+
+
+def train_until_killed(monkeypatch, root, opt, model, iteration):
+    """Run the loop as ``train`` does, and interrupt it before an iteration of a model class."""
+    optimize = model.optimize_parameters
+
+    def killed(self, current):
+        if current == iteration:
+            raise KeyboardInterrupt
+        optimize(self, current)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(model, "optimize_parameters", killed)
+        train(patch, root, opt)
 
 
 def saved(models, step="latest"):

@@ -5,20 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from quantface_arch.quant import QuantLayer, Recipe, quant_layers, quantize
+from quantface_arch.quant import QuantLayer, Recipe, convert, quant_layers, quantize
 
 
 class TinyNet(nn.Module):
     """Convolutions of several kinds, a norm and a linear layer; (N, 3, H, W) to the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 16) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(3, 16, 3, padding=1)
-        self.norm = nn.GroupNorm(4, 16)
-        self.body = nn.Conv2d(16, 16, 3, padding=1, groups=2, padding_mode="reflect")
-        self.linear = nn.Linear(16, 16)
-        self.line = nn.Conv1d(16, 16, 1)
-        self.conv_out = nn.Conv2d(16, 3, 3, padding="same", bias=False)
+        self.conv_in = nn.Conv2d(3, width, 3, padding=1)
+        self.norm = nn.GroupNorm(4, width)
+        self.body = nn.Conv2d(width, width, 3, padding=1, groups=2, padding_mode="reflect")
+        self.linear = nn.Linear(width, width)
+        self.line = nn.Conv1d(width, width, 1)
+        self.conv_out = nn.Conv2d(width, 3, 3, padding="same", bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         h = nn.functional.silu(self.norm(self.conv_in(x)))
@@ -31,6 +31,13 @@ class TinyNet(nn.Module):
 def pictures(count: int = 6, side: int = 16) -> Tensor:
     """Return random images (count, 3, side, side) in [-1, 1]."""
     return torch.rand(count, 3, side, side) * 2 - 1
+
+
+def converted_net(name: str) -> TinyNet:
+    """Return a TinyNet converted to a setting, not calibrated yet."""
+    net = TinyNet()
+    convert(net, Recipe.from_name(name))
+    return net
 
 
 def quantized_layers(

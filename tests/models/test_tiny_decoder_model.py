@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from loops import SMALL, load_options, saved, shrink_training, train, write_images
+from loops import (
+    SMALL,
+    load_options,
+    saved,
+    shrink_training,
+    train,
+    train_until_killed,
+    write_images,
+)
 
 import quantface_arch.register  # noqa: F401
 from quantface_arch.archs.build import build_arch
@@ -64,16 +72,7 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(
     tmp_path, options, monkeypatch
 ):
     whole = train(monkeypatch, tmp_path / "whole", options)
-    optimize = TinyDecoderModel.optimize_parameters
-
-    def killed(self, iteration):
-        if iteration == 4:
-            raise KeyboardInterrupt
-        optimize(self, iteration)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(TinyDecoderModel, "optimize_parameters", killed)
-        train(patch, tmp_path / "broken", options)
+    train_until_killed(monkeypatch, tmp_path / "broken", options, TinyDecoderModel, 4)
     broken = train(monkeypatch, tmp_path / "broken", options, "--auto_resume")
     expected, resumed = saved(whole)["params"], saved(broken)["params"]
     assert all(torch.equal(value, resumed[name]) for name, value in expected.items())

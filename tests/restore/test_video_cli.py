@@ -18,7 +18,6 @@ from videos import needs_ffmpeg, sound_hash, streams, write_plain_video, write_v
 from quantface_arch.archs.build import build_arch
 from quantface_arch.faces.face import Face
 from quantface_arch.faces.yunet import YuNetDetector
-from quantface_arch.quant.checkpoint.save_load import save_checkpoint
 from quantface_arch.restore.cli import main, make_parser
 from quantface_arch.restore.options import RestoreOptions
 from quantface_arch.restore.restorer import FaceRestorer
@@ -27,13 +26,6 @@ from quantface_arch.restore.video_run import VideoRun
 from quantface_arch.utils.cli import run
 from quantface_arch.utils.images import RGBImage, load_rgb, resize, write_image
 from quantface_arch.video.reader import VideoReader
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    save_checkpoint(build_arch(TINY), path, TINY)
-    return path
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from quantface_arch.errors import QuantFaceError, check_patterns
+from quantface_arch.quant.config.bitmap import in_order
 from quantface_arch.quant.config.recipe import Recipe
 from quantface_arch.quant.config.specs import MAX_BITS
 from quantface_arch.quant.nn.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
@@ -85,7 +86,13 @@ def convert(model: nn.Module, recipe: Recipe, bits: BitMap | None = None) -> Con
     if not chosen:
         raise QuantFaceError(f"recipe {recipe.name}: no layer of the model can be quantized by it")
     if bits is not None:
-        chosen = _checked_map(bits, chosen)
+        chosen = in_order(
+            bits,
+            chosen,
+            "bit map",
+            unknown=" is none that the recipe quantizes",
+            missing=" is missing; the recipe quantizes it",
+        )
     converted = [
         ConvertedLayer(name, type(layers[name]).__name__, *widths, _parameters(layers[name]))
         for name, widths in chosen.items()
@@ -154,16 +161,6 @@ def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
         for name, child in parent._modules.items():
             if child is old:
                 setattr(parent, name, new)
-
-
-def _checked_map(bits: BitMap, wanted: BitMap) -> dict[str, tuple[int, int]]:
-    for name in bits:
-        if name not in wanted:
-            raise QuantFaceError(f"bit map: layer {name!r} is none that the recipe quantizes")
-    for name in wanted:
-        if name not in bits:
-            raise QuantFaceError(f"bit map: layer {name!r} is missing; the recipe quantizes it")
-    return {name: bits[name] for name in wanted}
 
 
 def _has_matrix(module: nn.Module) -> bool:

@@ -236,20 +236,8 @@ def _empty_product(
 
 
 @_int8_product.register_fake
-def _(
-    levels: Tensor,
-    weight: Tensor,
-    packed: bool,
-    scale: Tensor,
-    correction: Tensor,
-    bias: Tensor | None,
-    dtype: torch.dtype,
-    places: list[int],
-    kernel: list[int],
-    stride: list[int],
-    dilation: list[int],
-    splits: int,
-) -> Tensor:
+def _(levels: Tensor, *others: Any) -> Tensor:
+    _, _, scale, _, _, dtype, places, *_, splits = others
     return _empty_product(levels, scale, dtype, places, splits)
 
 
