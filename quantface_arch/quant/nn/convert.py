@@ -86,13 +86,7 @@ def convert(model: nn.Module, recipe: Recipe, bits: BitMap | None = None) -> Con
     if not chosen:
         raise QuantFaceError(f"recipe {recipe.name}: no layer of the model can be quantized by it")
     if bits is not None:
-        chosen = in_order(
-            bits,
-            chosen,
-            "bit map",
-            unknown=" is none that the recipe quantizes",
-            missing=" is missing; the recipe quantizes it",
-        )
+        chosen = _checked_map(bits, chosen)
     converted = [
         ConvertedLayer(name, type(layers[name]).__name__, *widths, _parameters(layers[name]))
         for name, widths in chosen.items()
@@ -161,6 +155,11 @@ def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
         for name, child in parent._modules.items():
             if child is old:
                 setattr(parent, name, new)
+
+
+def _checked_map(bits: BitMap, wanted: BitMap) -> dict[str, tuple[int, int]]:
+    unknown = " is none that the recipe quantizes"
+    return in_order(bits, wanted, "bit map", unknown, " is missing; the recipe quantizes it")
 
 
 def _has_matrix(module: nn.Module) -> bool:
