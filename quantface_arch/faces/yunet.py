@@ -23,6 +23,8 @@ _SIZES = (40.0, 320.0)
 _MIN_SCORE = 0.7
 _MAX_OVERLAP = 0.3
 _MOST_CANDIDATES = 5000
+# OpenCV finds faces in memory that it never wrote when an image is a few pixels high or wide.
+_SMALLEST_SIDE = 64
 
 
 class YuNetDetector:
@@ -47,15 +49,18 @@ class YuNetDetector:
         return detect_in_passes(rgb, self._look, _LONG_SIDES, _SIZES)
 
     def _look(self, rgb: np.ndarray) -> list[Face]:
+        height, width = rgb.shape[:2]
+        bottom, right = (max(_SMALLEST_SIDE - side, 0) for side in (height, width))
         bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+        bgr = cv2.copyMakeBorder(bgr, 0, bottom, 0, right, cv2.BORDER_CONSTANT)
         with self._lock:
             self._network.setInputSize((bgr.shape[1], bgr.shape[0]))
             _, rows = self._network.detect(bgr)
         if rows is None:
             return []
         # A row has 4 numbers for the box (left, top, width, height), 10 for the landmarks and the
-        # score. Images of a few pixels give infinite ones.
-        return [
+        # score.
+        faces = [
             Face(
                 np.concatenate([row[:2], row[:2] + row[2:4]]),
                 row[4:14].reshape(5, 2),
@@ -64,6 +69,12 @@ class YuNetDetector:
             for row in rows.astype(np.float64)
             if np.isfinite(row).all()
         ]
+        return [face for face in faces if _is_centred_inside(face, height, width)]
+
+
+def _is_centred_inside(face: Face, height: int, width: int) -> bool:
+    x, y = (face.box[:2] + face.box[2:]) / 2
+    return bool(0 <= x < width and 0 <= y < height)
 
 
 def _load(path: Path) -> cv2.FaceDetectorYN:
