@@ -6,7 +6,29 @@ Importing this package is cheap: each public name loads its module on first use.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from quantface_arch.errors import QuantFaceError
+    from quantface_arch.pretrained.zoo import load_model
+    from quantface_arch.quant.calibration.calibrate import calibrating
+    from quantface_arch.quant.checkpoint.save_load import save_checkpoint
+    from quantface_arch.quant.config.recipe import Recipe
+    from quantface_arch.quant.config.specs import QuantSpec
+    from quantface_arch.quant.ptq import quantize
+    from quantface_arch.restore.restorer import FaceRestorer
+
+__all__ = [
+    "FaceRestorer",
+    "QuantFaceError",
+    "QuantSpec",
+    "Recipe",
+    "__version__",
+    "calibrating",
+    "load_model",
+    "quantize",
+    "save_checkpoint",
+]
 
 __version__ = "0.2.0"
 
@@ -20,8 +42,6 @@ _HOMES = {
     "quantize": "quantface_arch.quant.ptq",
     "save_checkpoint": "quantface_arch.quant.checkpoint.save_load",
 }
-
-__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

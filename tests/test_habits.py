@@ -37,9 +37,9 @@ def test_hooks_are_local_and_those_of_make_test(repo):
     assert "\ntest: lint\n\t$(PYTEST)\n" in makefile
     assert '\ncheck: lint\n\t$(PYTEST) -m "not slow"\n' in makefile
     assert all(hook["language"] == "system" for hook in config["repos"][0]["hooks"])
-    # Pyright looks at the folders that are typed in full, not at the files of a commit.
+    # Pyright looks at the whole package, not at the files of a commit.
     project = (repo / "pyproject.toml").read_text()
-    assert 'include = ["quantface_arch/quant", "quantface_arch/runtime"]' in project
+    assert '[tool.pyright]\ninclude = ["quantface_arch"]\n' in project
     assert config["repos"][0]["hooks"][2]["pass_filenames"] is False
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from quantface_arch.archs.pipeline import LOGVAR, Pipeline
 from quantface_arch.archs.tiny import HALVES, tiny_half
 from quantface_arch.archs.vre import VRE, EmbeddingChange
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.vae import DecoderOutput
+    from diffusers.models.modeling_outputs import AutoencoderKLOutput
 
 __all__ = ["OSDFace"]
 
@@ -72,8 +77,8 @@ class OSDFace(Pipeline):
         self.embedding_change = EmbeddingChange(z_channels, self.vre.prompt_dim)
         self.vae = AutoencoderKL(**self.sizes["vae"])
         self.unet = UNet2DConditionModel(**self.sizes["unet"])
-        latent_channels = self.vae.config.latent_channels
-        nn.init.constant_(self.vae.quant_conv.bias[latent_channels:], initial_logvar)
+        moments_bias = self.vae.get_parameter("quant_conv.bias")
+        nn.init.constant_(moments_bias[self.vae.config["latent_channels"] :], initial_logvar)
         self.fast_encoder: nn.Module | None = None
         self.fast_decoder: nn.Module | None = None
         for half, options in zip(HALVES, (fast_encoder, fast_decoder), strict=True):
@@ -87,8 +92,10 @@ class OSDFace(Pipeline):
             half, options: see ``tiny_half``.
         """
         config = self.vae.config
-        sizes = config.in_channels, config.latent_channels, len(config.block_out_channels)
-        tiny = tiny_half(half, options, *sizes)
+        resolutions = len(config["block_out_channels"])
+        tiny = tiny_half(
+            half, options, config["in_channels"], config["latent_channels"], resolutions
+        )
         setattr(self, f"fast_{half}", tiny.to(self.unet.device))
         for name in (half, {"encoder": "quant_conv", "decoder": "post_quant_conv"}[half]):
             setattr(self.vae, name, None)
@@ -103,9 +110,9 @@ class OSDFace(Pipeline):
         decoder. The sources are the previous block and the skip connection.
         """
         sources: dict[str, tuple[int, ...]] = {}
-        hidden = self.unet.mid_block.resnets[-1].out_channels
+        hidden = _resnets(self.unet.mid_block)[-1].out_channels
         for i, block in enumerate(self.unet.up_blocks):
-            for j, resnet in enumerate(block.resnets):
+            for j, resnet in enumerate(_resnets(block)):
                 for layer in ("conv1", "conv_shortcut"):
                     if getattr(resnet, layer) is not None:
                         name = f"unet.up_blocks.{i}.resnets.{j}.{layer}"
@@ -122,7 +129,8 @@ class OSDFace(Pipeline):
         """Return mean and log-variance of an image's unscaled latent, concatenated by channel."""
         patches = F.pixel_unshuffle(image, self.patch_size)
         if self.fast_encoder is None:
-            return self.vae.encode(patches).latent_dist.parameters
+            encoded = cast("AutoencoderKLOutput", self.vae.encode(patches))
+            return encoded.latent_dist.parameters
         # A tiny encoder returns the latent itself, and its variance is negligible.
         mean = self.fast_encoder(patches) * (self.latent_spread / self.latent_scale)
         return torch.cat((mean, torch.full_like(mean, LOGVAR[0])), dim=1)
@@ -147,9 +155,15 @@ class OSDFace(Pipeline):
         if self.fast_decoder is not None:
             patches = self.fast_decoder(x0 / self.latent_spread)
         else:
-            patches = self.vae.decode(x0 / self.latent_scale).sample
+            decoded = cast("DecoderOutput", self.vae.decode(x0 / self.latent_scale))
+            patches = decoded.sample
         image = F.pixel_shuffle(patches, self.patch_size)
         return smooth(image) if self.smooth_output else image
+
+
+def _resnets(block: nn.Module) -> Sequence[ResnetBlock2D]:
+    """Return the residual blocks of a block of the UNet."""
+    return cast("Sequence[ResnetBlock2D]", block.resnets)
 
 
 def smooth(image: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ which takes seconds and 0.3 GB.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,6 +57,10 @@ class Pipeline(nn.Module):
     # See ``NetworkTraits`` for ``input_range`` and ``parts``.
     input_range = (-1.0, 1.0)
     parts = ("encode_prompt", "encode_moments", "predict_noise", "decode")
+    encode_prompt: Callable[[Tensor], tuple[Tensor, Tensor]]
+    encode_moments: Callable[[Tensor], Tensor]
+    predict_noise: Callable[[Tensor, Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
 
     def __init__(
         self,

@@ -8,12 +8,14 @@ of channels per resolution. The decoder's are listed from the latent to the imag
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from diffusers import AutoencoderTiny
-from torch import nn
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
 from quantface_arch.errors import QuantFaceError, check_keys
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.vae import DecoderTiny, EncoderTiny
 
 __all__ = ["HALVES", "tiny_half"]
 
@@ -27,7 +29,7 @@ _SIZES: dict[str, dict[str, tuple[int, ...]]] = {
 
 def tiny_half(
     half: str, options: Mapping[str, Any], channels: int, latent_channels: int, resolutions: int
-) -> nn.Module:
+) -> EncoderTiny | DecoderTiny:
     """Build half a tiny autoencoder with random weights.
 
     Args:
@@ -49,7 +51,7 @@ def tiny_half(
                 f"network option fast_{half}: {key}: found {list(found)}, "
                 f"expected one number for each of the VAE's {resolutions} resolutions"
             )
-    ours = {
+    ours: dict[str, Any] = {
         f"num_{half}_blocks": sizes["num_blocks"],
         f"{half}_block_out_channels": sizes["block_out_channels"],
     }

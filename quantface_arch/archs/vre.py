@@ -6,7 +6,8 @@ by key.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +67,29 @@ class Downsample(nn.Module):
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
+class Stage(nn.Module):
+    """The layers of one resolution of the encoder, which creates and runs them.
+
+    ``attn`` is empty at a resolution without attention, and ``downsample`` is None at the last.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.ModuleList()
+        self.attn = nn.ModuleList()
+        self.downsample: Downsample | None = None
+
+
+class Middle(nn.Module):
+    """The layers between the encoder's last stage and its output, which the encoder runs."""
+
+    def __init__(self, width: int, groups: int) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(width, width, groups)
+        self.attn_1 = AttnBlock(width, groups)
+        self.block_2 = ResnetBlock(width, width, groups)
+
+
 class Encoder(nn.Module):
     """A VQGAN-style encoder: ``len(channel_mult) - 1`` halvings, residual blocks and attention.
 
@@ -88,8 +112,7 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         width = channels
         for level, mult in enumerate(channel_mult):
-            stage = nn.Module()
-            stage.block, stage.attn = nn.ModuleList(), nn.ModuleList()
+            stage = Stage()
             for _ in range(num_res_blocks):
                 stage.block.append(ResnetBlock(width, channels * mult, groups))
                 width = channels * mult
@@ -98,21 +121,18 @@ class Encoder(nn.Module):
             if level < len(channel_mult) - 1:
                 stage.downsample = Downsample(width)
             self.down.append(stage)
-        self.mid = nn.Module()
-        self.mid.block_1 = ResnetBlock(width, width, groups)
-        self.mid.attn_1 = AttnBlock(width, groups)
-        self.mid.block_2 = ResnetBlock(width, width, groups)
+        self.mid = Middle(width, groups)
         self.norm_out = _norm(width, groups)
         self.conv_out = nn.Conv2d(width, z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
-        for stage in self.down:
+        for stage in cast("Iterable[Stage]", self.down):
             for index, block in enumerate(stage.block):
                 h = block(h)
                 if len(stage.attn):
                     h = stage.attn[index](h)
-            if hasattr(stage, "downsample"):
+            if stage.downsample is not None:
                 h = stage.downsample(h)
         h = self.mid.block_2(self.mid.attn_1(self.mid.block_1(h)))
         return self.conv_out(F.silu(self.norm_out(h)))
@@ -146,6 +166,14 @@ def select_codes(z: Tensor, codebook: Tensor, num_tokens: int) -> tuple[Tensor, 
     first, codes = first[:, :num_tokens], codes[:, :num_tokens]
     valid = first < positions
     return codes, order.gather(1, first.clamp(max=positions - 1)), valid
+
+
+class Codebook(nn.Module):
+    """The learned codes, one row each."""
+
+    def __init__(self, num_codes: int, channels: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(num_codes, channels)
 
 
 class VRE(nn.Module):
@@ -188,8 +216,7 @@ class VRE(nn.Module):
             norm_num_groups,
         )
         self.quant_conv = nn.Conv2d(z_channels, z_channels, 1)
-        self.quantize = nn.Module()
-        self.quantize.embedding = nn.Embedding(num_codes, z_channels)
+        self.quantize = Codebook(num_codes, z_channels)
 
     def features(self, lq: Tensor) -> Tensor:
         """Return encoder features of an image, float (N, z_channels, h, w), before the codebook.

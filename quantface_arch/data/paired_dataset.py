@@ -43,7 +43,7 @@ class QuantFacePairedDataset(Dataset):
             loop = {name: value for name, value in opt.items() if name in LOOP_OPTIONS}
             root = str(find_faces(folders[0]))
             fixed = {"dataroot_gt": root, "gt_size": SHIPPED_SIZE, "use_hflip": False}
-            self.pairs: Dataset = QuantFaceDataset({**loop, **fixed})
+            self.pairs: QuantFaceDataset | PairedImageDataset = QuantFaceDataset({**loop, **fixed})
         else:
             self.pairs = PairedImageDataset(dict(opt))
 
@@ -51,4 +51,4 @@ class QuantFacePairedDataset(Dataset):
         return self.pairs[index]
 
     def __len__(self) -> int:
-        return len(self.pairs)  # type: ignore[arg-type]
+        return len(self.pairs)

@@ -169,7 +169,7 @@ def _child(steps: Sequence[str]) -> tuple[list[str], str]:
         )
     except subprocess.TimeoutExpired as late:
         output = late.stdout or b""
-        text = output if isinstance(output, str) else output.decode(errors="replace")
+        text = output.decode(errors="replace") if isinstance(output, bytes) else output
         # A line that was cut off is not a result.
         return text.splitlines()[: text.count("\n")], f"no answer in {PATIENCE_SECONDS} s"
     if done.returncode < 0:

@@ -19,11 +19,18 @@ class Face:
         landmarks: (5, 2) float: left eye, right eye (as seen), nose, left and right mouth corner;
             or (2, 2), the eyes alone, from a detector of your own that finds no more.
         score: confidence, from 0 to 1.
+        plausible: whether the landmarks can be those of a face; others are left as they are.
     """
 
     box: np.ndarray
     landmarks: np.ndarray
     score: float
+    plausible: bool = True
+
+    @property
+    def size(self) -> float:
+        """Square root of the box's area, in pixels."""
+        return float(np.sqrt(np.prod(np.maximum(self.box[2:] - self.box[:2], 0))))
 
 
 class Detector(Protocol):

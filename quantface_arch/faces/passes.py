@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
 from quantface_arch.faces.face import Face
+from quantface_arch.faces.geometry import Look, fit, look_closer, turn
 from quantface_arch.utils.images import to_uint8
 
 __all__ = ["detect_in_passes", "merge", "shrink"]
@@ -18,19 +20,24 @@ _MAX_OVERLAP = 0.4
 _MAX_INSIDE = 0.6
 # Smaller faces have too little detail to be told from patterns.
 _SMALLEST = 10.0
+# Longer side of an image that is looked at lying on its sides, in pixels.
+_TURNED_SIDE = 640
 
 
 def detect_in_passes(
     rgb: np.ndarray,
-    look: Callable[[np.ndarray], list[Face]],
+    look: Look,
     long_sides: Sequence[int],
     sizes: tuple[float, float],
+    scores: tuple[float, float],
 ) -> list[Face]:
     """Find the faces of a picture of any size with a network that knows a range of face sizes.
 
     The network sees the picture once for each of ``long_sides``. A pass keeps only faces whose
     size it is good at. The finest pass keeps smaller faces too, down to 10 pixels, and the
-    coarsest keeps larger ones, because no other pass sees them better.
+    coarsest keeps larger ones, because no other pass sees them better. Faces with a low score or
+    with landmarks unlike an upright face's are looked at again, turned. If there is no face, the
+    image is looked at lying on each side and upside down.
 
     Args:
         rgb: upright (H, W, 3) uint8 or uint16.
@@ -39,10 +46,45 @@ def detect_in_passes(
             never enlarged, and no size is looked at twice.
         sizes: smallest and largest face that ``look`` places well, in pixels of a pass; the size
             of a face is the square root of its box's area.
+        scores: what a second look has to give, and the score from which a face with the landmarks
+            of an upright one needs none.
 
     Returns:
         Every face once, in pixels of ``rgb``, from left to right.
     """
+    faces = _all_passes(rgb, look, long_sides, sizes)
+    if not faces:
+        faces = _on_other_sides(shrink(rgb, _TURNED_SIDE), look)
+    lowest, sure = scores
+    checked = [
+        face if face.score >= sure and fit(face).is_sure else look_closer(rgb, face, look)
+        for face in faces
+    ]
+    kept = merge([face for face in checked if face.score >= lowest])
+    return sorted(kept, key=lambda face: face.box[0] + face.box[2])
+
+
+def _on_other_sides(shrunk: tuple[np.ndarray, float], look: Look) -> list[Face]:
+    """Return the faces of the view with the best one, of an image turned by 90 to 270 degrees."""
+    small, factor = shrunk
+    best: list[Face] = []
+    for quarters in (1, 2, 3):
+        matrix = _quarter_turn(small.shape[1], small.shape[0], quarters, factor)
+        seen = look(np.ascontiguousarray(np.rot90(small, quarters)))
+        faces = [turn(face, matrix) for face in seen if face.size >= _SMALLEST]
+        if max((face.score for face in faces), default=0) > max(
+            (face.score for face in best), default=0
+        ):
+            best = faces
+    return best
+
+
+def _all_passes(
+    rgb: np.ndarray,
+    look: Look,
+    long_sides: Sequence[int],
+    sizes: tuple[float, float],
+) -> list[Face]:
     found: list[Face] = []
     for number, long_side in enumerate(long_sides):
         small, factor = shrink(rgb, long_side)
@@ -50,11 +92,11 @@ def detect_in_passes(
         low = _SMALLEST if finest else sizes[0]
         high = np.inf if number == 0 else sizes[1]
         for face in look(small):
-            if low <= _size(face) <= high:
+            if low <= face.size <= high:
                 found.append(Face(face.box / factor, face.landmarks / factor, face.score))
         if finest:
             break
-    return sorted(merge(found), key=lambda face: face.box[0] + face.box[2])
+    return merge(found)
 
 
 def merge(faces: Sequence[Face]) -> list[Face]:
@@ -77,7 +119,8 @@ def merge(faces: Sequence[Face]) -> list[Face]:
 
 def _mean(group: Sequence[Face]) -> Face:
     box = np.mean([face.box for face in group], axis=0)
-    return Face(box, np.mean([face.landmarks for face in group], axis=0), group[0].score)
+    landmarks = np.mean([face.landmarks for face in group], axis=0)
+    return replace(group[0], box=box, landmarks=landmarks)
 
 
 def _common(one: Face, other: Face) -> float:
@@ -88,15 +131,22 @@ def _common(one: Face, other: Face) -> float:
 
 def _overlap(one: Face, other: Face) -> float:
     common = _common(one, other)
-    return common / (_size(one) ** 2 + _size(other) ** 2 - common)
+    return common / (one.size**2 + other.size**2 - common)
 
 
 def _is_fragment(face: Face, better: Face) -> bool:
-    return _size(better) > _size(face) and _common(face, better) > _MAX_INSIDE * _size(face) ** 2
+    return better.size > face.size and _common(face, better) > _MAX_INSIDE * face.size**2
 
 
-def _size(face: Face) -> float:
-    return float(np.sqrt(np.prod(np.maximum(face.box[2:] - face.box[:2], 0))))
+def _quarter_turn(width: int, height: int, quarters: int, factor: float) -> np.ndarray:
+    """Return the (2, 3) map from ``numpy.rot90`` of a shrunk image to the image itself."""
+    last_x, last_y = width - 1, height - 1
+    back = {
+        1: [[0, -1, last_x], [1, 0, 0]],
+        2: [[-1, 0, last_x], [0, -1, last_y]],
+        3: [[0, 1, 0], [-1, 0, last_y]],
+    }
+    return np.array(back[quarters], np.float64) / factor
 
 
 def shrink(rgb: np.ndarray, long_side: int) -> tuple[np.ndarray, float]:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.faces.face import Face
 from quantface_arch.faces.passes import detect_in_passes
+
+if TYPE_CHECKING:
+    from facexlib.detection.retinaface import RetinaFace
 
 __all__ = ["RetinaFaceDetector"]
 
 _LONG_SIDES = (160, 320, 640, 2048)
 # The network's anchors are 16 to 512 pixels; of faces beyond 400 it finds fragments, too.
 _SIZES = (40.0, 320.0)
-_MIN_SCORE = 0.8
+_MIN_SCORE, _SCORES = 0.8, (0.85, 0.95)
 
 
 class RetinaFaceDetector:
@@ -44,7 +47,7 @@ class RetinaFaceDetector:
 
     def detect(self, rgb: np.ndarray) -> list[Face]:
         """Return the faces of an upright (H, W, 3) uint8 or uint16 picture, from left to right."""
-        return detect_in_passes(rgb, self._look, _LONG_SIDES, _SIZES)
+        return detect_in_passes(rgb, self._look, _LONG_SIDES, _SIZES, _SCORES)
 
     @torch.inference_mode()
     def _look(self, rgb: np.ndarray) -> list[Face]:
@@ -58,7 +61,7 @@ class RetinaFaceDetector:
         ]
 
 
-def _load(network: str, weights: str | os.PathLike[str], device: torch.device) -> nn.Module:
+def _load(network: str, weights: str | os.PathLike[str], device: torch.device) -> RetinaFace:
     from facexlib.detection.retinaface import RetinaFace
 
     from quantface_arch.utils.state_dict import read_state

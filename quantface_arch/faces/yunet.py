@@ -20,7 +20,7 @@ MODEL = Path(__file__).resolve().parents[1] / "weights/face_detection_yunet_2023
 _LONG_SIDES = (120, 160, 226, 320, 452, 640, 1024, 2048)
 # Sizes that the network was trained on are 10 to 300 pixels.
 _SIZES = (40.0, 320.0)
-_MIN_SCORE = 0.7
+_MIN_SCORE, _SCORES = 0.7, (0.75, 0.93)
 _MAX_OVERLAP = 0.3
 _MOST_CANDIDATES = 5000
 # OpenCV finds faces in memory that it never wrote when an image is a few pixels high or wide.
@@ -46,7 +46,7 @@ class YuNetDetector:
 
     def detect(self, rgb: np.ndarray) -> list[Face]:
         """Return the faces of an upright (H, W, 3) uint8 or uint16 picture, from left to right."""
-        return detect_in_passes(rgb, self._look, _LONG_SIDES, _SIZES)
+        return detect_in_passes(rgb, self._look, _LONG_SIDES, _SIZES, _SCORES)
 
     def _look(self, rgb: np.ndarray) -> list[Face]:
         height, width = rgb.shape[:2]

@@ -6,13 +6,16 @@ import ast
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.utils.files import read_bytes
 
 __all__ = ["patch_options", "patch_resume"]
+
+# The attribute of a module of BasicSR that is already patched.
+PATCHED = "quantface_patched"
 
 
 def patch_resume() -> None:
@@ -25,7 +28,7 @@ def patch_resume() -> None:
     from quantface_arch.data.sampler import ResumableSampler
     from quantface_arch.utils.state_dict import unpickle
 
-    if hasattr(train, "quantface_patched"):
+    if hasattr(train, PATCHED):
         return
     original_loaders = train.create_train_val_dataloader
 
@@ -43,7 +46,7 @@ def patch_resume() -> None:
 
     def create_train_val_dataloader(opt: dict[str, Any], logger: Any) -> tuple[Any, ...]:
         loaders = original_loaders(opt, logger)
-        sampler = loaders[1]
+        sampler = cast("ResumableSampler", loaders[1])
         options = opt["datasets"]["train"]
         devices = 1 if opt["dist"] else max(1, opt["num_gpu"])
         sampler.batch_size = options["batch_size_per_gpu"] * devices
@@ -54,7 +57,7 @@ def patch_resume() -> None:
     train.EnlargedSampler = ResumableSampler
     train.load_resume_state = load_resume_state
     train.create_train_val_dataloader = create_train_val_dataloader
-    train.quantface_patched = True
+    setattr(train, PATCHED, True)
 
 
 def patch_options() -> None:
@@ -68,10 +71,10 @@ def patch_options() -> None:
     from basicsr.utils import options
     from quantface_arch.utils.safe_yaml_json import MAX_YAML_BYTES, check_yaml
 
-    if hasattr(options, "quantface_patched"):
+    if hasattr(options, PATCHED):
         return
     original_value = options._postprocess_yml_value
-    base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    base = cast("type[yaml.SafeLoader]", getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
     class PlainLoader(base):
         def __init__(self, stream: Any) -> None:
@@ -89,7 +92,7 @@ def patch_options() -> None:
     PlainLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _ordered_mapping)
     options.ordered_yaml = lambda: (PlainLoader, yaml.SafeDumper)
     options._postprocess_yml_value = lambda text: _forced_value(text, original_value)
-    options.quantface_patched = True
+    setattr(options, PATCHED, True)
 
 
 def _ordered_mapping(loader: Any, node: Any) -> OrderedDict[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,8 @@ class EdgePyramid(nn.Module):
         scales: how many, each half the size of the one before; fewer where a side gets below 8
             pixels.
     """
+
+    sobel: Tensor
 
     def __init__(self, scales: int = 4) -> None:
         super().__init__()
@@ -90,10 +93,11 @@ class VREFeatures(nn.Module):
         # Antialiased, unlike what the VRE itself sees: else most pixels would get no gradient.
         x = F.interpolate(image, size=side, mode="bilinear", align_corners=False, antialias=True)
         maps: list[Tensor] = []
-        hooks = [
-            module.register_forward_hook(lambda _module, _inputs, output: maps.append(output))
-            for module in self._ends()
-        ]
+
+        def keep(_module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
+            maps.append(output)
+
+        hooks = [module.register_forward_hook(keep) for module in self._ends()]
         try:
             # The VRE's second normalization, see ``VRE.features``.
             self.encoder((x - 0.5) / 0.5)

@@ -33,8 +33,9 @@ class QuantFaceEdgeLoss(nn.Module):
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Compare two pictures (N, C, H, W); returns a scalar."""
-        pairs = zip(gradients(pred), gradients(target), strict=True)
-        return self.loss_weight * sum((a - b).abs().mean() for a, b in pairs)
+        (found_x, found_y), (wanted_x, wanted_y) = gradients(pred), gradients(target)
+        along_x, along_y = (found_x - wanted_x).abs().mean(), (found_y - wanted_y).abs().mean()
+        return self.loss_weight * (along_x + along_y)
 
 
 class _BlockLoss(nn.Module):
@@ -68,6 +69,8 @@ class QuantFaceTextureLoss(_BlockLoss):
         loss_weight: factor of the result.
         window: side of the blocks in pixels.
     """
+
+    sobel: Tensor
 
     def __init__(self, loss_weight: float = 1.0, window: int = 8) -> None:
         super().__init__(loss_weight, window)

@@ -43,6 +43,9 @@ class InvertedResidual(nn.Module):
 class MobileFaceNet(nn.Module):
     """Embed 112×112 faces in 128 dimensions; batch normalization is folded into the weights."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 64, 3, 2, 1)

@@ -70,7 +70,7 @@ class QuantFaceLPIPSLoss(FrozenLoss):
             raise QuantFaceError(f"QuantFaceLPIPSLoss: pip install lpips; {ALTERNATIVE}") from error
         from torchvision.models import get_model_weights
 
-        url = get_model_weights(BACKBONES[net]).IMAGENET1K_V1.url
+        url = get_model_weights(BACKBONES[net])["IMAGENET1K_V1"].url
         cache = Path(torch.hub.get_dir()) / "checkpoints"
         path = find_weights("QuantFaceLPIPSLoss", url, cache, weights, download)
         # ``pnet_rand`` keeps lpips from downloading; the backbone is filled right below.

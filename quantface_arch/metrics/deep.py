@@ -47,7 +47,7 @@ def build_pyiqa(metric: str, files: tuple[Path, ...], device: str) -> nn.Module:
     # A path in place of a backbone's name keeps pyiqa from checking, and overwriting, the file.
     options = {"backbone": str(files[0])} if metric == "clipiqa" else {}
     try:
-        import pyiqa
+        import pyiqa  # pyright: ignore[reportMissingImports]  (the extra metrics)
 
         with _offline(metric, files), contextlib.redirect_stdout(sys.stderr):
             return pyiqa.create_metric(metric, device=torch.device(device), **options)
@@ -82,8 +82,8 @@ def check_digest(metric: str, file: Path, url: str) -> None:
 @contextlib.contextmanager
 def _offline(metric: str, files: tuple[Path, ...]) -> Iterator[None]:
     """Let pyiqa find these files, and no others, where it looks before it downloads."""
-    import timm
-    from pyiqa.utils import download_util
+    import timm  # pyright: ignore[reportMissingImports]  (it comes with pyiqa)
+    from pyiqa.utils import download_util  # pyright: ignore[reportMissingImports]  (as above)
 
     create, cache, hub = timm.create_model, download_util.DEFAULT_CACHE_DIR, torch.hub.get_dir()
     with tempfile.TemporaryDirectory() as folder:

@@ -50,4 +50,5 @@ def calculate_quantface_haarpsi(img: np.ndarray, img2: np.ndarray, **_: Any) -> 
     """
     import piq
 
-    return float(piq.haarpsi(*as_tensors(img, img2)))
+    a, b = as_tensors(img, img2)
+    return float(piq.haarpsi(a, b))

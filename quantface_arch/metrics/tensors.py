@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,4 +32,6 @@ def as_tensors(*images: np.ndarray, device: str | torch.device = "cpu") -> tuple
         QuantFaceError: their sizes differ.
     """
     check_sizes(*images)
-    return tuple(img2tensor(image)[None].to(device) / 255 for image in images)
+    # ``img2tensor`` returns a list only for a list of pictures.
+    tensors = (cast("Tensor", img2tensor(image)) for image in images)
+    return tuple(tensor[None].to(device) / 255 for tensor in tensors)

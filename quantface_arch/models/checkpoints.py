@@ -135,9 +135,9 @@ def _check_network(step: int, saved: Mapping[str, Any], record: Mapping[str, Any
     before, now = saved["train"], record["train"]
     if bool(before.get("ema_decay")) != bool(now.get("ema_decay")):
         changes.append(_change("train option ema_decay", before["ema_decay"], now["ema_decay"]))
-    networks = [(options.get("discriminator") or {}).get("network") for options in (before, now)]
-    if networks[0] and networks[1]:
-        named = _changes(*networks)
+    old, new = ((options.get("discriminator") or {}).get("network") for options in (before, now))
+    if old and new:
+        named = _changes(old, new)
         changes += [f"train option discriminator: network: {change}" for change in named]
     if changes:
         raise QuantFaceError(

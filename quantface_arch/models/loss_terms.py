@@ -16,7 +16,7 @@ from quantface_arch.errors import QuantFaceError, check_choice, one_line
 from quantface_arch.models.options import LossTermOptions
 from quantface_arch.utils.option_fields import parse_options, split_options
 
-__all__ = ["LossTerm", "build_loss_terms", "check_finite", "check_terms"]
+__all__ = ["LossTerm", "build_loss_terms", "check_finite", "check_terms", "require_clean"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,17 @@ def check_terms(terms: Iterable[LossTerm]) -> None:
             "train option losses: every entry has a start_iter or an every, so that no loss counts "
             "at some iterations; at least one entry must have neither"
         )
+
+
+def require_clean(clean: Tensor | None) -> Tensor:
+    """Return the clean images of a batch, with which a loss compares.
+
+    Raises:
+        QuantFaceError: the data set has none.
+    """
+    if clean is None:
+        raise QuantFaceError("train option losses: target gt, but the data set has no gt")
+    return clean
 
 
 def check_finite(iteration: int, losses: Mapping[str, Tensor]) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import MODEL_REGISTRY
+from quantface_arch.archs.pipeline import Pipeline
+from quantface_arch.errors import QuantFaceError
 from quantface_arch.models.discriminator import Discriminator
-from quantface_arch.models.loss_terms import build_loss_terms
+from quantface_arch.models.loss_terms import build_loss_terms, require_clean
 from quantface_arch.models.options import OSDFaceOptions
 from quantface_arch.models.restorer_model import RestorerModel
 
@@ -28,6 +32,10 @@ class OSDFaceModel(RestorerModel):
     def init_training_settings(self) -> None:
         """Build the losses, the discriminator, the optimizers and the EMA."""
         self.read_train_options()
+        if not hasattr(self.net_g, "latent_shape"):
+            raise QuantFaceError(
+                f"network_g: {type(self.net_g).__name__} has no latent; OSDFaceModel trains OSDFace"
+            )
         self.terms = build_loss_terms(self.options.losses, ("image",), ("gt",), self.device)
         self.discriminator: Discriminator | None = None
         if self.options.discriminator is not None:
@@ -51,7 +59,7 @@ class OSDFaceModel(RestorerModel):
         A sample gets the same noise however many processes share the work.
         """
         rank, processes = self.opt["rank"], self.opt["world_size"]
-        net = self.get_bare_model(self.net_g)
+        net = cast("Pipeline", self.get_bare_model(self.net_g))
         shape = net.latent_shape(batch * processes, *self.lq.shape[-2:])
         seed = self.opt["manual_seed"] * 1_000_003 + current_iter
         generator = torch.Generator().manual_seed(seed)
@@ -73,25 +81,30 @@ class OSDFaceModel(RestorerModel):
             "l_kl": self.options.kl_weight * output.kl.float(),
         }
 
-    def losses(self, lq: Tensor, gt: Tensor, current_iter: int) -> dict[str, Tensor]:
+    def losses(self, lq: Tensor, gt: Tensor | None, current_iter: int) -> dict[str, Tensor]:
         """Return the losses of a batch that count at an iteration, by log name."""
+        gt = require_clean(gt)
         losses = self.restore_batch(lq, gt, current_iter)
         for term in self.terms:
             if term.counts_at(current_iter):
                 losses[term.name] = term(self.output, gt)
-        if self.is_adversarial(current_iter):
-            losses["l_g"] = self.discriminator.generator_loss(self.output)
+        discriminator = self.active_discriminator(current_iter)
+        if discriminator is not None:
+            losses["l_g"] = discriminator.generator_loss(self.output)
         return losses
 
-    def is_adversarial(self, current_iter: int) -> bool:
-        """Return whether the discriminator takes part at an iteration."""
-        return self.discriminator is not None and current_iter >= self.discriminator.start_iter
+    def active_discriminator(self, current_iter: int) -> Discriminator | None:
+        """Return the discriminator if it takes part at an iteration."""
+        if self.discriminator is None or current_iter < self.discriminator.start_iter:
+            return None
+        return self.discriminator
 
     def train_others(self, current_iter: int) -> dict[str, Tensor]:
         """Train the discriminator on the batch, and return its loss."""
-        if not self.is_adversarial(current_iter):
+        discriminator = self.active_discriminator(current_iter)
+        if discriminator is None:
             return {}
-        return {"l_d": self.discriminator.step(self.output.detach(), self.gt)}
+        return {"l_d": discriminator.step(self.output.detach(), self.gt)}
 
     def states(self) -> dict[str, dict[str, dict[str, Tensor]]]:
         """Return the states of the network and of the discriminator."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import MODEL_REGISTRY
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.models.ema import EMA
-from quantface_arch.models.loss_terms import LossTerm, build_loss_terms, check_terms
+from quantface_arch.models.loss_terms import LossTerm, build_loss_terms, check_terms, require_clean
 from quantface_arch.models.options import QuantFaceOptions
 from quantface_arch.models.quantize_stage import QuantizeStage
 from quantface_arch.models.restorer_model import RestorerModel
@@ -84,14 +84,16 @@ class QuantFaceModel(RestorerModel):
 
     def losses(self, lq: Tensor, gt: Tensor | None, current_iter: int) -> dict[str, Tensor]:
         """Return the loss terms that count at an iteration, for one piece of a batch."""
-        if gt is None and any(term.target == "gt" for term in self.terms):
-            raise QuantFaceError("train option losses: target gt, but the data set has no gt")
+        if any(term.target == "gt" for term in self.terms):
+            require_clean(gt)
         with self.autocast():
             with torch.no_grad():
                 wanted = self.outputs(self.teacher, lq)
             found = self.outputs(self.net_g, lq)
         return {
-            term.name: term(found[term.of], gt if term.target == "gt" else wanted[term.of])
+            term.name: term(
+                found[term.of], require_clean(gt) if term.target == "gt" else wanted[term.of]
+            )
             for term in self.terms
             if term.counts_at(current_iter)
         }
@@ -114,11 +116,18 @@ def _reach_all(terms: Sequence[LossTerm]) -> bool:
     return any(term.of == "image" and term.counts_always for term in terms)
 
 
+@runtime_checkable
+class _CheckpointingPart(Protocol):
+    """A part of a network that can compute its activations again in the backward pass."""
+
+    def enable_gradient_checkpointing(self) -> None: ...
+
+
 def _enable_checkpointing(net: nn.Module) -> None:
     able = [
         module
         for module in net.modules()
-        if hasattr(module, "enable_gradient_checkpointing")
+        if isinstance(module, _CheckpointingPart)
         and getattr(module, "_supports_gradient_checkpointing", True)
     ]
     if not able:

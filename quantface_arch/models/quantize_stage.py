@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -199,7 +199,9 @@ class QuantizeStage:
             self._make(student)
         if self.opt["dist"]:
             # A group of its own: the main one's processes would give up waiting within minutes.
-            dist.barrier(group=dist.new_group(backend="gloo", timeout=PATIENCE))
+            group = dist.new_group(backend="gloo", timeout=PATIENCE)
+            # Every process is a member, so that each is given the group itself.
+            dist.barrier(group=cast("dist.ProcessGroup", group))
         if not made:
             source = found or self.path
             get_root_logger().info(f"Quantize stage: loading {source}.")

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -179,7 +179,7 @@ class RestorerModel(SRModel):
                 losses = self.losses(lq, gt, current_iter)
                 check_finite(current_iter, losses)
                 share = len(lq) / len(self.lq)
-                (sum(losses.values()) * share).backward()
+                (cast("Tensor", sum(losses.values())) * share).backward()
             for name, value in losses.items():
                 log[name] = log.get(name, 0) + value.detach() * share
         nn.utils.clip_grad_norm_(self.trained_parameters().values(), self.options.clip_grad)

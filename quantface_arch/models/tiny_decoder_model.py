@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import MODEL_REGISTRY
+from quantface_arch.archs.pipeline import Pipeline
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.models.loss_terms import build_loss_terms, check_terms
+from quantface_arch.models.loss_terms import build_loss_terms, check_terms, require_clean
 from quantface_arch.models.options import TinyDecoderOptions
 from quantface_arch.models.restorer_model import RestorerModel
 from quantface_arch.pretrained.zoo import load_model
@@ -38,15 +41,16 @@ class TinyDecoderModel(RestorerModel):
         targets = ("teacher", "gt")
         self.terms = build_loss_terms(self.options.losses, ("image",), targets, self.device)
         check_terms(self.terms)
-        self.teacher = load_model(name, "reference", str(self.device)).requires_grad_(False)
+        teacher = load_model(name, "reference", str(self.device)).requires_grad_(False)
         net = self.get_bare_model(self.net_g).eval()
-        take_over(net, self.teacher, name)
+        take_over(net, teacher, name)
+        self.teacher = cast("Pipeline", teacher)
         for key, value in net.named_parameters():
             value.requires_grad_(key.startswith(LEARNS))
         self.net_g = self.parallel(net)
         self.setup_training()
 
-    def losses(self, lq: Tensor, gt: Tensor, current_iter: int) -> dict[str, Tensor]:
+    def losses(self, lq: Tensor, gt: Tensor | None, current_iter: int) -> dict[str, Tensor]:
         """Return the losses of a batch that count at an iteration, by log name."""
         with self.autocast():
             output = self.net_g(lq, return_all=True)
@@ -54,7 +58,7 @@ class TinyDecoderModel(RestorerModel):
                 wanted = self.teacher.decode(output.x0).float()
         image = output.image.float()
         return {
-            term.name: term(image, gt if term.target == "gt" else wanted)
+            term.name: term(image, require_clean(gt) if term.target == "gt" else wanted)
             for term in self.terms
             if term.counts_at(current_iter)
         }

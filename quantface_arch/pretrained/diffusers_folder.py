@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
-from diffusers import ModelMixin
+from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError
 
 from quantface_arch.errors import QuantFaceError, listed, one_line
@@ -52,7 +52,7 @@ def read_network(
 def _from_pretrained(
     kind: type[ModelMixin], source: str, part: str, offline: bool
 ) -> tuple[Any, dict[str, Any]]:
-    options = {
+    options: dict[str, Any] = {
         "subfolder": part or None,
         "local_files_only": offline,
         "use_safetensors": True,
@@ -60,10 +60,12 @@ def _from_pretrained(
         "output_loading_info": True,
     }
     try:
-        return kind.from_pretrained(source, **options)
+        found = kind.from_pretrained(source, **options)
     except OSError as error:
         # Mirrors often keep only the half-precision files.
         try:
-            return kind.from_pretrained(source, variant="fp16", **options)
+            found = kind.from_pretrained(source, variant="fp16", **options)
         except OSError:
             raise error from None
+    # ``output_loading_info`` makes it a pair, of which diffusers' annotation knows nothing.
+    return cast("tuple[Any, dict[str, Any]]", found)

@@ -6,11 +6,11 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.utils import convert_unet_state_dict_to_peft
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -140,7 +140,7 @@ def _merge(
         raise QuantFaceError(f"{path}: found ranks {sorted(ranks)}; expected one rank throughout")
     config = LoraConfig(
         r=ranks.pop(),
-        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_alpha=alpha,  # pyright: ignore[reportArgumentType]  (peft takes fractions too)
         target_modules="|".join(re.escape(layer) for layer in factors),
         init_lora_weights=False,
     )
@@ -154,4 +154,4 @@ def _merge(
     if unexpected:
         raise QuantFaceError(f"{path}: peft does not take {listed(unexpected)}")
     with torch.no_grad():
-        return wrapped.merge_and_unload()
+        return cast("UNet2DConditionModel", wrapped.merge_and_unload())

@@ -21,7 +21,7 @@ def shipped_models() -> list[str]:
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
-def resolve_model(name_or_path: str | Path) -> Path:
+def resolve_model(name_or_path: str | os.PathLike[str]) -> Path:
     """Return the path of a shipped model, a checkpoint file, or a folder of OSDFace's files.
 
     Raises:

@@ -6,10 +6,12 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -93,9 +95,10 @@ def _read_schedule(source: str, offline: bool) -> dict[str, float]:
     """Return the noise schedule's betas, after a check that the model implements the schedule."""
     name = f"{source}/scheduler/scheduler_config.json"
     try:
-        config = DDPMScheduler.load_config(source, subfolder="scheduler", local_files_only=offline)
+        found = DDPMScheduler.load_config(source, subfolder="scheduler", local_files_only=offline)
     except (OSError, ValueError) as error:
         raise QuantFaceError(f"{name}: {one_line(error)}") from error
+    config = cast("dict[str, Any]", found)
     defaults = DDPMScheduler().config
     wanted = {
         "prediction_type": "epsilon",

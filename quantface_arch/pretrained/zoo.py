@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING
 
 from quantface_arch.pretrained.names import resolve_model
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 __all__ = ["load_into", "load_model"]
 
 
 def load_model(
-    name_or_path: str | Path,
+    name_or_path: str | os.PathLike[str],
     runtime: str = "reference",
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     base: str | None = None,
     offline: bool = False,
 ) -> nn.Module:
@@ -49,7 +50,7 @@ def load_model(
     return runtimes.load(path, ARCH_BUILDER, runtime, device)
 
 
-def load_into(net: nn.Module, name_or_path: str | Path) -> None:
+def load_into(net: nn.Module, name_or_path: str | os.PathLike[str]) -> None:
     """Load a checkpoint into an existing network, which is quantized if the checkpoint is.
 
     Raises:

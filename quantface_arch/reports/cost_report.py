@@ -40,7 +40,7 @@ def part_of(name: str) -> str:
 
 def part_costs(entries: Iterable[Entry]) -> dict[str, Cost]:
     """Return costs by part: OSDFace's in the order of execution, then others as they come."""
-    found: dict[str, Cost] = {part: Cost() for part in dict(map(reversed, PARTS))}
+    found: dict[str, Cost] = {part: Cost() for _, part in PARTS}
     for entry in entries:
         part = part_of(entry.name)
         found[part] = found.get(part, Cost()) + entry.cost

@@ -59,12 +59,11 @@ def _watch(
     see: Callable[[str, Tensor, Tensor], None],
 ) -> None:
     """Run a model, and call ``see`` (name, input, output) for each named layer as it runs."""
-    handles = [
-        model.get_submodule(name).register_forward_hook(
-            lambda _, inputs, output, name=name: see(name, inputs[0], output)
-        )
-        for name in names
-    ]
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        return lambda _, inputs, output: see(name, inputs[0], output)
+
+    handles = [model.get_submodule(name).register_forward_hook(hook(name)) for name in names]
     try:
         for batch in batches:
             model(batch)
@@ -122,7 +121,8 @@ def draw_distribution(path: Path, layer: QuantLayer, before: Tensor, after: Tens
     ends = (spec.bits, spec.symmetric)
     plain = ActivationObserver(layer.name, channel_axis=-1)
     plain(before)
-    raw = scale_and_zero_point(*torch.tensor(plain.range(spec)), *ends)
+    low, high = torch.tensor(plain.range(spec))
+    raw = scale_and_zero_point(low, high, *ends)
     rows = (
         ("before balancing", before, raw),
         (

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from quantface_arch.pretrained.names import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 __all__ = [
     "FaceOptions",
@@ -18,7 +21,7 @@ __all__ = [
     "build",
 ]
 
-T = TypeVar("T")
+T = TypeVar("T", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -118,5 +121,5 @@ class RestoreOptions:
 
 def build(kind: type[T], values: Mapping[str, Any]) -> T:
     """Build a dataclass from the values that bear its fields' names; the rest are ignored."""
-    names = [item.name for item in fields(kind)]  # pyright: ignore[reportArgumentType]
+    names = [item.name for item in fields(kind)]
     return kind(**{name: values[name] for name in names if name in values})

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import torch
@@ -26,7 +27,22 @@ from quantface_arch.restore.results import FoundFaces, RestoredFace, RestoredIma
 from quantface_arch.utils.deprecated import renamed_argument
 from quantface_arch.utils.images import MAX_OUTPUT_PIXELS, RGBImage, resize
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 __all__ = ["FaceRestorer", "blend"]
+
+
+class _Options(TypedDict, total=False):
+    """The keyword arguments of ``FaceRestorer``."""
+
+    detector: str | Detector
+    weights_dir: str | os.PathLike[str] | None
+    offline: bool
+    batch_size: int | None
+    background: Callable[[np.ndarray], np.ndarray] | None
+    color_fix: str | None
+    notify: Callable[[str], None]
 
 
 class FaceRestorer:
@@ -82,7 +98,7 @@ class FaceRestorer:
         name_or_path: str | os.PathLike[str] = DEFAULT_MODEL,
         runtime: str = "auto",
         device: str | torch.device = "cpu",
-        **options: object,
+        **options: Unpack[_Options],
     ) -> FaceRestorer:
         """Load a shipped model by name, or any checkpoint by path.
 
@@ -98,7 +114,7 @@ class FaceRestorer:
         """
         from quantface_arch.pretrained.zoo import load_model
 
-        offline = bool(options.get("offline", False))
+        offline = options.get("offline", False)
         model = load_model(name_or_path, runtime=runtime, device=device, offline=offline)
         return cls(model, device, **options)
 
@@ -145,10 +161,12 @@ class FaceRestorer:
         """Detect the faces of an image and cut them out; the first step of :meth:`restore`."""
         if not isinstance(image, RGBImage):
             image = RGBImage(_checked(image))
-        faces = self.detector.detect(image.rgb)
+        detected = self.detector.detect(image.rgb)
+        faces = [face for face in detected if face.plausible]
         matrices = [similarity(face.landmarks) for face in faces]
         crops = [warp_face(image.rgb, matrix) for matrix in matrices]
-        return FoundFaces(image, faces, matrices, crops)
+        implausible = [face for face in detected if not face.plausible]
+        return FoundFaces(image, faces, matrices, crops, implausible)
 
     def assemble(
         self,
@@ -210,7 +228,8 @@ class FaceRestorer:
             not depend on the other faces or on their order, and a grey face stays grey.
 
         Raises:
-            QuantFaceError: a face has another shape or dtype, or ``color_fix`` is unknown.
+            QuantFaceError: a face has another shape or dtype, ``color_fix`` is unknown, or the
+                model has no latent to sample.
         """
         for face in faces:
             if _checked(face).shape[:2] != (FACE_SIZE, FACE_SIZE):
@@ -242,7 +261,10 @@ class FaceRestorer:
 
     def _noise(self, faces: Sequence[np.ndarray], seed: int) -> Tensor:
         """Draw noise that depends on the seed and on each face's own pixels."""
-        shape = self.model.latent_shape(1, FACE_SIZE, FACE_SIZE)
+        latent_shape = getattr(self.model, "latent_shape", None)
+        if latent_shape is None:
+            raise QuantFaceError("the model has no latent of which a sample could be taken")
+        shape: tuple[int, ...] = latent_shape(1, FACE_SIZE, FACE_SIZE)
         draws = []
         for face in faces:
             digest = hashlib.sha256(f"{seed}:".encode() + np.ascontiguousarray(face).tobytes())

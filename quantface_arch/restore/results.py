@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,15 +18,17 @@ class FoundFaces:
 
     Attributes:
         image: the image.
-        faces: its faces, from left to right.
+        faces: its faces that can be restored, from left to right.
         matrices: for each face, the (2, 3) map from the image to the aligned frame.
         crops: for each face, (512, 512, 3) in the image's dtype.
+        implausible: faces whose landmarks cannot be a face's; they are left as they are.
     """
 
     image: RGBImage
     faces: list[Face]
     matrices: list[np.ndarray]
     crops: list[np.ndarray]
+    implausible: list[Face] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ class Counts:
         faces: faces that were restored.
         failed: images that failed.
         unrestored: images without a face that were written unchanged.
+        left_alone: faces that were left as they are, because their landmarks cannot be a face's.
         seconds: total time.
     """
 
@@ -66,6 +67,7 @@ class Counts:
     faces: int = 0
     failed: int = 0
     unrestored: int = 0
+    left_alone: int = 0
     seconds: float = 0.0
 
     @classmethod
@@ -83,6 +85,8 @@ class Counts:
         found = [f"{self.done} images", f"{self.faces} faces restored", f"{self.failed} failed"]
         if self.unrestored:
             found.append(f"{self.unrestored} written unrestored (no face found)")
+        if self.left_alone:
+            found.append(f"{self.left_alone} faces left as they are (no landmarks fit them)")
         return found
 
     def pace(self) -> str | None:
@@ -172,8 +176,9 @@ class ImageRun(Run):
             return _PendingImage(source, image, [image.rgb], None, digest, started)
         found = self.restorer.find(image)
         if not found.faces and not self.options.outputs.keep_unrestored:
+            only = " with landmarks that fit it" if found.implausible else ""
             raise QuantFaceError(
-                f"no face found by {self.restorer.detector.name} "
+                f"no face{only} found by {self.restorer.detector.name} "
                 "(--keep-unrestored writes such images unchanged)"
             )
         return _PendingImage(source, image, found.crops, found, digest, started)
@@ -239,6 +244,7 @@ class ImageRun(Run):
         self.counts.done += 1
         self.counts.faces += len(item.crops)
         self.counts.unrestored += not item.crops
+        self.counts.left_alone += len(item.found.implausible) if item.found else 0
         self._advance(1)
 
     def _fail(self, sources: Iterable[Source], error: Exception) -> None:

@@ -20,7 +20,7 @@ from quantface_arch.utils.images import RGBImage
 from quantface_arch.video.ffmpeg import ENCODER, find_ffmpeg
 from quantface_arch.video.reader import VideoReader
 from quantface_arch.video.tracking import TrackedFrame, track_faces
-from quantface_arch.video.writer import video_writer
+from quantface_arch.video.writer import Write, video_writer
 
 __all__ = ["VideoRun"]
 
@@ -91,19 +91,20 @@ class VideoRun(Run):
     def _restore(self, source: Source) -> None:
         frames = faces = unrestored = 0
         start = time.perf_counter()
-        outputs, compare = [self.folders.final(source)], self.options.outputs.compare
+        outputs = [self.folders.final(source)]
         with ExitStack() as stack:
             reader = stack.enter_context(VideoReader(source.path))
             digest = file_digest(source.path)
             # The stack closes in reverse order: the file that marks the video as done comes last.
             write = stack.enter_context(video_writer(outputs[0], reader))
-            if compare:
+            write_pair: Write | None = None
+            if self.options.outputs.compare:
                 outputs.append(self.folders.compared / f"{source.name}.mp4")
                 write_pair = stack.enter_context(video_writer(outputs[1], reader))
             bar = stack.enter_context(shard_progress(reader.frames, self.shard, "frame"))
             for found, result in self._restored(self._found(reader)):
                 write(result.image)
-                if compare:
+                if write_pair is not None:
                     write_pair(side_by_side(found.image, result.rgb_image).rgb)
                 frames += 1
                 faces += len(found.faces)
@@ -125,7 +126,8 @@ class VideoRun(Run):
     def _found(self, reader: VideoReader) -> Iterator[FoundFaces]:
         """Yield the frames of a video with their smoothed faces."""
         detect = self.restorer.detector.detect
-        for frame in track_faces((rgb, detect(rgb)) for rgb in reader):
+        seen = ((rgb, [face for face in detect(rgb) if face.plausible]) for rgb in reader)
+        for frame in track_faces(seen):
             yield _cut_out(frame)
 
     def _restored(self, frames: Iterable[FoundFaces]) -> Iterator[tuple[FoundFaces, RestoredImage]]:

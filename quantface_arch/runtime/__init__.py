@@ -81,7 +81,10 @@ def resolve(name: str = "auto", device: str = "cpu") -> str:
 
 
 def load(
-    path: str | os.PathLike[str], build: Build, runtime: str = "auto", device: str = "cpu"
+    path: str | os.PathLike[str],
+    build: Build,
+    runtime: str = "auto",
+    device: str | torch.device = "cpu",
 ) -> nn.Module:
     """Load a checkpoint for execution by a runtime.
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+# torch exports both functions, but its ``__all__`` leaves them out as deprecated.
 from torch.onnx import (
     register_custom_op_symbolic,  # pyright: ignore[reportPrivateImportUsage]
     symbolic_helper,

@@ -10,13 +10,16 @@ from __future__ import annotations
 import types
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from quantface_arch.errors import QuantFaceError, check_choice, check_keys
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 __all__ = ["Limits", "key_of", "option", "parse_options", "split_options"]
 
-T = TypeVar("T")
+T = TypeVar("T", bound="DataclassInstance")
 WORDS = {
     bool: "true or false",
     float: "a number",
@@ -191,7 +194,7 @@ def _checked(place: str, value: Any, hint: Any, item: Field[Any]) -> Any:
 def _converted(place: str, value: Any, kind: Any) -> tuple[bool, Any]:
     """Return whether a value is of a type, and the value in that type."""
     base = get_origin(kind) or kind
-    if is_dataclass(base):
+    if isinstance(base, type) and is_dataclass(base):
         return True, parse_options(base, place, value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if base is float:

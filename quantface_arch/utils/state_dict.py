@@ -9,7 +9,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,8 @@ def unpickle(path: Path) -> Any:
             # A pickle may claim any length. Reading from a file would allocate that much first,
             # while a memory map holds only what exists.
             mapped = None if is_zip else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            return torch.load(mapped or file, map_location="cpu", weights_only=True)
+            source = cast("IO[bytes]", mapped or file)
+            return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         culprit = re.search(r"GLOBAL (\S+)", str(error))
         if culprit is None and not is_zip:

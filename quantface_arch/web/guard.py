@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.requests import Request  # pyright: ignore[reportMissingImports]  (the extra app)
+from starlette.responses import PlainTextResponse  # pyright: ignore[reportMissingImports]  (the extra app)
+from starlette.types import (  # pyright: ignore[reportMissingImports]  (the extra app)
+    ASGIApp,
+    Message,
+    Receive,
+    Scope,
+    Send,
+)
 
 __all__ = ["Guard"]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
-from gradio.data_classes import ImageData
+import gradio as gr  # pyright: ignore[reportMissingImports]  (the extra app)
+from gradio.data_classes import ImageData  # pyright: ignore[reportMissingImports]  (the extra app)
 
 from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.faces.color import COLOR_FIXES

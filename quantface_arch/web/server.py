@@ -59,8 +59,8 @@ def _launch(
     service: Service, folder: Path, host: str, port: int, notify: Callable[[str], None]
 ) -> None:
     """Start the server and wait until it is interrupted."""
-    from gradio import processing_utils
-    from starlette.middleware import Middleware
+    from gradio import processing_utils  # pyright: ignore[reportMissingImports]  (the extra app)
+    from starlette.middleware import Middleware  # pyright: ignore[reportMissingImports]  (the extra app)
 
     from quantface_arch.web.guard import Guard, refuse_download
     from quantface_arch.web.page import CSS, THEME, make_page

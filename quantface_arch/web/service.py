@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -45,6 +46,13 @@ class Restoration:
     seconds: dict[str, float]
 
 
+class Sampling(TypedDict, total=False):
+    """The options of :meth:`FaceRestorer.restore_aligned` that choose a sample of the latent."""
+
+    sample: bool
+    seed: int
+
+
 @dataclass
 class Service:
     """Restores uploaded files, one at a time.
@@ -53,7 +61,7 @@ class Service:
         load: loads a restorer, given a model's name or path.
         model: the default model: a shipped name, or a path.
         limits: limits on uploads.
-        sampling: the options ``sample`` and ``seed`` of :meth:`FaceRestorer.restore_aligned`.
+        sampling: how the latent is sampled; empty takes its mean.
 
     Visitors choose a model by name: they can neither load another file nor learn its path.
     """
@@ -61,7 +69,7 @@ class Service:
     load: Callable[[str], FaceRestorer]
     model: str
     limits: Limits
-    sampling: dict[str, bool | int] = field(default_factory=dict)
+    sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
         self.models = {name: name for name in shipped_models()}

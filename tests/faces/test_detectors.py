@@ -15,21 +15,9 @@ from quantface_arch.faces.weights import check_weights_dir
 from quantface_arch.faces.yunet import MODEL, YuNetDetector
 from quantface_arch.utils.images import load_rgb
 
-NAMES = ("yunet", "retinaface_mobile0.25")
 PHOTOGRAPHS = {"codeformer_00.jpg": 4, "codeformer_02.png": 4, "codeformer_06.png": 2}
 # Sides of a portrait whose face is about a third of it wide: faces of 80 to 1,400 pixels.
 SIDES = (256, 1024, 4096)
-
-
-@pytest.fixture(params=NAMES)
-def detector(request, data_root):
-    """Every detector whose weights are at hand."""
-    return build_detector(request.param, weights_dir=data_root / "weights/facexlib", offline=True)
-
-
-@pytest.fixture
-def astronaut(repo):
-    return load_rgb(repo / "inputs/astronaut.jpg")
 
 
 def _resized(rgb, width, height):

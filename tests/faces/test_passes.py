@@ -5,19 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from quantface_arch.faces.align import FACE_SIZE, TEMPLATE
 from quantface_arch.faces.face import Face
 from quantface_arch.faces.passes import detect_in_passes, merge
 
 
 def _face(left, top, right, bottom, score=0.9):
+    """Return a face with the landmarks of an upright one."""
     box = np.array([left, top, right, bottom], float)
-    return Face(box, np.full((5, 2), (left + right) / 2), score)
+    middle, size = (box[:2] + box[2:]) / 2, (right - left + bottom - top) / 2
+    return Face(box, middle + (TEMPLATE - FACE_SIZE / 2) * 1.6 * size / FACE_SIZE, score)
 
 
 def test_a_face_of_several_passes_is_averaged_and_keeps_the_best_score():
     (face,) = merge([_face(0, 0, 100, 100, 0.8), _face(4, 0, 104, 100, 0.9)])
     assert face.box.tolist() == [2, 0, 102, 100]
-    assert (face.landmarks == 52).all() and face.score == 0.9
+    assert np.allclose(face.landmarks, _face(2, 0, 102, 100).landmarks) and face.score == 0.9
 
 
 def test_fragments_of_a_better_face_go():
@@ -53,7 +56,7 @@ def test_each_pass_keeps_the_sizes_that_it_is_good_at(size, widths):
             side = size * only / 800
             return [_face(0, 0, side, side)] if small.shape[1] == only else []
 
-        found = detect_in_passes(image, look, (100, 200, 400), (40, 180))
+        found = detect_in_passes(image, look, (100, 200, 400), (40, 180), (0.5, 0.6))
         assert len(found) == (only in widths)
         assert all(np.allclose(face.box[2:], size) for face in found)
 
@@ -61,6 +64,12 @@ def test_each_pass_keeps_the_sizes_that_it_is_good_at(size, widths):
 def test_no_size_is_looked_at_twice_and_nothing_is_enlarged():
     seen = []
     image = np.zeros((150, 90, 3), np.uint16)
-    detect_in_passes(image, lambda small: seen.append(small) or [], (50, 200, 400), (1, 9))
-    assert [small.shape for small in seen] == [(50, 30, 3), (150, 90, 3)]
+
+    def look(small):
+        seen.append(small)
+        return []
+
+    detect_in_passes(image, look, (50, 200, 400), (1, 9), (0.5, 0.6))
+    upright, on_the_sides = [(50, 30, 3), (150, 90, 3)], [(90, 150, 3), (150, 90, 3), (90, 150, 3)]
+    assert [small.shape for small in seen] == upright + on_the_sides
     assert all(small.dtype == np.uint8 for small in seen)

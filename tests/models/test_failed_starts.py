@@ -6,7 +6,9 @@ import urllib.request
 from urllib.error import URLError
 
 import pytest
+from distillation_helpers import batch, build, step
 from loops import load_options, shrink_restorer, train, write_images
+from tiny import RRDB
 
 import quantface_arch.register  # noqa: F401
 from quantface_arch.errors import QuantFaceError
@@ -96,6 +98,18 @@ def test_missing_weights_name_the_loss_and_the_way_out(tmp_path, options, monkey
     assert all(word in str(error.value) for word in words), error.value
     assert "\n" not in str(error.value)
     assert not (tmp_path / "runs/experiments").exists()
+
+
+def test_a_training_from_scratch_needs_clean_images(tmp_path, options):
+    model = build(options, tmp_path)
+    with pytest.raises(QuantFaceError, match="the data set has no gt"):
+        step(model, {"lq": batch()["lq"]})
+
+
+def test_a_network_without_a_latent_is_refused_before_the_first_step(tmp_path, options):
+    options["network_g"] = RRDB
+    with pytest.raises(QuantFaceError, match="network_g: RRDBNet has no latent"):
+        build(options, tmp_path)
 
 
 def test_a_distillation_needs_a_loss_at_every_step(tmp_path, w4_options, monkeypatch):

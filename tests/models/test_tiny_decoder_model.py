@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from distillation_helpers import batch, build, step
 from loops import (
     SMALL,
     load_options,
@@ -95,3 +96,11 @@ def test_what_cannot_be_distilled_is_refused_by_name(tmp_path, options, monkeypa
         opt["train"] = {**options["train"], **changes}
         with pytest.raises(QuantFaceError, match=said):
             train(monkeypatch, tmp_path / f"refused{number}", opt)
+
+
+def test_a_loss_on_clean_images_needs_them(tmp_path, options):
+    options["train"]["losses"] = [{"type": "L1Loss", "target": "gt"}]
+    model = build(options, tmp_path)
+    with pytest.raises(QuantFaceError, match="target gt, but the data set has no gt"):
+        step(model, {"lq": batch()["lq"]})
+    assert step(model, batch())

@@ -173,3 +173,9 @@ def test_real_photographs(data_root):
     assert len(result.faces) == 4
     assert all(face.landmarks.shape == (5, 2) for face in result.faces)
     assert (result.image == photograph).all(axis=2).mean() > 0.3
+
+
+def test_a_sample_of_a_network_without_a_latent_is_refused():
+    restorer = FaceRestorer(Echo())
+    with pytest.raises(QuantFaceError, match="no latent"):
+        restorer.restore_aligned(_aligned(1), sample=True)

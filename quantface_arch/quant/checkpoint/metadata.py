@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError, safe_open
 
@@ -177,7 +177,8 @@ def _check_arch(path: Path, options: Any) -> None:
 
 def _recipe(path: Path, options: object) -> Recipe:
     try:
-        return Recipe.from_dict(options)  # type: ignore[arg-type]
+        # ``from_dict`` refuses anything but a mapping.
+        return Recipe.from_dict(cast("Mapping[str, Any]", options))
     except QuantFaceError as error:
         raise QuantFaceError(f"{path}: metadata {error}") from error
 

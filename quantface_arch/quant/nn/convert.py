@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from typing import cast
 
 from torch import nn
 
@@ -145,7 +146,8 @@ def restore_float(model: nn.Module, layer: QuantLayer) -> None:
     """Put the float layer back in the place of one that is neither balanced nor quantized."""
     float_type = next(kind for kind, quant_type in TABLE.items() if quant_type is type(layer))
     module = float_type(**layer.geometry(layer), device="meta")
-    module.weight, module.bias = layer.weight, layer.bias  # type: ignore[assignment]
+    module.weight = layer.weight
+    module.register_parameter("bias", cast("nn.Parameter | None", layer.bias))
     replace_module(model, layer, module.train(layer.training))
 
 

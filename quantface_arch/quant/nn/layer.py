@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -91,7 +91,8 @@ class QuantLayer(BalancedLayer):
             name: what messages call the layer.
         """
         layer = cls.empty_like(module)
-        layer.weight, layer.bias = module.weight, module.bias  # type: ignore[assignment]
+        layer.weight = cast("nn.Parameter", module.weight)
+        layer.bias = cast("nn.Parameter | None", module.bias)
         layer.name, layer.weight_spec, layer.activation_spec = name, weights, activations
         layer.state, layer.observer = State.CALIBRATING, None
         steps = steps_shape(layer.weight, weights)

@@ -12,8 +12,9 @@ from quantface_arch.quant.checkpoint.builder import Build, Builder
 
 __all__ = ["load", "missing"]
 
-# OpenVINO reports its import over the network unless this package cannot be found.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+# OpenVINO reports its import over the network unless this package cannot be found. None in
+# ``sys.modules`` prevents an import, but typeshed's annotation knows only modules.
+sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
 
 
 def missing() -> str | None:
