@@ -36,14 +36,14 @@ def detect_in_passes(
     The network sees the picture once for each of ``long_sides``. A pass keeps only faces whose
     size it is good at. The finest pass keeps smaller faces too, down to 10 pixels, and the
     coarsest keeps larger ones, because no other pass sees them better. Faces with a low score or
-    with landmarks unlike an upright face's are looked at again, turned. If there is no face, the
-    image is looked at lying on each side and upside down.
+    with landmarks unlike an upright face's are looked at again, turned. If there is no face, a
+    small image is looked at twice as large, and any image lying on each side and upside down.
 
     Args:
         rgb: upright (H, W, 3) uint8 or uint16.
         look: finds faces in an (H, W, 3) uint8 picture, in that picture's pixels.
         long_sides: longer side of the picture in each pass, in pixels, ascending. A picture is
-            never enlarged, and no size is looked at twice.
+            not enlarged, and no size is looked at twice.
         sizes: smallest and largest face that ``look`` places well, in pixels of a pass; the size
             of a face is the square root of its box's area.
         scores: what a second look has to give, and the score from which a face with the landmarks
@@ -52,7 +52,7 @@ def detect_in_passes(
     Returns:
         Every face once, in pixels of ``rgb``, from left to right.
     """
-    faces = _all_passes(rgb, look, long_sides, sizes)
+    faces = _all_passes(rgb, look, long_sides, sizes) or _twice_as_large(rgb, look)
     if not faces:
         faces = _on_other_sides(shrink(rgb, _TURNED_SIDE), look)
     lowest, sure = scores
@@ -62,6 +62,18 @@ def detect_in_passes(
     ]
     kept = merge([face for face in checked if face.score >= lowest])
     return sorted(kept, key=lambda face: face.box[0] + face.box[2])
+
+
+def _twice_as_large(rgb: np.ndarray, look: Look) -> list[Face]:
+    """Return the faces of a small image that is enlarged twice; none of a larger image."""
+    if 2 * max(rgb.shape[:2]) > _TURNED_SIDE:
+        return []
+    faces = look(cv2.resize(to_uint8(rgb), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC))
+    return [
+        replace(face, box=face.box / 2, landmarks=face.landmarks / 2)
+        for face in faces
+        if face.size >= 2 * _SMALLEST
+    ]
 
 
 def _on_other_sides(shrunk: tuple[np.ndarray, float], look: Look) -> list[Face]:

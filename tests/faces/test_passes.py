@@ -61,7 +61,7 @@ def test_each_pass_keeps_the_sizes_that_it_is_good_at(size, widths):
         assert all(np.allclose(face.box[2:], size) for face in found)
 
 
-def test_no_size_is_looked_at_twice_and_nothing_is_enlarged():
+def test_only_an_image_without_a_face_is_enlarged_and_turned():
     seen = []
     image = np.zeros((150, 90, 3), np.uint16)
 
@@ -71,5 +71,5 @@ def test_no_size_is_looked_at_twice_and_nothing_is_enlarged():
 
     detect_in_passes(image, look, (50, 200, 400), (1, 9), (0.5, 0.6))
     upright, on_the_sides = [(50, 30, 3), (150, 90, 3)], [(90, 150, 3), (150, 90, 3), (90, 150, 3)]
-    assert [small.shape for small in seen] == upright + on_the_sides
+    assert [small.shape for small in seen] == [*upright, (300, 180, 3), *on_the_sides]
     assert all(small.dtype == np.uint8 for small in seen)
