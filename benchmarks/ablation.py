@@ -111,10 +111,10 @@ class Bench:
         return row(None, 0, found["faces"], found["bytes"])
 
 
-def figures(picture: np.ndarray, clean: np.ndarray, first: np.ndarray) -> dict[str, float]:
+def figures(image: np.ndarray, clean: np.ndarray, first: np.ndarray) -> dict[str, float]:
     """Score one image against the clean one and against full precision's."""
-    against = psnr(picture.astype(np.float32), first.astype(np.float32))
-    return {**score(picture, clean), "psnr_vs_fp": against}
+    against = psnr(image.astype(np.float32), first.astype(np.float32))
+    return {**score(image, clean), "psnr_vs_fp": against}
 
 
 def row(

@@ -52,9 +52,9 @@ import pathlib, sys, quantface_arch.launch
 quantface_arch.launch.launch("train", pathlib.Path(sys.argv.pop(1)))
 """
 
-Picture = np.ndarray
+Image = np.ndarray
 # (restored, clean, full precision's), BGR uint8 → figures by name.
-Scorer = Callable[[Picture, Picture, Picture], dict[str, float]]
+Scorer = Callable[[Image, Image, Image], dict[str, float]]
 
 
 def save(path: Path, value: Any) -> None:
@@ -190,13 +190,13 @@ class Cells:
         for place, path in enumerate(tqdm(self.faces, desc=name, unit="face", leave=False)):
             clean, low, _ = degrade_file(path)
             first = self.full_precision(path, low)
-            picture = first if model is None else restore(model, low)
-            rows[path.stem] = self.scorer(picture, clean, first)
+            image = first if model is None else restore(model, low)
+            rows[path.stem] = self.scorer(image, clean, first)
             if place < self.shown:
-                _write(self.picture(name, path), picture)
+                _write(self.image(name, path), image)
         return rows
 
-    def picture(self, name: str, face: Path) -> Path:
+    def image(self, name: str, face: Path) -> Path:
         """Return the path of a cell's image of a face."""
         return self.cache / "pictures" / name / f"{_named(face)}.png"
 
@@ -204,14 +204,14 @@ class Cells:
     def _teacher(self) -> torch.nn.Module:
         return load_model(self.teacher, runtime="reference")
 
-    def full_precision(self, face: Path, low: Picture) -> Picture:
+    def full_precision(self, face: Path, low: Image) -> Image:
         """Restore a degraded face in full precision, as BGR uint8."""
-        kept = self.picture(FULL, face)
+        kept = self.image(FULL, face)
         if not kept.exists():
             _write(kept, restore(self._teacher, low))
         return cv2.imread(str(kept))
 
 
-def _write(path: Path, picture: Picture) -> None:
+def _write(path: Path, image: Image) -> None:
     with atomic_path(path) as temporary:
-        cv2.imwrite(str(temporary), picture)
+        cv2.imwrite(str(temporary), image)

@@ -20,7 +20,7 @@ def detection(
 ) -> list[dict[str, Any]]:
     """Return the seconds of every available detector for one photograph, on the CPU."""
     torch.set_num_threads(threads)
-    picture = read_image(photo).rgb
+    image = read_image(photo).rgb
     rows = []
     for name in DETECTORS[1:]:
         try:
@@ -31,8 +31,8 @@ def detection(
         seconds = []
         for _ in range(1 + repeats):
             start = time.perf_counter()
-            faces = detector.detect(picture)
+            faces = detector.detect(image)
             seconds.append(time.perf_counter() - start)
-        size = f"{picture.shape[1]}x{picture.shape[0]}"
+        size = f"{image.shape[1]}x{image.shape[0]}"
         rows.append({"detector": name, "photo": size, "faces": len(faces), "s": min(seconds)})
     return rows

@@ -84,12 +84,12 @@ class Row:
     method: str
 
 
-def figures(picture: np.ndarray, clean: np.ndarray, first: np.ndarray) -> dict[str, float]:
+def figures(image: np.ndarray, clean: np.ndarray, first: np.ndarray) -> dict[str, float]:
     """Score one image against the clean face and (``_fp``) full precision's image."""
     found = {}
     for name in FIGURES:
-        found[name] = METRICS[name](picture, clean)
-        found[f"{name}_fp"] = METRICS[name](picture, first)
+        found[name] = METRICS[name](image, clean)
+        found[f"{name}_fp"] = METRICS[name](image, first)
     return found
 
 

@@ -15,7 +15,7 @@ import quantface_arch.register  # noqa: F401
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.integration.options import read_options
-from quantface_arch.models.quantize_stage import calibration_pictures, read_quant_options
+from quantface_arch.models.quantize_stage import calibration_images, read_quant_options
 from quantface_arch.quant import (
     BitMap,
     CalibrationData,
@@ -42,7 +42,7 @@ are measured at and the balance block, for example
     name: w4a4
     balance: {kind: auto}           # or none, scale, rotate, both: the same for every layer
 
-and the pictures are those that training would calibrate on, or those of -i.
+and the images are those that training would calibrate on, or those of -i.
 
 examples:
   choose for the shipped restorer:
@@ -87,13 +87,13 @@ def main(args: argparse.Namespace) -> int:
             f"options file {args.opt}: quant balance kind is none, so there is nothing to choose; "
             "allowed are auto, scale, rotate, both"
         )
-    pictures = calibration_pictures(opt, net, args.num_images)
+    images = calibration_images(opt, net, args.num_images)
     batch_size = int((opt["quant"].get("calibration") or {}).get("batch_size", 4))
     plain = copy.deepcopy(net)
     convert(net, recipe, bits)
-    plan = balance_stage(net, recipe, CalibrationData(pictures, batch_size))
-    save_balance(plan, args.out, {"recipe": recipe.to_dict(), "pictures": len(pictures)})
-    ratios = output_ratios(plain, recipe, bits, pictures[:batch_size], plan)
+    plan = balance_stage(net, recipe, CalibrationData(images, batch_size))
+    save_balance(plan, args.out, {"recipe": recipe.to_dict(), "pictures": len(images)})
+    ratios = output_ratios(plain, recipe, bits, images[:batch_size], plan)
     _show(table(plan, ratios), args.report)
     kinds = Counter(balance.kind for balance in plan.values())
     print(f"{args.out}: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
@@ -104,20 +104,20 @@ def output_ratios(
     net: nn.Module,
     recipe: Recipe,
     bits: BitMap | None,
-    pictures: list[Tensor],
+    images: list[Tensor],
     plan: Mapping[str, LayerBalance],
 ) -> dict[str, tuple[float, float]]:
     """SQNR in dB of each layer's output, the layer alone quantized, without and with balancing.
 
     Args:
         net: float network of which the plan was made; it is converted.
-        pictures: float (3, H, W); crops of what the layers make of them are measured.
+        images: float (3, H, W); crops of what the layers make of them are measured.
     """
     convert(net, recipe, bits)
     ranks = branch_ranks(net, recipe.branch)
     with calibrating(net, keep_samples=True) as calibration, torch.no_grad():
-        for picture in pictures:
-            net(picture[None].to(next(net.parameters()).device))
+        for image in images:
+            net(image[None].to(next(net.parameters()).device))
     ratios = {}
     for layer in quant_layers(net):
         samples = calibration.observers[layer.name].samples.to(layer.weight.device)

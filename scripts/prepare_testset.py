@@ -28,7 +28,7 @@ Lay out a published test set of faces as options/testsets/*.yml want it:
   wider      datasets/wider_test/lq            970 faces of Wider-Test
 
 Nothing is downloaded: docs/test_sets.md says who distributes the sets. Name what you got, a .zip
-file or a folder, whatever it is called and however deep the pictures lie in it.
+file or a folder, whatever it is called and however deep the images lie in it.
 
 examples:
   python scripts/prepare_testset.py celeba -i self_celeba_512_v2.zip -g celeba_512_validation.zip
@@ -38,7 +38,7 @@ examples:
     python scripts/prepare_testset.py wider -i ~/downloads/Wider-Test --link
 """
 EPILOG = """\
-Every picture is read once, so that damaged ones are found. All are to be 512x512, and are stored as
+Every image is read once, so that damaged ones are found. All are to be 512x512, and are stored as
 PNG under their own names; pairs have equal names. The set appears when it is whole: a run that
 fails or is killed leaves the old one, or none, and the same command begins anew.
 """
@@ -47,7 +47,7 @@ SIDE = 512
 
 @dataclass(frozen=True)
 class TestSet:
-    """A published test set: its folder, its number of pictures, and whether they come in pairs."""
+    """A published test set: its folder, its number of images, and whether they come in pairs."""
 
     folder: str
     count: int
@@ -63,7 +63,7 @@ SETS = {
 
 
 def make_parser() -> Parser:
-    """The command line."""
+    """Return the parser of the command line."""
     parser = Parser(
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -74,14 +74,14 @@ def make_parser() -> Parser:
     add("-i", "--lq", required=True, type=Path, help="degraded faces: a folder or a .zip file")
     add("-g", "--gt", type=Path, help="the clean ones, of the same names; for celeba")
     add("-o", "--out", type=Path, default=Path("datasets"), help="where to (default: %(default)s)")
-    add("--link", action="store_true", help="hard-link the pictures of a folder, do not copy them")
-    add("--resize", action="store_true", help=f"bring square pictures of other sizes to {SIDE}")
+    add("--link", action="store_true", help="hard-link the images of a folder, do not copy them")
+    add("--resize", action="store_true", help=f"bring square images of other sizes to {SIDE}")
     add("--redo", action="store_true", help="replace the set if it is there already")
     return parser
 
 
 def main(args: argparse.Namespace) -> int:
-    """Check, copy, put in place, say what comes next."""
+    """Check and copy the set, put it in place, and print the next command."""
     testset = SETS[args.set]
     target = args.out / testset.folder
     _check(args, testset, target)
@@ -104,7 +104,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace, testset: TestSet, target: Path) -> None:
-    """Refuse what can be seen to be wrong before anything is read."""
+    """Refuse wrong options before anything is read."""
     if testset.paired and args.gt is None:
         raise UsageError(f"{args.set} has clean pictures too: give -g")
     if not testset.paired and args.gt is not None:
@@ -130,7 +130,7 @@ def _check_pairs(lq: ImageSource, gt: ImageSource) -> None:
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    """A new folder that takes the place of ``target`` when the block succeeds."""
+    """Yield a new folder that takes the place of ``target`` when the block succeeds."""
     part = target.with_name(f".{target.name}.part")
     if part.is_symlink():
         raise QuantFaceError(f"{part} is a link, whose folder would be emptied: remove it")
@@ -142,7 +142,7 @@ def _replacing(target: Path) -> Iterator[Path]:
         os.close(handle)
         raise QuantFaceError(f"{target}: another run is preparing it") from error
     try:
-        # What a killed run has left.
+        # Remove what a killed run has left.
         for path in part.iterdir():
             shutil.rmtree(path)
         new, old = part / "new", part / "old"
@@ -157,24 +157,24 @@ def _replacing(target: Path) -> Iterator[Path]:
 
 
 def _fill(part: Path, sources: Mapping[str, ImageSource], args: argparse.Namespace) -> None:
-    pictures = [(role, stem) for role, source in sources.items() for stem in source.images]
+    images = [(role, stem) for role, source in sources.items() for stem in source.images]
     for role in sources:
         (part / role).mkdir()
-    for role, stem in tqdm(pictures, desc="prepare", unit="image"):
+    for role, stem in tqdm(images, desc="prepare", unit="image"):
         source = sources[role]
         path = part / role / source.images[stem].name
         (source.link if args.link else source.copy)(stem, path)
         try:
-            _settle(path, args.resize)
+            _standardize(path, args.resize)
         except QuantFaceError as error:
-            # The user knows the picture by its own place, not by that of the copy.
+            # The user knows the image by its own path, not by that of the copy.
             raise QuantFaceError(str(error).replace(str(path), source.origin(stem))) from error
 
 
-def _settle(path: Path, resize: bool) -> None:
-    """Check a picture; make it a PNG of the right size if it is none."""
-    picture = read_image(path)
-    width, height = picture.size
+def _standardize(path: Path, resize: bool) -> None:
+    """Check an image, and make it a PNG of the right size unless it is one."""
+    image = read_image(path)
+    width, height = image.size
     if width != height or (width != SIDE and not resize):
         way_out = "--resize takes square ones" if width != height else "--resize brings it there"
         raise QuantFaceError(
@@ -183,7 +183,7 @@ def _settle(path: Path, resize: bool) -> None:
     final = path.with_suffix(".png")
     if width == SIDE and path == final:
         return
-    write_image(final, picture.resized(SIDE, SIDE))
+    write_image(final, image.resized(SIDE, SIDE))
     if path != final:
         path.unlink()
 

@@ -19,6 +19,7 @@ from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import (
     CalibrationData,
     CalibrationStore,
+    ConversionReport,
     Recipe,
     quantize,
     read_metadata,
@@ -101,20 +102,11 @@ def main(args: argparse.Namespace) -> int:
 
 def _quantize(args: argparse.Namespace, shard: Shard) -> None:
     pictures = open_faces(args.input, args.size, args.num_images)
-    recipe = Recipe.from_name(args.recipe)
+    named = Recipe.from_name(args.recipe)
     check_is_float(args.model)
     model = load_model(args.model, runtime="reference", device=args.device, base=args.base)
     replace_halves(model, args)
-    recipe = replace(
-        recipe,
-        weights=replace(recipe.weights, range=args.range),
-        activations=replace(recipe.activations, range=args.range),
-        include=tuple(args.include),
-        exclude=tuple(args.exclude),
-        eight_bit=traits_of(model).eight_bit_patterns,
-        balance=replace(recipe.balance, kind=args.balance),
-        branch=replace(recipe.branch, svd=args.rank),
-    )
+    recipe = _changed(named, args, traits_of(model).eight_bit_patterns)
     bits = load_bit_map(args.bit_map) if args.bit_map else None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     store = CalibrationStore(
@@ -135,12 +127,30 @@ def _quantize(args: argparse.Namespace, shard: Shard) -> None:
     if args.report:
         with atomic_path(args.report) as temporary:
             temporary.write_text(f"{report}\n")
-    size = args.output.stat().st_size
+    _print_sizes(report, args.output, parameters)
+
+
+def _changed(recipe: Recipe, args: argparse.Namespace, eight_bit: tuple[str, ...]) -> Recipe:
+    """Return a recipe with the options of the command line."""
+    return replace(
+        recipe,
+        weights=replace(recipe.weights, range=args.range),
+        activations=replace(recipe.activations, range=args.range),
+        include=tuple(args.include),
+        exclude=tuple(args.exclude),
+        eight_bit=eight_bit,
+        balance=replace(recipe.balance, kind=args.balance),
+        branch=replace(recipe.branch, svd=args.rank),
+    )
+
+
+def _print_sizes(report: ConversionReport, path: Path, parameters: int) -> None:
+    size = path.stat().st_size
     print(report.summary())
     for warning in report.warnings:
         print(f"note: {warning}")
     print(
-        f"{args.output}: {size:,} bytes for {parameters:,} parameters, "
+        f"{path}: {size:,} bytes for {parameters:,} parameters, "
         f"{size / parameters:.3f} bytes a parameter, {4 * parameters / size:.1f} times smaller "
         "than fp32"
     )

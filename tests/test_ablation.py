@@ -88,16 +88,9 @@ def test_minutes_are_limited(repo):
     assert result.returncode == 2 and "allowed is up to 10" in result.stderr
 
 
-def test_smoke_run(repo, tmp_path, bench_env):
-    command = [sys.executable, str(repo / "benchmarks/ablation.py"), "--smoke", "--threads", "1"]
-    result = subprocess.run(
-        [*command, "--json", str(tmp_path / "out.json")],
-        env=bench_env,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert result.returncode == 0, result.stderr
+def test_smoke_run(run_program, tmp_path):
+    words = ("--smoke", "--threads", "1", "--json", tmp_path / "out.json")
+    stdout = run_program("benchmarks/ablation.py", *words)
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert [(row["balance"], row["branch"], row["steps"]) for row in rows] == [
         ("", "", 0),
@@ -106,4 +99,4 @@ def test_smoke_run(repo, tmp_path, bench_env):
     ]
     assert all(15 < row["psnr_vs_fp"] < 60 for row in rows[1:])
     assert rows[1]["MB"] < rows[2]["MB"] < rows[0]["MB"]
-    assert result.stdout.count("|") > 2 * len(rows)
+    assert stdout.count("|") > 2 * len(rows)

@@ -30,7 +30,7 @@ OTHERS = {
     *("make_lq", "score", "report", "cells", "sheet", "latency_rows", "detection_rows"),
     "face_metrics",
     *("ablation", "quality", "fuzz_inputs", "fuzz_targets", "batch_runs", "moving_face"),
-    *("web_browser", "web_client"),
+    *("web_browser", "web_client", "fault_commands"),
     *(f"robustness_{part}" for part in ("kill", "soak", "throughput", "faults")),
 }
 
@@ -41,18 +41,11 @@ def test_every_benchmark_is_listed(repo):
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_smoke_run(repo, tmp_path, bench_env, name):
-    command = [sys.executable, str(repo / f"benchmarks/{name}.py"), "--smoke"]
-    result = subprocess.run(
-        [*command, "--json", str(tmp_path / "out.json")],
-        env=bench_env,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
+def test_smoke_run(run_program, tmp_path, name):
+    words = ("--smoke", "--json", tmp_path / "out.json")
+    stdout = run_program(f"benchmarks/{name}.py", *words, timeout=300)
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
-    assert rows and result.stdout.count("|") > 2 * len(rows)
+    assert rows and stdout.count("|") > 2 * len(rows)
 
 
 def test_degraded_faces_score_as_expected(repo, tmp_path, shipped_faces):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import importlib
 import json
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -101,20 +99,10 @@ def test_differences_are_paired_and_gaps_are_shares(quality):
     assert [(line["setting"], line["psnr"]) for line in gaps] == [("W4A4", "75 %"), ("MP", "100 %")]
 
 
-def test_smoke_run(repo, tmp_path, bench_env):
+def test_smoke_run(run_program, tmp_path):
     out = {name: tmp_path / f"out.{name}" for name in ("json", "csv", "png")}
-    command = [sys.executable, "benchmarks/quality.py", "--smoke", "--threads", "1"]
-    for option, name in (("--json", "json"), ("--csv", "csv"), ("--sheet", "png")):
-        command += [option, out[name]]
-    result = subprocess.run(
-        command,
-        cwd=repo,
-        env=bench_env,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert result.returncode == 0, result.stderr
+    files = ("--json", out["json"], "--csv", out["csv"], "--sheet", out["png"])
+    run_program("benchmarks/quality.py", "--smoke", "--threads", "1", *files)
     document = json.loads(out["json"].read_text())
     rows = document["rows"]
     assert [(row["method"], row["steps"]) for row in rows] == [("svdquant", 0), ("quantface", 1)]

@@ -91,16 +91,24 @@ def examine() -> Findings:
 def wanted_packages() -> list[Package]:
     """Return the requirements of the installed package, except those for development."""
     try:
-        requirements = importlib.metadata.requires("quantface") or []
+        metadata = importlib.metadata.metadata("quantface")
     except importlib.metadata.PackageNotFoundError:
         return []
-    found = {}
-    for line in requirements:
-        wanted, _, marker = (part.strip() for part in line.partition(";"))
-        extra = re.search(r"extra == ['\"]([\w-]+)", marker)
-        name = re.match(r"[\w.-]+", wanted)
-        if name and not (extra and extra[1] in DEVELOPMENT):
-            found.setdefault(name[0], Package(name[0], wanted, extra and extra[1]))
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:
+        # Requirements cannot be parsed, and only this one is known to be missing or broken.
+        return [Package("packaging", "packaging", None)]
+    extras = [extra for extra in metadata.get_all("Provides-Extra", []) if extra not in DEVELOPMENT]
+    requirements = metadata.get_all("Requires-Dist", [])
+    found: dict[str, Package] = {}
+    for extra in (None, *extras):
+        for line in requirements:
+            requirement = Requirement(line)
+            marker = requirement.marker
+            if marker is None or marker.evaluate({"extra": extra or ""}):
+                wanted = line.partition(";")[0].strip()
+                found.setdefault(requirement.name, Package(requirement.name, wanted, extra))
     return list(found.values())
 
 

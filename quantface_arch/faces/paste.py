@@ -53,9 +53,7 @@ def paste_face(
     """
     mask = mask or head_mask()
     inverse = resize_matrix(*scale) @ np.vstack([invert(matrix), [0, 0, 1]])
-    first_x, first_y, width, height = cv2.boundingRect((mask.coarse > 0).astype(np.uint8))
-    bounds = canvas.shape[1], canvas.shape[0]
-    region = covered_region((inverse @ shift(first_x, first_y))[:2], (width, height), bounds)
+    region = _masked_region(mask, inverse, (canvas.shape[1], canvas.shape[0]))
     if region is None:
         return
     left, top, right, bottom = region
@@ -67,13 +65,33 @@ def paste_face(
     )
     warped = warp(face.astype(np.float32), local, size, cv2.BORDER_REPLICATE)
     below = canvas[top:bottom, left:right]
-    blurred = _GRAIN_BLUR * math.sqrt(scale[0] * scale[1])
-    grain, restored_grain = _grain(below.astype(np.float32), warped, coarse[..., 0] == 0, blurred)
-    change = coarse * (warped - below) + (coarse - fine) * (grain - restored_grain)
-    peak = np.iinfo(canvas.dtype).max
-    blended = np.clip(below + change, 0, peak)
+    blended = _blend(below, warped, coarse, fine, _GRAIN_BLUR * math.sqrt(scale[0] * scale[1]))
     inside = coarse[..., 0] > 0
     below[inside] = np.rint(below + strength * (blended - below))[inside].astype(canvas.dtype)
+
+
+def _masked_region(
+    mask: HeadMask, inverse: np.ndarray, bounds: tuple[int, int]
+) -> tuple[int, int, int, int] | None:
+    """Return left, top, right and bottom of the mask on a canvas of (width, height), if any."""
+    first_x, first_y, width, height = cv2.boundingRect((mask.coarse > 0).astype(np.uint8))
+    return covered_region((inverse @ shift(first_x, first_y))[:2], (width, height), bounds)
+
+
+def _blend(
+    below: np.ndarray, warped: np.ndarray, coarse: np.ndarray, fine: np.ndarray, blurred: float
+) -> np.ndarray:
+    """Return the canvas with the face blended in, in both bands.
+
+    Args:
+        below: (H, W, 3) uint8 or uint16 canvas.
+        warped: (H, W, 3) float32 face.
+        coarse, fine: (H, W, 1) weights of the face.
+        blurred: sigma of the blur that separates the grain.
+    """
+    grain, restored_grain = _grain(below.astype(np.float32), warped, coarse[..., 0] == 0, blurred)
+    change = coarse * (warped - below) + (coarse - fine) * (grain - restored_grain)
+    return np.clip(below + change, 0, np.iinfo(below.dtype).max)
 
 
 def _grain(

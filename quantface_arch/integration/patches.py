@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -88,24 +89,26 @@ def patch_options() -> None:
             except (yaml.YAMLError, ValueError, TypeError) as error:
                 raise QuantFaceError(f"{self.where}: not YAML: {one_line(error)}") from error
 
-    def ordered_mapping(loader: Any, node: Any) -> OrderedDict[Any, Any]:
-        loader.flatten_mapping(node)
-        return OrderedDict(loader.construct_pairs(node))
-
-    def forced_value(text: str) -> Any:
-        if not text.startswith("["):
-            return original_value(text)
-        try:
-            return ast.literal_eval(text)
-        except (ValueError, SyntaxError) as error:
-            raise QuantFaceError(
-                f"--force_yml: found {text!r}, not a list of plain values"
-            ) from error
-
-    PlainLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, ordered_mapping)
+    PlainLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _ordered_mapping)
     options.ordered_yaml = lambda: (PlainLoader, yaml.SafeDumper)
-    options._postprocess_yml_value = forced_value
+    options._postprocess_yml_value = lambda text: _forced_value(text, original_value)
     setattr(options, PATCHED, True)
+
+
+def _ordered_mapping(loader: Any, node: Any) -> OrderedDict[Any, Any]:
+    """Build a mapping of YAML in the order of its keys."""
+    loader.flatten_mapping(node)
+    return OrderedDict(loader.construct_pairs(node))
+
+
+def _forced_value(text: str, original_value: Callable[[str], Any]) -> Any:
+    """Return a value of ``--force_yml``; lists are read as literals instead of evaluated."""
+    if not text.startswith("["):
+        return original_value(text)
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError) as error:
+        raise QuantFaceError(f"--force_yml: found {text!r}, not a list of plain values") from error
 
 
 def _find_state(opt: dict[str, Any]) -> Path | None:

@@ -38,8 +38,25 @@ class QuantFaceEdgeLoss(nn.Module):
         return self.loss_weight * (along_x + along_y)
 
 
+class _BlockLoss(nn.Module):
+    """Mean absolute difference of features that are means over blocks."""
+
+    def __init__(self, loss_weight: float, window: int) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+        self.window = window
+
+    def features(self, image: Tensor) -> Tensor:
+        """Return the features of images (N, C, H, W)."""
+        raise NotImplementedError
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Compare two batches of RGB images (N, 3, H, W); return a scalar."""
+        return self.loss_weight * (self.features(pred) - self.features(target)).abs().mean()
+
+
 @LOSS_REGISTRY.register()
-class QuantFaceTextureLoss(nn.Module):
+class QuantFaceTextureLoss(_BlockLoss):
     """Difference of local detail: as much as the target has, wherever exactly it lies.
 
     A pixelwise loss prefers blur to detail that is a pixel off; here the mean gradient magnitude of
@@ -56,25 +73,20 @@ class QuantFaceTextureLoss(nn.Module):
     sobel: Tensor
 
     def __init__(self, loss_weight: float = 1.0, window: int = 8) -> None:
-        super().__init__()
-        self.loss_weight = loss_weight
-        self.window = window
+        super().__init__(loss_weight, window)
         along_x = torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([-1.0, 0.0, 1.0])) / 8
         self.register_buffer("sobel", torch.stack((along_x, along_x.T)).unsqueeze(1))
 
-    def _detail(self, image: Tensor) -> Tensor:
+    def features(self, image: Tensor) -> Tensor:
+        """Return the mean gradient magnitude of each block."""
         grey = image.mean(dim=1, keepdim=True)
         squares = F.conv2d(grey, self.sobel).square().sum(dim=1, keepdim=True)
         # The offset keeps the root's slope finite in flat regions.
         return F.avg_pool2d(torch.sqrt(squares + 1e-6), self.window)
 
-    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Compare two pictures (N, C, H, W); returns a scalar."""
-        return self.loss_weight * (self._detail(pred) - self._detail(target)).abs().mean()
-
 
 @LOSS_REGISTRY.register()
-class QuantFaceColorLoss(nn.Module):
+class QuantFaceColorLoss(_BlockLoss):
     """Mean absolute difference of the two pictures' colour, brightness left out, at low resolution.
 
     Most of a face is one hue, so a pixelwise loss is nearly content with it everywhere; red lips
@@ -86,14 +98,9 @@ class QuantFaceColorLoss(nn.Module):
     """
 
     def __init__(self, loss_weight: float = 1.0, window: int = 4) -> None:
-        super().__init__()
-        self.loss_weight = loss_weight
-        self.window = window
+        super().__init__(loss_weight, window)
 
-    def _colour(self, image: Tensor) -> Tensor:
+    def features(self, image: Tensor) -> Tensor:
+        """Return the mean R - G and (R + G)/2 - B of each block."""
         red, green, blue = F.avg_pool2d(image, self.window).unbind(dim=1)
         return torch.stack((red - green, (red + green) / 2 - blue))
-
-    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Compare two RGB pictures (N, 3, H, W); returns a scalar."""
-        return self.loss_weight * (self._colour(pred) - self._colour(target)).abs().mean()

@@ -43,7 +43,7 @@ from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.utils.images import find_images, load_rgb, resize
 from quantface_arch.utils.option_fields import parse_options, split_options
 
-__all__ = ["QuantizeStage", "calibration_pictures", "read_quant_options"]
+__all__ = ["QuantizeStage", "calibration_images", "read_quant_options"]
 
 # Other processes wait for the first so long; calibration of a large network takes its time.
 PATIENCE = timedelta(days=2)
@@ -86,28 +86,28 @@ def read_quant_options(
     )
 
 
-def calibration_pictures(
+def calibration_images(
     opt: Mapping[str, Any], net: nn.Module, count: int | None = None, size: int | None = None
 ) -> list[Tensor]:
-    """Degraded pictures on which the network is calibrated, in the range that it sees.
+    """Return degraded images on which the network is calibrated, in the range that it sees.
 
     Args:
         opt: a whole options file.
         net: the network, for its ``input_range``.
-        count, size: another number of pictures, and another side.
+        count, size: another number of images, and another side.
 
     Returns:
         float32 (3, H, W) each, the same in every run.
 
     Raises:
-        QuantFaceError: an unknown option, or no pictures.
+        QuantFaceError: an unknown option, or no images.
     """
     options = _calibration_options(opt)
     wanted = count or options.num_images
     folder, size = options.dataroot_lq, size or options.size
     read = _from_folder(folder, size) if folder else _from_dataset(opt, size)
     low, high = traits_of(net).input_range
-    return [picture * (high - low) + low for picture in read(wanted)]
+    return [image * (high - low) + low for image in read(wanted)]
 
 
 def _calibration_options(opt: Mapping[str, Any]) -> CalibrationOptions:
@@ -143,12 +143,12 @@ def _from_dataset(opt: Mapping[str, Any], size: int | None) -> Any:
     dataset = build_dataset(options)
 
     def read(wanted: int) -> list[Tensor]:
-        pictures = []
+        images = []
         for index in _spread(wanted, len(dataset)):
             # Datasets of BasicSR crop and flip at random.
             with seeded(opt["manual_seed"], index):
-                pictures.append(dataset[index]["lq"])
-        return pictures
+                images.append(dataset[index]["lq"])
+        return images
 
     return read
 
@@ -260,11 +260,11 @@ class QuantizeStage:
 
     def _make(self, student: nn.Module) -> None:
         batch_size = _calibration_options(self.opt).batch_size
-        pictures = calibration_pictures(self.opt, self.teacher)
+        images = calibration_images(self.opt, self.teacher)
         report = prepare(
             student,
             self.recipe,
-            CalibrationData(pictures, batch_size),
+            CalibrationData(images, batch_size),
             bits=self.bits,
             balance=self.balance,
         )
@@ -276,7 +276,7 @@ class QuantizeStage:
     def _reconstruct(
         self, student: nn.Module, options: ReconstructionOptions, batch_size: int
     ) -> None:
-        images = calibration_pictures(self.opt, self.teacher, options.num_images, options.size)
+        images = calibration_images(self.opt, self.teacher, options.num_images, options.size)
         errors = reconstruct(
             student,
             self.teacher,

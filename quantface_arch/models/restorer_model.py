@@ -103,11 +103,11 @@ class RestorerModel(SRModel):
         """The smallest and largest value of the network's images."""
         return traits_of(self.get_bare_model(self.net_g)).input_range
 
-    def to_signed(self, picture: Tensor) -> Tensor:
+    def to_signed(self, image: Tensor) -> Tensor:
         """Return an image of the network's range in [-1, 1]."""
         low, high = self.input_range
         scale = 2 / (high - low)
-        return picture * scale - (1 + low * scale)
+        return image * scale - (1 + low * scale)
 
     def feed_data(self, data: Mapping[str, Tensor]) -> None:
         """Take a batch of images in [0, 1]."""
@@ -120,10 +120,10 @@ class RestorerModel(SRModel):
 
     def get_current_visuals(self) -> OrderedDict[str, Tensor]:
         """Return images in [0, 1] for BasicSR's metrics and files."""
-        pictures = {"lq": self.to_signed(self.lq), "result": self.output}
+        images = {"lq": self.to_signed(self.lq), "result": self.output}
         if hasattr(self, "gt"):
-            pictures["gt"] = self.gt
-        return OrderedDict((name, (x.detach().cpu() + 1) / 2) for name, x in pictures.items())
+            images["gt"] = self.gt
+        return OrderedDict((name, (x.detach().cpu() + 1) / 2) for name, x in images.items())
 
     def test(self) -> None:
         """Restore ``lq`` in evaluation mode, in float32."""

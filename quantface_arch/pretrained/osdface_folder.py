@@ -62,28 +62,33 @@ def load_osdface_folder(
         local_files_only: load a hub id from the local cache only.
 
     Returns:
-        the model on the CPU in float32, in evaluation mode. Its trait ``arch_options`` holds the
-        architecture for ``build_arch`` and ``save_checkpoint``.
+        the model on the CPU in float32, in evaluation mode, with the trait ``arch_options``.
 
     Raises:
         QuantFaceError: a file is missing or unreadable, cannot be unpickled safely, or has other
             keys or shapes than the architecture. The message names the file and the keys.
     """
-    folder = Path(folder)
-    source = resolve_base(folder, base)
+    folder, source = Path(folder), resolve_base(Path(folder), base)
     offline = local_files_only or Path(source).is_dir()
     options = {"preset": preset, **(overrides or {}), **_read_schedule(source, offline)}
     with init_empty_weights():
         model = OSDFace(**options)
     fill(model.vre, *_read_vre(folder), assign=True)
     fill(model.embedding_change, *_read_tensors(folder, EMBEDDING_FILE), assign=True)
+    _fill_from_base(model, source, offline, folder / LORA_FILE, alpha)
+    set_traits(model, arch_options={"type": "OSDFace", **options})
+    return model.eval()
+
+
+def _fill_from_base(
+    model: OSDFace, source: str, offline: bool, lora: Path, alpha: float | None
+) -> None:
+    """Fill the VAE and the UNet from Stable Diffusion, the UNet with the LoRA merged."""
     vae = read_network(AutoencoderKL, source, "vae", model.vae.config, offline)
     fill(model.vae, f"{source}/vae", vae.state_dict(), assign=True)
     unet = read_network(UNet2DConditionModel, source, "unet", model.unet.config, offline)
-    unet = merge_lora(unet, folder / LORA_FILE, alpha)
+    unet = merge_lora(unet, lora, alpha)
     fill(model.unet, f"{source}/unet", unet.state_dict(), assign=True)
-    set_traits(model, arch_options={"type": "OSDFace", **options})
-    return model.eval()
 
 
 def _read_schedule(source: str, offline: bool) -> dict[str, float]:

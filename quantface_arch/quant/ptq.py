@@ -80,15 +80,14 @@ def prepare(
 ) -> ConversionReport:
     """Convert a network's layers, balance them, add branches, fix ranges, round weights; in place.
 
-    The result runs as simulated ("reference") execution: low-bit values in floating point, no
-    faster than before. The float model's own parameters stay untouched, so a copy that shares them
-    is still the full-precision model.
+    The result runs as simulated ("reference") execution, no faster than before. The float model's
+    own parameters stay untouched, so a copy that shares them is still the full-precision model.
 
     Args:
         model: any module whose ``forward`` takes one float tensor of images (N, 3, H, W).
         recipe: a setting's name such as ``w4a8``, a mapping (see ``Recipe.from_dict``) or a Recipe.
         data: the calibration images, read once or twice.
-        bits: widths by layer, instead of the recipe's.
+        bits: bit widths by layer, instead of the recipe's.
         balance: balancing by layer that was chosen before, instead of the recipe's.
 
     Returns:

@@ -24,6 +24,7 @@ from quantface_arch.faces.tensors import face_to_tensor, tensor_to_face
 from quantface_arch.pretrained.names import DEFAULT_MODEL
 from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.restore.results import FoundFaces, RestoredFace, RestoredImage
+from quantface_arch.utils.deprecated import renamed_argument
 from quantface_arch.utils.images import MAX_OUTPUT_PIXELS, RGBImage, resize
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ class FaceRestorer:
             return build_detector(self._detector, device=self.device, **self._detector_options)
         return self._detector
 
+    @renamed_argument("picture", "image")
     def restore(
         self,
         image: RGBImage | np.ndarray,
@@ -154,6 +156,7 @@ class FaceRestorer:
         faces = self.restore_aligned(found.crops, sample=sample, seed=seed)
         return self.assemble(found, faces, upscale=upscale, strength=strength)
 
+    @renamed_argument("picture", "image")
     def find(self, image: RGBImage | np.ndarray) -> FoundFaces:
         """Detect the faces of an image and cut them out; the first step of :meth:`restore`."""
         if not isinstance(image, RGBImage):

@@ -23,7 +23,7 @@ from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.files import file_digest
 from quantface_arch.utils.images import RGBImage, read_image, write_image
 
-__all__ = ["Counts", "ImageRun"]
+__all__ = ["Counts", "ImageRun", "Run"]
 
 # Images are pending until their faces fill a batch or they have this many pixels together.
 _MAX_PENDING_PIXELS = 32_000_000
@@ -111,18 +111,14 @@ class Counts:
 
 
 @dataclass
-class ImageRun:
-    """Restore images, add each to the manifest, and count them.
-
-    Memory does not grow with the number of images, because an image is written before many more
-    are read. A failed image is reported in one line and does not stop the others. Only an output
-    that cannot be written, such as a full disk, ends the run.
+class Run:
+    """A run of the restore command on inputs of one kind.
 
     Args:
         restorer: restores the faces.
         folders: output folders.
         options: options of the command.
-        manifest: records every image.
+        manifest: records every input.
         shard: this process.
     """
 
@@ -131,6 +127,17 @@ class ImageRun:
     options: RestoreOptions
     manifest: Manifest
     shard: Shard = field(default_factory=Shard)
+
+
+@dataclass
+class ImageRun(Run):
+    """Restore images, add each to the manifest, and count them.
+
+    Memory does not grow with the number of images, because an image is written before many more
+    are read. A failed image is reported in one line and does not stop the others. Only an output
+    that cannot be written, such as a full disk, ends the run. See ``Run`` for the arguments.
+    """
+
     counts: Counts = field(default_factory=Counts)
     _pending: list[_PendingImage] = field(default_factory=list)
     _bar: tqdm | None = None

@@ -11,14 +11,10 @@ from dataclasses import dataclass, field
 from quantface_arch.errors import QuantFaceError, WriteError
 from quantface_arch.faces.align import warp_face
 from quantface_arch.restore.compare import side_by_side
-from quantface_arch.restore.files import OutputFolders, Source
-from quantface_arch.restore.manifest import Manifest
-from quantface_arch.restore.options import RestoreOptions
+from quantface_arch.restore.files import Source
 from quantface_arch.restore.progress import report_failure, shard_progress
-from quantface_arch.restore.restorer import FaceRestorer
 from quantface_arch.restore.results import FoundFaces, RestoredImage
-from quantface_arch.restore.run import Counts
-from quantface_arch.utils.distributed import Shard
+from quantface_arch.restore.run import Counts, Run
 from quantface_arch.utils.files import file_digest
 from quantface_arch.utils.images import RGBImage
 from quantface_arch.video.ffmpeg import ENCODER, find_ffmpeg
@@ -60,26 +56,14 @@ class VideoCounts(Counts):
 
 
 @dataclass
-class VideoRun:
+class VideoRun(Run):
     """Restore videos, add each to the manifest, and count them.
 
     Memory does not grow with a video's length. A failed video leaves no output, is reported in one
     line and does not stop the others. Only an output that cannot be written, such as a full disk,
-    ends the run.
-
-    Args:
-        restorer: restores the faces.
-        folders: output folders.
-        options: options of the command.
-        manifest: records every video.
-        shard: this process.
+    ends the run. See ``Run`` for the arguments.
     """
 
-    restorer: FaceRestorer
-    folders: OutputFolders
-    options: RestoreOptions
-    manifest: Manifest
-    shard: Shard = field(default_factory=Shard)
     counts: VideoCounts = field(default_factory=VideoCounts)
 
     def process(self, sources: list[Source]) -> None:

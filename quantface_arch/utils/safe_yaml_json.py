@@ -129,36 +129,54 @@ def check_yaml(where: str, text: bytes) -> None:
         raise QuantFaceError(
             f"{where}: found {len(text):,} bytes of YAML, at most {MAX_YAML_BYTES:,} are allowed"
         )
-    total = 0
-    begun: list[tuple[str | None, int]] = []
-    sizes: dict[str | None, int] = {}
+    counter = _YamlCounter(where)
     try:
         for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-            if isinstance(event, yaml.AliasEvent):
-                if event.anchor not in sizes:
-                    raise QuantFaceError(
-                        f"{where}: alias {event.anchor!r} refers to nothing complete before it"
-                    )
-                total += sizes[event.anchor]
-            elif isinstance(event, yaml.ScalarEvent):
-                total += 1
-                sizes[event.anchor] = 1
-            elif isinstance(event, yaml.CollectionStartEvent):
-                begun.append((event.anchor, total))
-                # A reused anchor refers to nothing until its new value is complete.
-                sizes.pop(event.anchor, None)
-                total += 1
-            elif isinstance(event, yaml.CollectionEndEvent):
-                anchor, start = begun.pop()
-                sizes[anchor] = total - start
-            if len(begun) > MAX_DEPTH:
-                raise QuantFaceError(_too_deep(where))
-            if total > MAX_VALUES:
-                raise QuantFaceError(
-                    f"{where}: found more than the allowed {MAX_VALUES:,} values "
-                    "(aliases written out)"
-                )
+            counter.count(event)
     except (yaml.YAMLError, ValueError) as error:
         if isinstance(error, QuantFaceError):
             raise
         raise QuantFaceError(f"{where}: not YAML: {one_line(error)}") from error
+
+
+class _YamlCounter:
+    """Count the values of YAML event by event, with aliases written out."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.total = 0
+        self.begun: list[tuple[str | None, int]] = []
+        self.sizes: dict[str | None, int] = {}
+
+    def count(self, event: Any) -> None:
+        """Count one event.
+
+        Raises:
+            QuantFaceError: a limit is exceeded, or an alias refers to nothing complete.
+        """
+        import yaml
+
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in self.sizes:
+                raise QuantFaceError(
+                    f"{self.where}: alias {event.anchor!r} refers to nothing complete before it"
+                )
+            self.total += self.sizes[event.anchor]
+        elif isinstance(event, yaml.ScalarEvent):
+            self.total += 1
+            self.sizes[event.anchor] = 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            self.begun.append((event.anchor, self.total))
+            # A reused anchor refers to nothing until its new value is complete.
+            self.sizes.pop(event.anchor, None)
+            self.total += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, start = self.begun.pop()
+            self.sizes[anchor] = self.total - start
+        if len(self.begun) > MAX_DEPTH:
+            raise QuantFaceError(_too_deep(self.where))
+        if self.total > MAX_VALUES:
+            raise QuantFaceError(
+                f"{self.where}: found more than the allowed {MAX_VALUES:,} values "
+                "(aliases written out)"
+            )

@@ -64,44 +64,31 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``Limits``."""
-    add, usual = parser.add_argument, Limits()
-    add(
-        "--max-mb",
-        type=number(0.01, 1000),
-        default=usual.max_mb,
-        metavar="MB",
-        help="largest file (default: %(default)g)",
-    )
-    add(
-        "--max-side",
-        type=integer(MIN_SIDE),
-        default=usual.max_side,
-        metavar="PIXELS",
-        help="largest side of an image, of at most "
-        f"{MAX_PIXELS // 10**6} megapixels in all (default: %(default)s)",
-    )
-    add(
-        "--max-faces",
-        type=integer(1),
-        default=usual.max_faces,
-        metavar="N",
-        help="most faces in an image (default: %(default)s)",
-    )
-    add(
-        "--max-users",
-        type=integer(1),
-        default=usual.max_users,
-        metavar="N",
-        help="most pending requests (default: %(default)s)",
-    )
-    add(
-        "--keep-minutes",
-        type=number(0.5, 1440),
-        default=usual.keep_minutes,
-        metavar="MINUTES",
-        help="time after which photographs and results are deleted (default: %(default)g)",
-    )
+    """Add the arguments of ``Limits``, each with its type, its unit and its meaning."""
+    megapixels = f"{MAX_PIXELS // 10**6} megapixels"
+    limits = {
+        "max_mb": (number(0.01, 1000), "MB", "largest file"),
+        "max_side": (
+            integer(MIN_SIDE),
+            "PIXELS",
+            f"largest side of an image, of at most {megapixels} in all",
+        ),
+        "max_faces": (integer(1), "N", "most faces in an image"),
+        "max_users": (integer(1), "N", "most pending requests"),
+        "keep_minutes": (
+            number(0.5, 1440),
+            "MINUTES",
+            "time after which photographs and results are deleted",
+        ),
+    }
+    for name, (kind, unit, meaning) in limits.items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=kind,
+            default=getattr(Limits(), name),
+            metavar=unit,
+            help=f"{meaning} (default: %(default)g)",
+        )
 
 
 def parse_options(args: argparse.Namespace) -> PageOptions:

@@ -63,6 +63,18 @@ def test_a_broken_torch_is_named_and_only_that_is_to_be_mended(repo, tmp_path):
     assert packages["numpy"]["error"] is None
 
 
+def test_without_the_parser_of_requirements_that_package_is_named(repo, tmp_path):
+    _, packages = ask(repo, shadow(tmp_path, "packaging", "raise ImportError('cut off')"))
+    assert packages.keys() == {"packaging"} and "cut off" in packages["packaging"]["error"]
+
+
+def test_a_requirement_is_listed_under_the_first_extra_that_wants_it():
+    found = {package.name: package for package in doctor.wanted_packages()}
+    assert (found["torch"].wanted, found["torch"].extra) == ("torch>=2.4", None)
+    assert (found["onnx"].extra, found["nncf"].extra) == ("export", "bench")
+    assert "hypothesis" not in found
+
+
 def test_a_package_that_kills_the_process_takes_only_itself_along(monkeypatch, tmp_path):
     for name, code, end in (
         ("openvino", "import os; os.kill(os.getpid(), 9)", "crashed with signal 9"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import numpy as np
 import pytest
-from loops import load_options, shrink, write_pictures
+from loops import load_options, shrink, write_images
 from tiny import TINY
 
 from quantface_arch.archs.build import build_arch
@@ -18,8 +19,8 @@ from quantface_arch.utils.images import RGBImage, load_rgb, write_image
 
 @pytest.fixture
 def w4_options(repo, tmp_path):
-    """The shipped W4A4 options, shrunk, with an EMA and accumulated gradients."""
-    write_pictures(tmp_path / "faces")
+    """Return the shipped W4A4 options, shrunk, with an EMA and accumulated gradients."""
+    write_images(tmp_path / "faces")
     opt = shrink(load_options(repo / "options/quantface_w4.yml"), tmp_path / "faces", steps=6)
     opt["train"].update(ema_decay=0.5, accumulate=2)
     return opt
@@ -33,8 +34,22 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
+def run_program(repo, bench_env):
+    """Return a function that runs a program of the repository, which must succeed, in its root."""
+
+    def call(path, *words, timeout=600):
+        command = [sys.executable, path, *map(str, words)]
+        output = {"capture_output": True, "text": True}
+        done = subprocess.run(command, cwd=repo, env=bench_env, timeout=timeout, **output)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return call
+
+
+@pytest.fixture
 def photographs(repo, tmp_path):
-    """A folder with three small photographs of one face each."""
+    """Return a folder with three small photographs of one face each."""
     folder = tmp_path / "in"
     folder.mkdir()
     face = load_rgb(repo / "inputs/astronaut.jpg")
@@ -46,7 +61,7 @@ def photographs(repo, tmp_path):
 
 @pytest.fixture
 def restore(model, tmp_path, monkeypatch, capsys):
-    """Type the command; returns (exit status, stdout, stderr)."""
+    """Return a function that types the command; it returns (exit status, stdout, stderr)."""
 
     def call(*arguments, detector="yunet"):
         command = ["restore.py", "--model", model, "-o", tmp_path / "out", "--offline"]

@@ -11,7 +11,7 @@ from quantface_arch.runtime.openvino import load
 
 
 def compiled_graph(build, x, mode, folder):
-    """The SQNR to the reference, and the graph that ran; compiled files are kept in ``folder``."""
+    """Return the SQNR to the reference, and the graph that ran; ``folder`` keeps compiled files."""
     model, path = build().eval(), folder / "net.safetensors"
     recipe = {"name": "w4a8", "balance": {"kind": "none"}, "branch": {"svd": 0}}
     quantize(model, Recipe.from_dict(recipe), x, progress=False)
@@ -25,11 +25,11 @@ def compiled_graph(build, x, mode, folder):
 
 
 def facts(graph, key):
-    """A fact of every node of a graph, by the names of the layers that it came from."""
+    """Return a fact of every node of a graph, by the names of the layers that it came from."""
     infos = [node.get_rt_info() for node in graph.get_runtime_model().get_ops()]
     return [(info["originalLayersNames"].astype(str), info[key].astype(str)) for info in infos]
 
 
 def kinds(graph):
-    """The kinds of layers that run, one for each of them."""
+    """Return the kinds of layers that run, one for each of them."""
     return [kind for _, kind in facts(graph, "layerType")]

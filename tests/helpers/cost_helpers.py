@@ -12,7 +12,7 @@ from quantface_arch.quant.cost.macs import count_work
 
 
 class Attention(nn.Module):
-    """Self-attention in two heads over the positions of a picture, below a list of modules."""
+    """Self-attention in two heads over the positions of an image, below a list of modules."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,22 +29,16 @@ class Wide(TinyNet):
     """TinyNet at 48 channels: a Paley order, blocks of 24 in groups, and a norm between."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.conv_in = nn.Conv2d(3, 48, 3, padding=1)
-        self.norm = nn.GroupNorm(4, 48)
-        self.body = nn.Conv2d(48, 48, 3, padding=1, groups=2, padding_mode="reflect")
-        self.linear = nn.Linear(48, 48)
-        self.line = nn.Conv1d(48, 48, 1)
-        self.conv_out = nn.Conv2d(48, 3, 3, padding="same", bias=False)
+        super().__init__(48)
 
 
 def build(_):
-    """The network of every checkpoint."""
+    """Return the network of every checkpoint."""
     return Wide()
 
 
 def converted(recipe, bits=None, net=Wide):
-    """A model on the meta device, its work before it was converted, and its recipe."""
+    """Return a converted model on the meta device, its work as a float one, and its recipe."""
     model = net().to("meta")
     work = count_work(model, torch.zeros(1, 3, 16, 16, device="meta"))
     recipe = Recipe.of(recipe)
@@ -53,7 +47,7 @@ def converted(recipe, bits=None, net=Wide):
 
 
 def recipe_of(kind="both", weights=4, activations=4, rank=(3, 1), **weight_options):
-    """A recipe's options, with balancing of one kind and a branch."""
+    """Return a recipe's options, with balancing of one kind and a branch."""
     return {
         "name": f"w{weights}a{activations}",
         "weights": weight_options,
@@ -63,12 +57,12 @@ def recipe_of(kind="both", weights=4, activations=4, rank=(3, 1), **weight_optio
 
 
 def by_name(entries):
-    """Entries of an account, by their names."""
+    """Return the entries of an account by their names."""
     return {entry.name: entry for entry in entries}
 
 
 def stored_bytes(path):
-    """What the tensors of a safetensors file take."""
+    """Return the bytes of the tensors of a safetensors file."""
     with safe_open(path, framework="pt") as file:
         tensors = [file.get_tensor(key) for key in set(file.keys())]
     return sum(value.numel() * value.element_size() for value in tensors)

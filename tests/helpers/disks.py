@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def full_disk(size):
-    """No file of this process, and of those that it starts, may grow beyond ``size`` bytes."""
+    """Let no file of this process, and of those that it starts, grow beyond ``size`` bytes."""
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
     try:

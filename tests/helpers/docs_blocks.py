@@ -50,7 +50,7 @@ class Parsed(BaseException):
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    """(language, text) of the fenced blocks of a page, in their order."""
+    """Return (language, text) of the fenced blocks of a page, in their order."""
     found = re.findall(
         r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", page.read_text(), re.DOTALL | re.MULTILINE
     )
@@ -60,7 +60,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 def commands(block: str) -> list[Command]:
-    """The commands of a shell block; assignments before a command are dropped."""
+    """Return the commands of a shell block; assignments before a command are dropped."""
     told = bool(re.match(rf"# {TOLD}", block))
     found = []
     for line in block.replace("\\\n", " ").splitlines():
@@ -81,7 +81,7 @@ def commands(block: str) -> list[Command]:
 
 
 def program(words: tuple[str, ...]) -> tuple[str, ...] | None:
-    """``(file,)`` or ``("-m", module)`` of a command that starts Python; None for others."""
+    """Return ``(file,)`` or ``("-m", module)`` of a command that starts Python; None for others."""
     if words[0] == "torchrun":
         return next(((word,) for word in words if word.endswith(".py")), None)
     if not re.fullmatch(r"(\.venv/bin/)?python[\d.]*", words[0]):
@@ -90,14 +90,14 @@ def program(words: tuple[str, ...]) -> tuple[str, ...] | None:
 
 
 def location(what: tuple[str, ...]) -> Path:
-    """A program's file: the repository's, or one that the page has written."""
+    """Return a program's file: the repository's, or one that the page has written."""
     ours = REPO / what[0]
     return ours if ours.is_file() else Path(what[0]).resolve()
 
 
 @contextlib.contextmanager
 def started(what: tuple[str, ...], arguments: tuple[str, ...]):
-    """``sys.argv`` and ``sys.path`` as for a program of its own; what else it sets is forgotten."""
+    """Set ``sys.argv`` and ``sys.path`` as for a program of its own, and undo what it sets."""
     before = sys.argv, sys.path[:], set(sys.modules), dict(os.environ)
     sys.argv = [what[-1], *arguments]
     folder = str(location(what).parent)
@@ -116,7 +116,7 @@ def started(what: tuple[str, ...], arguments: tuple[str, ...]):
 
 
 def execute(what: tuple[str, ...], arguments: tuple[str, ...]) -> tuple[int, str]:
-    """Run a Python program in this process; its exit status and what it printed."""
+    """Run a Python program in this process; return its exit status and what it printed."""
     output = io.StringIO()
     silent = contextlib.redirect_stdout(output), contextlib.redirect_stderr(output)
     with started(what, arguments), silent[0], silent[1]:
@@ -133,7 +133,7 @@ def execute(what: tuple[str, ...], arguments: tuple[str, ...]) -> tuple[int, str
 
 @functools.cache
 def helps(what: tuple[str, ...]) -> bool:
-    """Whether a program's ``--help`` runs and says something."""
+    """Return whether a program's ``--help`` runs and says something."""
     status, text = execute(what, ("--help",))
     return status == 0 and "usage" in text
 
@@ -164,7 +164,7 @@ def understood(what: tuple[str, ...], arguments: tuple[str, ...]) -> None:
 
 
 def check_options_file(args: argparse.Namespace) -> None:
-    """The options file of a command line exists, with the entries that ``--force_yml`` replaces."""
+    """Check that the options file exists, with the entries that ``--force_yml`` replaces."""
     path = getattr(args, "opt", None)
     if path is None or Path(path).stem.isupper():
         return
@@ -177,7 +177,7 @@ def check_options_file(args: argparse.Namespace) -> None:
 
 
 def check_shell(block: str) -> None:
-    """Bash can read the block, and every program is known."""
+    """Check that Bash can read the block and that every program is known."""
     done = subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     for command in commands(block):

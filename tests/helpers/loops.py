@@ -6,11 +6,12 @@ import sys
 
 import cv2
 import numpy as np
+import pytest
 import torch
 import yaml
 from tiny import TINY
 
-# Two levels instead of three: half as many layers, and pictures of 32 pixels are enough.
+# Two levels instead of three: half as many layers, and images of 32 pixels are enough.
 SMALL = {
     **TINY,
     "vae": {
@@ -30,12 +31,12 @@ SMALL = {
 
 
 def load_options(path):
-    """An options file as BasicSR reads it, as plain dictionaries."""
+    """Return an options file as BasicSR reads it, as plain dictionaries."""
     return yaml.safe_load(path.read_text())
 
 
-def write_pictures(folder, count=5, side=80):
-    """Smooth random pictures 0.png, 1.png, ... of one size."""
+def write_images(folder, count=5, side=80):
+    """Write smooth random images 0.png, 1.png, ... of one size."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     for index in range(count):
@@ -44,8 +45,16 @@ def write_pictures(folder, count=5, side=80):
         cv2.imwrite(str(folder / f"{index}.png"), image)
 
 
+def write_noise(folder, count, side):
+    """Write random images 0.png, 1.png, ... of one size, drawn from numpy's global generator."""
+    folder.mkdir()
+    for number in range(count):
+        image = np.random.randint(0, 256, (side, side, 3), np.uint8)
+        assert cv2.imwrite(str(folder / f"{number}.png"), image)
+
+
 def shrink_data(opt, faces, arch=SMALL):
-    """Make options those of another network on small pictures, without workers."""
+    """Make options those of another network on small images, without workers."""
     opt["num_gpu"] = 0
     opt["network_g"] = {"type": "QuantFaceArch", "arch": arch, "weights": None}
     opt["datasets"]["train"].update(
@@ -64,7 +73,7 @@ def shrink_training(opt, steps=2):
 
 
 def shrink(opt, faces, arch=SMALL, steps=2):
-    """Make options a run of seconds: another network, small pictures, few steps, a plain method."""
+    """Make options a run of seconds: another network, small images, few steps, a plain method."""
     shrink_training(shrink_data(opt, faces, arch), steps)
     # Of networks as narrow as these even small ranks are a large share.
     opt["quant"]["branch"] = {"svd": 1, "distill": 2, "budget": 1.0}
@@ -73,7 +82,7 @@ def shrink(opt, faces, arch=SMALL, steps=2):
 
 
 def train(monkeypatch, root, opt, *extra):
-    """Run the loop with its experiments below ``root``; returns the folder of its models."""
+    """Run the loop with its experiments below ``root``; return the folder of its models."""
     from basicsr.train import train_pipeline
 
     root.mkdir(exist_ok=True)
@@ -84,8 +93,22 @@ def train(monkeypatch, root, opt, *extra):
     return root / "experiments" / opt["name"] / "models"
 
 
+def train_until_killed(monkeypatch, root, opt, model, iteration):
+    """Run the loop as ``train`` does, and interrupt it before an iteration of a model class."""
+    optimize = model.optimize_parameters
+
+    def killed(self, current):
+        if current == iteration:
+            raise KeyboardInterrupt
+        optimize(self, current)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(model, "optimize_parameters", killed)
+        train(patch, root, opt)
+
+
 def saved(models, step="latest"):
-    """What is in a network's file, by BasicSR's parameter keys."""
+    """Return the tensors of a network's file, by BasicSR's parameter keys."""
     return torch.load(models / f"net_g_{step}.pth", weights_only=True)
 
 

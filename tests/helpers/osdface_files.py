@@ -11,6 +11,9 @@ from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
 
+from quantface_arch.archs.presets import PRESETS
+from quantface_arch.pretrained.osdface_folder import load_osdface_folder
+
 BASE = "stable-diffusion-2-1-base"
 RANK = 4
 
@@ -37,6 +40,10 @@ TINY: dict[str, Any] = {
     },
 }
 
+SIZES = {part: {**PRESETS["osdface"][part], **TINY[part]} for part in TINY}
+LORA = "pytorch_lora_weights.safetensors"
+CKPT = "associate_2.ckpt"
+
 # Linear layers and convolutions of every kernel and stride that a UNet has.
 LORA_LAYERS = (
     "conv_in",
@@ -61,7 +68,7 @@ OLDEST_LAYERS = tuple(
 
 
 def encoder_shapes(sizes: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors of an association checkpoint's encoder."""
+    """Return names and shapes of the tensors of an association checkpoint's encoder."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def layer(name: str, *shape: int) -> None:
@@ -99,7 +106,7 @@ def encoder_shapes(sizes: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def vqgan_shapes(sizes: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """One VQGAN of the association checkpoint; the decoder is only hinted at."""
+    """Return one VQGAN of the association checkpoint; the decoder is only hinted at."""
     z = sizes["z_channels"]
     shapes = {f"encoder.{name}": shape for name, shape in encoder_shapes(sizes).items()}
     for name in ("quant_conv", "post_quant_conv"):
@@ -110,7 +117,7 @@ def vqgan_shapes(sizes: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def association(sizes: dict[str, Any]) -> dict[str, Any]:
-    """What ``associate_2.ckpt`` holds: two VQGANs, two losses, a trainer's leftovers."""
+    """Return what ``associate_2.ckpt`` holds: two VQGANs, two losses, a trainer's leftovers."""
     state = OrderedDict()
     for name in ("vqvae", "vqvae_LQ"):
         for key, shape in vqgan_shapes(sizes).items():
@@ -122,7 +129,7 @@ def association(sizes: dict[str, Any]) -> dict[str, Any]:
 
 
 def embedding_change(sizes: dict[str, Any]) -> dict[str, Tensor]:
-    """What ``embedding_change_weights.pth`` holds."""
+    """Return what ``embedding_change_weights.pth`` holds."""
     z, prompt = sizes["z_channels"], sizes["prompt_dim"]
     return {
         "conv1.weight": torch.randn(z // 2, z, 1),
@@ -133,7 +140,7 @@ def embedding_change(sizes: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def lora_factors(unet: UNet2DConditionModel, layers=LORA_LAYERS, rank=RANK):
-    """Random factors (A, B) by layer: for a k×k convolution A is k×k and B is 1×1."""
+    """Return random factors (A, B) by layer: for a k×k convolution A is k×k and B is 1×1."""
     factors = {}
     for name in layers:
         rows, *columns = unet.get_submodule(name).weight.shape
@@ -143,7 +150,7 @@ def lora_factors(unet: UNet2DConditionModel, layers=LORA_LAYERS, rank=RANK):
 
 
 def lora_tensors(factors, style: str) -> dict[str, Tensor]:
-    """Factors under the keys of a style: peft, older or oldest."""
+    """Return factors under the keys of a style: peft, older or oldest."""
     tensors = {}
     for name, (a, b) in factors.items():
         if style == "peft":
@@ -187,3 +194,8 @@ def write_osdface(folder: Path, sizes: dict[str, Any], style="peft") -> dict[str
     torch.save(found["embedding_change"], folder / "embedding_change_weights.pth")
     save_file(lora_tensors(factors, style), folder / "pytorch_lora_weights.safetensors")
     return found
+
+
+def load(folder, **options):
+    """Load the files of a folder, written in the tiny sizes."""
+    return load_osdface_folder(folder, overrides=TINY, **options)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from quantface_arch.quant import QuantLayer, Recipe, quant_layers, quantize
+from quantface_arch.quant import QuantLayer, Recipe, convert, quant_layers, quantize
 
 
 class TinyNet(nn.Module):
     """Convolutions of several kinds, a norm and a linear layer; (N, 3, H, W) to the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 16) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(3, 16, 3, padding=1)
-        self.norm = nn.GroupNorm(4, 16)
-        self.body = nn.Conv2d(16, 16, 3, padding=1, groups=2, padding_mode="reflect")
-        self.linear = nn.Linear(16, 16)
-        self.line = nn.Conv1d(16, 16, 1)
-        self.conv_out = nn.Conv2d(16, 3, 3, padding="same", bias=False)
+        self.conv_in = nn.Conv2d(3, width, 3, padding=1)
+        self.norm = nn.GroupNorm(4, width)
+        self.body = nn.Conv2d(width, width, 3, padding=1, groups=2, padding_mode="reflect")
+        self.linear = nn.Linear(width, width)
+        self.line = nn.Conv1d(width, width, 1)
+        self.conv_out = nn.Conv2d(width, 3, 3, padding="same", bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         h = nn.functional.silu(self.norm(self.conv_in(x)))
@@ -29,16 +29,23 @@ class TinyNet(nn.Module):
 
 
 def pictures(count: int = 6, side: int = 16) -> Tensor:
-    """Random pictures in [-1, 1]."""
+    """Return random images (count, 3, side, side) in [-1, 1]."""
     return torch.rand(count, 3, side, side) * 2 - 1
+
+
+def converted_net(name: str) -> TinyNet:
+    """Return a TinyNet converted to a setting, not calibrated yet."""
+    net = TinyNet()
+    convert(net, Recipe.from_name(name))
+    return net
 
 
 def quantized_layers(
     net: nn.Module, shape: tuple[int, int, int], kind: str, name: str, **options: object
 ) -> list[tuple[QuantLayer, Tensor]]:
-    """A network's layers, quantized with branches, each with an input that it has met.
+    """Return a network's layers, quantized with branches, each with an input that it has met.
 
-    ``shape`` is that of the network's pictures, ``kind`` the balancing.
+    ``shape`` is that of the network's images, ``kind`` the balancing.
     """
     branch = {"svd": 1, "distill": 1, "budget": 1}
     recipe = {"name": name, "balance": {"kind": kind}, "branch": branch, **options}
@@ -52,7 +59,7 @@ def quantized_layers(
 
 
 def sqnr(reference: Tensor, quantized: Tensor) -> float:
-    """Signal-to-quantization-noise ratio in dB."""
+    """Return the signal-to-quantization-noise ratio in dB."""
     reference, quantized = reference.detach(), quantized.detach()
     noise = (quantized - reference).double().square().mean()
     return float(10 * torch.log10(reference.double().square().mean() / noise))

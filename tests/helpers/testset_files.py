@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loops import write_pictures
+from loops import write_images
 
 SETS = ("celeba", "lfw", "webphoto", "wider")
 
@@ -12,11 +12,11 @@ def prepare(script, *words):
 
 
 def make(folder, side=512, count=2):
-    """Pictures as authors pack them: deep, and with what does not belong to the set."""
-    write_pictures(folder / "faces", count, side)
-    write_pictures(folder / ".thumbnails", 1, 8)
+    """Write images as authors pack them: deep, with files that do not belong to the set."""
+    write_images(folder / "faces", count, side)
+    write_images(folder / ".thumbnails", 1, 8)
     (folder / "readme.txt").write_text("faces")
     (folder / "faces/.DS_Store").write_bytes(b"")
     (folder / "__MACOSX/faces").mkdir(parents=True)
-    (folder / "__MACOSX/faces/._0.png").write_bytes(b"no picture")
+    (folder / "__MACOSX/faces/._0.png").write_bytes(b"no image")
     return folder

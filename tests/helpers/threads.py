@@ -27,7 +27,7 @@ class ThreadShard(Shard):
 
 
 def together(count, work):
-    """What ``work(shard)`` returns in each of ``count`` processes, by rank."""
+    """Return what ``work(shard)`` returns in each of ``count`` processes, by rank."""
     board, barrier = ([None] * count,), threading.Barrier(count)
 
     def run(rank):

@@ -18,12 +18,12 @@ from basicsr.utils import options
 
 
 def total(net):
-    """Sum of the magnitudes of a network's parameters."""
+    """Return the sum of the magnitudes of a network's parameters."""
     return sum(float(value.detach().double().abs().sum()) for value in net.parameters())
 
 
 def figures(model):
-    """What is compared between processes."""
+    """Return what is compared between processes."""
     found = {"network": total(model.get_bare_model(model.net_g)), "log": dict(model.log_dict)}
     if getattr(model, "discriminator", None) is not None:
         found["discriminator"] = total(model.discriminator.net)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from disks import full_disk
-from loops import load_options, saved, shrink_restorer, train, write_pictures
+from loops import load_options, saved, shrink_restorer, train, write_images
 
 import quantface_arch.register  # noqa: F401
 from quantface_arch.errors import QuantFaceError, WriteError
@@ -16,7 +16,7 @@ from quantface_arch.models.checkpoints import remove_old_checkpoints, write_chec
 @pytest.fixture
 def options(repo, tmp_path):
     """The shipped options of the mini, shrunk to 6 steps with a checkpoint after every second."""
-    write_pictures(tmp_path / "faces")
+    write_images(tmp_path / "faces")
     return shrink_restorer(load_options(repo / "options/train_mini.yml"), tmp_path / "faces")
 
 

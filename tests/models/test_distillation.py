@@ -9,7 +9,7 @@ from loops import saved
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.models import quantize_stage as stage_module
-from quantface_arch.models.quantize_stage import calibration_pictures
+from quantface_arch.models.quantize_stage import calibration_images
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import quant_layers
 from quantface_arch.quant.config.bitmap import save_bit_map
@@ -204,7 +204,7 @@ def test_reconstruction_comes_first_and_helps(tmp_path, w4_options):
     def error(model):
         # Of the images on which the blocks are tuned.
         opt = ready(w4_options, tmp_path)
-        data = torch.stack(calibration_pictures(opt, model.teacher, 4))
+        data = torch.stack(calibration_images(opt, model.teacher, 4))
         with torch.no_grad():
             return float((model.net_g(data) - model.teacher(data)).square().mean())
 

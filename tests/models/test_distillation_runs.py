@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 from distillation_helpers import batch, build, make_comparable, ready, relative_error, step, values
-from loops import saved, shrink, train, write_pictures
+from loops import saved, shrink, train, train_until_killed, write_images
 from tiny import RRDB
 
 import quantface_arch.register  # noqa: F401
@@ -23,16 +23,7 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(
     tmp_path, w4_options, monkeypatch
 ):
     whole = train(monkeypatch, tmp_path / "whole", w4_options)
-    optimize = QuantFaceModel.optimize_parameters
-
-    def killed(self, iteration):
-        if iteration == 6:
-            raise KeyboardInterrupt
-        optimize(self, iteration)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(QuantFaceModel, "optimize_parameters", killed)
-        train(patch, tmp_path / "broken", w4_options)
+    train_until_killed(monkeypatch, tmp_path / "broken", w4_options, QuantFaceModel, 6)
     with monkeypatch.context() as patch:
         # Resuming loads the first stage's result; it does not calibrate again.
         patch.delattr(stage_module, "prepare")
@@ -78,8 +69,8 @@ def test_resuming_with_other_widths_is_refused(tmp_path, w4_options, monkeypatch
 
 
 def test_an_sr_network_is_distilled_and_tested_without_code(tmp_path, w4_options, monkeypatch):
-    write_pictures(tmp_path / "gt", side=64)
-    write_pictures(tmp_path / "lq", side=32)
+    write_images(tmp_path / "gt", side=64)
+    write_images(tmp_path / "lq", side=32)
     shrink(w4_options, tmp_path / "gt", RRDB)
     w4_options["scale"] = 2
     w4_options["datasets"] = {

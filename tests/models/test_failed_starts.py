@@ -7,7 +7,7 @@ from urllib.error import URLError
 
 import pytest
 from distillation_helpers import batch, build, step
-from loops import load_options, shrink_restorer, train, write_pictures
+from loops import load_options, shrink_restorer, train, write_images
 from tiny import RRDB
 
 import quantface_arch.register  # noqa: F401
@@ -18,7 +18,7 @@ from quantface_arch.models import OSDFaceModel
 @pytest.fixture
 def options(repo, tmp_path):
     """The shipped options of the mini, shrunk to 2 steps."""
-    write_pictures(tmp_path / "faces")
+    write_images(tmp_path / "faces")
     return shrink_restorer(load_options(repo / "options/train_mini.yml"), tmp_path / "faces", 2)
 
 

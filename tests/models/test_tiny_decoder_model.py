@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from distillation_helpers import batch, build, step
-from loops import SMALL, load_options, saved, shrink_training, train, write_pictures
+from loops import (
+    SMALL,
+    load_options,
+    saved,
+    shrink_training,
+    train,
+    train_until_killed,
+    write_images,
+)
 
 import quantface_arch.register  # noqa: F401
 from quantface_arch.archs.build import build_arch
@@ -23,7 +31,7 @@ def options(repo, tmp_path):
     """The shipped options, shrunk to 6 steps; the teacher is a small random network."""
     torch.manual_seed(0)
     save_checkpoint(build_arch(SMALL), tmp_path / "teacher.safetensors", SMALL)
-    write_pictures(tmp_path / "faces")
+    write_images(tmp_path / "faces")
     opt = load_options(repo / "options/train_mini_fast.yml")
     opt.update(num_gpu=0, network_g={**SMALL, "fast_decoder": FAST})
     opt["datasets"]["train"].update(
@@ -65,16 +73,7 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(
     tmp_path, options, monkeypatch
 ):
     whole = train(monkeypatch, tmp_path / "whole", options)
-    optimize = TinyDecoderModel.optimize_parameters
-
-    def killed(self, iteration):
-        if iteration == 4:
-            raise KeyboardInterrupt
-        optimize(self, iteration)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(TinyDecoderModel, "optimize_parameters", killed)
-        train(patch, tmp_path / "broken", options)
+    train_until_killed(monkeypatch, tmp_path / "broken", options, TinyDecoderModel, 4)
     broken = train(monkeypatch, tmp_path / "broken", options, "--auto_resume")
     expected, resumed = saved(whole)["params"], saved(broken)["params"]
     assert all(torch.equal(value, resumed[name]) for name, value in expected.items())

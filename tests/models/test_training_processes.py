@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from loops import SMALL, load_options, shrink, shrink_restorer, write_pictures
+from loops import SMALL, load_options, shrink, shrink_restorer, write_images
 
 import quantface_arch.register  # noqa: F401
 from basicsr.models import build_model
@@ -54,7 +54,7 @@ def shrunk(repo, folder, name):
 def trained(repo, tmp_path_factory):
     """Train with all files in one pair of processes: what each says, and the experiments."""
     folder = tmp_path_factory.mktemp("processes")
-    write_pictures(folder / "faces")
+    write_images(folder / "faces")
     save_checkpoint(build_arch(SMALL), folder / "teacher.safetensors", SMALL)
     paths = []
     for name in (*NAMES, *PEERS):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from accelerate import init_empty_weights
-from loops import load_options, saved, shrink, train, write_pictures
+from loops import load_options, saved, shrink, train, write_images
 
 import quantface_arch.register  # noqa: F401
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
@@ -77,7 +77,7 @@ def test_the_files_of_a_folder_differ_in_little(repo):
 
 @pytest.mark.parametrize("key", list(SETTINGS))
 def test_a_shrunken_run_gives_a_checkpoint_of_its_widths(repo, tmp_path, monkeypatch, key):
-    write_pictures(tmp_path / "faces")
+    write_images(tmp_path / "faces")
     opt = shrink(read(repo, f"quantface_{key}"), tmp_path / "faces")
     if opt["quant"]["bit_map"]:
         net = build_arch(opt["network_g"]["arch"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from loops import load_options, shrink_data, shrink_training, train, write_pictures
+from loops import load_options, shrink_data, shrink_training, train, write_images
 
 import quantface_arch.register  # noqa: F401
 from quantface_arch.archs.build import build_arch
@@ -72,7 +72,7 @@ def test_a_recipe_has_ours_data_calibration_and_no_less_training(repo, name):
 
 @pytest.mark.parametrize("name", PEERS)
 def test_a_shrunken_run_gives_a_checkpoint_of_the_method(repo, tmp_path, monkeypatch, name):
-    write_pictures(tmp_path / "faces")
+    write_images(tmp_path / "faces")
     models = train(monkeypatch, tmp_path, shrink(read(repo, name), tmp_path / "faces"))
     path = models / "net_g_latest.safetensors"
     metadata = read_metadata(path)
@@ -109,7 +109,7 @@ def test_a_shrunken_run_gives_a_checkpoint_of_the_method(repo, tmp_path, monkeyp
 def test_wrong_training_options_are_refused_before_calibration(
     repo, tmp_path, monkeypatch, options, message
 ):
-    write_pictures(tmp_path / "faces")
+    write_images(tmp_path / "faces")
     opt = shrink(read(repo, "maxmin"), tmp_path / "faces")
     opt["train"].update(options)
     with pytest.raises(QuantFaceError, match=message):

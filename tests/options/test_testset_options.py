@@ -12,7 +12,7 @@ import sys
 import cv2
 import pytest
 import yaml
-from loops import SMALL, load_options, write_pictures
+from loops import SMALL, load_options, write_images
 from testset_files import SETS, make, prepare
 
 import quantface_arch.register  # noqa: F401
@@ -117,8 +117,8 @@ def test_fid_compares_with_a_folder_of_other_names(load_script, tmp_path, monkey
     monkeypatch.setitem(METRIC_REGISTRY._obj_map, "calculate_count", count)
     fid = dataclasses.replace(METRICS["fid"], type="calculate_count", build=None)
     monkeypatch.setitem(METRICS, "fid", fid)
-    write_pictures(tmp_path / "restored", 2, 32)
-    write_pictures(tmp_path / "clean", 5, 32)
+    write_images(tmp_path / "restored", 2, 32)
+    write_images(tmp_path / "clean", 5, 32)
     (tmp_path / "clean/0.png").rename(tmp_path / "clean/other.png")
     monkeypatch.chdir(tmp_path)
 

@@ -17,8 +17,9 @@ settings.load_profile("no deadline")
 
 @pytest.fixture(scope="module")
 def wide_model():
-    """A quantized model, balanced and branched."""
-    torch.manual_seed(0)
+    """Return a quantized model, balanced and branched."""
+    # With this seed the layers choose different kinds of balancing.
+    torch.manual_seed(4)
     net = Wide().eval()
     quantize(net, recipe_of("auto"), pictures(2), progress=False)
     return net

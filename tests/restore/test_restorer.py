@@ -125,8 +125,8 @@ def test_only_the_faces_of_an_image_change(restorer, astronaut):
 
 def test_depth_alpha_and_profile_are_kept(restorer, astronaut):
     alpha = np.random.randint(0, 65536, astronaut.shape[:2]).astype(np.uint16)
-    picture = RGBImage(astronaut.astype(np.uint16) * 257, alpha, b"profile")
-    result = restorer.restore(picture)
+    image = RGBImage(astronaut.astype(np.uint16) * 257, alpha, b"profile")
+    result = restorer.restore(image)
     assert result.image.dtype == np.uint16
     assert np.array_equal(result.rgb_image.alpha, alpha)
     assert result.rgb_image.icc_profile == b"profile"
@@ -136,14 +136,26 @@ def test_depth_alpha_and_profile_are_kept(restorer, astronaut):
     assert np.abs(result.image / 257 - coarse).max() <= 2
 
 
+def test_the_old_name_of_the_image_still_works_and_warns(restorer, astronaut):
+    wanted = restorer.restore(astronaut).image
+    with pytest.warns(
+        DeprecationWarning, match=r"restore\(picture=\.\.\.\) is deprecated: use image"
+    ):
+        assert np.array_equal(restorer.restore(picture=astronaut).image, wanted)
+    with pytest.warns(DeprecationWarning, match="use image"):
+        assert len(restorer.find(picture=astronaut).faces) == 1
+    with pytest.raises(TypeError, match="both image and its old name picture"):
+        restorer.find(image=astronaut, picture=astronaut)
+
+
 def test_upscaling_enlarges_everything(restorer, astronaut):
     small = cv2.resize(astronaut, (300, 256), interpolation=cv2.INTER_AREA)
-    picture = RGBImage(small, small[..., 0])
-    result = restorer.restore(picture, upscale=1.5)
+    image = RGBImage(small, small[..., 0])
+    result = restorer.restore(image, upscale=1.5)
     assert result.rgb_image.size == (450, 384)
     assert result.rgb_image.alpha.shape == (384, 450)
-    plain = restorer.restore(picture, upscale=1.5, strength=0).image
-    assert np.array_equal(plain, picture.resized(450, 384).rgb)
+    plain = restorer.restore(image, upscale=1.5, strength=0).image
+    assert np.array_equal(plain, image.resized(450, 384).rgb)
     assert not np.array_equal(plain, result.image)
 
 

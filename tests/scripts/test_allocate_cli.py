@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 
@@ -11,23 +10,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from threads import together
+from allocation_files import OPTIONS, changed, enter
 from tiny import RRDB, TINY
 
 from quantface_arch.archs.build import build_arch
+from quantface_arch.integration import allocate
 from quantface_arch.quant import Recipe, convert, quantize, save_checkpoint
+from quantface_arch.quant.allocation import pipeline
 from quantface_arch.quant.config.bitmap import load_bit_map
-
-OPTIONS = {
-    "network_g": {"type": "QuantFaceArch", "arch": RRDB, "weights": "float.safetensors"},
-    "quant": {"name": "w4a4", "calibration": {"num_images": 2, "size": 32, "dataroot_lq": "faces"}},
-    "allocate": {
-        "activations": [3, 4, 8],
-        "budget": {"activation_bits": 4.0},
-        "protect": {"conv_first": 8},
-        "macs_size": 32,
-    },
-}
 
 
 @pytest.fixture
@@ -37,13 +27,7 @@ def script(load_script):
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "faces").mkdir()
-    for number in range(2):
-        picture = np.random.randint(0, 256, (32, 32, 3), np.uint8)
-        assert cv2.imwrite(str(tmp_path / "faces" / f"{number}.png"), picture)
-    save_checkpoint(build_arch(RRDB), tmp_path / "float.safetensors", RRDB)
-    return tmp_path
+    return enter(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -55,11 +39,6 @@ def command(script, work, run_script):
         return run_script(script, "-opt", "options.yml", "--out", out, *words)
 
     return run
-
-
-def changed(**parts):
-    """OPTIONS with some entries of ``allocate`` replaced."""
-    return {**OPTIONS, "allocate": {**OPTIONS["allocate"], **parts}}
 
 
 def average_of(path):
@@ -74,8 +53,8 @@ def test_a_map_within_the_budget_comes_out_and_convert_takes_it(command, work):
     assert {a for _, a in bits.values()} <= {3, 4, 8} and {w for w, _ in bits.values()} == {4, 8}
     assert 3.5 < average_of(work / "map.yml") <= 4.0
     assert f"inputs: {average_of(work / 'map.yml'):.4f} bits" in out
-    picture = cv2.imread("map.png")
-    assert picture is not None and picture.std() > 5
+    plot = cv2.imread("map.png")
+    assert plot is not None and plot.std() > 5
     left = {item.name for item in work.iterdir()} - {"faces", "float.safetensors", "options.yml"}
     assert left == {"map.yml", "map.png", "map.sensitivities.json"}
     model = build_arch(RRDB)
@@ -104,13 +83,13 @@ def test_another_budget_is_solved_without_the_network(command, work):
     assert average_of(work / "one.yml") in (3, 4)
 
 
-def test_a_killed_run_goes_on_and_an_ended_one_is_not_repeated(command, script, work, monkeypatch):
+def test_a_killed_run_goes_on_and_an_ended_one_is_not_repeated(command, work, monkeypatch):
     command()
     expected, sensitivities = (
         (work / name).read_bytes() for name in ("map.yml", "map.sensitivities.json")
     )
     (work / "map.sensitivities.json").unlink()
-    plain = script.ssim_distance
+    plain = allocate.ssim_distance
     calls = []
 
     def counted(*args, **options):
@@ -119,7 +98,7 @@ def test_a_killed_run_goes_on_and_an_ended_one_is_not_repeated(command, script, 
             raise KeyboardInterrupt
         return plain(*args, **options)
 
-    monkeypatch.setattr(script, "ssim_distance", counted)
+    monkeypatch.setattr(allocate, "ssim_distance", counted)
     stop_at = 30
     assert command()[0] == 130
     first, stop_at = len(calls), None
@@ -133,43 +112,6 @@ def test_a_killed_run_goes_on_and_an_ended_one_is_not_repeated(command, script, 
     assert not calls
     assert command(options={**OPTIONS, "quant": {**OPTIONS["quant"], "name": "w6a6"}})[0] == 0
     assert calls
-
-
-def test_layers_are_measured_by_several_processes_as_by_one(script, command, work, monkeypatch):
-    """Each measures its layers, one writes; a part that a killed process left is used."""
-    assert command()[0] == 0
-    names = ("map.yml", "map.sensitivities.json")
-    expected = [(work / name).read_bytes() for name in names]
-    (work / names[1]).unlink()
-    distances = []
-    plain = script.ssim_distance
-    monkeypatch.setattr(
-        script, "ssim_distance", lambda *a, **o: distances.append(1) or plain(*a, **o)
-    )
-    words = ["-opt", "options.yml", "--out", "map.yml"]
-    args = script.make_parser().parse_args(words)
-    opt = script.read_options(args.opt)
-    settings = script.Settings(opt["allocate"], args)
-
-    def work_of(shard):
-        found = script.measured(copy.deepcopy(opt), settings, args, shard)
-        if shard.is_first:
-            script._allocate(found, settings, args)
-        return found
-
-    first, second = together(2, work_of)
-    assert [(work / name).read_bytes() for name in names] == expected
-    assert first.measured == second.measured
-    assert len(distances) == 2 * len(first.measured)
-    assert not list(work.glob("*part*"))
-    # As if the second process had been killed with its share done, and the first had nothing.
-    first.measured = {probe: first.measured[probe] for probe in list(first.measured)[1::2]}
-    first.save(work / "map.sensitivities-part2of2.json")
-    (work / names[1]).unlink()
-    distances.clear()
-    together(2, work_of)
-    assert [(work / name).read_bytes() for name in names] == expected
-    assert len(distances) == 2 * (len(second.measured) - len(first.measured))
 
 
 @pytest.mark.parametrize(
@@ -197,12 +139,12 @@ def test_layers_are_measured_by_several_processes_as_by_one(script, command, wor
     ],
 )
 def test_mistakes_are_one_line_before_anything_is_measured(
-    command, script, work, monkeypatch, words, options, status, message
+    command, work, monkeypatch, words, options, status, message
 ):
     def measured(*_):
         raise AssertionError("measured in vain")
 
-    monkeypatch.setattr(script, "measure", measured)
+    monkeypatch.setattr(pipeline, "measure", measured)
     found, out, err = command(*words, options=options)
     assert (found, out) == (status, "")
     last = err.strip().splitlines()[-1]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 
-import cv2
-import numpy as np
 import pytest
 import torch
 import yaml
+from loops import write_noise
 from tiny import RRDB
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.integration.options import read_options
-from quantface_arch.models.quantize_stage import calibration_pictures, read_quant_options
+from quantface_arch.models.quantize_stage import calibration_images, read_quant_options
 from quantface_arch.quant import CalibrationData, load_balance, prepare, save_checkpoint
 
 
@@ -24,10 +23,7 @@ def script(load_script):
 
 @pytest.fixture
 def work(tmp_path):
-    (tmp_path / "faces").mkdir()
-    for number in range(3):
-        picture = np.random.randint(0, 256, (40, 40, 3), np.uint8)
-        assert cv2.imwrite(str(tmp_path / "faces" / f"{number}.png"), picture)
+    write_noise(tmp_path / "faces", 3, 40)
     save_checkpoint(build_arch(RRDB), tmp_path / "float.safetensors", RRDB)
     return tmp_path
 
@@ -65,7 +61,7 @@ def outputs(work, **options):
     opt = read_options(work / "options.yml")
     net = build_arch(opt["network_g"]).eval()
     recipe, _, _ = read_quant_options(opt["quant"], net)
-    pictures = calibration_pictures(opt, net)
+    pictures = calibration_images(opt, net)
     prepare(net, recipe, CalibrationData(pictures, batch_size=2, progress=False), **options)
     with torch.no_grad():
         return net(torch.stack(pictures))

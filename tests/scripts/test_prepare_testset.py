@@ -13,7 +13,7 @@ import zipfile
 
 import cv2
 import pytest
-from loops import write_pictures
+from loops import write_images
 from testset_files import SETS, make, prepare
 
 import quantface_arch.register  # noqa: F401
@@ -230,7 +230,7 @@ def test_sources_without_one_folder_of_pictures_are_refused(script, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(QuantFaceError, match="no image"):
         prepare(script, "lfw", "-i", tmp_path / "empty")
-    write_pictures(make(tmp_path / "low") / "more", 1)
+    write_images(make(tmp_path / "low") / "more", 1)
     with pytest.raises(QuantFaceError, match=r"faces \(2\), more \(1\)"):
         prepare(script, "lfw", "-i", tmp_path / "low")
 

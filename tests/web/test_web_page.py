@@ -30,10 +30,6 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import web_browser
 from web_client import serving
 
-from quantface_arch.web.limits import Limits
-from quantface_arch.web.page import make_page
-from quantface_arch.web.service import Service
-
 MODEL = "tiny.safetensors"
 OPTIONS = ("--runtime", "reference", "--detector", "yunet")
 
@@ -98,29 +94,6 @@ def test_a_photograph_is_restored(client, photo, model, repo):
     again = client.restore(client.upload(photo, "mine.jpg"), model=MODEL, strength=0.0)
     assert np.array_equal(served(client, again[2]["value"]), source)
     assert np.array_equal(served(client, button["value"]), result)
-
-
-def test_a_click_passes_all_inputs_on_and_unexpected_errors_reveal_no_details(model, tmp_path):
-    asked = []
-
-    def fail(*words):
-        asked.append(words[:3])
-        raise ValueError(f"a fault in {tmp_path}")
-
-    service = Service(fail, str(model), Limits())
-    service.restore = fail
-    click = make_page(service, tmp_path).fns[0].fn
-    answer = click(str(model), "mini", 0.25)
-    assert asked == [(model, "mini", 0.25)]
-    assert "The server failed" in answer[0] and str(tmp_path) not in str(answer)
-
-
-def test_changing_the_photograph_clears_the_results(model, tmp_path):
-    change = make_page(Service(str, str(model), Limits()), tmp_path).fns[1].fn
-    for path, said in ((str(tmp_path / "a.jpg"), "Press Restore"), (None, "Drop a photograph")):
-        text, pair, button, details, *rest = change(path)
-        assert said in text and pair is None and rest == [None, None, ""]
-        assert button.value is None and not button.interactive and not details.visible
 
 
 @pytest.mark.parametrize(

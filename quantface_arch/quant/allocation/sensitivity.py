@@ -1,4 +1,4 @@
-"""How much the picture suffers from each layer and width alone, the rest in floating point."""
+"""How much the image suffers from each layer and width alone, the rest in floating point."""
 
 from __future__ import annotations
 
@@ -38,99 +38,117 @@ def measure(
     save: Callable[[Measured], None] | None = None,
     progress: bool = True,
 ) -> Measured:
-    """Quantize one layer at a time, its weight or its input, and compare pictures (Sec. 3).
+    """Quantize one layer at a time, its weight or its input, and compare images (Sec. 3).
 
-    A layer is given the range that suits the width. Layers before it are not computed again, see
-    ``PrefixCache``; the network's outputs are the same as if they were.
+    A layer takes the range that suits the bit width. Layers before it are not computed again, see
+    ``PrefixCache``; the outputs are the same as if they were.
 
     Args:
         model: converted, balanced if it is to be, not quantized yet, in evaluation mode; it is left
-            as it was. Its output is one tensor of pictures.
+            as it was. Its output is one tensor of images.
         calibration: of the same model.
-        batches: pictures as the network sees them, float (n, 3, H, W) each. One recorded batch is
-            held in memory at a time.
+        batches: float (n, 3, H, W) each. One recorded batch is in memory at a time.
         probes: what to measure; quickest in the order in which the layers run.
-        distance: perceptual distance of two batches of pictures (pred, target), a scalar.
+        distance: perceptual distance of two batches of images (pred, target), a scalar.
         measured: results of an earlier run on the same batches, which are continued.
         save: called with all results every so often, and at the end, also after an exception.
         progress: show a bar on stderr.
 
     Returns:
-        for every probe and batch the squared error relative to the output's power, and the
-        distance.
+        probe → per batch, the squared error relative to the output's power, and the distance.
 
     Raises:
-        QuantFaceError: a layer that the model does not have or never uses, or a result that is not
-            finite; the message names the layer.
+        QuantFaceError: a layer is unknown or never runs, or a result is not finite.
     """
-    layers = {layer.name: layer for layer in quant_layers(model)}
-    for name, _, _ in probes:
-        if name not in layers:
-            raise QuantFaceError(f"sensitivity: the model has no quantizable layer {name!r}")
     measured = {} if measured is None else measured
-    trials = _Trials(layers, calibration.observers)
-    device = next(model.parameters()).device
-    bar = tqdm(
-        total=len(batches) * len(probes), desc="measuring", unit="probe", disable=not progress
-    )
-    saved = time.monotonic()
-    try:
-        with bar, _computing_in_float(layers.values()):
-            for index, batch in enumerate(batches):
-                todo = [probe for probe in probes if len(measured.get(probe, ())) == index]
-                bar.update(len(probes) - len(todo))
-                for probe, result in _compare(
-                    model, batch.to(device), layers, todo, trials, distance
-                ):
-                    measured.setdefault(probe, []).append(result)
-                    bar.update()
-                    if save and time.monotonic() - saved > SAVE_SECONDS:
-                        save(measured)
-                        saved = time.monotonic()
-    finally:
-        if save:
-            save(measured)
+    trials = _Trials(model, calibration.observers, distance)
+    trials.check(probes)
+    with _saving(measured, save) as save_sometimes, _computing_in_float(trials.layers.values()):
+        for probe, result in trials.results(batches, probes, measured, progress):
+            measured.setdefault(probe, []).append(result)
+            save_sometimes()
     return measured
 
 
-def _compare(
-    model: nn.Module,
-    batch: Tensor,
-    layers: Mapping[str, QuantLayer],
-    probes: Sequence[Probe],
-    trials: _Trials,
-    distance: Callable[[Tensor, Tensor], Tensor],
-) -> Iterator[tuple[Probe, tuple[float, float]]]:
-    if not probes:
-        return
-    cache = PrefixCache(model, batch)
-    target = cache.output
-    power = float(target.double().square().mean()) or 1.0
-    for probe in probes:
-        output = cache.run(layers[probe[0]], trials.make(probe))
-        error = float((output - target).double().square().mean()) / power
-        with torch.no_grad():
-            far = float(distance(output, target))
-        if not (math.isfinite(error) and math.isfinite(far)):
-            name, kind, bits = probe
-            what = "weight" if kind == "w" else "input"
-            raise QuantFaceError(
-                f"layer {name}: with its {bits}-bit {what} the network's output is not finite"
-            )
-        yield probe, (error, far)
+@contextmanager
+def _saving(
+    measured: Measured, save: Callable[[Measured], None] | None
+) -> Iterator[Callable[[], None]]:
+    """Save results at the end; inside, what is yielded saves them if that is long ago."""
+    saved = time.monotonic()
+
+    def save_sometimes() -> None:
+        nonlocal saved
+        if save and time.monotonic() - saved > SAVE_SECONDS:
+            save(measured)
+            saved = time.monotonic()
+
+    try:
+        yield save_sometimes
+    finally:
+        if save:
+            save(measured)
 
 
 class _Trials:
-    """Copies of layers with one quantizer at work."""
+    """Runs of a network with one quantizer at work."""
 
     def __init__(
-        self, layers: Mapping[str, QuantLayer], observers: Mapping[str, ActivationObserver]
+        self,
+        model: nn.Module,
+        observers: Mapping[str, ActivationObserver],
+        distance: Callable[[Tensor, Tensor], Tensor],
     ) -> None:
-        self.layers = layers
+        self.model = model
+        self.layers = {layer.name: layer for layer in quant_layers(model)}
         self.observers = observers
+        self.distance = distance
         self.ranges: dict[Probe, tuple[float, float]] = {}
 
-    def make(self, probe: Probe) -> QuantLayer:
+    def check(self, probes: Iterable[Probe]) -> None:
+        """Raise QuantFaceError if a probe is of a layer that the model does not have."""
+        for name, _, _ in probes:
+            if name not in self.layers:
+                raise QuantFaceError(f"sensitivity: the model has no quantizable layer {name!r}")
+
+    def results(
+        self, batches: Sequence[Tensor], probes: Sequence[Probe], measured: Measured, progress: bool
+    ) -> Iterator[tuple[Probe, tuple[float, float]]]:
+        """Yield the results that ``measured`` lacks, batch by batch."""
+        device = next(self.model.parameters()).device
+        total = len(batches) * len(probes)
+        with tqdm(total=total, desc="measuring", unit="probe", disable=not progress) as bar:
+            for index, batch in enumerate(batches):
+                todo = [probe for probe in probes if len(measured.get(probe, ())) == index]
+                bar.update(len(probes) - len(todo))
+                for found in self._compare(batch.to(device), todo):
+                    yield found
+                    bar.update()
+
+    def _compare(
+        self, batch: Tensor, probes: Sequence[Probe]
+    ) -> Iterator[tuple[Probe, tuple[float, float]]]:
+        """Yield the error and the distance of each probe on one batch."""
+        if not probes:
+            return
+        cache = PrefixCache(self.model, batch)
+        target = cache.output
+        power = float(target.double().square().mean()) or 1.0
+        for probe in probes:
+            output = cache.run(self.layers[probe[0]], self._make(probe))
+            error = float((output - target).double().square().mean()) / power
+            with torch.no_grad():
+                far = float(self.distance(output, target))
+            if not (math.isfinite(error) and math.isfinite(far)):
+                name, kind, bits = probe
+                what = "weight" if kind == "w" else "input"
+                raise QuantFaceError(
+                    f"layer {name}: with its {bits}-bit {what} the network's output is not finite"
+                )
+            yield probe, (error, far)
+
+    def _make(self, probe: Probe) -> QuantLayer:
+        """Return a copy of a layer with one quantizer at work."""
         name, kind, bits = probe
         trial, observer = copy.deepcopy(self.layers[name]), self.observers[name]
         if kind == "w":

@@ -115,6 +115,26 @@ def parse_metadata(path: Path, header: Mapping[str, str] | None) -> Metadata:
     for name, kind in (("arch", dict), ("bits", dict), ("extra", dict), ("package_version", str)):
         if not isinstance(found.get(name), kind):
             raise QuantFaceError(f"{path}: metadata {name}: found {found.get(name)!r}")
+    state = _checked_state(path, found)
+    _check_arch(path, found["arch"])
+    bits = {name: _widths(path, name, widths) for name, widths in found["bits"].items()}
+    # Absent from the files of layers that are quantized plainly.
+    balance, ranks = (found.get(name, {}) for name in ("balance", "ranks"))
+    _check_methods(path, bits, balance, ranks)
+    return Metadata(
+        arch=found["arch"],
+        state=state,
+        bits=bits,
+        recipe=_recipe(path, found.get("recipe")) if state is State.QUANTIZED else None,
+        balance=balance,
+        ranks=ranks,
+        extra=found["extra"],
+        package_version=found["package_version"],
+    )
+
+
+def _checked_state(path: Path, found: Mapping[str, Any]) -> State:
+    """Return the state, after a check that the bits and the recipe go with it."""
     states = {state.value: state for state in (State.FLOAT, State.QUANTIZED)}
     if found.get("state") not in list(states):
         allowed = ", ".join(states)
@@ -128,26 +148,17 @@ def parse_metadata(path: Path, header: Mapping[str, str] | None) -> Metadata:
         )
     if state is State.FLOAT and found.get("recipe") is not None:
         raise QuantFaceError(f"{path}: metadata recipe: found one in state float, null is wanted")
-    _check_arch(path, found["arch"])
-    bits = {name: _widths(path, name, widths) for name, widths in found["bits"].items()}
-    # Absent from the files of layers that are quantized plainly.
-    balance, ranks = (found.get(name, {}) for name in ("balance", "ranks"))
+    return state
+
+
+def _check_methods(path: Path, bits: Mapping[str, Any], balance: Any, ranks: Any) -> None:
+    """Raise QuantFaceError unless balancing and ranks are those of quantized layers."""
     for name, value in (("balance", balance), ("ranks", ranks)):
         if not isinstance(value, dict) or not value.keys() <= bits.keys():
             raise QuantFaceError(f"{path}: metadata {name}: found layers that are not quantized")
     for name, rank in ranks.items():
         if type(rank) is not int or rank < 1:
             raise QuantFaceError(f"{path}: metadata ranks of layer {name!r}: found {rank!r}")
-    return Metadata(
-        arch=found["arch"],
-        state=state,
-        bits=bits,
-        recipe=_recipe(path, found.get("recipe")) if state is State.QUANTIZED else None,
-        balance=balance,
-        ranks=ranks,
-        extra=found["extra"],
-        package_version=found["package_version"],
-    )
 
 
 def _check_arch(path: Path, options: Any) -> None:

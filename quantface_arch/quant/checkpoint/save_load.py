@@ -33,6 +33,7 @@ from quantface_arch.quant.checkpoint.builder import Build
 from quantface_arch.quant.checkpoint.metadata import Metadata, opened
 from quantface_arch.quant.checkpoint.reader import ACTIVATIONS, Lower, Reader
 from quantface_arch.quant.checkpoint.skeleton import skeleton
+from quantface_arch.quant.config.recipe import Recipe
 from quantface_arch.quant.nn.convert import convert_layers
 from quantface_arch.quant.nn.layers import QuantLayer, State, quant_layers
 from quantface_arch.quant.nn.traits import set_traits, traits_of
@@ -78,25 +79,35 @@ def save_checkpoint(
         tensors.update({f"{name}.{key}": value for key, value in _packed(name, layer).items()})
     if layers:
         tensors[ACTIVATIONS] = torch.stack([_activation_row(layer) for layer in layers.values()])
-    bits = {
-        name: (layer.weight_spec.bits, layer.activation_spec.bits) for name, layer in layers.items()
-    }
-    metadata = Metadata(
+    recipe = traits_of(model).quant_recipe if layers else None
+    header = _describe(layers, recipe, arch, extra or {}).to_header()
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=header)
+
+
+def _describe(
+    layers: Mapping[str, QuantLayer],
+    recipe: Recipe | None,
+    arch: Mapping[str, Any],
+    extra: Mapping[str, Any],
+) -> Metadata:
+    """Return the metadata of a model with these quantized layers."""
+    return Metadata(
         arch=dict(arch),
         state=State.QUANTIZED if layers else State.FLOAT,
-        bits=bits,
+        bits={
+            name: (layer.weight_spec.bits, layer.activation_spec.bits)
+            for name, layer in layers.items()
+        },
         balance={
             name: layer.balance.to_dict()
             for name, layer in layers.items()
             if layer.balance.kind != "none"
         },
         ranks={name: layer.rank for name, layer in layers.items() if layer.rank},
-        recipe=traits_of(model).quant_recipe if layers else None,
-        extra=dict(extra or {}),
+        recipe=recipe,
+        extra=dict(extra),
     )
-    header = metadata.to_header()
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=header)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from quantface_arch.quant.config.specs import MAX_BITS, MIN_BITS, is_width
 from quantface_arch.utils.files import atomic_path
 from quantface_arch.utils.safe_yaml_json import read_json, read_yaml
 
-__all__ = ["SUFFIXES", "load_bit_map", "save_bit_map"]
+__all__ = ["SUFFIXES", "in_order", "load_bit_map", "save_bit_map"]
 
 FORMAT_VERSION = 1
 SUFFIXES = (".yml", ".yaml", ".json")
@@ -96,14 +96,35 @@ def load_bit_map(
     bits = {str(name): _widths(path, name, entry) for name, entry in document["layers"].items()}
     if names is None:
         return bits
-    wanted = list(names)
-    known = set(wanted)
-    for name in bits:
-        if name not in known:
-            raise QuantFaceError(f"{path}: layer {name!r}: the model has no such quantizable layer")
-    for name in wanted:
-        if name not in bits:
-            raise QuantFaceError(f"{path}: layer {name!r} of the model is missing in the bit map")
+    return in_order(
+        bits,
+        names,
+        str(path),
+        unknown=": the model has no such quantizable layer",
+        missing=" of the model is missing in the bit map",
+    )
+
+
+def in_order(
+    bits: Mapping[str, tuple[int, int]],
+    names: Iterable[str],
+    where: str,
+    unknown: str,
+    missing: str,
+) -> dict[str, tuple[int, int]]:
+    """Return a bit map in the order of ``names``.
+
+    Args:
+        where, unknown, missing: the beginning and the two ends of messages, around the layer.
+
+    Raises:
+        QuantFaceError: the map names other layers than ``names``.
+    """
+    wanted = dict.fromkeys(names)
+    for first, second, end in ((bits, wanted, unknown), (wanted, bits, missing)):
+        for name in first:
+            if name not in second:
+                raise QuantFaceError(f"{where}: layer {name!r}{end}")
     return {name: bits[name] for name in wanted}
 
 

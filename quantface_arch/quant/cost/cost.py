@@ -173,7 +173,8 @@ def network_cost(
         widths: bytes per value of float tensors, by key in the file, that are not of 16 bits.
     """
     stored = _FloatSizes(widths or {})
-    entries, seen = [], set()
+    entries: list[Entry] = []
+    seen: set[int] = set()
     for name, layer in model.named_modules():
         if not isinstance(layer, LAYERS):
             continue
@@ -187,14 +188,7 @@ def network_cost(
         else:
             entries.append(_float_entry(name, layer, fresh, done, stored))
             seen |= {id(value) for value in fresh.values()}
-    trained = {id(value) for value in model.parameters()}
-    for name, value in model.state_dict(keep_vars=True).items():
-        is_part = isinstance(value, Tensor) and not name.endswith("_extra_state")
-        if is_part and id(value) not in seen:
-            seen.add(id(value))
-            parameters = value.numel() if id(value) in trained else 0
-            size = stored.of(name, value)
-            entries.append(Entry(name, "tensor", Cost(parameters, float_bytes=size)))
+    entries += _tensor_entries(model, seen, stored)
     for name, macs in (products or {}).items():
         entries.append(Entry(name, "products", Cost(product_macs=macs)))
     return entries
@@ -220,6 +214,17 @@ def _parameters(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for key, value in layer.named_parameters(recurse=False):
         if key in ("weight", "bias") or not isinstance(layer, QuantLayer):
             yield key, value
+
+
+def _tensor_entries(model: nn.Module, seen: set[int], stored: _FloatSizes) -> Iterator[Entry]:
+    """Yield the tensors of a model that are not of the layers; ``seen`` holds ids to leave out."""
+    trained = {id(value) for value in model.parameters()}
+    for name, value in model.state_dict(keep_vars=True).items():
+        is_part = isinstance(value, Tensor) and not name.endswith("_extra_state")
+        if is_part and id(value) not in seen:
+            seen.add(id(value))
+            parameters = value.numel() if id(value) in trained else 0
+            yield Entry(name, "tensor", Cost(parameters, float_bytes=stored.of(name, value)))
 
 
 def _float_entry(

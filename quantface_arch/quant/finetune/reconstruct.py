@@ -9,9 +9,9 @@ improved.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -20,13 +20,20 @@ from tqdm import tqdm
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.calibration.run import batches
+from quantface_arch.quant.finetune.block_calls import (
+    BlockCall,
+    Networks,
+    converter,
+    execution_order,
+    floats,
+    mapped,
+    record,
+)
 from quantface_arch.quant.finetune.trainable import fold_trained, trainable
 from quantface_arch.quant.nn.layers import quant_layers
 
 __all__ = ["reconstruct"]
 
-# Above this, what a block sees and should give is stored at 16 bits.
-LARGE_BYTES = 2**30
 # How often a block's error is measured while it is trained.
 LOOKS = 5
 
@@ -43,149 +50,107 @@ def reconstruct(
     weights: str | None = None,
     progress: bool = True,
 ) -> dict[str, tuple[float, float]]:
-    """Tune a quantized network's branches block by block, in place, in the order of execution.
+    """Train a quantized network's branches block by block, in place, in the order of execution.
 
-    A block keeps the best state that was met, the first included: no block becomes worse on these
-    images. Inputs and outputs may be tensors or tuples, lists and mappings of them. A block that
-    runs several times in a forward pass is tuned at its first run. Afterwards nothing of the
-    student's blocks requires a gradient.
+    A block keeps the best state that was met, so none becomes worse on these images. A block that
+    runs several times is trained at its first run. Afterwards the blocks require no gradient.
 
     Args:
-        student: quantized network, see ``prepare``; its forward takes pictures alone.
+        student: quantized network, see ``prepare``; its forward takes images alone.
         teacher: the full-precision network; its modules have the student's names.
         images: see ``quantize``; float (3, H, W) or (n, 3, H, W). All are held in memory.
         blocks: shell globs on module names; of nested matches the outermost is the block.
         steps: of Adam, per block; the learning rate falls to 0 by a cosine.
         lr: learning rate at the start.
-        batch_size: pictures at a time.
+        batch_size: images at a time.
         bounds, weights: what else is trained, see ``trainable``.
         progress: show a bar on stderr.
 
     Returns:
-        block → mean squared error of its output, before and after. Blocks in which nothing can be
-        trained are left out.
+        block → mean squared error of its output, before and after; of blocks that can be trained.
 
     Raises:
-        QuantFaceError: a glob matches no module that runs, the teacher has no such block, no block
-            holds anything to train, or a block's values become NaN or infinite.
+        QuantFaceError: a glob matches no module that runs, the teacher lacks a block, no block
+            holds anything to train, or a value becomes NaN or infinite.
     """
-    if steps < 1 or lr <= 0:
-        raise QuantFaceError(f"reconstruct: found {steps} steps at lr {lr}, both must be above 0")
-    pictures = list(batches(images, batch_size))
-    if not pictures:
-        raise QuantFaceError("reconstruct: no images, at least one is needed")
-    modes = [(module, module.training) for net in (student, teacher) for module in net.modules()]
-    student.eval()
-    teacher.eval()
+    training = _Training(steps, lr, bounds, weights)
+    networks = Networks(student, teacher, _batches(images, batch_size))
+    with _evaluating(student, teacher):
+        return _reconstruct_blocks(networks, blocks, training, progress)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """How a block is trained, see ``reconstruct``."""
+
+    steps: int
+    lr: float
+    bounds: bool | str
+    weights: str | None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.lr <= 0:
+            raise QuantFaceError(
+                f"reconstruct: found {self.steps} steps at lr {self.lr}, both must be above 0"
+            )
+
+
+def _reconstruct_blocks(
+    networks: Networks, patterns: Sequence[str], training: _Training, progress: bool
+) -> dict[str, tuple[float, float]]:
+    """Train the matching blocks; return their errors before and after."""
+    bounds, weights = training.bounds, training.weights
     errors = {}
-    try:
-        with tqdm(_execution_order(student, pictures[0], blocks), disable=not progress) as bar:
-            for name in bar:
-                bar.set_description(f"reconstructing {name}")
-                block = student.get_submodule(name)
-                if not any(bounds or weights or layer.rank for layer in quant_layers(block)):
-                    continue
-                parameters = trainable(block, bounds, weights, teacher)
-                calls = _record(student, teacher, name, pictures)
-                errors[name] = _Tuning(name, block, parameters, calls).run(steps, lr)
-                fold_trained(block)
-                block.requires_grad_(False)
-    finally:
-        for module, training in modes:
-            module.training = training
+    order = execution_order(networks.student, networks.batches[0], patterns)
+    with tqdm(order, disable=not progress) as bar:
+        for name in bar:
+            bar.set_description(f"reconstructing {name}")
+            block = networks.student.get_submodule(name)
+            if not any(bounds or weights or layer.rank for layer in quant_layers(block)):
+                continue
+            parameters = trainable(block, bounds, weights, networks.teacher)
+            calls = record(networks, name)
+            tuning = _Tuning(name, block, parameters, calls)
+            errors[name] = tuning.run(training.steps, training.lr)
+            fold_trained(block)
+            block.requires_grad_(False)
     if not errors:
         raise QuantFaceError("reconstruct: no block has a branch or a bound that can be trained")
     return errors
 
 
-class _Reached(Exception):
-    """Ends a forward pass at the block that was to be watched."""
+def _batches(images: Tensor | Iterable[Tensor], batch_size: int) -> list[Tensor]:
+    """Return the images in batches, or raise QuantFaceError if there are none."""
+    found = list(batches(images, batch_size))
+    if not found:
+        raise QuantFaceError("reconstruct: no images, at least one is needed")
+    return found
 
 
-@dataclass(frozen=True)
-class _Call:
-    """What one batch brings to a block, on the CPU, and what the block should give."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    targets: list[Tensor]
-
-
-@torch.no_grad()
-def _execution_order(net: nn.Module, batch: Tensor, patterns: Sequence[str]) -> list[str]:
-    """Outermost matching modules that run, by their first run."""
-    called: dict[str, None] = {}
-    handles = [
-        module.register_forward_pre_hook(lambda *_, name=name: called.setdefault(name))
-        for name, module in net.named_modules()
-        if name and any(fnmatchcase(name, pattern) for pattern in patterns)
-    ]
+@contextmanager
+def _evaluating(*nets: nn.Module) -> Iterator[None]:
+    """Hold networks in evaluation mode, then return every module to its own mode."""
+    modes = [(module, module.training) for net in nets for module in net.modules()]
+    for net in nets:
+        net.eval()
     try:
-        net(_moved(batch, net))
+        yield
     finally:
-        for handle in handles:
-            handle.remove()
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in called):
-            raise QuantFaceError(f"reconstruct: block {pattern!r} matches no module that runs")
-    return [name for name in called if not any(name.startswith(f"{outer}.") for outer in called)]
-
-
-@torch.no_grad()
-def _record(
-    student: nn.Module, teacher: nn.Module, name: str, pictures: Sequence[Tensor]
-) -> list[_Call]:
-    """Per batch, the student's inputs of a block and the teacher's outputs of it."""
-    if name not in dict(teacher.named_modules()):
-        raise QuantFaceError(f"reconstruct: the teacher has no block {name!r}")
-    calls = []
-    dtype = None
-    for batch in pictures:
-        args, kwargs = _watched(student, name, batch, "input")
-        targets = _floats(_watched(teacher, name, batch, "output"))
-        if not all(bool(value.isfinite().all()) for value in [*targets, *_floats((args, kwargs))]):
-            raise QuantFaceError(f"block {name}: its input or the teacher's output is not finite")
-        if dtype is None:
-            size = sum(value.numel() for value in [*targets, *_floats((args, kwargs))])
-            dtype = torch.bfloat16 if 4 * size * len(pictures) > LARGE_BYTES else torch.float32
-        keep = _converter(torch.device("cpu"), dtype)
-        calls.append(_Call(_mapped(args, keep), _mapped(kwargs, keep), _mapped(targets, keep)))
-    return calls
-
-
-def _watched(net: nn.Module, name: str, batch: Tensor, what: str) -> Any:
-    """Run a network up to a block; return the block's (args, kwargs), or its output."""
-    caught: list[Any] = []
-
-    def reach(value: Any) -> None:
-        caught.append(value)
-        raise _Reached
-
-    block = net.get_submodule(name)
-    if what == "input":
-        handle = block.register_forward_pre_hook(lambda _, *call: reach(call), with_kwargs=True)
-    else:
-        handle = block.register_forward_hook(lambda *call: reach(call[-1]))
-    try:
-        net(_moved(batch, net))
-    except _Reached:
-        return caught[0]
-    finally:
-        handle.remove()
-    raise QuantFaceError(f"block {name}: it does not run in the teacher")
+        for module, training in modes:
+            module.training = training
 
 
 class _Tuning:
     """Training of one block on what was recorded of it."""
 
     def __init__(
-        self, name: str, block: nn.Module, parameters: list[nn.Parameter], calls: list[_Call]
+        self, name: str, block: nn.Module, parameters: list[nn.Parameter], calls: list[BlockCall]
     ) -> None:
         self.name = name
         self.block = block
         self.parameters = parameters
         self.calls = calls
-        self.restore = _converter(parameters[0].device, parameters[0].dtype)
+        self.restore = converter(parameters[0].device, parameters[0].dtype)
 
     def run(self, steps: int, lr: float) -> tuple[float, float]:
         """Train, keep the best state; the errors before and after."""
@@ -219,8 +184,8 @@ class _Tuning:
             order = order or torch.randperm(len(self.calls), generator=generator).tolist()
             yield order.pop()
 
-    def _loss(self, call: _Call) -> Tensor:
-        found = _floats(self.block(*_mapped(call.args, self.restore), **self._kwargs(call)))
+    def _loss(self, call: BlockCall) -> Tensor:
+        found = floats(self.block(*mapped(call.args, self.restore), **self._kwargs(call)))
         targets = [self.restore(target) for target in call.targets]
         squares = [
             (value.float() - target.float()).square().sum()
@@ -237,46 +202,9 @@ class _Tuning:
         tuners = [layer.tuner for layer in quant_layers(self.block) if layer.tuner is not None]
         return sum(tuner.penalty(progress) for tuner in tuners)
 
-    def _kwargs(self, call: _Call) -> dict[str, Any]:
-        return _mapped(call.kwargs, self.restore)
+    def _kwargs(self, call: BlockCall) -> dict[str, Any]:
+        return mapped(call.kwargs, self.restore)
 
     @torch.no_grad()
     def _error(self) -> float:
         return sum(float(self._loss(call)) for call in self.calls) / len(self.calls)
-
-
-def _converter(device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """Brings tensors to a device, floating-point ones also to a type."""
-
-    def convert(value: Tensor) -> Tensor:
-        return value.to(device, dtype if value.is_floating_point() else None)
-
-    return convert
-
-
-def _moved(batch: Tensor, net: nn.Module) -> Tensor:
-    return batch.to(next(net.parameters()).device)
-
-
-def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """``value`` with every tensor in its tuples, lists and mappings changed."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_mapped(item, change) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(_mapped(item, change) for item in value)
-    if isinstance(value, dict):
-        return {key: _mapped(item, change) for key, item in value.items()}
-    return value
-
-
-def _floats(value: Any) -> list[Tensor]:
-    """Floating-point tensors in nested tuples, lists and mappings, in order."""
-    if isinstance(value, Tensor):
-        return [value] if value.is_floating_point() else []
-    if isinstance(value, Mapping):
-        value = value.values()
-    elif not isinstance(value, (tuple, list)):
-        return []
-    return [tensor for item in value for tensor in _floats(item)]

@@ -27,18 +27,16 @@ def trainable(
     Args:
         bounds: True: also the two ends of every fixed activation range, in the logarithm (LSQ+);
             ``step``: only how far apart its levels are (LSQ).
-        weights: also the rounded weights, by one of ``tuners.WEIGHT_TRAINERS``: ``rounding``
-            (AdaRound), ``merged`` (a low-rank change that is rounded with the weight), ``scale``
-            (learned scale and offset of the input's channels).
-        teacher: the float network that the model was made from, which ``weights`` needs: a module
-            of the same names.
+        weights: also the rounded weights, by one of ``WEIGHT_TRAINERS``: ``rounding`` (AdaRound),
+            ``merged`` (a low-rank change that is rounded with the weight), ``scale`` (learned scale
+            and offset of the input's channels).
+        teacher: the float network that the model was made from, which ``weights`` needs.
 
     Returns:
         the parameters to train, in the order of the layers.
 
     Raises:
-        QuantFaceError: a layer is not quantized yet, ``bounds`` or ``weights`` is not one of those
-            above, or there is nothing to train.
+        QuantFaceError: a layer is not quantized, an option is not allowed, nothing can be trained.
     """
     if bounds not in BOUNDS:
         raise QuantFaceError(f"bounds: found {bounds!r}, allowed are false, true and step")
@@ -47,26 +45,35 @@ def trainable(
     model.requires_grad_(False)
     chosen: list[nn.Parameter] = []
     for layer in quant_layers(model):
-        if layer.state is not State.QUANTIZED:
-            raise QuantFaceError(
-                f"layer {layer.name}: found state {layer.state.value}, only quantized is trained"
-            )
-        if bounds and not layer.activation_spec.dynamic and layer.act_bounds is None:
-            zeros = torch.zeros(1 if bounds == "step" else 2, device=layer.act_scale.device)
-            layer.act_bounds = nn.Parameter(zeros)
+        _check_quantized(layer)
         if weights is not None:
             assert teacher is not None
             residual = _residual(layer, teacher.get_submodule(layer.name))
             layer.tuner = WEIGHT_TRAINERS[weights](layer, residual)
-        own = [layer.branch_down, layer.branch_up, layer.act_bounds if bounds else None]
-        if layer.tuner is not None:
-            own += [layer.act_offset, *layer.tuner.parameters()]
-        chosen += [value for value in own if isinstance(value, nn.Parameter)]
+        chosen += _parameters(layer, bounds)
     for parameter in chosen:
         parameter.requires_grad_(True)
     if not chosen:
         raise QuantFaceError("training: the model has no branches; give its recipe a branch rank")
     return chosen
+
+
+def _check_quantized(layer: QuantLayer) -> None:
+    if layer.state is not State.QUANTIZED:
+        raise QuantFaceError(
+            f"layer {layer.name}: found state {layer.state.value}, only quantized is trained"
+        )
+
+
+def _parameters(layer: QuantLayer, bounds: bool | str) -> list[nn.Parameter]:
+    """Return what is trained of a layer, whose trained bounds begin as no change."""
+    if bounds and not layer.activation_spec.dynamic and layer.act_bounds is None:
+        zeros = torch.zeros(1 if bounds == "step" else 2, device=layer.act_scale.device)
+        layer.act_bounds = nn.Parameter(zeros)
+    own = [layer.branch_down, layer.branch_up, layer.act_bounds if bounds else None]
+    if layer.tuner is not None:
+        own += [layer.act_offset, *layer.tuner.parameters()]
+    return [value for value in own if isinstance(value, nn.Parameter)]
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from typing import cast
 from torch import nn
 
 from quantface_arch.errors import QuantFaceError, check_patterns
+from quantface_arch.quant.config.bitmap import in_order
 from quantface_arch.quant.config.recipe import Recipe
 from quantface_arch.quant.config.specs import MAX_BITS
 from quantface_arch.quant.nn.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
@@ -75,17 +76,7 @@ def convert(model: nn.Module, recipe: Recipe, bits: BitMap | None = None) -> Con
     layers = {name: module for name, module in model.named_modules() if _has_matrix(module)}
     for what in ("include", "exclude", "eight_bit"):
         check_patterns(f"recipe {what}", getattr(recipe, what), layers)
-    chosen: dict[str, tuple[int, int]] = {}
-    skipped = []
-    for name, module in layers.items():
-        reason = _reason_to_skip(name, module, recipe)
-        if reason is None:
-            high = _matches(name, recipe.eight_bit)
-            widths = (recipe.weights.bits, recipe.activations.bits)
-            chosen[name] = (MAX_BITS, MAX_BITS) if high else widths
-        else:
-            kind, size = type(module).__name__, _parameters(module)
-            skipped.append(SkippedLayer(name, kind, reason, size))
+    chosen, skipped = _choose(layers, recipe)
     total = sum(parameter.numel() for parameter in model.parameters())
     known = {layer.name for layer in skipped}
     skipped += [
@@ -103,6 +94,24 @@ def convert(model: nn.Module, recipe: Recipe, bits: BitMap | None = None) -> Con
     ]
     convert_layers(model, recipe, chosen)
     return ConversionReport(recipe, tuple(converted), tuple(skipped), total)
+
+
+def _choose(
+    layers: Mapping[str, nn.Module], recipe: Recipe
+) -> tuple[dict[str, tuple[int, int]], list[SkippedLayer]]:
+    """Return the bit widths of the layers that a recipe quantizes, and the other layers."""
+    chosen: dict[str, tuple[int, int]] = {}
+    skipped = []
+    for name, module in layers.items():
+        reason = _reason_to_skip(name, module, recipe)
+        if reason is None:
+            high = _matches(name, recipe.eight_bit)
+            widths = (recipe.weights.bits, recipe.activations.bits)
+            chosen[name] = (MAX_BITS, MAX_BITS) if high else widths
+        else:
+            kind, size = type(module).__name__, _parameters(module)
+            skipped.append(SkippedLayer(name, kind, reason, size))
+    return chosen, skipped
 
 
 def convert_layers(model: nn.Module, recipe: Recipe, bits: BitMap) -> None:
@@ -151,13 +160,8 @@ def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 
 def _checked_map(bits: BitMap, wanted: BitMap) -> dict[str, tuple[int, int]]:
-    for name in bits:
-        if name not in wanted:
-            raise QuantFaceError(f"bit map: layer {name!r} is none that the recipe quantizes")
-    for name in wanted:
-        if name not in bits:
-            raise QuantFaceError(f"bit map: layer {name!r} is missing; the recipe quantizes it")
-    return {name: bits[name] for name in wanted}
+    unknown = " is none that the recipe quantizes"
+    return in_order(bits, wanted, "bit map", unknown, " is missing; the recipe quantizes it")
 
 
 def _has_matrix(module: nn.Module) -> bool:

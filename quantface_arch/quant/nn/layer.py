@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.config.specs import QuantSpec
-from quantface_arch.quant.nn.layer_state import LayerState, State
-from quantface_arch.quant.ops.balance import LayerBalance
+from quantface_arch.quant.nn.balanced_layer import BalancedLayer
+from quantface_arch.quant.nn.layer_state import State
 from quantface_arch.quant.ops.gptq import gptq
-from quantface_arch.quant.ops.hadamard import has_order, rotate
 from quantface_arch.quant.ops.lowrank import low_rank_weight, svd_factors, zero_factors
 from quantface_arch.quant.ops.quantizer import (
     dynamic_grid,
@@ -28,7 +27,7 @@ __all__ = ["QuantLayer"]
 Layer = TypeVar("Layer", bound="QuantLayer")
 
 
-class QuantLayer(LayerState):
+class QuantLayer(BalancedLayer):
     """What quantized layers have in common; stands before torch's class among the bases.
 
     y = Q_a(x̂) Q_w(R)ᵀ + x̂ Lᵀ + b with x̂ the balanced input, L the two branches together and R what
@@ -51,15 +50,12 @@ class QuantLayer(LayerState):
     - ``act_bounds`` (2,): logarithms of the factors by which training moved the grid's two ends;
       (1,): of both alike.
     - ``act_offset`` (Cin,): what is taken from the balanced input's channels before it is rounded,
-      and added again after (learned, see ``tuners``).
+      and added again after (learned, see ``weight_trainers``).
 
     ``tuner``, while weights are trained, gives the weight in place of ``weight``.
 
     ``observer``, when set, is shown every balanced input and the layer computes in floating point.
     """
-
-    # Axis of the input that holds its channels, counted from the end so that batches may be absent.
-    channel_axis: int
 
     @classmethod
     def geometry(cls, module: Any) -> dict[str, Any]:
@@ -137,16 +133,9 @@ class QuantLayer(LayerState):
         return y if self.branch_down is None else y + self.branch(x)
 
     def balance_input(self, x: Tensor) -> Tensor:
-        """x̂ = x S⁻¹ H, of x's shape."""
-        if self.balance_multiplier is not None:
-            x = x * self.per_channel(self.balance_multiplier).to(x.dtype)
-            segments = self.balance.segments
-            x = rotate(x, segments, self.channel_axis) if segments else x
+        """Return x̂, which a tuner may have changed, of x's shape."""
+        x = super().balance_input(x)
         return x if self.tuner is None else self.tuner.input(self, x)
-
-    def per_channel(self, values: Tensor) -> Tensor:
-        """Numbers (Cin,), shaped to broadcast against the input."""
-        return values.view(-1, *[1] * (-1 - self.channel_axis))
 
     def branch(self, x: Tensor) -> Tensor:
         """x̂ Lᵀ."""
@@ -188,53 +177,6 @@ class QuantLayer(LayerState):
         x = fake_quantize(x, *steps, *grid(spec.bits, spec.symmetric))
         # Before the product, so that zero padding stays zero.
         return x if offset is None else x + offset
-
-    def apply_balance(self, balance: LayerBalance) -> None:
-        """Balance the input from now on, and the weight with it: the output stays the same.
-
-        The float parameter that was taken over stays as it was.
-
-        Raises:
-            QuantFaceError: the layer is balanced or quantized already, or of another width.
-        """
-        if self.balance.kind != "none" or self.state is State.QUANTIZED:
-            raise QuantFaceError(f"layer {self.name}: balanced or quantized already")
-        self.set_balance(balance)
-        if balance.kind != "none":
-            weight = balance.weight(self.weight.detach(), self.groups)
-            self.weight = nn.Parameter(weight, requires_grad=False)
-
-    def check_balance(self, balance: LayerBalance) -> None:
-        """Raise QuantFaceError if a balancing does not fit the layer."""
-        scale, segments = balance.scale, balance.segments
-        widths = [] if scale is None else [scale.numel()]
-        if segments:
-            widths.append(sum(count * size for count, size in segments))
-        if any(width != self.channels for width in widths):
-            raise QuantFaceError(
-                f"layer {self.name}: found balancing for {widths} channels, it has {self.channels}"
-            )
-        if scale is not None and not bool((scale.isfinite() & (scale > 0)).all()):
-            raise QuantFaceError(f"layer {self.name}: found a scale not positive and finite")
-        for count, size in segments:
-            if not has_order(size):
-                raise QuantFaceError(f"layer {self.name}: there is no Hadamard order {size}")
-            if self.groups > 1 and (len(segments) > 1 or count % self.groups):
-                raise QuantFaceError(
-                    f"layer {self.name}: found blocks {segments} across its {self.groups} groups"
-                )
-
-    def set_balance(self, balance: LayerBalance) -> None:
-        """Balance the input from now on; the weight is taken to be balanced already.
-
-        Raises:
-            QuantFaceError: see ``check_balance``.
-        """
-        self.check_balance(balance)
-        self.balance = balance
-        if balance.kind != "none":
-            multiplier = balance.multiplier(self.channels)
-            self.register_buffer("balance_multiplier", multiplier.to(self.weight.device))
 
     def add_branch(
         self,

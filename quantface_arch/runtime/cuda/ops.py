@@ -200,10 +200,7 @@ def _int8_product(
     dilation: list[int],
     splits: int,
 ) -> Tensor:
-    """Return the product; with several splits, the int32 sums of each.
-
-    See ``Integers`` and ``Window`` for the arguments.
-    """
+    """Return the product, or the int32 sums of each split; see ``Integers`` and ``Window``."""
     images, *sides, channels = levels.shape
     rows, outputs = images * math.prod(places), len(scale)
     y = _empty_product(levels, scale, dtype, places, splits)
@@ -239,20 +236,8 @@ def _empty_product(
 
 
 @_int8_product.register_fake
-def _(
-    levels: Tensor,
-    weight: Tensor,
-    packed: bool,
-    scale: Tensor,
-    correction: Tensor,
-    bias: Tensor | None,
-    dtype: torch.dtype,
-    places: list[int],
-    kernel: list[int],
-    stride: list[int],
-    dilation: list[int],
-    splits: int,
-) -> Tensor:
+def _(levels: Tensor, *others: Any) -> Tensor:
+    _, _, scale, _, _, dtype, places, *_, splits = others
     return _empty_product(levels, scale, dtype, places, splits)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from quant_helpers import TinyNet, pictures
+from quant_helpers import TinyNet, converted_net, pictures
 from torch import nn
 
 from quantface_arch.errors import QuantFaceError
@@ -21,9 +21,7 @@ from quantface_arch.quant import (
 
 @pytest.fixture
 def model():
-    net = TinyNet()
-    convert(net, Recipe.from_name("w4a8"))
-    return net
+    return converted_net("w4a8")
 
 
 def test_nothing_changes_before_apply(model):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 
 import pytest
 import torch
+from checkpoint_files import contents, rewrite
 from quant_helpers import TinyNet, pictures
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import (
@@ -36,13 +34,7 @@ class Wide(TinyNet):
     """TinyNet whose second convolution is wide enough for two groups to be rotated."""
 
     def __init__(self):
-        super().__init__()
-        self.conv_in = torch.nn.Conv2d(3, 64, 3, padding=1)
-        self.norm = torch.nn.GroupNorm(4, 64)
-        self.body = torch.nn.Conv2d(64, 64, 3, padding=1, groups=2, padding_mode="reflect")
-        self.linear = torch.nn.Linear(64, 64)
-        self.line = torch.nn.Conv1d(64, 64, 1)
-        self.conv_out = torch.nn.Conv2d(64, 3, 3, padding="same", bias=False)
+        super().__init__(64)
 
 
 def build(options):
@@ -64,16 +56,6 @@ def assert_equal_states(first, second):
     before, after = first.state_dict(), second.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
-
-
-def contents(path):
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tensors, json.loads(file.metadata()["quantface"])
-
-
-def rewrite(path, tensors, metadata):
-    save_file(tensors, path, metadata={"quantface": json.dumps(metadata)})
 
 
 @pytest.fixture

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import pytest
 import torch
+from checkpoint_files import contents, rewrite
 from quant_helpers import TinyNet, pictures
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -41,16 +40,6 @@ def saved(tmp_path):
     path = tmp_path / "model.safetensors"
     save_checkpoint(model, path, ARCH, extra={"note": "x"})
     return path
-
-
-def contents(path):
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tensors, json.loads(file.metadata()["quantface"])
-
-
-def rewrite(path, tensors, metadata):
-    save_file(tensors, path, metadata={"quantface": json.dumps(metadata)})
 
 
 @pytest.mark.parametrize("name", ["w8a8", "w4a8", "w6a6", "w5a3", "w3a4", "w2a2", "w7a7"])

@@ -10,6 +10,7 @@ from torch import nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import CalibrationData, prepare, quant_layers
+from quantface_arch.quant.finetune import block_calls
 from quantface_arch.quant.finetune.reconstruct import reconstruct
 
 RECIPE = {"name": "w3a4", "branch": {"svd": 2, "distill": 2, "budget": 1}}
@@ -142,10 +143,8 @@ def test_modes_are_put_back(pair):
 
 
 def test_large_blocks_are_kept_at_16_bits(pair, monkeypatch):
-    import quantface_arch.quant.finetune.reconstruct as module
-
     exact = tuned((copy.deepcopy(pair[0]), pair[1]), ["early"])["early"]
-    monkeypatch.setattr(module, "LARGE_BYTES", 0)
+    monkeypatch.setattr(block_calls, "LARGE_BYTES", 0)
     rounded = tuned(pair, ["early"])["early"]
     assert rounded != exact
     assert rounded == pytest.approx(exact, rel=0.05)

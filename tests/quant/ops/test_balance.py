@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from quant_helpers import TinyNet, pictures
+from quant_helpers import TinyNet, converted_net, pictures
 from safetensors.torch import save_file
 from torch import nn
 
@@ -173,9 +173,7 @@ def plan_for(model):
 
 @pytest.fixture
 def converted():
-    model = TinyNet()
-    convert(model, Recipe.from_name("w4a4"))
-    return model
+    return converted_net("w4a4")
 
 
 def test_a_plan_comes_back_from_its_file(tmp_path):

@@ -1,12 +1,10 @@
-"""Execution by OpenVINO: integer products, the reference's images, a self-repairing cache."""
+"""Execution by OpenVINO: integer products, and the reference's images."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,6 +14,7 @@ from statistics import median
 import pytest
 import torch
 from quant_helpers import TinyNet, pictures, sqnr
+from saved_networks import saved
 from tiny import RRDB, TINY
 
 from quantface_arch import runtime
@@ -23,25 +22,16 @@ from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.pretrained.zoo import load_model
-from quantface_arch.quant import Recipe, load_checkpoint, quant_layers, quantize, save_checkpoint
+from quantface_arch.quant import load_checkpoint, quant_layers, save_checkpoint
 from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime import lowering
-from quantface_arch.runtime.openvino import load, network, trace
+from quantface_arch.runtime.openvino import load, network
 from quantface_arch.runtime.openvino.compiled import integer_products
-from quantface_arch.utils.disk_cache import cached
 
-BRANCH = {"svd": 1, "budget": 1}
 # Without VNNI 8-bit weights are rounded again, to 7 bits.
 EXACT = network.has_vnni()
 
-
-def saved(path, build, x, arch, name="w4a8", **options):
-    """Return a quantized checkpoint and its network."""
-    net = build().eval()
-    recipe = {"name": name, "balance": {"kind": "scale"}, "branch": BRANCH, **options}
-    quantize(net, Recipe.from_dict(recipe), x, progress=False)
-    save_checkpoint(net, path, arch)
-    return path
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def sqnrs(wanted, found):
@@ -52,19 +42,6 @@ def sqnrs(wanted, found):
 def make_tiny(path, name="w4a8"):
     torch.manual_seed(1)
     return saved(path, lambda: build_arch(TINY), pictures(2, 64), TINY, name)
-
-
-@pytest.fixture
-def net(tmp_path):
-    """Return a checkpoint with every layer type, and its builder."""
-    x = pictures()
-    return saved(tmp_path / "net.safetensors", TinyNet, x, {"type": "any"}), lambda _: TinyNet()
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("QUANTFACE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache/openvino"
 
 
 def products(model):
@@ -167,76 +144,6 @@ def test_weights_are_not_kept_twice(net):
     assert not load(*net).state_dict()
 
 
-def test_compiled_files_are_used_again_until_they_are_damaged(net, cache, monkeypatch):
-    x = pictures(1)
-    with torch.no_grad():
-        first = load(*net)(x)
-        folder = next(cache.iterdir())
-        contents = (folder / "forward.bin").read_bytes()
-        made = []
-        monkeypatch.setattr(
-            network, "trace_checkpoint", lambda *a: made.append(a) or trace.trace_checkpoint(*a)
-        )
-        assert torch.equal(load(*net)(x), first) and not made
-        (folder / "forward.bin").write_bytes(contents[:-1] + bytes([contents[-1] ^ 1]))
-        assert torch.equal(load(*net)(x), first) and len(made) == 1
-        assert (folder / "forward.bin").read_bytes() == contents
-        (folder / "manifest.json").write_text("[]")
-        assert torch.equal(load(*net)(x), first) and len(made) == 2
-    assert [path.name for path in cache.iterdir()] == [folder.name]
-
-
-def test_what_is_compiled_depends_on_contents_and_options(net, cache):
-    path, build = net
-    load(path, build)
-    load(path, build, "faithful")
-    assert len(list(cache.iterdir())) == 2
-    path.rename(path.with_name("other.safetensors"))
-    load(path.with_name("other.safetensors"), build)
-    assert len(list(cache.iterdir())) == 2
-    saved(path, TinyNet, pictures(), {"type": "any"}, "w5a8")
-    load(path, build)
-    assert len(list(cache.iterdir())) == 3
-
-
-def test_a_cache_that_cannot_be_written_is_told_and_done_without(net, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("QUANTFACE_CACHE", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match=r"cache .*file.*QUANTFACE_CACHE"), torch.no_grad():
-        assert load(*net)(pictures(1)).shape == (1, 3, 16, 16)
-
-
-def test_what_several_want_at_once_is_made_once_and_never_taken_away(cache):
-    """The first process makes it while the others wait; none sees it missing or half-made."""
-    made = []
-
-    def make(folder):
-        made.append(folder)
-        (folder / "part.bin").write_bytes(b"half")
-        time.sleep(0.2)
-        (folder / "part.bin").write_bytes(b"whole")
-        return {"fact": 1}
-
-    def want(_):
-        folder, kept = cached("openvino", {"key": 1}, make)
-        time.sleep(0.3)
-        return (folder / "part.bin").read_bytes(), kept
-
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(want, range(4))) == [(b"whole", {"fact": 1})] * 4
-    assert len(made) == 1
-
-
-def test_an_interrupted_compilation_leaves_nothing(net, cache, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(trace, "converted", stop)
-    with pytest.raises(KeyboardInterrupt):
-        load(*net)
-    assert list(cache.iterdir()) == []
-
-
 def test_weights_have_seven_bits_on_a_processor_without_vnni(net, cache, monkeypatch):
     path, build = net
     monkeypatch.setattr(network, "has_vnni", lambda: False)
@@ -286,13 +193,6 @@ def test_shipped_models_give_the_reference_s_pictures(aligned_face, monkeypatch)
         wanted = load_checkpoint(path, build_arch)(x)
         error = (load(path, build_arch)(x) - wanted).square().mean()
     assert 10 * torch.log10(4 / error) > 38
-
-
-def test_the_manifest_is_of_plain_data(net, cache):
-    load(*net)
-    manifest = json.loads(next(cache.glob("*/manifest.json")).read_text())
-    assert manifest["kept"] == {"exact": False}
-    assert manifest["files"].keys() == {"forward.xml", "forward.bin"}
 
 
 def test_nothing_is_reported_over_the_network():

@@ -1,0 +1,78 @@
+"""The balancing of a quantized layer's input and weight."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.nn.layer_state import LayerState, State
+from quantface_arch.quant.ops.balance import LayerBalance
+from quantface_arch.quant.ops.hadamard import has_order, rotate
+
+__all__ = ["BalancedLayer"]
+
+
+class BalancedLayer(LayerState):
+    """A layer whose input channels can be scaled and rotated, and its weight the other way."""
+
+    # Axis of the input that holds its channels, counted from the end so that batches may be absent.
+    channel_axis: int
+
+    def balance_input(self, x: Tensor) -> Tensor:
+        """Return x̂ = x S⁻¹ H, of x's shape."""
+        if self.balance_multiplier is not None:
+            x = x * self.per_channel(self.balance_multiplier).to(x.dtype)
+            segments = self.balance.segments
+            x = rotate(x, segments, self.channel_axis) if segments else x
+        return x
+
+    def per_channel(self, values: Tensor) -> Tensor:
+        """Return numbers (Cin,), shaped to broadcast against the input."""
+        return values.view(-1, *[1] * (-1 - self.channel_axis))
+
+    def apply_balance(self, balance: LayerBalance) -> None:
+        """Balance the input from now on, and the weight with it: the output stays the same.
+
+        The float parameter that was taken over stays as it was.
+
+        Raises:
+            QuantFaceError: the layer is balanced or quantized already, or of another width.
+        """
+        if self.balance.kind != "none" or self.state is State.QUANTIZED:
+            raise QuantFaceError(f"layer {self.name}: balanced or quantized already")
+        self.set_balance(balance)
+        if balance.kind != "none":
+            weight = balance.weight(self.weight.detach(), self.groups)
+            self.weight = nn.Parameter(weight, requires_grad=False)
+
+    def check_balance(self, balance: LayerBalance) -> None:
+        """Raise QuantFaceError if a balancing does not fit the layer."""
+        scale, segments = balance.scale, balance.segments
+        widths = [] if scale is None else [scale.numel()]
+        if segments:
+            widths.append(sum(count * size for count, size in segments))
+        if any(width != self.channels for width in widths):
+            raise QuantFaceError(
+                f"layer {self.name}: found balancing for {widths} channels, it has {self.channels}"
+            )
+        if scale is not None and not bool((scale.isfinite() & (scale > 0)).all()):
+            raise QuantFaceError(f"layer {self.name}: found a scale not positive and finite")
+        for count, size in segments:
+            if not has_order(size):
+                raise QuantFaceError(f"layer {self.name}: there is no Hadamard order {size}")
+            if self.groups > 1 and (len(segments) > 1 or count % self.groups):
+                raise QuantFaceError(
+                    f"layer {self.name}: found blocks {segments} across its {self.groups} groups"
+                )
+
+    def set_balance(self, balance: LayerBalance) -> None:
+        """Balance the input from now on; the weight is taken to be balanced already.
+
+        Raises:
+            QuantFaceError: see ``check_balance``.
+        """
+        self.check_balance(balance)
+        self.balance = balance
+        if balance.kind != "none":
+            multiplier = balance.multiplier(self.channels)
+            self.register_buffer("balance_multiplier", multiplier.to(self.weight.device))

@@ -1,0 +1,66 @@
+"""Bit allocation by an options file: shared among processes, its settings checked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import yaml
+from allocation_files import OPTIONS, changed, enter
+from threads import together
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.integration import allocate
+from quantface_arch.integration.allocate import (
+    AllocationRun,
+    allocate_from_options,
+    read_settings,
+)
+from quantface_arch.quant.allocation.sensitivity_file import Sensitivities
+from quantface_arch.utils.distributed import Shard
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    folder = enter(tmp_path, monkeypatch)
+    (folder / "options.yml").write_text(yaml.safe_dump(OPTIONS))
+    return AllocationRun(options=folder / "options.yml", out=folder / "map.yml")
+
+
+def test_layers_are_measured_by_several_processes_as_by_one(run, monkeypatch):
+    """Each measures its layers, one writes; a part that a killed process left is used."""
+    alone = allocate_from_options(run, Shard())
+    path = run.out.with_name("map.sensitivities.json")
+    expected = path.read_bytes()
+    path.unlink()
+    distances = []
+    plain = allocate.ssim_distance
+    monkeypatch.setattr(
+        allocate, "ssim_distance", lambda *a, **o: distances.append(1) or plain(*a, **o)
+    )
+
+    def work_of(shard):
+        return allocate_from_options(run, shard)
+
+    first, second = together(2, work_of)
+    found = Sensitivities.load(path)
+    assert (path.read_bytes(), first, second) == (expected, alone, None)
+    assert len(distances) == 2 * len(found.measured)
+    assert not list(run.out.parent.glob("*part*"))
+    # As if the second process had been killed with its share done, and the first had nothing.
+    kept = {probe: found.measured[probe] for probe in list(found.measured)[1::2]}
+    replace(found, measured=kept).save(path.with_name("map.sensitivities-part2of2.json"))
+    path.unlink()
+    distances.clear()
+    assert together(2, work_of) == [alone, None]
+    assert path.read_bytes() == expected
+    assert len(distances) == 2 * (len(found.measured) - len(kept))
+
+
+def test_the_budget_of_a_run_goes_before_that_of_the_options():
+    given = changed(budget={"activation_bits": 4.0, "bytes": 9000})["allocate"]
+    settings = read_settings(given, {"activation_bits": 5.0})
+    assert (settings.budget.activation_bits, settings.budget.bytes) == (5.0, 9000)
+    assert settings.widths == {"w": (4,), "a": (3, 4, 8)} and settings.protect == {"conv_first": 8}
+    with pytest.raises(QuantFaceError, match="budget activation_bits: found -1"):
+        read_settings(given, {"activation_bits": -1})

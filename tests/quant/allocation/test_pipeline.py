@@ -1,0 +1,85 @@
+"""The pipeline of bit allocation on a small network, without options files."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from quant_helpers import TinyNet, pictures
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant import CalibrationData, Recipe, quant_layers
+from quantface_arch.quant.allocation.distance import ssim_distance
+from quantface_arch.quant.allocation.pipeline import (
+    AllocationSettings,
+    Measurement,
+    measure_network,
+    prepare_sensitivities,
+    solve_allocation,
+)
+from quantface_arch.quant.allocation.solve import Budget
+
+
+def settings(**changes):
+    return AllocationSettings(
+        **{
+            "widths": {"w": (4,), "a": (3, 8)},
+            "budget": Budget(activation_bits=6.0),
+            "protect": {"conv_in": 8},
+            "macs_size": 16,
+            **changes,
+        }
+    )
+
+
+def measured(path, distance=ssim_distance, **changes):
+    torch.manual_seed(0)
+    net = TinyNet().eval()
+    job = Measurement(
+        recipe=Recipe.from_name("w4a4"),
+        plan=None,
+        distance=distance,
+        path=path,
+        described_by="ssim",
+    )
+    data = CalibrationData(pictures(2), batch_size=2, progress=False)
+    return measure_network(net, data, job, settings(**changes))
+
+
+def test_the_allocation_meets_the_budget_and_leaves_protected_layers_alone(tmp_path):
+    found = measured(tmp_path / "s.json")
+    allocation = solve_allocation(found, settings())
+    assert allocation.bits["conv_in"] == (8, 8)
+    assert {bits for _, bits in allocation.bits.values()} == {3, 8}
+    assert 3 < allocation.averages["activation_bits"] <= 6
+    text = allocation.summary(tmp_path / "map.yml")
+    assert f"map.yml: {len(allocation.bits)} layers" in text
+    assert f"inputs: {allocation.averages['activation_bits']:.4f} bits on average" in text
+
+
+def test_complete_results_are_read_and_not_measured_again(tmp_path):
+    found = measured(tmp_path / "s.json")
+
+    def unused(*_):
+        raise AssertionError("measured again")
+
+    again = measured(tmp_path / "s.json", unused, budget=Budget(activation_bits=4.0))
+    assert again == found
+
+
+def test_a_budget_that_cannot_be_met_is_refused_before_anything_is_measured(tmp_path):
+    with pytest.raises(QuantFaceError, match="activation_bits: found 2, the smallest"):
+        measured(tmp_path / "s.json", budget=Budget(activation_bits=2.0))
+    assert not list(tmp_path.iterdir())
+
+
+def test_layers_are_described_with_their_fixed_widths_and_idle_ones_named():
+    net = TinyNet()
+    net.idle = torch.nn.Linear(4, 4)
+    recipe = Recipe.from_dict({"name": "w4a4", "eight_bit": ["conv_out"], "exclude": ["idle"]})
+    found = prepare_sensitivities(net, recipe, "key", 2, 16)
+    assert found.layers["conv_out"].fixed == (8, 8) and found.layers["conv_in"].fixed is None
+    assert set(found.layers) == {layer.name for layer in quant_layers(net)}
+    net = TinyNet()
+    net.idle = torch.nn.Linear(4, 4)
+    with pytest.raises(QuantFaceError, match="layer idle: the network does not use it"):
+        prepare_sensitivities(net, Recipe.from_name("w4a4"), "key", 2, 16)
