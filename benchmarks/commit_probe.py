@@ -23,7 +23,7 @@ import quantface_arch.register
 from basicsr.archs import build_network
 
 # Keys of the block ``quant`` that are not the recipe's.
-NOT_RECIPE = ("calibration", "bit_map")
+NOT_RECIPE = ("calibration", "bit_map", "eight_bit", "include", "exclude")
 SIDE = 64
 WIDTH = 448
 
@@ -53,10 +53,10 @@ class SmallNet(nn.Module):
         return self.last(x)
 
 
-def shipped(tree: Path, face: np.ndarray) -> dict[str, str]:
-    """Return the digest of one face from every checkpoint that the tree ships."""
+def shipped(tree: Path, face: np.ndarray, pattern: str) -> dict[str, str]:
+    """Return the digest of one face from every checkpoint of a name that the tree ships."""
     found = {}
-    for path in sorted((tree / "quantface_arch/weights").glob("mini*.safetensors")):
+    for path in sorted((tree / "quantface_arch/weights").glob(pattern)):
         restorer = quantface_arch.FaceRestorer.from_pretrained(path, runtime="reference")
         found[path.name] = digest(restorer.restore_aligned([face])[0])
     return found
@@ -83,12 +83,14 @@ def recipe(options: dict[str, Any]) -> str:
 
 
 @torch.no_grad()
-def main(tree: Path) -> int:
+def main(tree: Path, smoke: bool) -> int:
     """Print one JSON object: what the image is of, and its digest."""
     face = cv2.imread(str(sorted((tree / "inputs").glob("astronaut*"))[0]))
     face = np.ascontiguousarray(cv2.resize(face[:512, :512], (512, 512))[..., ::-1])
-    found: dict[str, str | None] = shipped(tree, face)
-    for path in sorted((tree / "options").rglob("*.yml")):
+    found: dict[str, str | None] = shipped(
+        tree, face, "mini-w4a8.safetensors" if smoke else "mini*.safetensors"
+    )
+    for path in sorted((tree / "options").rglob("quantface_w4.yml" if smoke else "*.yml")):
         options = yaml.safe_load(path.read_text()) or {}
         name = str(path.relative_to(tree))
         if "network_g" in options:
@@ -100,4 +102,4 @@ def main(tree: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), "--smoke" in sys.argv))

@@ -1,6 +1,6 @@
 """Compare this checkout with an earlier commit: the same images to the last bit, and start-up.
 
-    python benchmarks/compare_commits.py                    # against the last release
+    python benchmarks/compare_commits.py                    # against the release 0.1.0
     python benchmarks/compare_commits.py --commit COMMIT --repeats 5
 
 The commit's files are unpacked beside this checkout's and run by the same Python.
@@ -30,7 +30,8 @@ from report import data_root, parser, report
 from quantface_arch.errors import QuantFaceError
 
 ROOT = Path(__file__).resolve().parents[1]
-RELEASE = "v0.1.0"
+# The release 0.1.0.
+RELEASE = "c592999"
 PROBE = Path(__file__).with_name("commit_probe.py")
 # Each detector by the name that both versions know.
 DETECTORS = ("haar", "retinaface_mobile0.25")
@@ -51,11 +52,12 @@ def unpack(commit: str, folder: Path) -> Path:
     return folder
 
 
-def digests(code: Path, files: Path) -> dict[str, str]:
+def digests(code: Path, files: Path, smoke: bool) -> dict[str, str]:
     """Return the digest of each image that the code of one tree makes from the files of one."""
+    smoke_option = ["--smoke"] if smoke else []
     environment = {**os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, str(PROBE), str(files)],
+        [sys.executable, str(PROBE), str(files), *smoke_option],
         cwd=code,
         env=environment,
         capture_output=True,
@@ -66,9 +68,9 @@ def digests(code: Path, files: Path) -> dict[str, str]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def image_rows(before: Path) -> list[dict[str, Any]]:
+def image_rows(before: Path, smoke: bool) -> list[dict[str, Any]]:
     """Return a row for each image, and whether both versions agree on it."""
-    old, new = digests(before, before), digests(ROOT, before)
+    old, new = digests(before, before, smoke), digests(ROOT, before, smoke)
     return [
         {"image of": name, "same to the last bit": "yes" if new.get(name) == digest else "NO"}
         for name, digest in old.items()
@@ -133,8 +135,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         before = unpack(args.commit, Path(folder))
         if args.only != "start-up":
-            rows = image_rows(before)
-            report(rows, None if args.only is None else args.json)
+            rows = image_rows(before, args.smoke)
+            report(rows, args.json if args.only == "images" else None)
         if args.only != "images":
             report(start_up_rows(before, repeats), args.json)
     return int(any("NO" in row.values() for row in rows))

@@ -88,6 +88,7 @@ def test_minutes_are_limited(repo):
     assert result.returncode == 2 and "allowed is up to 10" in result.stderr
 
 
+@pytest.mark.slow
 def test_smoke_run(run_program, tmp_path):
     words = ("--smoke", "--threads", "1", "--json", tmp_path / "out.json")
     stdout = run_program("benchmarks/ablation.py", *words)

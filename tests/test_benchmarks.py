@@ -29,6 +29,7 @@ BENCHMARKS = (
 OTHERS = {
     *("make_lq", "score", "report", "cells", "sheet", "latency_rows", "detection_rows"),
     "face_metrics",
+    *("compare_commits", "commit_probe"),
     *("ablation", "quality", "fuzz_inputs", "fuzz_targets", "batch_runs", "moving_face"),
     *("web_browser", "web_client", "fault_commands"),
     *(f"robustness_{part}" for part in ("kill", "soak", "throughput", "faults")),
@@ -40,12 +41,24 @@ def test_every_benchmark_is_listed(repo):
     assert found - OTHERS == set(BENCHMARKS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_smoke_run(run_program, tmp_path, name):
     words = ("--smoke", "--json", tmp_path / "out.json")
     stdout = run_program(f"benchmarks/{name}.py", *words, timeout=300)
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert rows and stdout.count("|") > 2 * len(rows)
+
+
+@pytest.mark.slow
+def test_the_release_gives_the_same_images(repo, run_program, tmp_path):
+    history = subprocess.run(["git", "cat-file", "-e", "c592999"], cwd=repo, capture_output=True)
+    if history.returncode:
+        pytest.skip("the history of this checkout does not hold the release 0.1.0")
+    words = ("--smoke", "--only", "images", "--json", tmp_path / "out.json")
+    run_program("benchmarks/compare_commits.py", *words, timeout=300)
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert len(rows) >= 3 and {row["same to the last bit"] for row in rows} == {"yes"}
 
 
 def test_degraded_faces_score_as_expected(repo, tmp_path, shipped_faces):

@@ -99,6 +99,7 @@ def test_differences_are_paired_and_gaps_are_shares(quality):
     assert [(line["setting"], line["psnr"]) for line in gaps] == [("W4A4", "75 %"), ("MP", "100 %")]
 
 
+@pytest.mark.slow
 def test_smoke_run(run_program, tmp_path):
     out = {name: tmp_path / f"out.{name}" for name in ("json", "csv", "png")}
     files = ("--json", out["json"], "--csv", out["csv"], "--sheet", out["png"])

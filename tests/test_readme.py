@@ -7,7 +7,10 @@ import shutil
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_python_examples_run(repo, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (repo / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 2

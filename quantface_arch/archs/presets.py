@@ -7,8 +7,8 @@ channels, because its decoder is too small to invent the details that a latent o
 hold a latent between -3 and 3, and ``latent_spread`` is the divisor that brings a scaled latent
 there.
 
-``mini2`` is the second generation. Its UNet is twice as deep, and ``smooth_output`` puts a fixed
-low-pass filter behind the decoder. The last convolution writes the pixels of each 2×2 patch through
+``mini2`` is the second generation: the same sizes, and ``smooth_output`` puts a fixed low-pass
+filter behind the decoder. The last convolution writes the pixels of each 2×2 patch through
 separate channels, so losses alone do not keep a pattern with a period of two pixels out of the
 image. The filter removes exactly that frequency, and gradients through it cannot reward the
 pattern.
@@ -104,10 +104,6 @@ _MINI: dict[str, Any] = {
     },
 }
 
-_MINI2: dict[str, Any] = {
-    **_MINI,
-    "smooth_output": True,
-    "unet": {**_MINI["unet"], "layers_per_block": 2},
-}
+_MINI2: dict[str, Any] = {**_MINI, "smooth_output": True}
 
 PRESETS: dict[str, dict[str, Any]] = {"osdface": _OSDFACE, "mini": _MINI, "mini2": _MINI2}

@@ -60,6 +60,7 @@ def test_every_command_is_known_with_its_options(page, reader):
             written(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=NAMED)
 def test_a_reader_can_follow_the_page(page, reader, monkeypatch):
     namespace = {"__name__": "page"}

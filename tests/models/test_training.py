@@ -180,6 +180,7 @@ def test_a_discriminator_that_cannot_be_built_says_which_part(part):
         Discriminator(parsed, torch.device("cpu"), nullcontext)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [None, "w4a8"])
 def test_the_test_loop_restores_with_a_checkpoint(repo, tmp_path, recipe):
     model = build_arch(TINY).eval()

@@ -69,6 +69,7 @@ def start(repo, model, faces, out, *options):
     )
 
 
+@pytest.mark.slow
 def test_a_run_resumes_after_one_of_two_processes_was_killed(repo, restore, model, faces, tmp_path):
     """Every image is restored exactly once, as in an undisturbed run."""
     whole, out = tmp_path / "whole", tmp_path / "out"

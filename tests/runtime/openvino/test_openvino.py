@@ -86,6 +86,7 @@ def test_a_float_network_has_no_integer_products_and_stays_exact(tmp_path):
     assert distance > 80 and products(found) == {}
 
 
+@pytest.mark.slow
 def test_a_restorer_is_compiled_in_parts_for_batches_and_sizes(tmp_path):
     path = make_tiny(tmp_path / "tiny.safetensors")
     reference, found = load_model(path, "reference"), load(path, build_arch, "faithful")
