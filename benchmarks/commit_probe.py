@@ -19,7 +19,7 @@ import yaml
 from torch import nn
 
 import quantface_arch
-import quantface_arch.register  # noqa: F401  (fills BasicSR's registries)
+import quantface_arch.register
 from basicsr.archs import build_network
 
 # Keys of the block ``quant`` that are not the recipe's.

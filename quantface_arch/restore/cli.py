@@ -6,12 +6,13 @@ Heavy imports wait until the options and the inputs have been checked.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.restore.arguments import add_model_arguments, number
 from quantface_arch.restore.batch import print_all_done, restore_all
-from quantface_arch.restore.files import OutputFolders, Source, find_sources
+from quantface_arch.restore.files import OutputFolders, Source, find_sources, left_out_line
 from quantface_arch.restore.options import (
     FaceOptions,
     InputOptions,
@@ -129,7 +130,10 @@ def main(args: argparse.Namespace) -> int:
     inputs, outputs = options.inputs, options.outputs
     shard = Shard.here()
     folders = OutputFolders(outputs.output, inputs.aligned, outputs.compare)
-    sources, ignored = find_sources(inputs.input, inputs.recursive, folders)
+    sources, others = find_sources(inputs.input, inputs.recursive, folders)
+    if shard.is_first and others:
+        print(left_out_line(others), file=sys.stderr)
+    ignored = len(others)
     folders.check(sources)
     _check_video_options(options, sources)
     with shard.joined():

@@ -16,10 +16,14 @@ from quantface_arch.utils.files import kind_of
 from quantface_arch.utils.images import SUFFIXES
 from quantface_arch.video import SUFFIXES as VIDEO_SUFFIXES
 
-__all__ = ["MANIFESTS", "OutputFolders", "Source", "find_sources", "output_names"]
+__all__ = ["MANIFESTS", "OutputFolders", "Source", "find_sources", "left_out_line", "output_names"]
 
 # Manifests in the output folder, see ``restore.manifest``.
 MANIFESTS = "manifest-*.jsonl"
+
+_MOST_NAMED = 5
+# File systems allow 255 bytes; a name gets the number of a face and a suffix.
+_MAX_NAME_BYTES = 240
 
 
 @dataclass(frozen=True)
@@ -130,14 +134,14 @@ class OutputFolders:
 
 def find_sources(
     inputs: Sequence[str], recursive: bool, folders: OutputFolders
-) -> tuple[list[Source], int]:
+) -> tuple[list[Source], list[Path]]:
     """Find the images and videos that files, folders and globs name; each appears once.
 
     Hidden files and files with another suffix are left out. If the output folder is inside an
     input folder, the results of earlier commands are left out as well.
 
     Returns:
-        the images and videos, sorted by path, and the number of other files.
+        the images and videos, and the other files, both sorted by path.
 
     Raises:
         UsageError: a path does not exist, a glob matches nothing, or there is no image or video.
@@ -158,7 +162,15 @@ def find_sources(
             f"{'' if recursive else '; --recursive looks into subfolders'})"
         )
     paths = sorted(found.values())
-    return [Source(*pair) for pair in zip(paths, output_names(paths), strict=True)], len(skipped)
+    return [Source(*pair) for pair in zip(paths, output_names(paths), strict=True)], sorted(skipped)
+
+
+def left_out_line(paths: Sequence[Path]) -> str:
+    """Return one line that names files which are neither images nor videos that can be read."""
+    named = ", ".join(path.name for path in paths[:_MOST_NAMED])
+    more = f" and {len(paths) - _MOST_NAMED} more" if len(paths) > _MOST_NAMED else ""
+    kinds = ", ".join([*sorted(SUFFIXES), *sorted(VIDEO_SUFFIXES)])
+    return f"left out, because their suffix is none of {kinds}: {named}{more}"
 
 
 def _expand(text: str, recursive: bool, own: set[Path]) -> Iterator[Path]:
@@ -171,7 +183,8 @@ def _expand(text: str, recursive: bool, own: set[Path]) -> Iterator[Path]:
     elif glob.has_magic(text):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
         if not matches:
-            raise UsageError(f"nothing matches {text}")
+            hint = "; [ab] matches a or b, and [[] a bracket" if "[" in text else ""
+            raise UsageError(f"nothing matches {text}{hint}")
         for match in matches:
             if match.is_file():
                 yield match
@@ -202,7 +215,7 @@ def output_names(paths: list[Path]) -> list[str]:
     folder_stem_suffix and so on up the path that tells them apart. So ``a.png`` and ``a.jpg``
     become ``a_png`` and ``a_jpg``; ``x/a.png`` and ``y/a.png`` become ``x_a`` and ``y_a``. Names
     that differ in case only count as equal, because some file systems do not distinguish them.
-    Paths that differ in nothing else get a digest.
+    Paths that differ in nothing else get a digest, and so do names that are too long for a suffix.
     """
     levels = [0] * len(paths)
     deepest = 2 * max((len(path.resolve().parts) for path in paths), default=0)
@@ -225,8 +238,11 @@ def _name(path: Path, level: int) -> str:
     parents, with_suffix = divmod(level, 2)
     folders = path.resolve().parent.parts[1:]
     parts = [*folders[max(0, len(folders) - parents) :], path.stem]
-    return "_".join([*parts, path.suffix[1:]] if with_suffix else parts)
+    name = "_".join([*parts, path.suffix[1:]] if with_suffix else parts)
+    return name if len(os.fsencode(name)) <= _MAX_NAME_BYTES else _digest_name(path)
 
 
 def _digest_name(path: Path) -> str:
-    return f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]
+    stem = os.fsencode(path.stem)[: _MAX_NAME_BYTES - len(digest) - 1]
+    return f"{stem.decode(errors='ignore')}_{digest}"

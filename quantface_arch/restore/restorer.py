@@ -23,9 +23,16 @@ from quantface_arch.faces.paste import paste_face
 from quantface_arch.faces.tensors import face_to_tensor, tensor_to_face
 from quantface_arch.pretrained.names import DEFAULT_MODEL
 from quantface_arch.quant.nn.traits import traits_of
+from quantface_arch.restore.accepted import (
+    MAX_UPSCALE,
+    ImageLike,
+    as_rgb_image,
+    check_range,
+    checked_rgb,
+)
 from quantface_arch.restore.results import FoundFaces, RestoredFace, RestoredImage
 from quantface_arch.utils.deprecated import renamed_argument
-from quantface_arch.utils.images import MAX_OUTPUT_PIXELS, RGBImage, resize
+from quantface_arch.utils.images import MAX_OUTPUT_PIXELS, resize
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -132,7 +139,7 @@ class FaceRestorer:
     @renamed_argument("picture", "image")
     def restore(
         self,
-        image: RGBImage | np.ndarray,
+        image: ImageLike,
         *,
         upscale: float = 1.0,
         strength: float = 1.0,
@@ -142,7 +149,8 @@ class FaceRestorer:
         """Restore every face of an image.
 
         Args:
-            image: upright (H, W, 3) RGB in uint8 or uint16, or the result of ``read_image``.
+            image: upright (H, W, 3) RGB in uint8 or uint16, a PIL image, the path of an image, or
+                the result of ``read_image``.
             upscale: factor by which the image is enlarged. Faces gain detail; the background is
                 enlarged by ``background``.
             strength: 0 leaves the faces unchanged, 1 replaces them.
@@ -150,17 +158,19 @@ class FaceRestorer:
             seed: seed of that sample, combined with the face's pixels.
 
         Raises:
-            QuantFaceError: the array has another shape or dtype, or the result has too many pixels.
+            QuantFaceError: the image cannot be read, has another shape or dtype or fewer than
+                16 pixels a side, a number is out of its range, or the result has too many pixels.
         """
+        check_range("upscale", upscale, 1 / FACE_SIZE, MAX_UPSCALE)
+        check_range("strength", strength, 0, 1)
         found = self.find(image)
         faces = self.restore_aligned(found.crops, sample=sample, seed=seed)
         return self.assemble(found, faces, upscale=upscale, strength=strength)
 
     @renamed_argument("picture", "image")
-    def find(self, image: RGBImage | np.ndarray) -> FoundFaces:
+    def find(self, image: ImageLike) -> FoundFaces:
         """Detect the faces of an image and cut them out; the first step of :meth:`restore`."""
-        if not isinstance(image, RGBImage):
-            image = RGBImage(_checked(image))
+        image = as_rgb_image(image)
         detected = self.detector.detect(image.rgb)
         faces = [face for face in detected if face.plausible]
         matrices = [similarity(face.landmarks) for face in faces]
@@ -232,7 +242,7 @@ class FaceRestorer:
                 model has no latent to sample.
         """
         for face in faces:
-            if _checked(face).shape[:2] != (FACE_SIZE, FACE_SIZE):
+            if checked_rgb(face).shape[:2] != (FACE_SIZE, FACE_SIZE):
                 raise QuantFaceError(
                     f"aligned face has {face.shape[1]}x{face.shape[0]} pixels: "
                     f"{FACE_SIZE}x{FACE_SIZE} are needed"
@@ -279,13 +289,3 @@ def blend(before: np.ndarray, after: np.ndarray, strength: float) -> np.ndarray:
         return after
     mixed = before + np.float32(strength) * (after.astype(np.float32) - before)
     return np.rint(mixed).astype(before.dtype)
-
-
-def _checked(rgb: np.ndarray) -> np.ndarray:
-    """Return the array if it is RGB in a supported dtype."""
-    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype not in (np.uint8, np.uint16):
-        raise QuantFaceError(
-            f"image has shape {rgb.shape} and dtype {rgb.dtype}: "
-            "(H, W, 3) RGB in uint8 or uint16 is needed"
-        )
-    return rgb

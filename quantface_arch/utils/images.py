@@ -11,7 +11,7 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,6 +35,7 @@ __all__ = [
     "RGBImage",
     "decode_rgb",
     "find_images",
+    "from_pil",
     "load_rgb",
     "read_image",
     "read_size",
@@ -43,7 +44,7 @@ __all__ = [
     "write_image",
 ]
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp"})
 MIN_SIDE = 16
 # An uncompressed image with MAX_PIXELS, alpha and 16 bits has 800 MB.
 MAX_FILE_BYTES = 1 << 30
@@ -91,6 +92,20 @@ def read_image(path: str | os.PathLike[str], max_side: int | None = None) -> RGB
 def decode_rgb(data: bytes, name: str) -> np.ndarray:
     """Decode the bytes of an image file as ``load_rgb`` does; ``name`` is for error messages."""
     return to_uint8(_checked(Path(name), data).rgb)
+
+
+def from_pil(image: Image.Image) -> RGBImage:
+    """Return a PIL image of 8 bits per channel, turned upright by its EXIF orientation.
+
+    Raises:
+        QuantFaceError: the image has more bits, which Pillow would cut off.
+    """
+    if image.mode.startswith(("I", "F")):
+        raise QuantFaceError(
+            f"PIL image of mode {image.mode}: expected 8 bits per channel; "
+            "pass 16 bits as an array of uint16"
+        )
+    return _upright_image(_orientation(image), image.info, *_decode_8bit(image))
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:
@@ -175,12 +190,21 @@ def _check_scans(path: Path, data: bytes, image: Image.Image) -> None:
 
 
 def _decode(data: bytes, image: Image.Image) -> RGBImage:
-    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    profile = image.info.get("icc_profile")
-    if image.format == "PNG" and data[_PNG_DEPTH_OFFSET] == 16:
-        rgb, alpha = _decode_deep(data, image)
-    else:
-        rgb, alpha = _decode_8bit(image)
+    # The decoder of 16-bit images closes the file.
+    orientation, info = _orientation(image), dict(image.info)
+    deep = image.format == "PNG" and data[_PNG_DEPTH_OFFSET] == 16
+    rgb, alpha = _decode_deep(data, image) if deep else _decode_8bit(image)
+    return _upright_image(orientation, info, rgb, alpha)
+
+
+def _orientation(image: Image.Image) -> Any:
+    return image.getexif().get(_EXIF_ORIENTATION, 1)
+
+
+def _upright_image(
+    orientation: Any, info: Mapping[Any, Any], rgb: np.ndarray, alpha: np.ndarray | None
+) -> RGBImage:
+    profile = info.get("icc_profile")
     return RGBImage(
         rgb=np.ascontiguousarray(_upright(rgb, orientation)),
         alpha=None if alpha is None else np.ascontiguousarray(_upright(alpha, orientation)),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.utils.foreign_files import refuse_foreign
 from quantface_arch.utils.safe_yaml_json import parse_json
 
 __all__ = ["MAX_DIMENSIONS", "MAX_HEADER_BYTES", "MAX_TENSORS", "check_header"]
@@ -37,6 +38,7 @@ def check_header(path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if not path.is_file():
         raise QuantFaceError(f"{path}: no such file")
+    refuse_foreign(path, pytorch=False)
     try:
         with path.open("rb") as file:
             start = file.read(_LENGTH.size)

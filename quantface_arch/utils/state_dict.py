@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError, listed, one_line
 from quantface_arch.utils.files import kind_of
+from quantface_arch.utils.foreign_files import refuse_foreign
 
 __all__ = ["PARAM_KEYS", "fill", "read_state", "unpickle"]
 
@@ -23,6 +24,8 @@ __all__ = ["PARAM_KEYS", "fill", "read_state", "unpickle"]
 PARAM_KEYS = ("params_ema", "params")
 # Old files of batch norms lack this tensor, and torch adds it.
 OPTIONAL = ".num_batches_tracked"
+# torch.compile wraps modules and lengthens the names of their tensors.
+_COMPILED = "_orig_mod."
 
 
 def unpickle(path: Path) -> Any:
@@ -81,21 +84,26 @@ def _check_size(path: Path) -> bool:
 
 
 def read_state(path: str | os.PathLike[str], keys: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """Return the state dict in a ``.pth`` file.
+    """Return the state dict in a ``.pth`` file, without the prefixes that torch.compile adds.
 
     Args:
-        keys: the keys under which it may lie in the file. The first one that exists is used. If
-            none exists, the whole file is the state dict.
+        keys: the keys under which it may lie in the file. The first one that exists is used, then
+            ``state_dict``. If none exists, the whole file is the state dict.
 
     Raises:
         QuantFaceError: see ``unpickle``; or there is no state dict.
     """
     path = Path(path)
+    refuse_foreign(path, pytorch=True)
     found = unpickle(path)
     if isinstance(found, Mapping):
-        found = next((found[key] for key in keys if key in found), found)
+        found = next((found[key] for key in (*keys, "state_dict") if key in found), found)
     state = found if isinstance(found, Mapping) else {}
-    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    tensors = {
+        str(key).replace(_COMPILED, ""): value
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
     if len(tensors) < len(state) or not tensors:
         wanted = " or ".join(keys) or "a state dict"
         names = listed(map(str, found)) if isinstance(found, Mapping) else type(found).__name__

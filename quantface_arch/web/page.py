@@ -205,7 +205,9 @@ def _nothing(text: str, kind: str) -> list[Any]:
 
 def _header(limits: Limits) -> str:
     """Return the title, the description and the limits as HTML."""
-    kinds = ", ".join(sorted(suffix[1:].upper() for suffix in SUFFIXES - {".jpeg"}))
+    kinds = ", ".join(
+        sorted(suffix[1:].upper() for suffix in SUFFIXES - {".jpeg", ".jpe", ".jfif"})
+    )
     return f"""<div id="top"><h1>QuantFace</h1>
 <p>Restores blurred, noisy and compressed faces in photographs. Photographs
 stay on this server and are deleted after {limits.keep_minutes:g} minutes.</p>

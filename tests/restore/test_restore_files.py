@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantface_arch.errors import UsageError
-from quantface_arch.restore.files import OutputFolders, find_sources, output_names
+from quantface_arch.restore.files import OutputFolders, find_sources, left_out_line, output_names
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def tree(tmp_path):
 def _found(tree, *inputs, recursive=False):
     folders = OutputFolders(tree / "results", aligned=False, compare=True)
     sources, ignored = find_sources([str(text) for text in inputs], recursive, folders)
-    return [str(source.path.relative_to(tree)) for source in sources], ignored
+    return [str(source.path.relative_to(tree)) for source in sources], len(ignored)
 
 
 def test_files_folders_and_globs(tree):
@@ -54,6 +54,31 @@ def test_recursion_leaves_out_earlier_results(tree):
 def test_an_existing_file_with_brackets_is_not_a_glob(tree):
     (tree / "x[1].png").write_bytes(b"x")
     assert _found(tree, tree / "x[1].png")[0] == ["x[1].png"]
+
+
+def test_files_that_are_left_out_are_named(tree):
+    folders = OutputFolders(tree / "results", aligned=False, compare=False)
+    for number in range(9):
+        (tree / f"photo{number}.heic").write_bytes(b"x")
+    _, others = find_sources([str(tree)], False, folders)
+    line = left_out_line(others)
+    assert "notes.txt" in line and "photo0.heic" in line and "and 5 more" in line
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPEG"])
+def test_every_suffix_of_a_jpeg_is_an_image(tree, suffix):
+    (tree / "empty").mkdir()
+    (tree / f"empty/x{suffix}").write_bytes(b"x")
+    assert _found(tree, tree / "empty") == ([f"empty/x{suffix}"], 0)
+
+
+@pytest.mark.parametrize("letter", ["n", "ü", "漢"])
+def test_long_names_leave_room_for_a_suffix(letter):
+    longest = letter * (251 // len(letter.encode()))
+    paths = [Path(f"/r/{longest}.jpg"), Path(f"/r/{longest[:-1]}.jpg"), Path("/r/short.jpg")]
+    names = output_names(paths)
+    assert len(set(names)) == 3 and names[2] == "short"
+    assert all(200 < len(f"{name}_00.png".encode()) <= 255 for name in names[:2])
 
 
 @pytest.mark.parametrize("text", ["missing", "missing.png", "*.bmp", "notes.txt"])

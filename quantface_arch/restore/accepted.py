@@ -1,0 +1,66 @@
+"""The arguments of ``FaceRestorer``, checked before anything is computed."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from PIL import Image
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.utils.images import MIN_SIDE, RGBImage, from_pil, read_image
+
+__all__ = ["MAX_UPSCALE", "ImageLike", "as_rgb_image", "check_range", "checked_rgb"]
+
+MAX_UPSCALE = 8.0
+ImageLike = RGBImage | np.ndarray | Image.Image | str | os.PathLike[str]
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Check that a number lies between two others, inclusive.
+
+    Raises:
+        QuantFaceError: it does not, it is NaN, or it is no number.
+    """
+    # A comparison with NaN is false.
+    if not (isinstance(value, int | float | np.number) and low <= value <= high):
+        raise QuantFaceError(f"{name}: found {value!r}, expected a number from {low:g} to {high:g}")
+
+
+def as_rgb_image(image: ImageLike) -> RGBImage:
+    """Return an upright (H, W, 3) array, a PIL image or the file at a path as an image.
+
+    Raises:
+        QuantFaceError: the file cannot be read, the array has another shape or dtype, a side has
+            fewer than 16 pixels, or the object is none of these.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        image = from_pil(image)
+    elif not isinstance(image, RGBImage):
+        image = RGBImage(checked_rgb(image))
+    if min(image.size) < MIN_SIDE:
+        raise QuantFaceError(
+            f"image has {image.size[0]}x{image.size[1]} pixels: "
+            f"at least {MIN_SIDE}x{MIN_SIDE} are needed"
+        )
+    return image
+
+
+def checked_rgb(rgb: np.ndarray) -> np.ndarray:
+    """Return the array if it is RGB in a supported dtype.
+
+    Raises:
+        QuantFaceError: it is no array, or has another shape or dtype.
+    """
+    if not isinstance(rgb, np.ndarray):
+        raise QuantFaceError(
+            f"found {type(rgb).__name__}, expected an array, a PIL image or the path of an image"
+        )
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype not in (np.uint8, np.uint16):
+        raise QuantFaceError(
+            f"image has shape {rgb.shape} and dtype {rgb.dtype}: "
+            "(H, W, 3) RGB in uint8 or uint16 is needed"
+        )
+    return rgb
