@@ -1,7 +1,7 @@
 """Importing this module registers QuantFace in BasicSR and patches BasicSR's loop.
 
-The patches change how BasicSR reads options files and how it resumes. A BasicSR checkout of your
-own needs one line: ``import quantface_arch.register``.
+The patches change how BasicSR reads options files and LMDBs, and how it resumes. A BasicSR checkout
+of your own needs one line: ``import quantface_arch.register``.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import quantface_arch.integration.registered
 import quantface_arch.losses
 import quantface_arch.metrics
 import quantface_arch.models  # noqa: F401
-from quantface_arch.integration.patches import patch_options, patch_resume
+from quantface_arch.integration.patches import patch_lmdb, patch_options, patch_resume
 from quantface_arch.integration.training_loop import patch_experiments, patch_launcher
 
 patch_options()
 patch_resume()
+patch_lmdb()
 patch_launcher()
 patch_experiments()

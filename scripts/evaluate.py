@@ -219,12 +219,19 @@ def _linked(pairs: Sequence[Pair]) -> Iterator[tuple[Path, Path]]:
 
 
 def _print_table(figures: Mapping[str, Sequence[float]]) -> None:
+    """Print the means of finite figures, and how many others there are."""
     print("| metric | mean | better | pictures |")
     print("|---|---|---|---|")
+    infinite = {}
     for name, values in figures.items():
-        mean = f"{np.mean(values):.4f}" if values else "none"
-        count = "" if name == "fid" else len(values)
+        finite = [value for value in values if np.isfinite(value)]
+        if len(finite) < len(values):
+            infinite[name] = len(values) - len(finite)
+        mean = f"{np.mean(finite):.4f}" if finite else "none"
+        count = "" if name == "fid" else len(finite)
         print(f"| {name} | {mean} | {METRICS[name].better} | {count} |")
+    for name, count in infinite.items():
+        print(f"\n{name}: infinite for {count} of {len(figures[name])}, left out of the mean")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from quantface_arch.utils.cli import Parser, run
 
 DESCRIPTION = """\
 Write a checkpoint, float or quantized, as one network that takes degraded faces and gives restored
-ones: float (N, 3, H, W) in [-1, 1], RGB, N, H and W as the caller likes. Quantized layers keep
-their integers, and run as int8 where the program that reads the file can do that.
+ones: float (N, 3, H, W) in [-1, 1], RGB, N as the caller likes. H and W are multiples of what the
+network needs, 32 for the minis; as the reference does, the file refuses others. Quantized layers
+keep their integers, and run as int8 where the program that reads the file can do that.
 
 examples:
   for ONNX Runtime, on phones too:

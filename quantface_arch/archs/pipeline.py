@@ -54,7 +54,7 @@ class Pipeline(nn.Module):
         QuantFaceError: the preset is unknown.
     """
 
-    # See ``NetworkTraits`` for ``input_range`` and ``parts``.
+    # See ``NetworkTraits`` for ``input_range``, ``parts`` and ``side_step``.
     input_range = (-1.0, 1.0)
     parts = ("encode_prompt", "encode_moments", "predict_noise", "decode")
     encode_prompt: Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -100,6 +100,11 @@ class Pipeline(nn.Module):
         """The side of the square of pixels behind one latent position."""
         return self.patch_size * 2 ** (len(self.sizes["vae"]["block_out_channels"]) - 1)
 
+    @property
+    def side_step(self) -> int:
+        """The number of which both sides of an image in pixels must be multiples."""
+        return self.stride * 2 ** (len(self.sizes["unet"]["block_out_channels"]) - 1)
+
     def latent_shape(self, batch: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return the shape of the latent, and of the noise, for images of a size in pixels."""
         channels = self.sizes["vae"]["latent_channels"]
@@ -141,7 +146,7 @@ class Pipeline(nn.Module):
         """Raise QuantFaceError for images or noise of a shape that the network cannot take."""
         if lq.ndim != 4 or lq.shape[1] != 3:
             raise QuantFaceError(f"images of shape {tuple(lq.shape)}: expected (N, 3, H, W)")
-        step = self.stride * 2 ** (len(self.sizes["unet"]["block_out_channels"]) - 1)
+        step = self.side_step
         height, width = lq.shape[-2:]
         if height % step or width % step:
             raise QuantFaceError(

@@ -18,6 +18,7 @@ from basicsr.utils import FileClient, get_root_logger, img2tensor
 from basicsr.utils.registry import DATASET_REGISTRY
 from quantface_arch.data.default_faces import SHIPPED_FACES, find_faces
 from quantface_arch.data.degradation import seeded
+from quantface_arch.data.lmdb_keys import read_sides
 from quantface_arch.data.options import FaceDatasetOptions
 from quantface_arch.data.sampler import SampleIndex
 from quantface_arch.errors import QuantFaceError
@@ -108,12 +109,9 @@ class QuantFaceDataset(Dataset):
             )
         if self.backend["type"] == "lmdb":
             self.backend["db_paths"] = str(self.root)
-            # A line is "NAME.png (height,width,channels) compression".
-            text = (self.root / "meta_info.txt").read_text()
-            lines = [line.split(" ") for line in text.splitlines()]
-            shapes = {name.split(".")[0]: shape.strip("()").split(",") for name, shape, *_ in lines}
-            self.num_files = len(shapes)
-            return {key: min(int(shape[0]), int(shape[1])) for key, shape in shapes.items()}
+            sides = read_sides(self.root)
+            self.num_files = len(sides)
+            return sides
         paths = find_images(self.root)
         self.num_files = len(paths)
         if not paths:
@@ -141,12 +139,13 @@ class QuantFaceDataset(Dataset):
             raise QuantFaceError(f"{message}; at most half may be unusable")
         get_root_logger().warning(message)
 
-    @staticmethod
-    def _without_holdout(sides: dict[str, int], holdout: Mapping[str, int]) -> dict[str, int]:
+    def _without_holdout(self, sides: dict[str, int], holdout: Mapping[str, int]) -> dict[str, int]:
         def kept(key: str) -> bool:
             path = Path(key)
             folder = path.parent.name
-            return folder not in holdout or not held_out(path.stem, holdout[folder])
+            # Keys of an LMDB have no suffix, but may have dots.
+            stem = path.name if self.backend["type"] == "lmdb" else path.stem
+            return folder not in holdout or not held_out(stem, holdout[folder])
 
         return {key: side for key, side in sides.items() if kept(key)}
 

@@ -1,4 +1,4 @@
-"""Patches of BasicSR: plain options files, and resuming without a GPU and within an epoch."""
+"""Patches of BasicSR: plain options files, names in LMDBs, resuming without a GPU, in an epoch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.utils.files import read_bytes
 
-__all__ = ["patch_options", "patch_resume"]
+__all__ = ["patch_lmdb", "patch_options", "patch_resume"]
 
 # The attribute of a module of BasicSR that is already patched.
 PATCHED = "quantface_patched"
@@ -58,6 +58,47 @@ def patch_resume() -> None:
     train.load_resume_state = load_resume_state
     train.create_train_val_dataloader = create_train_val_dataloader
     setattr(train, PATCHED, True)
+
+
+def patch_lmdb() -> None:
+    """Make BasicSR take the names of LMDBs from the right of their lines. Idempotent.
+
+    BasicSR 1.4.2 cuts names at their first dot, so that some are not found, and others collapse.
+    """
+    from basicsr.data import data_util, paired_image_dataset, single_image_dataset
+
+    data_util.paths_from_lmdb = _keys_of_lmdb
+    single_image_dataset.paths_from_lmdb = _keys_of_lmdb
+    data_util.paired_paths_from_lmdb = _pairs_of_lmdbs
+    paired_image_dataset.paired_paths_from_lmdb = _pairs_of_lmdbs
+
+
+def _keys_of_lmdb(folder: str) -> list[str]:
+    """Return the keys of an LMDB, in the order of its file.
+
+    Raises:
+        QuantFaceError: see ``read_sides``; or the folder's name does not end in .lmdb.
+    """
+    from quantface_arch.data.lmdb_keys import read_sides
+
+    if not str(folder).endswith(".lmdb"):
+        raise QuantFaceError(f"{folder}: an LMDB's name ends in .lmdb")
+    return list(read_sides(Path(folder)))
+
+
+def _pairs_of_lmdbs(folders: list[str], names: list[str]) -> list[dict[str, str]]:
+    """Return the keys that two LMDBs share, sorted, as ``NAME_path`` of both names.
+
+    Raises:
+        QuantFaceError: see ``_keys_of_lmdb``; or a key is in one of them alone.
+    """
+    first, second = (set(_keys_of_lmdb(folder)) for folder in folders)
+    if first != second:
+        raise QuantFaceError(
+            f"{' and '.join(map(str, folders))}: found key {min(first ^ second)!r} in one of them "
+            "alone, wanted are the same keys in both"
+        )
+    return [{f"{name}_path": key for name in names} for key in sorted(first)]
 
 
 def patch_options() -> None:

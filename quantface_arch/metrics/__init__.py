@@ -15,6 +15,7 @@ from quantface_arch.metrics.face import (
     calculate_quantface_lmd,
     calculate_quantface_vre,
 )
+from quantface_arch.metrics.natural import calculate_quantface_niqe
 from quantface_arch.metrics.sharpness import (
     calculate_quantface_edge_psnr,
     calculate_quantface_sharpness,
@@ -36,6 +37,7 @@ __all__ = [
     "calculate_quantface_maniqa",
     "calculate_quantface_ms_ssim",
     "calculate_quantface_musiq",
+    "calculate_quantface_niqe",
     "calculate_quantface_sharpness",
     "calculate_quantface_vre",
 ]

@@ -29,6 +29,7 @@ class Metric:
         reference: whether it compares with clean pictures.
         build: makes its network from the files of weights in ``networks.FILES``, if it has any.
         least: side in pixels that it needs, where it does not say so itself.
+        unbounded: whether it is infinite for equal images.
         by_default: whether it is computed where nobody names it.
     """
 
@@ -38,10 +39,11 @@ class Metric:
     reference: bool = True
     build: Builder | None = None
     least: int = 1
+    unbounded: bool = False
     by_default: bool = True
 
     def __call__(self, img: Any, img2: Any, **options: Any) -> float:
-        """The figure of a picture, BGR (H, W, 3), 0…255; FID's is of a folder.
+        """Return the figure of an image, BGR (H, W, 3), 0…255; FID's is of a folder.
 
         Args:
             img: the restored one.
@@ -49,8 +51,8 @@ class Metric:
             options: ``weights``, ``download`` and ``device`` of a metric that has ``build``.
 
         Raises:
-            QuantFaceError: a picture is too small, what the metric itself raises, or its figure is
-                not a number.
+            QuantFaceError: an image is too small, what the metric itself raises, or its figure is
+                not a number, or infinite though the metric is not ``unbounded``.
         """
         if isinstance(img, np.ndarray) and min(img.shape[:2]) < self.least:
             size = f"{img.shape[1]}x{img.shape[0]}"
@@ -59,19 +61,21 @@ class Metric:
         value = float(calculate_metric(data, {"type": self.type, **self.options, **options}))
         if np.isnan(value):
             raise QuantFaceError("the figure is not a number")
+        if np.isinf(value) and not self.unbounded:
+            raise QuantFaceError("the figure is infinite")
         return value
 
 
 WHOLE = {"crop_border": 0}
 METRICS = {
-    "psnr": Metric("calculate_psnr", "higher", WHOLE),
+    "psnr": Metric("calculate_psnr", "higher", WHOLE, unbounded=True),
     "ssim": Metric("calculate_ssim", "higher", WHOLE),
     "ms_ssim": Metric("calculate_quantface_ms_ssim", "higher"),
     "haarpsi": Metric("calculate_quantface_haarpsi", "higher"),
     "edge_psnr": Metric("calculate_quantface_edge_psnr", "higher"),
     "sharpness": Metric("calculate_quantface_sharpness", "1"),
     # BasicSR's NIQE fits a Gaussian to blocks of 96×96, of which it needs some.
-    "niqe": Metric("calculate_niqe", "lower", WHOLE, reference=False, least=192),
+    "niqe": Metric("calculate_quantface_niqe", "lower", reference=False, least=192),
     "vre": Metric("calculate_quantface_vre", "lower"),
     "lpips": Metric("calculate_quantface_lpips", "lower", build=build_lpips),
     "dists": Metric("calculate_quantface_dists", "lower", build=build_pyiqa),

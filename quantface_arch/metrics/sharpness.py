@@ -9,6 +9,7 @@ import numpy as np
 
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import METRIC_REGISTRY
+from quantface_arch.errors import QuantFaceError
 
 __all__ = ["calculate_quantface_edge_psnr", "calculate_quantface_sharpness", "gradient_magnitude"]
 
@@ -40,9 +41,18 @@ def calculate_quantface_edge_psnr(img: np.ndarray, img2: np.ndarray, **_: Any) -
 def calculate_quantface_sharpness(img: np.ndarray, img2: np.ndarray, **_: Any) -> float:
     """Mean gradient magnitude of ``img`` over that of ``img2``.
 
-    1 is right, less is blurred, more is noise or invented texture.
+    1 is right, less is blurred, more is noise or invented texture. It is 1 for equal images, flat
+    ones too.
 
     Args:
-        img, img2: restored and clean BGR pictures (H, W, 3), 0…255.
+        img, img2: restored and clean BGR images (H, W, 3), 0…255.
+
+    Raises:
+        QuantFaceError: the clean image is flat and the restored one is another.
     """
-    return float(gradient_magnitude(img).mean() / gradient_magnitude(img2).mean())
+    if np.array_equal(img, img2):
+        return 1.0
+    wanted = gradient_magnitude(img2).mean()
+    if wanted == 0:
+        raise QuantFaceError("sharpness is undefined: the clean image has no gradients")
+    return float(gradient_magnitude(img).mean() / wanted)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
+import torch
 
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import METRIC_REGISTRY
@@ -15,6 +17,8 @@ __all__ = ["calculate_quantface_haarpsi", "calculate_quantface_ms_ssim"]
 
 # An 11×11 window on the fifth scale, which is 16 times smaller.
 MS_SSIM_SIDE = 161
+# The widest of three Haar filters, on images of half the size.
+HAARPSI_SIDE = 16
 
 
 @METRIC_REGISTRY.register()
@@ -30,11 +34,7 @@ def calculate_quantface_ms_ssim(img: np.ndarray, img2: np.ndarray, **_: Any) -> 
     import piq
 
     a, b = as_tensors(img, img2)
-    height, width = img.shape[:2]
-    if min(height, width) < MS_SSIM_SIDE:
-        raise QuantFaceError(
-            f"MS-SSIM: found {width}x{height} pixels, at least {MS_SSIM_SIDE} a side are needed"
-        )
+    _check_side("MS-SSIM", img, MS_SSIM_SIDE)
     return float(piq.multi_scale_ssim(a, b))
 
 
@@ -42,13 +42,31 @@ def calculate_quantface_ms_ssim(img: np.ndarray, img2: np.ndarray, **_: Any) -> 
 def calculate_quantface_haarpsi(img: np.ndarray, img2: np.ndarray, **_: Any) -> float:
     """HaarPSI (Reisenhofer et al., 2018): similarity of Haar wavelet coefficients, 0 to 1.
 
+    It is 1 for equal images, black ones too, where the formula divides by 0.
+
     Args:
         img, img2: BGR (H, W, 3), 0…255, at least 16 pixels a side.
 
     Raises:
-        QuantFaceError: pictures of different sizes.
+        QuantFaceError: smaller images, of different sizes, or whose HaarPSI is undefined.
     """
     import piq
 
     a, b = as_tensors(img, img2)
-    return float(piq.haarpsi(a, b))
+    _check_side("HaarPSI", img, HAARPSI_SIDE)
+    if torch.equal(a, b):
+        return 1.0
+    figure = float(piq.haarpsi(a, b))
+    if not math.isfinite(figure):
+        raise QuantFaceError("HaarPSI is undefined: both images are black or nearly so")
+    # Rounding in float32 takes some similar images past the end.
+    return min(figure, 1.0)
+
+
+def _check_side(name: str, img: np.ndarray, least: int) -> None:
+    """Raise QuantFaceError if an image (H, W, 3) has a side of fewer pixels than a metric needs."""
+    height, width = img.shape[:2]
+    if min(height, width) < least:
+        raise QuantFaceError(
+            f"{name}: found {width}x{height} pixels, at least {least} a side are needed"
+        )

@@ -21,7 +21,7 @@ from torch.onnx import (
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.checkpoint.builder import Build
 from quantface_arch.runtime.lowering import Lowering
-from quantface_arch.runtime.parts import SIZE, Part, lowered_network
+from quantface_arch.runtime.parts import Whole, example_image, lowered_network
 from quantface_arch.utils.files import atomic_path
 
 __all__ = ["missing", "write_onnx"]
@@ -42,8 +42,9 @@ def missing() -> str | None:
 def write_onnx(path: Path, build: Build, lowering: Lowering, target: Path) -> None:
     """Write a checkpoint's network as ONNX, with input ``degraded`` and output ``restored``.
 
-    Both are images (N, 3, H, W). Weights are stored as int8 before DequantizeLinear. The inputs of
-    products lie between QuantizeLinear and DequantizeLinear.
+    Both are images (N, 3, H, W), H and W multiples of the network's ``side_step``; the program that
+    runs the file refuses others, as the reference does. Weights are stored as int8 before
+    DequantizeLinear. The inputs of products lie between QuantizeLinear and DequantizeLinear.
 
     Args:
         build: see ``load_checkpoint``.
@@ -59,8 +60,8 @@ def write_onnx(path: Path, build: Build, lowering: Lowering, target: Path) -> No
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(
-                Part(network, "forward"),
-                (torch.zeros(1, 3, SIZE, SIZE),),
+                Whole(network),
+                (example_image(network),),
                 str(temporary),
                 dynamo=False,
                 opset_version=OPSET,

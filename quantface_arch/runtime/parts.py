@@ -16,9 +16,10 @@ from quantface_arch.quant.nn.convert import replace_module
 from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime.lowering import Lowering
 
-__all__ = ["SIZE", "Part", "lowered_network", "only", "record"]
+__all__ = ["SIZE", "Part", "Whole", "example_image", "lowered_network", "only", "record"]
 
-# The side of the square image on which networks are traced. The trace holds for other sizes.
+# The side of the square image on which networks are traced, rounded up to a multiple of their step.
+# The trace holds for other sizes.
 SIZE = 128
 
 
@@ -46,6 +47,50 @@ class Part(nn.Module):
         return getattr(self.network, self.name)(*inputs)
 
 
+class Multiples(nn.Module):
+    """A module that passes images on whose sides are multiples of a step, in a graph as well.
+
+    Exported programs cannot raise errors of their own. Their reshaping to sides that are rounded up
+    fails for other sides, and compilers cannot know that it changes nothing. Sides rounded down may
+    be 0, by which ONNX means the side as it is.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the image (N, 3, H, W), or raise RuntimeError."""
+        height, width = (
+            (side + self.step - 1) // self.step * self.step for side in image.shape[-2:]
+        )
+        return image.reshape(image.shape[0], image.shape[1], height, width)
+
+
+class Whole(Part):
+    """A whole network as a module that refuses the sizes that the network refuses.
+
+    Runtimes show the name of the operator that fails: it says what is allowed.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network, "forward")
+        step = traits_of(network).side_step
+        self.check = f"both_sides_must_be_multiples_of_{step}"
+        self.add_module(self.check, Multiples(step) if step > 1 else nn.Identity())
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Run the network on images (N, 3, H, W)."""
+        return super().forward(self.get_submodule(self.check)(*inputs))
+
+
+def example_image(network: nn.Module) -> Tensor:
+    """Return a black image (1, 3, H, W) in float32 on which a network can be traced."""
+    step = traits_of(network).side_step
+    side = -(-SIZE // step) * step
+    return torch.zeros(1, 3, side, side)
+
+
 @torch.no_grad()
 def lowered_network(path: Path, build: Build, lowering: Lowering) -> nn.Module:
     """Load a checkpoint's network with lowered layers.
@@ -69,8 +114,8 @@ def record(
     """Run a network once and return the inputs of every part and the modules that it calls.
 
     Args:
-        image: float (N, 3, H, W), on the network's device. None takes one of side ``SIZE`` on the
-            CPU.
+        image: float (N, 3, H, W), on the network's device. None takes
+            ``example_image``, on the CPU.
     """
     found: dict[str, tuple[tuple[Tensor, ...], set[nn.Module]]] = {}
     calls: list[nn.Module] = []
@@ -92,7 +137,7 @@ def record(
     for name in methods:
         vars(network)[name] = recording(name, getattr(network, name))
     try:
-        network(torch.zeros(1, 3, SIZE, SIZE) if image is None else image)
+        network(example_image(network) if image is None else image)
     finally:
         for name, method in methods.items():
             del vars(network)[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import cv2
@@ -92,6 +93,83 @@ def test_lmdb_gives_what_the_folder_gives(faces, tmp_path):
     from_disk = make(faces / "large")
     for index in range(2):
         assert torch.equal(from_lmdb[index]["lq"], from_disk[index]["lq"])
+
+
+NAMES = ["a b", "v1.2", "v1.3", "x (8,8,3) 1", "one.two three.four", "(1) .hidden", "plain"]
+
+
+def write_lmdb(folder, target):
+    """Write the images of a folder by BasicSR's own function, keys being names without suffix."""
+    paths = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*.png"))]
+    make_lmdb_from_imgs(str(folder), str(target), paths, [path[:-4] for path in paths])
+    return target
+
+
+@pytest.fixture
+def odd_names(tmp_path):
+    """A folder of images whose names have spaces, dots and brackets, and an LMDB of it."""
+    rng, folder = np.random.default_rng(1), tmp_path / "odd"
+    (folder / "sub.dir 1").mkdir(parents=True)
+    for index, name in enumerate(NAMES):
+        image = rng.integers(0, 255, (40 + index, 50, 3), np.uint8)
+        cv2.imwrite(str(folder / "sub.dir 1" / f"{name}.png"), image)
+    return folder, write_lmdb(folder, tmp_path / "odd.lmdb")
+
+
+@pytest.mark.parametrize("holdout", [{}, {"sub.dir 1": 2}])
+def test_names_with_spaces_and_dots_are_the_same_in_an_lmdb(odd_names, holdout):
+    folder, target = odd_names
+    options = {"use_hflip": False, "holdout": holdout}
+    from_lmdb = make(target, io_backend={"type": "lmdb"}, **options)
+    from_disk = make(folder, **options)
+    keys = {str(Path(key).relative_to(folder))[:-4] for key in from_disk.keys}
+    assert set(from_lmdb.keys) == keys and 0 < len(keys) == len(from_lmdb)
+    assert holdout or keys == {f"sub.dir 1/{name}" for name in NAMES}
+    places = {key: index for index, key in enumerate(from_lmdb.keys)}
+    for index, key in enumerate(from_disk.keys):
+        place = places[str(Path(key).relative_to(folder))[:-4]]
+        found = from_lmdb[SampleIndex(place, 1, 7)]["gt"]
+        assert torch.equal(found, from_disk[SampleIndex(index, 1, 7)]["gt"])
+
+
+def test_pairs_in_lmdbs_have_names_with_spaces_and_dots(odd_names, tmp_path):
+    folder, target = odd_names
+    # An LMDB is opened only once in a process.
+    twin = write_lmdb(folder, tmp_path / "twin.lmdb")
+    options = {
+        "name": "t",
+        "type": "PairedImageDataset",
+        "phase": "val",
+        "scale": 1,
+        "dataroot_gt": str(target),
+        "dataroot_lq": str(twin),
+        "io_backend": {"type": "lmdb"},
+    }
+    dataset = build_dataset(options)
+    assert len(dataset) == len(NAMES)
+    for index in range(len(NAMES)):
+        sample = dataset[index]
+        image = cv2.imread(str(folder / f"{sample['gt_path']}.png"))[..., ::-1]
+        found = (sample["gt"].permute(1, 2, 0).numpy() * 255).round()
+        assert np.array_equal(found, image) and torch.equal(sample["gt"], sample["lq"])
+    (folder / "sub.dir 1/plain.png").unlink()
+    fewer = write_lmdb(folder, tmp_path / "fewer.lmdb")
+    with pytest.raises(QuantFaceError, match=r"'sub\.dir 1/plain' in one of them alone"):
+        build_dataset({**options, "dataroot_lq": str(fewer), "io_backend": {"type": "lmdb"}})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a.png (8,8,3) 1\nb.png 8 8 3\n", "line 2: found 'b.png 8 8 3', wanted is 'NAME.png"),
+        ("a.png (8,8,3) 1\n\na.jpg (9,9,3) 1\n", "line 3: key 'a' occurs twice"),
+        ("\n", "names no images"),
+    ],
+)
+def test_lines_of_an_lmdb_that_are_wrong_are_named(odd_names, text, words):
+    (odd_names[1] / "meta_info.txt").write_text(text)
+    with pytest.raises(QuantFaceError, match=re.escape(words)):
+        make(odd_names[1], io_backend={"type": "lmdb"})
 
 
 def test_second_order_degrades_more():

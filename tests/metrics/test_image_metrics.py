@@ -132,11 +132,48 @@ def test_what_has_no_figure_is_an_error(face):
     for name, picture, words in (
         ("niqe", flat, "64x64 pixels, at least 192"),
         ("ms_ssim", flat, "64x64 pixels, at least 161"),
-        ("sharpness", flat, "not a number"),
+        ("haarpsi", flat[:15], "64x15 pixels, at least 16"),
         ("fid", face, "two folders"),
     ):
         with pytest.raises(QuantFaceError, match=words), np.errstate(invalid="ignore"):
             METRICS[name](picture, picture)
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+@pytest.mark.parametrize("level", [0, 1, 128, 255])
+def test_equal_flat_images_have_the_best_figure(name, level):
+    flat = np.full((192, 192, 3), level, np.uint8)
+    best = {"psnr": np.inf, "edge_psnr": METRICS["edge_psnr"](noisy(flat, 9), noisy(flat, 9))}
+    wanted = 0 if name == "vre" else best.get(name, 1)
+    assert METRICS[name](flat, flat) == pytest.approx(wanted, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in OFFLINE if name != "psnr"])
+def test_figures_of_dull_images_are_finite_or_refused(name, face):
+    black = np.zeros_like(face)
+    dot, half = black.copy(), face.copy()
+    dot[0, 0, 0] = 1
+    half[:, 100:] = 128
+    pictures = (black, dot, half, face, np.full_like(face, 128), np.full_like(face, 255))
+    for first in pictures:
+        for second in pictures:
+            try:
+                assert np.isfinite(METRICS[name](first, second))
+            except QuantFaceError as error:
+                assert "undefined" in str(error)
+                assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_niqe_of_images_without_texture_is_refused(level, face):
+    flat = np.full_like(face, level)
+    step = flat.copy()
+    step[:, 96:] = 77
+    for picture in (flat, step):
+        with pytest.raises(QuantFaceError, match=r"NIQE is undefined: fewer than two .*texture"):
+            METRICS["niqe"](picture, None)
+        with pytest.raises(QuantFaceError, match="undefined"):
+            calculate_metric({"img": picture}, {"type": "calculate_quantface_niqe"})
 
 
 def test_deg_is_the_angle_between_embeddings(face, weights):

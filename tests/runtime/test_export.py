@@ -13,9 +13,10 @@ import pytest
 import torch
 from onnx import numpy_helper
 from quant_helpers import sqnr
-from tiny import RRDB
+from tiny import RRDB, TINY
 
 from quantface_arch.archs.build import build_arch
+from quantface_arch.errors import QuantFaceError
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import Recipe, load_checkpoint, quant_layers, quantize, save_checkpoint
 from quantface_arch.runtime.openvino.network import has_vnni
@@ -127,6 +128,26 @@ def test_folded_files_have_no_branches(repo, plain, tmp_path):
         assert sqnr(reference(x), run_onnx(target)(x)) > 25
     products = [node for node in onnx.load(target).graph.node if node.op_type == "Conv"]
     assert len(products) == len(list(quant_layers(reference)))
+
+
+@pytest.mark.parametrize("name", ["net.onnx", "net.xml"])
+def test_sizes_that_the_reference_refuses_are_refused_with_what_is_allowed(repo, tmp_path, name):
+    torch.manual_seed(2)
+    net, path = build_arch(TINY).eval(), tmp_path / "net.safetensors"
+    save_checkpoint(net, path, TINY)
+    run = {".onnx": run_onnx, ".xml": run_openvino}
+    target = exported(repo, path, tmp_path / name)
+    reference, found = load_checkpoint(path, build_arch), run[target.suffix](target)
+    for height, width in ((64, 64), (96, 64), (64, 160)):
+        x = torch.rand(1, 3, height, width) * 2 - 1
+        with torch.no_grad():
+            assert sqnr(reference(x), found(x)) > 40
+    for height, width in ((100, 100), (48, 32), (32, 40), (33, 32), (16, 16)):
+        x = torch.rand(1, 3, height, width)
+        with pytest.raises(QuantFaceError, match="multiples of 32"):
+            reference(x)
+        with pytest.raises(Exception, match="both_sides_must_be_multiples_of_32"):
+            found(x)
 
 
 def test_openvino_reads_the_file_of_a_whole_network(repo, plain, tmp_path):

@@ -125,9 +125,12 @@ def test_a_second_run_computes_what_is_missing_or_has_changed(quickly, folders, 
     marked = [lines[0], *(line.rsplit(",", 1)[0] + f",{i}.5" for i, line in enumerate(lines[1:]))]
     file.write_text("\n".join(marked) + "\n")
     shutil.copy(folders[1] / "2.png", folders[0] / "2.png")
-    assert quickly(*folders, "--metrics", "psnr", "haarpsi", "--csv", file)[0] == 0
+    status, printed = quickly(*folders, "--metrics", "psnr", "haarpsi", "--csv", file)
+    assert status == 0
     again = read_csv(file)
     assert [again[name]["psnr"] for name in rows] == ["0.5", "1.5", "inf", "3.5"]
+    assert read_table(printed)["psnr"] == (pytest.approx(5.5 / 3, abs=1e-4), "3")
+    assert f"psnr: infinite for 1 of {COUNT}, left out of the mean" in printed
     assert all(0 < float(row["haarpsi"]) <= 1.001 for row in again.values())
     _, printed = quickly(*folders, "--metrics", "haarpsi", "psnr", "--csv", file)
     assert f"{COUNT} of {COUNT} pictures were in {file} already" in printed
@@ -175,7 +178,7 @@ def test_pictures_that_fail_are_named_and_the_others_are_done(evaluate, folders,
     assert done.stderr.count("error:") == 5
     rows, table = read_csv(tmp_path / "scores.csv"), read_table(done.stdout)
     assert list(rows) == ["3.png", "small.png"] and rows["small.png"]["niqe"] == ""
-    assert table["psnr"][1] == "2" and table["niqe"] == (
+    assert table["psnr"][1] == "1" and table["niqe"] == (
         pytest.approx(float(rows["3.png"]["niqe"]), abs=1e-4),
         "1",
     )

@@ -144,8 +144,8 @@ def _check_dtype(batch: Tensor, model: nn.Module) -> None:
 def _forward(model: nn.Module, batch: Tensor, calibration: Calibration) -> None:
     """Run the model; the first batch's multiply-accumulates are counted.
 
-    No hooks may be used for that: they turn off torch's fast path of attention, which reads weights
-    directly, so that layers would seem to be reached that are not.
+    No hooks may be used for that: they turn off torch's fast path of attention. It stays on in
+    encoders without quantized layers, where the computation in use is the one to be counted.
     """
     batch = batch.to(next(model.parameters()).device)
     try:

@@ -139,7 +139,26 @@ def convert_layers(model: nn.Module, recipe: Recipe, bits: BitMap) -> None:
         layers[module] = TABLE[type(module)].from_float(module, weights, activations, name)
     for module, layer in layers.items():
         replace_module(model, module, layer)
+    _leave_fast_path(model)
     set_traits(model, quant_recipe=recipe)
+
+
+def _leave_fast_path(model: nn.Module) -> None:
+    """Make torch's transformer encoders call their quantized layers.
+
+    In evaluation mode they would otherwise hand the layers' weights to one fused function, which
+    knows nothing of quantizers, balancing and branches. Encoders without quantized layers stay as
+    they are.
+    """
+    for module in model.modules():
+        if not any(isinstance(part, QuantLayer) for part in module.modules()):
+            continue
+        if isinstance(module, nn.TransformerEncoderLayer):
+            # The layer takes its fused path for the activations 1, ReLU, and 2, GELU, alone.
+            module.activation_relu_or_gelu = 0
+        elif isinstance(module, nn.TransformerEncoder):
+            # Only the fused path can take nested tensors.
+            module.use_nested_tensor = False
 
 
 def restore_float(model: nn.Module, layer: QuantLayer) -> None:

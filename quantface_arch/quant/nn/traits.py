@@ -28,6 +28,7 @@ class NetworkTraits:
             image to that output. Runtimes replace such submodules by constants.
         parts: names of the methods that runtimes compile one by one, in the order in which they
             run. Each must be a function of tensors alone.
+        side_step: both sides of the images that ``forward`` takes are multiples of it.
         input_range: smallest and largest value of the images that ``forward`` takes.
         arch_options: the options from which the network was built, ``type`` included. Empty where
             they are unknown.
@@ -38,6 +39,7 @@ class NetworkTraits:
     input_sources: Callable[[], Mapping[str, tuple[int, ...]]] = dict
     constant_layers: Callable[[], Mapping[str, Tensor]] = dict
     parts: tuple[str, ...] = ("forward",)
+    side_step: int = 1
     input_range: tuple[float, float] = (0.0, 1.0)
     arch_options: Mapping[str, Any] = field(default_factory=dict)
     quant_recipe: Recipe | None = None

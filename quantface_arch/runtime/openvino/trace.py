@@ -17,7 +17,14 @@ from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime.lowering import LoweredLayer, Lowering
 from quantface_arch.runtime.openvino.group_norm import keep_in_float32, spread_group_norms
 from quantface_arch.runtime.openvino.upsampling import merge_upsampling
-from quantface_arch.runtime.parts import SIZE, Part, lowered_network, only, record
+from quantface_arch.runtime.parts import (
+    Part,
+    Whole,
+    example_image,
+    lowered_network,
+    only,
+    record,
+)
 from quantface_arch.utils.files import atomic_path
 from quantface_arch.utils.progress import progress_bar
 
@@ -42,7 +49,7 @@ def trace_checkpoint(path: Path, build: Build, lowering: Lowering, folder: Path)
     ):
         inputs, called = recorded[name]
         with only(network, called):
-            model = converted(network, name, inputs, path)
+            model = converted(Part(network, name), inputs, path)
         save(rearranged(model, layers, lowering), folder / f"{name}.xml")
     return {"exact": is_exact(layers)}
 
@@ -55,7 +62,7 @@ def write_openvino(path: Path, build: Build, lowering: Lowering, target: Path) -
         QuantFaceError: see ``trace_checkpoint``; or the files cannot be written.
     """
     network = lowered_network(path, build, lowering)
-    model = converted(network, "forward", (torch.zeros(1, 3, SIZE, SIZE),), path)
+    model = converted(Whole(network), (example_image(network),), path)
     model = rearranged(model, lowered_layers(network), lowering)
     with atomic_path(target) as temporary:
         try:
@@ -96,10 +103,8 @@ def save(model: openvino.Model, path: Path) -> None:
     keep_in_float32(path)
 
 
-def converted(
-    network: nn.Module, name: str, inputs: tuple[Tensor, ...], path: Path
-) -> openvino.Model:
-    """Return OpenVINO's representation of a part, for inputs of any size.
+def converted(part: Part, inputs: tuple[Tensor, ...], path: Path) -> openvino.Model:
+    """Return OpenVINO's representation of a part, for inputs of any size that the network takes.
 
     Args:
         path: the checkpoint's, for the message.
@@ -111,10 +116,10 @@ def converted(
         # torch warns of branches that depend on sizes. Tests cover other sizes.
         warnings.simplefilter("ignore")
         try:
-            return openvino.convert_model(Part(network, name), example_input=inputs)
+            return openvino.convert_model(part, example_input=inputs)
         except Exception as error:
             detail = str(error).strip().splitlines()[-1:]
             raise QuantFaceError(
-                f"{path}: {type(network).__name__}.{name} cannot be compiled by OpenVINO "
+                f"{path}: {type(part.network).__name__}.{part.name} cannot be compiled by OpenVINO "
                 f"({''.join(detail)}); choose the runtime reference"
             ) from error
