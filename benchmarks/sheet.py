@@ -33,7 +33,7 @@ def write_sheet(path: Path, cells: Cells, names: Mapping[str, str]) -> None:
     )
     for line, face in zip(axes, faces, strict=True):
         clean, low, _ = degrade_file(face)
-        kept = [cells.picture(name, face) for name in names.values()]
+        kept = [cells.image(name, face) for name in names.values()]
         pictures = [low, *(cv2.imread(str(file)) for file in kept), clean]
         for place, title, picture in zip(line, titles, pictures, strict=True):
             place.imshow(np.ascontiguousarray(picture[CROP][:, :, ::-1]))

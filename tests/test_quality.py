@@ -57,7 +57,7 @@ def test_the_second_table_has_each_methods_own_granularity(quality):
 def test_faces_of_one_name_in_two_folders_are_two_faces(quality, tmp_path):
     cells, faces = importlib.import_module("cells"), [tmp_path / "a/1.jpg", tmp_path / "b/1.jpg"]
     table = cells.Cells(faces, tmp_path, "mini", 1, quality.figures)
-    assert len({table.picture(cells.FULL, face) for face in faces}) == 2
+    assert len({table.image(cells.FULL, face) for face in faces}) == 2
     assert len({cells.identified("x", {}, [face])["name"] for face in faces}) == 2
     roots = ("/data/faces", "/home/me/faces", "/data/others")
     names = [cells.identified("x", {"a": {"root": root}}, faces)["name"] for root in roots]
