@@ -198,8 +198,14 @@ def test_bad_options_are_named(faces, options, word):
 
 @pytest.fixture
 def warnings(caplog, monkeypatch):
-    """What was logged as a warning; BasicSR's logger does not hand on what it gets."""
-    monkeypatch.setattr(get_root_logger(), "propagate", True)
+    """What was logged as a warning; BasicSR's logger does not hand on what it gets.
+
+    Earlier tests of the process may have switched it off or raised its level.
+    """
+    logger = get_root_logger()
+    monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setattr(logger, "disabled", False)
+    caplog.set_level("WARNING", logger=logger.name)
     return lambda: [record.getMessage() for record in caplog.records]
 
 
