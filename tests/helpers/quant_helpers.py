@@ -63,3 +63,18 @@ def sqnr(reference: Tensor, quantized: Tensor) -> float:
     reference, quantized = reference.detach(), quantized.detach()
     noise = (quantized - reference).double().square().mean()
     return float(10 * torch.log10(reference.double().square().mean() / noise))
+
+
+class Tokens(nn.Module):
+    """Some module on the positions of an image, between two convolutions."""
+
+    def __init__(self, body: nn.Module, width: int = 16) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, width, 3, padding=1)
+        self.body = body
+        self.tail = nn.Conv2d(width, 3, 3, padding=1)
+
+    def forward(self, x):
+        h = self.head(x)
+        tokens = self.body(h.flatten(2).transpose(1, 2))
+        return self.tail(tokens.transpose(1, 2).reshape(h.shape))

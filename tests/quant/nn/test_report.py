@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from quant_helpers import TinyNet, pictures
+from quant_helpers import TinyNet, Tokens, pictures
 from torch import nn
 
 from quantface_arch.errors import QuantFaceError
@@ -23,21 +23,6 @@ from quantface_arch.quant import (
 )
 
 PLAIN = {"balance": {"kind": "none"}, "branch": {"svd": 0}}
-
-
-class Tokens(nn.Module):
-    """Some module on the positions of an image, between two convolutions."""
-
-    def __init__(self, body: nn.Module, width: int = 16) -> None:
-        super().__init__()
-        self.head = nn.Conv2d(3, width, 3, padding=1)
-        self.body = body
-        self.tail = nn.Conv2d(width, 3, 3, padding=1)
-
-    def forward(self, x):
-        h = self.head(x)
-        tokens = self.body(h.flatten(2).transpose(1, 2))
-        return self.tail(tokens.transpose(1, 2).reshape(h.shape))
 
 
 class Attention(nn.Module):
@@ -73,33 +58,6 @@ class Reader(nn.Module):
         return nn.functional.linear(x, self.linear.weight, self.linear.bias)
 
 
-class Padded(nn.Module):
-    """An encoder of two layers that leaves out the last positions of the first image."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = nn.TransformerEncoder(encoder(), 2)
-
-    def forward(self, x):
-        padding = torch.zeros(x.shape[:2], dtype=torch.bool)
-        padding[0, -5:] = True
-        h = self.encoder(x, src_key_padding_mask=padding)
-        # What stands in positions that are left out differs with and without the fast path.
-        return h.masked_fill(padding[..., None], 0)
-
-
-class Called(Exception):
-    """A layer was called."""
-
-
-def refuse(*_):
-    raise Called
-
-
-def encoder(**options):
-    return nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, dropout=0.0, **options)
-
-
 def warnings_of(model, recipe=None, images=None):
     recipe = recipe or {"name": "w8a8", **PLAIN}
     return quantize(model.eval(), recipe, pictures() if images is None else images, progress=False)
@@ -119,44 +77,6 @@ def test_layers_that_calibration_never_reaches_stay_in_floating_point_and_are_na
     assert type(model.body.linear) is nn.Linear
     with torch.no_grad():
         assert (model(x) - expected).square().mean() < 1e-3 * expected.square().mean()
-
-
-@pytest.mark.parametrize("kind", ["none", "auto", "scale"])
-@pytest.mark.parametrize(
-    "make",
-    [
-        encoder,
-        lambda: encoder(activation="gelu"),
-        lambda: encoder(norm_first=True),
-        lambda: nn.TransformerEncoder(encoder(), 2),
-        Padded,
-    ],
-)
-def test_encoders_call_their_quantized_layers_instead_of_reading_them(make, kind, tmp_path):
-    torch.manual_seed(0)
-    model, x = Tokens(make()).eval(), pictures()
-    with torch.no_grad():
-        expected = model(x)
-    linear = [name for name, module in model.named_modules() if type(module) is nn.Linear]
-    report = warnings_of(model, {"name": "w8a8", "balance": {"kind": kind}}, x)
-    assert list(report.bits) == ["head", *linear, "tail"]
-    save_checkpoint(model, tmp_path / "m.safetensors", {})
-    loaded = load_checkpoint(tmp_path / "m.safetensors", lambda _: Tokens(make()))
-    with torch.no_grad():
-        found = model(x)
-        assert torch.equal(loaded(x), found)
-        assert (found - expected).square().mean() < 1e-3 * expected.square().mean()
-        for name in linear:
-            model.get_submodule(name).forward = refuse
-            with pytest.raises(Called):
-                model(x)
-            del model.get_submodule(name).forward
-
-
-def test_encoders_without_quantized_layers_keep_their_fast_path():
-    model = Tokens(encoder())
-    warnings_of(model, {"name": "w8a8", "exclude": ["body.*"], **PLAIN})
-    assert model.body.activation_relu_or_gelu == 1
 
 
 def test_a_layer_that_is_not_used_survives_its_file(tmp_path):
