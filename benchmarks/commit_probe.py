@@ -6,6 +6,7 @@ have: the public ones of ``quantface_arch`` and BasicSR's registries.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import sys
@@ -22,7 +23,7 @@ import quantface_arch
 import quantface_arch.register
 from basicsr.archs import build_network
 
-# Keys of the block ``quant`` that are not the recipe's.
+# Keys of the block ``quant`` that are no part of a recipe, or that name layers of its network.
 NOT_RECIPE = ("calibration", "bit_map", "eight_bit", "include", "exclude")
 SIDE = 64
 WIDTH = 448
@@ -77,11 +78,20 @@ def network(options: dict[str, Any]) -> str | None:
 
 def recipe(options: dict[str, Any]) -> str:
     """Return the digest of the small network's output after it is quantized by a recipe."""
-    chosen = {key: value for key, value in options.items() if key not in NOT_RECIPE}
+    return _quantized(
+        json.dumps({key: value for key, value in options.items() if key not in NOT_RECIPE})
+    )
+
+
+# Several options files share a recipe.
+@functools.cache
+def _quantized(recipe_json: str) -> str:
     torch.manual_seed(0)
     net = SmallNet().eval()
     images = [torch.rand(1, 3, SIDE // 4, SIDE // 4) * 2 - 1 for _ in range(4)]
-    quantface_arch.quantize(net, quantface_arch.Recipe.from_dict(chosen), images, progress=False)
+    quantface_arch.quantize(
+        net, quantface_arch.Recipe.from_dict(json.loads(recipe_json)), images, progress=False
+    )
     return digest(net(images[0]).numpy())
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from report import data_root, parser, report
+from report import data_root, parser, table, write
 
 from quantface_arch.errors import QuantFaceError
 
@@ -135,10 +135,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         before = unpack(args.commit, Path(folder))
         if args.only != "start-up":
-            rows = image_rows(before, args.smoke)
-            report(rows, args.json if args.only == "images" else None)
+            rows += image_rows(before, args.smoke)
+            table(rows)
         if args.only != "images":
-            report(start_up_rows(before, repeats), args.json)
+            measured = start_up_rows(before, repeats)
+            print()
+            table(measured)
+            rows += measured
+    write(rows, args.json)
     return int(any("NO" in row.values() for row in rows))
 
 

@@ -103,19 +103,18 @@ def look_closer(rgb: np.ndarray, face: Face, look: Look) -> Face:
 
 def _straighten(neighbourhood: np.ndarray, seen: _Seen, look: Look) -> _Seen:
     """Turn a view until its face is upright: find the zero of the tilt by the secant method."""
-    last, step = seen, 2 * fit(seen.face).angle
+    last, step = seen, 2 * seen.tilt
     for _ in range(_REFINEMENTS):
-        tilt = fit(last.face).angle
-        if abs(tilt) < _UPRIGHT:
+        if abs(last.tilt) < _UPRIGHT:
             break
         step = float(np.clip(step, -_STEP, _STEP))
         further = _seen(neighbourhood, last.angle + step, look)
         if further is None or further.face.score < seen.face.score - _WORSE:
             break
-        change = fit(further.face).angle - tilt
-        step = -fit(further.face).angle * step / change if change else 0.0
+        change = further.tilt - last.tilt
+        step = -further.tilt * step / change if change else 0.0
         last = further
-    return min(seen, last, key=lambda view: abs(fit(view.face).angle))
+    return min(seen, last, key=lambda view: abs(view.tilt))
 
 
 @dataclass(frozen=True)
@@ -124,6 +123,11 @@ class _Seen:
 
     angle: float
     face: Face
+
+    @property
+    def tilt(self) -> float:
+        """The angle of the face in the view, clockwise in degrees."""
+        return fit(self.face).angle
 
 
 def _seen(neighbourhood: np.ndarray, angle: float, look: Look) -> _Seen | None:

@@ -54,7 +54,7 @@ def detect_in_passes(
     """
     faces = _all_passes(rgb, look, long_sides, sizes) or _twice_as_large(rgb, look)
     if not faces:
-        faces = _on_other_sides(shrink(rgb, _TURNED_SIDE), look)
+        faces = _on_other_sides(rgb, look)
     lowest, sure = scores
     checked = [
         face if face.score >= sure and fit(face).is_sure else look_closer(rgb, face, look)
@@ -69,26 +69,20 @@ def _twice_as_large(rgb: np.ndarray, look: Look) -> list[Face]:
     if 2 * max(rgb.shape[:2]) > _TURNED_SIDE:
         return []
     faces = look(cv2.resize(to_uint8(rgb), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC))
-    return [
-        replace(face, box=face.box / 2, landmarks=face.landmarks / 2)
-        for face in faces
-        if face.size >= 2 * _SMALLEST
-    ]
+    return [_shrunk(face, 2) for face in faces if face.size >= 2 * _SMALLEST]
 
 
-def _on_other_sides(shrunk: tuple[np.ndarray, float], look: Look) -> list[Face]:
+def _on_other_sides(rgb: np.ndarray, look: Look) -> list[Face]:
     """Return the faces of the view with the best one, of an image turned by 90 to 270 degrees."""
-    small, factor = shrunk
-    best: list[Face] = []
-    for quarters in (1, 2, 3):
+    small, factor = shrink(rgb, _TURNED_SIDE)
+
+    def faces(quarters: int) -> list[Face]:
         matrix = _quarter_turn(small.shape[1], small.shape[0], quarters, factor)
         seen = look(np.ascontiguousarray(np.rot90(small, quarters)))
-        faces = [turn(face, matrix) for face in seen if face.size >= _SMALLEST]
-        if max((face.score for face in faces), default=0) > max(
-            (face.score for face in best), default=0
-        ):
-            best = faces
-    return best
+        return [turn(face, matrix) for face in seen if face.size >= _SMALLEST]
+
+    views = [faces(quarters) for quarters in (1, 2, 3)]
+    return max(views, key=lambda view: max((face.score for face in view), default=0.0))
 
 
 def _all_passes(
@@ -105,7 +99,7 @@ def _all_passes(
         high = np.inf if number == 0 else sizes[1]
         for face in look(small):
             if low <= face.size <= high:
-                found.append(Face(face.box / factor, face.landmarks / factor, face.score))
+                found.append(_shrunk(face, factor))
         if finest:
             break
     return merge(found)
@@ -148,6 +142,11 @@ def _overlap(one: Face, other: Face) -> float:
 
 def _is_fragment(face: Face, better: Face) -> bool:
     return better.size > face.size and _common(face, better) > _MAX_INSIDE * face.size**2
+
+
+def _shrunk(face: Face, factor: float) -> Face:
+    """Return a face in pixels of an image that is smaller by ``factor``."""
+    return replace(face, box=face.box / factor, landmarks=face.landmarks / factor)
 
 
 def _quarter_turn(width: int, height: int, quarters: int, factor: float) -> np.ndarray:

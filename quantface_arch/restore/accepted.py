@@ -10,9 +10,8 @@ from PIL import Image
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.utils.images import MIN_SIDE, RGBImage, from_pil, read_image
 
-__all__ = ["MAX_UPSCALE", "ImageLike", "as_rgb_image", "check_range", "checked_rgb"]
+__all__ = ["ImageLike", "as_rgb_image", "check_range", "checked_rgb"]
 
-MAX_UPSCALE = 8.0
 ImageLike = RGBImage | np.ndarray | Image.Image | str | os.PathLike[str]
 
 

@@ -23,10 +23,9 @@ from quantface_arch.restore.options import (
 )
 from quantface_arch.utils.cli import Parser, run
 from quantface_arch.utils.distributed import Shard
+from quantface_arch.utils.limits import MAX_UPSCALE
 
 __all__ = ["main", "make_parser", "parse_options"]
-
-_MAX_UPSCALE = 8
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -84,7 +83,12 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--keep-unrestored", action="store_true", help="write inputs without a face unchanged")
     add("--compare", action="store_true", help="also write compare/NAME, input beside result")
-    add("--upscale", type=number(1, _MAX_UPSCALE), default=1.0, help="enlarge 1 to 8 times")
+    add(
+        "--upscale",
+        type=number(1, MAX_UPSCALE),
+        default=1.0,
+        help=f"enlarge 1 to {MAX_UPSCALE} times",
+    )
     add(
         "--bg-upsampler",
         metavar="PATH",

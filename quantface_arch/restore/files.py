@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantface_arch.errors import UsageError
+from quantface_arch.errors import UsageError, listed
 from quantface_arch.utils.files import kind_of
 from quantface_arch.utils.images import SUFFIXES
 from quantface_arch.video import SUFFIXES as VIDEO_SUFFIXES
@@ -21,6 +21,7 @@ __all__ = ["MANIFESTS", "OutputFolders", "Source", "find_sources", "left_out_lin
 # Manifests in the output folder, see ``restore.manifest``.
 MANIFESTS = "manifest-*.jsonl"
 
+_KINDS = ", ".join([*sorted(SUFFIXES), *sorted(VIDEO_SUFFIXES)])
 _MOST_NAMED = 5
 # File systems allow 255 bytes; a name gets the number of a face and a suffix.
 _MAX_NAME_BYTES = 240
@@ -158,7 +159,7 @@ def find_sources(
     if not found:
         raise UsageError(
             f"no images or videos in {', '.join(inputs)} ({len(skipped)} other files; "
-            f"supported are {', '.join([*sorted(SUFFIXES), *sorted(VIDEO_SUFFIXES)])}"
+            f"supported are {_KINDS}"
             f"{'' if recursive else '; --recursive looks into subfolders'})"
         )
     paths = sorted(found.values())
@@ -167,10 +168,8 @@ def find_sources(
 
 def left_out_line(paths: Sequence[Path]) -> str:
     """Return one line that names files which are neither images nor videos that can be read."""
-    named = ", ".join(path.name for path in paths[:_MOST_NAMED])
-    more = f" and {len(paths) - _MOST_NAMED} more" if len(paths) > _MOST_NAMED else ""
-    kinds = ", ".join([*sorted(SUFFIXES), *sorted(VIDEO_SUFFIXES)])
-    return f"left out, because their suffix is none of {kinds}: {named}{more}"
+    named = listed((path.name for path in paths), _MOST_NAMED)
+    return f"left out, because their suffix is none of {_KINDS}: {named}"
 
 
 def _expand(text: str, recursive: bool, own: set[Path]) -> Iterator[Path]:

@@ -23,16 +23,11 @@ from quantface_arch.faces.paste import paste_face
 from quantface_arch.faces.tensors import face_to_tensor, tensor_to_face
 from quantface_arch.pretrained.names import DEFAULT_MODEL
 from quantface_arch.quant.nn.traits import traits_of
-from quantface_arch.restore.accepted import (
-    MAX_UPSCALE,
-    ImageLike,
-    as_rgb_image,
-    check_range,
-    checked_rgb,
-)
+from quantface_arch.restore.accepted import ImageLike, as_rgb_image, check_range, checked_rgb
 from quantface_arch.restore.results import FoundFaces, RestoredFace, RestoredImage
 from quantface_arch.utils.deprecated import renamed_argument
 from quantface_arch.utils.images import MAX_OUTPUT_PIXELS, resize
+from quantface_arch.utils.limits import MAX_UPSCALE
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

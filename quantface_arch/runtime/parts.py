@@ -47,6 +47,11 @@ class Part(nn.Module):
         return getattr(self.network, self.name)(*inputs)
 
 
+def rounded_up(side: int, step: int) -> int:
+    """Return the smallest multiple of a step from ``side`` on; a traced side gives a traced one."""
+    return (side + step - 1) // step * step
+
+
 class Multiples(nn.Module):
     """A module that passes images on whose sides are multiples of a step, in a graph as well.
 
@@ -61,9 +66,7 @@ class Multiples(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the image (N, 3, H, W), or raise RuntimeError."""
-        height, width = (
-            (side + self.step - 1) // self.step * self.step for side in image.shape[-2:]
-        )
+        height, width = (rounded_up(side, self.step) for side in image.shape[-2:])
         return image.reshape(image.shape[0], image.shape[1], height, width)
 
 
@@ -86,8 +89,7 @@ class Whole(Part):
 
 def example_image(network: nn.Module) -> Tensor:
     """Return a black image (1, 3, H, W) in float32 on which a network can be traced."""
-    step = traits_of(network).side_step
-    side = -(-SIZE // step) * step
+    side = rounded_up(SIZE, traits_of(network).side_step)
     return torch.zeros(1, 3, side, side)
 
 
