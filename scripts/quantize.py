@@ -32,7 +32,7 @@ from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.utils.cli import Parser, run
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.files import atomic_path
-from quantface_arch.utils.images import SUFFIXES, find_images, load_rgb, resize
+from quantface_arch.utils.images import FORMAT_NAMES, find_images, load_rgb, resize
 
 DESCRIPTION = """\
 Quantize a face restorer after training: watch its layers run on a few faces, balance their
@@ -190,10 +190,10 @@ def replace_halves(model: nn.Module, args: argparse.Namespace) -> None:
 
 
 def find_faces(source: Path) -> list[Path]:
-    """The picture given, or all pictures in and below a folder, sorted.
+    """Return the image given, or all images in and below a folder, sorted.
 
     Raises:
-        UsageError: no such path, or a folder without pictures.
+        UsageError: there is no such path, or the folder has no image.
     """
     if source.is_file():
         return [source]
@@ -201,7 +201,7 @@ def find_faces(source: Path) -> list[Path]:
         raise UsageError(f"{source}: no such file or folder of faces")
     faces = find_images(source)
     if not faces:
-        raise UsageError(f"{source}: no picture in this folder ({', '.join(sorted(SUFFIXES))})")
+        raise UsageError(f"{source}: no image in this folder ({FORMAT_NAMES})")
     return faces
 
 

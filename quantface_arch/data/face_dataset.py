@@ -23,7 +23,7 @@ from quantface_arch.data.options import FaceDatasetOptions
 from quantface_arch.data.sampler import SampleIndex
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.faces.skin_tone import SKIN_TONES, skin_tone
-from quantface_arch.utils.images import SUFFIXES, decode_rgb, find_images, read_size, resize
+from quantface_arch.utils.images import FORMAT_NAMES, decode_rgb, find_images, read_size, resize
 from quantface_arch.utils.option_fields import parse_options
 
 __all__ = ["QuantFaceDataset", "held_out"]
@@ -103,8 +103,8 @@ class QuantFaceDataset(Dataset):
         """Shorter side in pixels of every clean face, by key; reads headers only."""
         if not self.root.is_dir():
             raise QuantFaceError(
-                f"training faces: no folder {self.root}; put clean, aligned, square face pictures "
-                "there (png, jpg, webp or bmp) or point elsewhere with "
+                f"training faces: no folder {self.root}; put clean, aligned, square images of "
+                "faces there, or point elsewhere with "
                 "--force_yml datasets:train:dataroot_gt=FOLDER"
             )
         if self.backend["type"] == "lmdb":
@@ -115,7 +115,7 @@ class QuantFaceDataset(Dataset):
         paths = find_images(self.root)
         self.num_files = len(paths)
         if not paths:
-            raise QuantFaceError(f"training faces: no pictures ({sorted(SUFFIXES)}) in {self.root}")
+            raise QuantFaceError(f"training faces: no image ({FORMAT_NAMES}) in {self.root}")
         sides = {}
         for path in paths:
             try:

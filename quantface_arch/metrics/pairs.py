@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from quantface_arch.errors import QuantFaceError, UsageError
-from quantface_arch.utils.images import SUFFIXES, load_rgb
+from quantface_arch.utils.images import FORMAT_NAMES, find_images, load_rgb
 
 __all__ = ["Pair", "find_pairs"]
 
@@ -64,7 +64,7 @@ def find_pairs(restored: Path, clean: Path | None) -> tuple[list[Pair], list[str
         UsageError: no such folder, one without pictures or with two of one stem, or no pair at all.
     """
     if clean is None:
-        return [Pair(path) for path in _pictures(restored)], []
+        return [Pair(path) for path in _images(restored)], []
     by_stem, wanted = (_by_stem(folder) for folder in (restored, clean))
     pairs = [Pair(path, wanted[stem]) for stem, path in by_stem.items() if stem in wanted]
     if not pairs:
@@ -78,19 +78,18 @@ def find_pairs(restored: Path, clean: Path | None) -> tuple[list[Pair], list[str
     return pairs, missing
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder of pictures")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    pictures = [path for path in files if not path.name.startswith(".")]
-    if not pictures:
-        raise UsageError(f"{folder}: no picture in this folder ({', '.join(sorted(SUFFIXES))})")
-    return pictures
+        raise UsageError(f"{folder}: no such folder of images")
+    images = find_images(folder, recursive=False)
+    if not images:
+        raise UsageError(f"{folder}: no image in this folder ({FORMAT_NAMES})")
+    return images
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in _pictures(folder):
+    for path in _images(folder):
         if path.stem in found:
             raise UsageError(f"{path} and {found[path.stem].name}: which one is to be compared?")
         found[path.stem] = path

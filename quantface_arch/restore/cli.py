@@ -82,6 +82,12 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         help="output folder (default: %(default)s)",
     )
     add("--keep-unrestored", action="store_true", help="write inputs without a face unchanged")
+    add(
+        "--no-metadata",
+        dest="keep_metadata",
+        action="store_false",
+        help="do not copy EXIF (date, place, camera), XMP, texts and resolution to the results",
+    )
     add("--compare", action="store_true", help="also write compare/NAME, input beside result")
     add(
         "--upscale",

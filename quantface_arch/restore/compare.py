@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from quantface_arch.utils.images import RGBImage, resize, to_uint8
+from quantface_arch.utils.images import RGBImage, to_uint8
 
 __all__ = ["side_by_side"]
 
@@ -25,9 +25,7 @@ def side_by_side(before: RGBImage, after: RGBImage) -> RGBImage:
     size = max(1, round(width * factor)), max(1, round(height * factor))
     halves = [_labelled(before, "input", size), _labelled(after, "restored", size)]
     gap = np.full((halves[0].shape[0], _GAP, 3), 255, np.uint8)
-    return RGBImage(
-        np.concatenate([halves[0], gap, halves[1]], axis=1), icc_profile=after.icc_profile
-    )
+    return after.with_pixels(np.concatenate([halves[0], gap, halves[1]], axis=1))
 
 
 def _labelled(image: RGBImage, label: str, size: tuple[int, int]) -> np.ndarray:
@@ -35,4 +33,4 @@ def _labelled(image: RGBImage, label: str, size: tuple[int, int]) -> np.ndarray:
     strip = np.zeros((_LABEL_HEIGHT, size[0], 3), np.uint8)
     place = (4, _LABEL_HEIGHT - 7)
     cv2.putText(strip, label, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, _WHITE, 1, cv2.LINE_AA)
-    return np.concatenate([strip, to_uint8(resize(image.rgb, *size))], axis=0)
+    return np.concatenate([strip, to_uint8(image.resized(*size).rgb)], axis=0)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from quantface_arch.errors import UsageError, listed
 from quantface_arch.utils.files import kind_of
-from quantface_arch.utils.images import SUFFIXES
+from quantface_arch.utils.images import FORMAT_NAMES, SUFFIXES
 from quantface_arch.video import SUFFIXES as VIDEO_SUFFIXES
 
 __all__ = ["MANIFESTS", "OutputFolders", "Source", "find_sources", "left_out_line", "output_names"]
@@ -21,7 +21,7 @@ __all__ = ["MANIFESTS", "OutputFolders", "Source", "find_sources", "left_out_lin
 # Manifests in the output folder, see ``restore.manifest``.
 MANIFESTS = "manifest-*.jsonl"
 
-_KINDS = ", ".join([*sorted(SUFFIXES), *sorted(VIDEO_SUFFIXES)])
+_KINDS = f"images ({FORMAT_NAMES}) and videos ({', '.join(sorted(VIDEO_SUFFIXES))})"
 _MOST_NAMED = 5
 # File systems allow 255 bytes; a name gets the number of a face and a suffix.
 _MAX_NAME_BYTES = 240
@@ -169,7 +169,7 @@ def find_sources(
 def left_out_line(paths: Sequence[Path]) -> str:
     """Return one line that names files which are neither images nor videos that can be read."""
     named = listed((path.name for path in paths), _MOST_NAMED)
-    return f"left out, because their suffix is none of {_KINDS}: {named}"
+    return f"left out, because they are not among the supported {_KINDS}: {named}"
 
 
 def _expand(text: str, recursive: bool, own: set[Path]) -> Iterator[Path]:

@@ -46,6 +46,7 @@ def settings_of(options: RestoreOptions, restorer: FaceRestorer) -> dict[str, An
         "color_fix": restorer.color_fix,
         "seed": options.faces.seed if options.faces.sample else None,
         "compare": options.outputs.compare,
+        "metadata": options.outputs.keep_metadata,
         "background": _background(options.outputs.bg_upsampler),
         "version": __version__,
     }

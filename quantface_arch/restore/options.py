@@ -92,6 +92,7 @@ class OutputOptions:
         compare: also write the input and the result side by side.
         keep_unrestored: write inputs without a face unchanged; otherwise they are errors.
         upscale: factor by which the image is enlarged.
+        keep_metadata: copy EXIF, XMP, texts and resolution of an image to its result.
         bg_upsampler: path or published name of the network that enlarges the background; None is
             interpolation.
     """
@@ -100,6 +101,7 @@ class OutputOptions:
     compare: bool = False
     keep_unrestored: bool = False
     upscale: float = 1.0
+    keep_metadata: bool = True
     bg_upsampler: str | None = None
 
 

@@ -166,10 +166,11 @@ class FaceRestorer:
     def find(self, image: ImageLike) -> FoundFaces:
         """Detect the faces of an image and cut them out; the first step of :meth:`restore`."""
         image = as_rgb_image(image)
-        detected = self.detector.detect(image.rgb)
+        visible = image.visible().rgb
+        detected = self.detector.detect(visible)
         faces = [face for face in detected if face.plausible]
         matrices = [similarity(face.landmarks) for face in faces]
-        crops = [warp_face(image.rgb, matrix) for matrix in matrices]
+        crops = [warp_face(visible, matrix) for matrix in matrices]
         implausible = [face for face in detected if not face.plausible]
         return FoundFaces(image, faces, matrices, crops, implausible)
 
@@ -202,7 +203,8 @@ class FaceRestorer:
         if self.background is None:
             canvas = replace(canvas, rgb=canvas.rgb.copy())
         else:
-            canvas = replace(canvas, rgb=resize(self.background(source.rgb), width, height))
+            larger = self.background(source.visible().rgb)
+            canvas = replace(canvas, rgb=resize(larger, width, height))
         scale = width / source.size[0], height / source.size[1]
         for new, face, matrix in zip(restored, found.faces, found.matrices, strict=True):
             mask = head_mask(head_turn(transform(face.landmarks, matrix)))

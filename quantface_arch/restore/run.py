@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from quantface_arch.errors import QuantFaceError, WriteError
 from quantface_arch.faces.align import FACE_SIZE
+from quantface_arch.restore.animation_run import AnimationRestorer
 from quantface_arch.restore.compare import side_by_side
 from quantface_arch.restore.files import OutputFolders, Source
 from quantface_arch.restore.manifest import Manifest
@@ -21,7 +22,7 @@ from quantface_arch.restore.restorer import FaceRestorer, blend
 from quantface_arch.restore.results import FoundFaces
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.files import file_digest
-from quantface_arch.utils.images import RGBImage, read_image, write_image
+from quantface_arch.utils.images import RGBImage, open_animation, read_image, write_image
 
 __all__ = ["Counts", "ImageRun", "Run"]
 
@@ -154,7 +155,9 @@ class ImageRun(Run):
                 self._bar = bar
                 for source in sources:
                     try:
-                        self._pending.append(self._read(source))
+                        self._start(source)
+                    except WriteError:
+                        raise
                     except Exception as error:
                         self._fail([source], error)
                     if self._is_full():
@@ -167,8 +170,18 @@ class ImageRun(Run):
             ) from error
         self.counts.seconds = time.perf_counter() - start
 
-    def _read(self, source: Source) -> _PendingImage:
+    def _start(self, source: Source) -> None:
+        """Read an image and find its faces, or restore a whole animation."""
         started = time.perf_counter()
+        animation = open_animation(source.path)
+        if animation is None:
+            self._pending.append(self._read(source, started))
+            return
+        worker = AnimationRestorer(self.restorer, self.folders, self.options)
+        written, faces = worker.restore(source, animation)
+        self._count(source, file_digest(source.path), written, faces, started)
+
+    def _read(self, source: Source, started: float) -> _PendingImage:
         image = read_image(source.path)
         digest = file_digest(source.path)
         if self.options.inputs.aligned:
@@ -208,7 +221,8 @@ class ImageRun(Run):
             except Exception as error:
                 self._fail([item.source], error)
             else:
-                self._count(item, written)
+                self._count(item.source, item.digest, written, len(item.crops), item.started)
+                self.counts.left_alone += len(item.found.implausible) if item.found else 0
 
     def _write(self, item: _PendingImage, restored: list[np.ndarray]) -> list[Path]:
         """Write the outputs of one image, and last the one that marks it as done."""
@@ -229,22 +243,24 @@ class ImageRun(Run):
             image = result.rgb_image
             for index, face in enumerate(result.faces):
                 name = f"{item.source.name}_{index:02d}.png"
-                profile = item.image.icc_profile
-                write(self.folders.crops / name, RGBImage(face.crop, icc_profile=profile))
-                write(self.folders.faces / name, RGBImage(face.restored, icc_profile=profile))
+                write(self.folders.crops / name, item.image.with_pixels(face.crop))
+                write(self.folders.faces / name, item.image.with_pixels(face.restored))
         if self.options.outputs.compare:
             path = self.folders.compared / f"{item.source.name}.png"
             write(path, side_by_side(item.image, image))
+        if not self.options.outputs.keep_metadata:
+            image = replace(image, metadata=())
         write(self.folders.final(item.source), image)
         return written
 
-    def _count(self, item: _PendingImage, written: list[Path]) -> None:
-        seconds = time.perf_counter() - item.started
-        self.manifest.add(item.source, item.digest, written, len(item.crops), seconds)
+    def _count(
+        self, source: Source, digest: str, written: list[Path], faces: int, started: float
+    ) -> None:
+        seconds = time.perf_counter() - started
+        self.manifest.add(source, digest, written, faces, seconds)
         self.counts.done += 1
-        self.counts.faces += len(item.crops)
-        self.counts.unrestored += not item.crops
-        self.counts.left_alone += len(item.found.implausible) if item.found else 0
+        self.counts.faces += faces
+        self.counts.unrestored += not faces
         self._advance(1)
 
     def _fail(self, sources: Iterable[Source], error: Exception) -> None:

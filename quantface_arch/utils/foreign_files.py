@@ -31,7 +31,12 @@ def refuse_foreign(path: str | os.PathLike[str], *, pytorch: bool) -> None:
     if not path.is_file() or not os.access(path, os.R_OK):
         return
     with path.open("rb") as file:
-        start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
+        start = file.read(64)
+    # A safetensors file starts with the length of its header, and any length can look like the
+    # start of another format.
+    if start[8:9] == b"{":
+        return
+    start = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     if start.startswith(_LFS_POINTER):
         raise QuantFaceError(
             f"{path}: this is a Git LFS pointer, not the weights: run 'git lfs pull' in its "

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from quantface_arch.errors import QuantFaceError, UsageError
-from quantface_arch.utils.images import SUFFIXES
+from quantface_arch.utils.images import FORMAT_NAMES, SUFFIXES
 
 __all__ = ["MAX_BYTES", "MAX_IMAGE_BYTES", "ImageSource", "open_source"]
 
@@ -47,9 +47,7 @@ class ImageSource(ABC):
             if other is not name:
                 raise QuantFaceError(f"{self.path}: {other} and {name} differ only in the suffix")
         if not folders:
-            raise QuantFaceError(
-                f"{self.path}: it contains no image ({', '.join(sorted(SUFFIXES))})"
-            )
+            raise QuantFaceError(f"{self.path}: it contains no image ({FORMAT_NAMES})")
         if len(folders) > 1:
             found = ", ".join(f"{folder} ({len(files)})" for folder, files in folders.items())
             raise QuantFaceError(

@@ -14,7 +14,7 @@ from gradio.data_classes import ImageData  # pyright: ignore[reportMissingImport
 
 from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.faces.color import COLOR_FIXES
-from quantface_arch.utils.images import SUFFIXES
+from quantface_arch.utils.images import FORMAT_NAMES
 from quantface_arch.web.limits import Limits
 from quantface_arch.web.service import Service, count
 from quantface_arch.web.views import message, timings, write_views
@@ -205,11 +205,8 @@ def _nothing(text: str, kind: str) -> list[Any]:
 
 def _header(limits: Limits) -> str:
     """Return the title, the description and the limits as HTML."""
-    kinds = ", ".join(
-        sorted(suffix[1:].upper() for suffix in SUFFIXES - {".jpeg", ".jpe", ".jfif"})
-    )
     return f"""<div id="top"><h1>QuantFace</h1>
 <p>Restores blurred, noisy and compressed faces in photographs. Photographs
 stay on this server and are deleted after {limits.keep_minutes:g} minutes.</p>
-<p class="limits">{kinds}; at most {limits.max_mb:g} MB, {limits.max_side} pixels a side,
+<p class="limits">{FORMAT_NAMES}; at most {limits.max_mb:g} MB, {limits.max_side} pixels a side,
 {count(limits.max_faces)}.</p></div>"""

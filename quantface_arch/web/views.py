@@ -56,10 +56,11 @@ def write_views(done: Restoration, folder: Path) -> Views:
     _write_jpeg(views.before, before)
     _write_jpeg(views.after, _shrunk(done.after, factor))
     boxes = [face.box * factor for face in done.faces]
-    _write_jpeg(views.boxes, RGBImage(_marked(before.rgb, boxes), icc_profile=before.icc_profile))
-    profile = done.before.icc_profile
+    _write_jpeg(views.boxes, before.with_pixels(_marked(before.rgb, boxes)))
     for path, face in zip(views.faces, done.faces, strict=True):
-        pair = side_by_side(RGBImage(face.crop), RGBImage(face.restored, icc_profile=profile))
+        pair = side_by_side(
+            done.before.with_pixels(face.crop), done.before.with_pixels(face.restored)
+        )
         _write_jpeg(path, pair)
     return views
 
@@ -68,7 +69,7 @@ def _shrunk(image: RGBImage, factor: float) -> RGBImage:
     """Return a smaller copy with 8 bits per channel and without alpha."""
     width, height = (max(1, round(side * factor)) for side in image.size)
     small = image.resized(width, height)
-    return RGBImage(to_uint8(small.rgb), icc_profile=small.icc_profile)
+    return small.with_pixels(to_uint8(small.rgb))
 
 
 def _marked(rgb: np.ndarray, boxes: list[np.ndarray]) -> np.ndarray:

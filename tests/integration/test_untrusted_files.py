@@ -29,8 +29,7 @@ from quantface_arch.launch import check_arguments, launch
 from quantface_arch.metrics.deep import check_digest
 from quantface_arch.models.quantize_stage import read_quant_options
 from quantface_arch.quant import load_checkpoint, save_checkpoint
-from quantface_arch.utils import images
-from quantface_arch.utils.images import read_image, read_size
+from quantface_arch.utils.images import read, read_image, read_size
 from quantface_arch.utils.state_dict import read_state
 
 # --- options files
@@ -246,7 +245,7 @@ def test_a_pipe_is_no_picture(tmp_path, read):
 
 
 def test_a_file_of_too_many_bytes_is_no_picture(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "MAX_FILE_BYTES", 100)
+    monkeypatch.setattr(read, "MAX_FILE_BYTES", 100)
     (tmp_path / "a.png").write_bytes(png(64, 64) + b"\0" * 100)
     with pytest.raises(QuantFaceError, match=r"a\.png: found \d+ bytes, at most 100 are allowed"):
         read_image(tmp_path / "a.png")

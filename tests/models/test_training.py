@@ -48,6 +48,7 @@ def options(repo, tmp_path):
         "start_iter": 3,
     }
     opt["network_g"] = TINY
+    opt["path"]["pretrain_network_g"] = None
     opt["num_gpu"] = 0
     opt["datasets"]["train"].update(
         dataroot_gt=str(tmp_path / "faces"),

@@ -59,10 +59,10 @@ def test_an_existing_file_with_brackets_is_not_a_glob(tree):
 def test_files_that_are_left_out_are_named(tree):
     folders = OutputFolders(tree / "results", aligned=False, compare=False)
     for number in range(9):
-        (tree / f"photo{number}.heic").write_bytes(b"x")
+        (tree / f"photo{number}.xcf").write_bytes(b"x")
     _, others = find_sources([str(tree)], False, folders)
     line = left_out_line(others)
-    assert "notes.txt" in line and "photo0.heic" in line and "and 5 more" in line
+    assert "notes.txt" in line and "photo0.xcf" in line and "and 5 more" in line
 
 
 @pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPEG"])

@@ -179,3 +179,14 @@ def test_a_sample_of_a_network_without_a_latent_is_refused():
     restorer = FaceRestorer(Echo())
     with pytest.raises(QuantFaceError, match="no latent"):
         restorer.restore_aligned(_aligned(1), sample=True)
+
+
+def test_hidden_colours_change_nothing_that_is_seen(restorer, astronaut):
+    alpha = np.full(astronaut.shape[:2], 255, np.uint8)
+    alpha[: len(alpha) // 5] = 0
+    results = []
+    for level in (0, 255):
+        rgb = np.where(alpha[..., None] > 0, astronaut, np.uint8(level))
+        results.append(restorer.restore(RGBImage(rgb, alpha), upscale=1.5).rgb_image)
+    seen = results[0].alpha > 0
+    assert np.array_equal(results[0].rgb[seen], results[1].rgb[seen])

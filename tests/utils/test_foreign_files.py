@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.pretrained.zoo import load_model
+from quantface_arch.utils.safetensors_header import check_header
 from quantface_arch.utils.state_dict import read_state
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n"
@@ -43,3 +46,12 @@ def test_states_of_compiled_networks_and_of_other_trainers(tmp_path, key):
     found = read_state(path, ("params",))
     assert sorted(found) == ["body.weight", "tail.bias"]
     assert all(torch.equal(value, tensor) for value in found.values())
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0380, 0x0480])
+def test_a_safetensors_header_whose_length_looks_like_a_pickle(tmp_path, length):
+    # Formats are told apart by their first bytes, which here are those of a pickle.
+    path = tmp_path / "weights.safetensors"
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})
+    path.write_bytes(length.to_bytes(8, "little") + header.ljust(length).encode() + bytes(4))
+    check_header(path)
