@@ -1,4 +1,4 @@
-"""An image in memory: RGB of 8 or 16 bits per channel, with alpha and colour profile."""
+"""An image in memory: RGB of 8 or 16 bits per channel, with alpha, colour profile and metadata."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+
+from quantface_arch.utils.images.chunks import Chunk
 
 __all__ = ["RGBImage", "resize", "to_uint8"]
 
@@ -18,11 +20,15 @@ class RGBImage:
         rgb: (H, W, 3) uint8, or uint16 for a file with 16 bits per channel. The full range is used.
         alpha: (H, W) of the same dtype, or None for an opaque image.
         icc_profile: the colour profile of ``rgb``. None means sRGB.
+        color_chunks: what a PNG says about the colours of ``rgb`` other than by a profile.
+        metadata: EXIF, XMP, texts and resolution, as chunks of PNG.
     """
 
     rgb: np.ndarray
     alpha: np.ndarray | None = None
     icc_profile: bytes | None = None
+    color_chunks: tuple[Chunk, ...] = ()
+    metadata: tuple[Chunk, ...] = ()
 
     @property
     def bit_depth(self) -> int:
@@ -34,10 +40,33 @@ class RGBImage:
         """(width, height) in pixels."""
         return self.rgb.shape[1], self.rgb.shape[0]
 
+    def visible(self) -> RGBImage:
+        """Return the image with the nearest visible colour in each pixel that alpha hides.
+
+        Hidden colours are arbitrary. Where a filter or a network reads pixels beside each other,
+        they would show.
+        """
+        if self.alpha is None or self.alpha.all() or not self.alpha.any():
+            return self
+        hidden = (self.alpha == 0).astype(np.uint8)
+        _, labels = cv2.distanceTransformWithLabels(
+            hidden, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+        )
+        colors = np.zeros((int(labels.max()) + 1, 3), self.rgb.dtype)
+        shown = hidden == 0
+        colors[labels[shown]] = self.rgb[shown]
+        return replace(self, rgb=np.where(shown[..., None], self.rgb, colors[labels]))
+
     def resized(self, width: int, height: int) -> RGBImage:
         """Return the image, with its alpha, at another size; see :func:`resize`."""
+        if self.size == (width, height):
+            return self
         alpha = None if self.alpha is None else resize(self.alpha, width, height)
-        return replace(self, rgb=resize(self.rgb, width, height), alpha=alpha)
+        return replace(self, rgb=resize(self.visible().rgb, width, height), alpha=alpha)
+
+    def with_pixels(self, rgb: np.ndarray) -> RGBImage:
+        """Return an opaque image of other pixels, whose values mean the same colours."""
+        return RGBImage(rgb, icc_profile=self.icc_profile, color_chunks=self.color_chunks)
 
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
