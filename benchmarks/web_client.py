@@ -80,14 +80,18 @@ class Client:
 
 
 @contextmanager
-def serving(*options: str) -> Iterator[Client]:
+def serving(*options: str, environment: dict[str, str] | None = None) -> Iterator[Client]:
     """Run ``inference/app.py`` on a free port and end it afterwards.
+
+    Args:
+        options: of the command line.
+        environment: the process's variables; None is those of this one.
 
     Raises:
         RuntimeError: it ended before the page opened; the message has its output.
     """
     command = [sys.executable, str(APP), "--port", "0", "--offline", *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stderr is not None
     log: list[str] = []
     try:

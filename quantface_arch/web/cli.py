@@ -6,6 +6,7 @@ Heavy imports wait until the options have been checked.
 from __future__ import annotations
 
 import argparse
+import re
 import socket
 import sys
 from dataclasses import dataclass, replace
@@ -35,12 +36,14 @@ class PageOptions:
 
     Attributes:
         host, port: address to listen on.
+        root_path: where a reverse proxy serves the page; empty without one.
         limits: bounds on what visitors may ask for.
         faces, runtime: the restorer.
     """
 
     host: str
     port: int
+    root_path: str
     limits: Limits
     faces: FaceOptions
     runtime: RuntimeOptions
@@ -58,9 +61,26 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=integer(0), default=7860, help="0 takes a free port (default: %(default)s)")
+    add(
+        "--root-path",
+        type=_root_path,
+        default="",
+        metavar="PATH",
+        help="where a reverse proxy serves the page, such as /faces or https://my.org/faces",
+    )
     _add_limits(parser)
     add_model_arguments(parser)
     return parser
+
+
+def _root_path(text: str) -> str:
+    """Return the path or address at which a reverse proxy serves the page."""
+    if not re.fullmatch(r"(https?://[\w.:\[\]-]+)?(/(?!\.+(?:/|$))[\w.~-]+)*/?", text):
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}, expected a path such as /faces, or an address such as "
+            "https://my.org/faces"
+        )
+    return text.rstrip("/")
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
@@ -97,6 +117,7 @@ def parse_options(args: argparse.Namespace) -> PageOptions:
     return PageOptions(
         args.host,
         args.port,
+        args.root_path,
         build(Limits, values),
         build(FaceOptions, values),
         build(RuntimeOptions, values),
@@ -131,9 +152,10 @@ def main(args: argparse.Namespace) -> int:
     except QuantFaceError as error:
         raise UsageError(str(error)) from error
 
-    from quantface_arch.web.server import serve
+    from quantface_arch.web.server import Address, serve
 
-    serve(service, options.host, port, lambda message: print(message, file=sys.stderr))
+    address = Address(options.host, port, options.root_path)
+    serve(service, address, lambda message: print(message, file=sys.stderr))
     return 0
 
 

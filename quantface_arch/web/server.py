@@ -8,31 +8,46 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from quantface_arch.web.service import Service
 
-__all__ = ["serve"]
+__all__ = ["Address", "serve"]
 
 
-def serve(service: Service, host: str, port: int, notify: Callable[[str], None]) -> None:
+@dataclass(frozen=True)
+class Address:
+    """Where the page is served.
+
+    Attributes:
+        host, port: address to listen on.
+        root_path: path or address at which a reverse proxy serves the page; empty without one.
+    """
+
+    host: str
+    port: int
+    root_path: str = ""
+
+
+def serve(service: Service, address: Address, notify: Callable[[str], None]) -> None:
     """Serve the page until the process is interrupted or terminated.
 
     Args:
         service: restores the uploads.
-        host, port: address to listen on.
+        address: where the page is served.
         notify: receives the page's address once the page can be opened.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="quantface-") as name:
         folder = Path(name).resolve()
-        _set_environment(folder)
+        _set_environment(folder, address.host)
         minutes = service.limits.keep_minutes
         threading.Thread(target=_delete_old, args=(folder, minutes), daemon=True).start()
-        _launch(service, folder, host, port, notify)
+        _launch(service, folder, address, notify)
 
 
-def _set_environment(folder: Path) -> None:
+def _set_environment(folder: Path, host: str) -> None:
     """Set Gradio's environment variables, and remove all others that it would read."""
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
         del os.environ[name]
@@ -40,6 +55,11 @@ def _set_environment(folder: Path) -> None:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     os.environ["GRADIO_EXAMPLES_CACHE"] = str(folder)
+    # Gradio visits its own page once it serves. A proxy does not lead there.
+    for name in ("no_proxy", "NO_PROXY"):
+        others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+        names = [*filter(None, others.split(",")), "localhost", "127.0.0.1", "::1", host]
+        os.environ[name] = ",".join(dict.fromkeys(names))
 
 
 def _delete_old(folder: Path, minutes: float) -> None:
@@ -56,7 +76,7 @@ def _delete_old(folder: Path, minutes: float) -> None:
 
 
 def _launch(
-    service: Service, folder: Path, host: str, port: int, notify: Callable[[str], None]
+    service: Service, folder: Path, address: Address, notify: Callable[[str], None]
 ) -> None:
     """Start the server and wait until it is interrupted."""
     from gradio import processing_utils  # pyright: ignore[reportMissingImports]  (the extra app)
@@ -70,8 +90,9 @@ def _launch(
     page = make_page(service, folder)
     limit = service.limits.max_bytes
     page.launch(
-        server_name=host,
-        server_port=port,
+        server_name=address.host,
+        server_port=address.port,
+        root_path=address.root_path,
         max_file_size=limit,
         allowed_paths=[],
         blocked_paths=_everything_but(folder),
@@ -88,7 +109,8 @@ def _launch(
         quiet=True,
         prevent_thread_lock=True,
     )
-    notify(f"QuantFace is at {page.local_url} (press Ctrl+C to stop it)")
+    behind = f"; a proxy serves it at {address.root_path}" if address.root_path else ""
+    notify(f"QuantFace is at {page.local_url} (press Ctrl+C to stop it){behind}")
     try:
         threading.Event().wait()
     finally:
