@@ -36,7 +36,8 @@ import yaml
 from cells import REPO, Cells, add_arguments, faces_of, identified, save, set_steps, shrink
 from report import parser, report
 from score import NAMES, psnr, score
-from tqdm import tqdm
+
+from quantface_arch.utils.progress import progress_bar
 
 BALANCES = ("none", "scale", "rotate", "both", "auto")
 BRANCHES = ("none", "svd", "distill", "both")
@@ -201,7 +202,7 @@ def main() -> None:
         if steps is None and any(cell.trains for cell in cells):
             steps = max(1, round(args.minutes * 60 / bench.seconds_per_step()))
         rows = [bench.first_row()]
-        rows += [bench.row(cell, steps) for cell in tqdm(cells, desc="cells", unit="cell")]
+        rows += [bench.row(cell, steps) for cell in progress_bar(cells, desc="cells", unit="cell")]
     report(rows, args.json)
 
 

@@ -25,11 +25,11 @@ import yaml
 from make_lq import degrade_file
 from mini_quality import restore
 from report import faces_folder
-from tqdm import tqdm
 
 from quantface_arch import load_model
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.utils.files import atomic_path
+from quantface_arch.utils.progress import progress_bar
 
 __all__ = [
     "FULL",
@@ -187,7 +187,7 @@ class Cells:
     def score(self, model: torch.nn.Module | None, name: str) -> dict[str, dict[str, float]]:
         """Return figures by face; None scores the full-precision network itself."""
         rows = {}
-        for place, path in enumerate(tqdm(self.faces, desc=name, unit="face", leave=False)):
+        for place, path in enumerate(progress_bar(self.faces, desc=name, unit="face", leave=False)):
             clean, low, _ = degrade_file(path)
             first = self.full_precision(path, low)
             image = first if model is None else restore(model, low)

@@ -20,11 +20,11 @@ from make_lq import degrade_file
 from mini_quality import restore
 from report import faces_folder, parser, report
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from quantface_arch import load_model
 from quantface_arch.quant import quant_layers
 from quantface_arch.runtime.lowering import MODES, Lowering
+from quantface_arch.utils.progress import progress_bar
 
 # Noise power that stands for exact equality.
 LEAST = 1e-30
@@ -104,7 +104,7 @@ def main() -> None:
     model = load_model(args.model)
     with torch.inference_mode():
         powers = compare(model, load_model(args.full), args.modes)
-    for path in tqdm(paths, desc="faces", unit="face"):
+    for path in progress_bar(paths, desc="faces", unit="face"):
         restore(model, degrade_file(path, 128 if args.smoke else 512)[1])
     rows = rows_of(powers)
     report([*(rows if args.all else rows[:SHOWN]), *summary(rows)], args.json)

@@ -33,12 +33,12 @@ from typing import Any
 import torch
 from latency_rows import KINDS, NNCF, measure
 from report import parser, report
-from tqdm import tqdm
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import quantize, read_metadata, save_checkpoint
+from quantface_arch.utils.progress import progress_bar
 
 # The child process measures and prints the result as its last line.
 ROW = "--row"
@@ -184,8 +184,8 @@ def run_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
             args.quantized = [str(round_network(full, args, Path(scratch)))]
         rows = rows_of(args, full)
         turns: list[list[dict[str, Any]]] = [[] for _ in rows]
-        for _ in tqdm(range(args.rounds), desc="rounds"):
-            for row, found in zip(tqdm(rows, desc="rows", leave=False), turns, strict=True):
+        for _ in progress_bar(range(args.rounds), desc="rounds"):
+            for row, found in zip(progress_bar(rows, desc="rows", leave=False), turns, strict=True):
                 found.append(run_row(row))
     return [best(found) for found in turns]
 

@@ -31,13 +31,13 @@ from face_metrics import FaceMetrics, PatternMeter
 from make_lq import degrade_file
 from report import faces_folder, parser, report, table
 from score import psnr, score
-from tqdm import tqdm
 
 from quantface_arch import load_model
 from quantface_arch.data.face_dataset import held_out
 from quantface_arch.faces.skin_tone import skin_tone
 from quantface_arch.metrics import calculate_quantface_edge_psnr
 from quantface_arch.runtime import RUNTIMES
+from quantface_arch.utils.progress import progress_bar
 
 GROUPS = Path(__file__).with_name("diverse512_groups.csv")
 
@@ -149,7 +149,7 @@ def main() -> None:
     models = {name: load(name) for name in args.models}
     scores = Scores(["input", *models])
     labels, groups = read_labels(), []
-    for path in tqdm(args.paths, desc="faces", unit="face"):
+    for path in progress_bar(args.paths, desc="faces", unit="face"):
         clean, low, _ = degrade_file(path)
         images = {"input": low, **{name: restore(m, low) for name, m in models.items()}}
         groups.append(group_of(clean, labels.get(path.stem, {})))

@@ -34,7 +34,6 @@ import yaml
 from cells import FULL, REPO, Cells, add_arguments, faces_of, identified, save, set_steps, shrink
 from report import parser, report
 from sheet import write_sheet
-from tqdm import tqdm
 
 import quantface_arch.register  # noqa: F401
 from quantface_arch.archs.meta import count_on_meta, meta_network
@@ -42,6 +41,7 @@ from quantface_arch.metrics.catalogue import METRICS
 from quantface_arch.quant import read_metadata
 from quantface_arch.quant.cost.cost import total_cost
 from quantface_arch.quant.cost.planned import checkpoint_cost
+from quantface_arch.utils.progress import progress_bar
 
 OURS = "quantface"
 PEERS = (
@@ -246,7 +246,9 @@ def main() -> None:
         )
         full = cells.run_teacher(*FIGURES)
         rows = rows_of(args)
-        results = {row: run_cell(cells, row, args) for row in tqdm(rows, desc="cells", unit="cell")}
+        results = {
+            row: run_cell(cells, row, args) for row in progress_bar(rows, desc="cells", unit="cell")
+        }
         write(args, cells, results, full)
 
 

@@ -24,6 +24,8 @@ from batch_runs import Run, end, faces_folder
 from fault_commands import Command, commands
 from tqdm import tqdm
 
+from quantface_arch.utils.progress import progress_bar
+
 SECONDS = 300
 
 
@@ -61,7 +63,7 @@ def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
         if args.smoke:
             cases = [("restore", "Ctrl-C")]
         undisturbed: dict[str, dict[str, str]] = {}
-        for number, (name, fault) in enumerate(tqdm(cases, desc="faults", file=sys.stderr)):
+        for number, (name, fault) in enumerate(progress_bar(cases, desc="faults")):
             command = all_commands[name]
             if name not in undisturbed:
                 folder = Path(root) / "whole" / str(number)

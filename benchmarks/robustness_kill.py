@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import argparse
 import random
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from batch_runs import Run, digests, end, faces_folder, lines, restore_command, tallied
-from tqdm import tqdm
 
 from quantface_arch.utils.files import file_digest
+from quantface_arch.utils.progress import progress_bar
 
 VICTIMS = ("a process", "torchrun", "all")
 # Maximum number of images that a run finishes before it is killed.
@@ -40,7 +39,7 @@ def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
         resume = restore_command(source, out, 2, [*options, "--resume"])
         killed = {victim: 0 for victim in VICTIMS}
         torn = 0
-        for number in tqdm(range(rounds), desc="kill", unit="round", file=sys.stderr):
+        for number in progress_bar(range(rounds), desc="kill", unit="round"):
             victim = VICTIMS[number % len(VICTIMS)]
             run = Run(resume)
             killed[victim] += _kill(run, out, victim, chance)

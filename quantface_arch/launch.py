@@ -9,13 +9,14 @@ import traceback
 from importlib import import_module
 from pathlib import Path
 
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.utils.cli import EXIT_FAILED, EXIT_INTERRUPTED, describe
 from quantface_arch.utils.files import kind_of
 from quantface_arch.utils.limits import MAX_PIXELS
 
 __all__ = ["launch"]
 
+_BASICSR_REFUSALS = (AssertionError, NotImplementedError, TypeError, ValueError)
 FORCED = re.compile(r"[\w.-]+(:[\w.-]+)* ?=")
 
 
@@ -84,4 +85,13 @@ def explain(error: Exception) -> str:
         # An error in a loader's worker arrives with the worker's traceback before its last line.
         last = str(error).strip().splitlines()[-1]
         return last.removeprefix(f"{QuantFaceError.__module__}.QuantFaceError: ")
+    if isinstance(error, _BASICSR_REFUSALS) and _raised_by_basicsr(error):
+        return f"options file: {one_line(error)}"
     return describe(error)
+
+
+def _raised_by_basicsr(error: Exception) -> bool:
+    """Return whether BasicSR's own code refused something, with a reason."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    module = frames[-1][0].f_globals.get("__name__", "") if frames else ""
+    return module.partition(".")[0] == "basicsr" and bool(str(error))

@@ -22,6 +22,7 @@ from quantface_arch.metrics.networks import FILES, MetricUnavailable, network
 from quantface_arch.metrics.pairs import Pair, find_pairs
 from quantface_arch.metrics.scores import ScoreFile
 from quantface_arch.utils.cli import EXIT_FAILED, Parser, describe, run
+from quantface_arch.utils.progress import progress_bar
 
 DESCRIPTION = """\
 Compute metrics of restored pictures and print their means as a markdown table. Pictures of the two
@@ -94,7 +95,7 @@ def main(args: argparse.Namespace) -> int:
     evaluation = Evaluation(args, scores)
     for message in missing:
         evaluation.fail(message)
-    with contextlib.closing(scores), tqdm(pairs, desc="evaluate", unit="image") as bar:
+    with contextlib.closing(scores), progress_bar(pairs, desc="evaluate", unit="image") as bar:
         done = [pair for pair in bar if evaluation.measure(pair, columns)]
     figures = {name: scores.column(name) for name in columns}
     if "fid" in metrics:

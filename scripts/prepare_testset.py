@@ -12,12 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.utils.cli import Parser, run
 from quantface_arch.utils.image_sources import ImageSource, open_source
 from quantface_arch.utils.images import read_image, write_image
+from quantface_arch.utils.progress import progress_bar
 
 DESCRIPTION = """\
 Lay out a published test set of faces as options/testsets/*.yml want it:
@@ -160,7 +159,7 @@ def _fill(part: Path, sources: Mapping[str, ImageSource], args: argparse.Namespa
     images = [(role, stem) for role, source in sources.items() for stem in source.images]
     for role in sources:
         (part / role).mkdir()
-    for role, stem in tqdm(images, desc="prepare", unit="image"):
+    for role, stem in progress_bar(images, desc="prepare", unit="image"):
         source = sources[role]
         path = part / role / source.images[stem].name
         (source.link if args.link else source.copy)(stem, path)

@@ -53,6 +53,14 @@ def test_all_files_of_the_package_are_installed(repo):
     assert wanted and wanted == {path for path in found if path.parent.name != "__pycache__"}
 
 
+def test_every_progress_bar_stays_readable_in_a_log(repo):
+    # tqdm's own bars write carriage returns into log files.
+    for folder in ("quantface_arch", "scripts", "inference", "benchmarks"):
+        for path in (repo / folder).rglob("*.py"):
+            if path != repo / "quantface_arch/utils/progress.py":
+                assert not re.search(r"\bt(qdm|range)\(", path.read_text()), path
+
+
 def test_functions_without_types_are_refused_by_ruff(repo):
     command = [sys.executable, "-m", "ruff", "check", "-q", "--stdin-filename"]
     command += ["quantface_arch/any.py", "-"]

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.allocation.prefix_cache import PrefixCache
 from quantface_arch.quant.calibration.calibrate import Calibration
 from quantface_arch.quant.calibration.observer import ActivationObserver
 from quantface_arch.quant.nn.layers import QuantLayer, State, quant_layers
+from quantface_arch.utils.progress import progress_bar
 
 __all__ = ["Measured", "Probe", "measure"]
 
@@ -117,7 +117,7 @@ class _Trials:
         """Yield the results that ``measured`` lacks, batch by batch."""
         device = next(self.model.parameters()).device
         total = len(batches) * len(probes)
-        with tqdm(total=total, desc="measuring", unit="probe", disable=not progress) as bar:
+        with progress_bar(total=total, desc="measuring", unit="probe", disable=not progress) as bar:
             for index, batch in enumerate(batches):
                 todo = [probe for probe in probes if len(measured.get(probe, ())) == index]
                 bar.update(len(probes) - len(todo))

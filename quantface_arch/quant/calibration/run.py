@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
 from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.quant.calibration.calibrate import Calibration
@@ -19,6 +18,7 @@ from quantface_arch.quant.nn.convert import restore_float
 from quantface_arch.quant.nn.layers import quant_layers
 from quantface_arch.quant.nn.own_macs import own_macs
 from quantface_arch.utils.distributed import Shard
+from quantface_arch.utils.progress import progress_bar
 
 __all__ = ["CalibrationData", "Images", "batches", "watch"]
 
@@ -99,7 +99,7 @@ def watch(
     model.eval()
     try:
         with watched as calibration:
-            bar = tqdm(data.images, desc=what, unit="image", disable=not data.progress)
+            bar = progress_bar(data.images, desc=what, unit="image", disable=not data.progress)
             _run(model, calibration, replace(data, images=bar, store=store, shard=shard))
             calibration.merge(shard)
     finally:

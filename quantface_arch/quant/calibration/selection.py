@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from quantface_arch.errors import check_patterns
 from quantface_arch.quant.calibration.calibrate import Calibration
@@ -20,6 +19,7 @@ from quantface_arch.quant.ops.balance import LayerBalance, channel_scale
 from quantface_arch.quant.ops.hadamard import MIN_WIDTH, Segments, segments_of
 from quantface_arch.quant.ops.lowrank import choose_ranks, svd_factors
 from quantface_arch.utils.distributed import Shard
+from quantface_arch.utils.progress import progress_bar
 
 __all__ = [
     "balance_layers",
@@ -69,7 +69,9 @@ def balance_layers(
     ranks = branch_ranks(model, recipe.branch)
     shard = shard or Shard()
     chosen = []
-    bar = tqdm(shard.share(list(layers)), desc="choosing", unit="layer", disable=not progress)
+    bar = progress_bar(
+        shard.share(list(layers)), desc="choosing", unit="layer", disable=not progress
+    )
     for name in bar:
         layer = layers[name]
         parts = (sources or {}).get(name, (layer.channels,))

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.calibration.run import batches
@@ -31,6 +30,7 @@ from quantface_arch.quant.finetune.block_calls import (
 )
 from quantface_arch.quant.finetune.trainable import fold_trained, trainable
 from quantface_arch.quant.nn.layers import quant_layers
+from quantface_arch.utils.progress import progress_bar
 
 __all__ = ["reconstruct"]
 
@@ -102,7 +102,7 @@ def _reconstruct_blocks(
     bounds, weights = training.bounds, training.weights
     errors = {}
     order = execution_order(networks.student, networks.batches[0], patterns)
-    with tqdm(order, disable=not progress) as bar:
+    with progress_bar(order, disable=not progress) as bar:
         for name in bar:
             bar.set_description(f"reconstructing {name}")
             block = networks.student.get_submodule(name)
