@@ -94,7 +94,7 @@ class Command:
 def commands(faces: Path) -> dict[str, Command]:
     """Return this project's long commands with small inputs."""
     options, model = faces.with_name("options.yml"), faces.with_name("small.safetensors")
-    options.write_text(yaml.safe_dump(_options(faces)))
+    options.write_text(yaml.safe_dump(small_options(faces)))
     save_checkpoint(build_arch(SMALL), model, SMALL)
     few = ["--model", str(model), "--runtime", "reference"]
     return {
@@ -157,7 +157,7 @@ def _quantize(faces: Path) -> Command:
     )
 
 
-def _options(faces: Path) -> dict[str, Any]:
+def small_options(faces: Path) -> dict[str, Any]:
     """Return options for a training and an allocation that take seconds."""
     return {
         "name": "faults",

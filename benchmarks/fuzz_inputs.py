@@ -168,6 +168,11 @@ def pictures() -> list[bytes]:
         ("WEBP", image, {"save_all": True, "append_images": [image.rotate(90)]}),
         ("BMP", image, {}),
         ("BMP", image.convert("P"), {}),
+        ("GIF", image, {"save_all": True, "append_images": [image.rotate(90)]}),
+        ("TIFF", image, {"dpi": (300, 300)}),
+        ("TIFF", image, {"save_all": True, "append_images": [image.rotate(90)]}),
+        ("PPM", image, {}),
+        ("JPEG2000", image, {}),
     ]
     files = []
     for kind, picture, options in saved:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import yaml
+from fuzz_commands import command_lines
 from fuzz_inputs import (
     Strategy,
     as_json,
@@ -20,7 +21,7 @@ from fuzz_inputs import (
     tensor_files,
 )
 
-__all__ = ["SHARES", "TARGETS"]
+__all__ = ["TARGETS"]
 
 REPO = Path(__file__).resolve().parents[1]
 ARCH = {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1}
@@ -139,10 +140,17 @@ def recipes(folder: Path) -> Target:
 
 
 def images(folder: Path) -> Target:
-    from quantface_arch.utils.images import read_image
+    from quantface_arch.utils.images import open_animation, read_image
+
+    def read(path: Path) -> None:
+        animation = open_animation(path)
+        if animation is None:
+            read_image(path)
+        else:
+            list(animation.frames())
 
     seeds = pictures()
-    return damaged(seeds) | damaged(seeds, png_fixed), ".png", read_image
+    return damaged(seeds) | damaged(seeds, png_fixed), ".png", read
 
 
 TARGETS: dict[str, Callable[[Path], Target]] = {
@@ -153,16 +161,6 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "sensitivities": sensitivities,
     "options files": options,
     "recipes": recipes,
-    "pictures": images,
-}
-# Share of all inputs by target.
-SHARES = {
-    "checkpoints": 0.3,
-    "balance files": 0.05,
-    "pickled weights": 0.1,
-    "bit maps": 0.1,
-    "sensitivities": 0.05,
-    "options files": 0.1,
-    "recipes": 0.1,
-    "pictures": 0.2,
+    "images": images,
+    "command lines": command_lines,
 }
