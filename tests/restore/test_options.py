@@ -22,13 +22,15 @@ from quantface_arch.web.limits import Limits
 
 WORDS = """-i a b -o out --recursive --resume --keep-unrestored --compare --upscale 2 --strength 0.5
 --model m --runtime openvino --device cpu --batch-size 3 --sample --seed 7 --detector haar
---color-fix adain --weights-dir w --offline"""
+--color-fix adain --weights-dir w --offline --no-metadata"""
 
 
 def test_every_argument_becomes_an_option():
     assert parse_options(make_parser().parse_args(WORDS.split())) == RestoreOptions(
         InputOptions(("a", "b"), recursive=True, resume=True),
-        OutputOptions(Path("out"), compare=True, keep_unrestored=True, upscale=2.0),
+        OutputOptions(
+            Path("out"), compare=True, keep_unrestored=True, upscale=2.0, keep_metadata=False
+        ),
         FaceOptions("haar", Path("w"), "adain", strength=0.5, sample=True, seed=7),
         RuntimeOptions("m", "openvino", "cpu", batch_size=3, offline=True),
     )
@@ -38,7 +40,9 @@ def test_defaults_of_the_command_line_are_those_of_the_options():
     inputs = InputOptions(("a",))
     assert parse_options(make_parser().parse_args(["-i", "a"])) == RestoreOptions(inputs)
     page = web_cli.parse_options(web_cli.make_parser().parse_args([]))
-    assert page == web_cli.PageOptions("127.0.0.1", 7860, Limits(), FaceOptions(), RuntimeOptions())
+    assert page == web_cli.PageOptions(
+        "127.0.0.1", 7860, "", Limits(), FaceOptions(), RuntimeOptions()
+    )
 
 
 def test_debug_is_passed_on():
