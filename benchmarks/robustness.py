@@ -4,6 +4,7 @@
     python benchmarks/robustness.py kill --kill-rounds 20 # runs of 2 processes, killed and resumed
     python benchmarks/robustness.py soak --soak 2000      # memory of one run
     python benchmarks/robustness.py throughput faults
+    python benchmarks/robustness.py threads               # eight threads share a restorer
     python benchmarks/robustness.py fuzz --inputs 20000   # broken files of every kind
 
 Part NAME is the function ``rows`` of robustness_NAME.py beside this file; each prints a table.
@@ -28,6 +29,7 @@ def main() -> None:
     add("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)} (all)")
     add("--kill-rounds", type=int, default=20, metavar="N", help="runs to kill (20)")
     add("--soak", type=int, default=2000, metavar="N", help="images of the long run (2000)")
+    add("--calls", type=int, default=200, metavar="N", help="calls of each of 8 threads (200)")
     add("--images", type=int, default=40, metavar="N", help="images per timed run (40)")
     add(
         "--turns",
@@ -36,6 +38,7 @@ def main() -> None:
         metavar="N",
         help="rounds of timing one process, then two (5)",
     )
+    add("--weights-dir", type=Path, metavar="DIR", help="holds RetinaFace's weights, for threads")
     add("--commands", nargs="+", metavar="NAME", help="commands to test (all)")
     add("--faults", nargs="+", metavar="NAME", help="faults to inject (all)")
     add("--model", default="mini-w4a8", help="(%(default)s)")

@@ -30,9 +30,17 @@ OTHERS = {
     *("make_lq", "score", "report", "cells", "sheet", "latency_rows", "detection_rows"),
     "face_metrics",
     *("compare_commits", "commit_probe"),
-    *("ablation", "quality", "fuzz_inputs", "fuzz_targets", "batch_runs", "moving_face"),
+    *(
+        "ablation",
+        "quality",
+        "fuzz_commands",
+        "fuzz_inputs",
+        "fuzz_targets",
+        "batch_runs",
+        "moving_face",
+    ),
     *("web_browser", "web_client", "fault_commands"),
-    *(f"robustness_{part}" for part in ("kill", "soak", "throughput", "faults")),
+    *(f"robustness_{part}" for part in ("kill", "soak", "throughput", "faults", "threads")),
 }
 
 
@@ -48,6 +56,14 @@ def test_smoke_run(run_program, tmp_path, name):
     stdout = run_program(f"benchmarks/{name}.py", *words, timeout=300)
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert rows and stdout.count("|") > 2 * len(rows)
+
+
+@pytest.mark.slow
+def test_command_lines_are_fuzzed(run_program):
+    words = ("--targets", "command lines", "--inputs", 12, "--seconds", 250)
+    cells = run_program("benchmarks/robustness_fuzz.py", *words).splitlines()[-3].split("|")
+    inputs, accepted, refused, crashes = (int(cell) for cell in cells[2:6])
+    assert inputs == accepted + refused == 12 and crashes == 0 < refused
 
 
 @pytest.mark.slow
