@@ -10,35 +10,12 @@ from typing import Any
 
 import yaml
 from batch_runs import REPO, restore_command
+from small_networks import RRDB, TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.quant import save_checkpoint
 from quantface_arch.utils.files import file_digest
 
-# A tiny restorer with the mini's architecture: the results do not depend on its weights.
-VRE = {"resolution": 32, "channels": 8, "channel_mult": [1, 2], "z_channels": 16}
-SMALL = {
-    "type": "OSDFace",
-    "preset": "mini",
-    "vre": {**VRE, "num_codes": 16, "num_tokens": 4, "prompt_dim": 32},
-    "vae": {"block_out_channels": [16, 16, 16], "latent_channels": 4},
-    "unet": {
-        "in_channels": 4,
-        "out_channels": 4,
-        "block_out_channels": [32, 32, 32],
-        "attention_head_dim": [1, 1, 1],
-        "cross_attention_dim": 32,
-    },
-}
-RRDB = {
-    "type": "RRDBNet",
-    "num_in_ch": 3,
-    "num_out_ch": 3,
-    "scale": 1,
-    "num_feat": 8,
-    "num_block": 1,
-    "num_grow_ch": 4,
-}
 DATA = {
     "name": "faces",
     "type": "QuantFaceDataset",
@@ -95,7 +72,7 @@ def commands(faces: Path) -> dict[str, Command]:
     """Return this project's long commands with small inputs."""
     options, model = faces.with_name("options.yml"), faces.with_name("small.safetensors")
     options.write_text(yaml.safe_dump(small_options(faces)))
-    save_checkpoint(build_arch(SMALL), model, SMALL)
+    save_checkpoint(build_arch(TINY), model, TINY)
     few = ["--model", str(model), "--runtime", "reference"]
     return {
         "restore": _restore(faces, few, 1),
@@ -166,7 +143,7 @@ def small_options(faces: Path) -> dict[str, Any]:
         "manual_seed": 0,
         "scale": 1,
         "datasets": {"train": {**DATA, "dataroot_gt": str(faces)}},
-        "network_g": {"type": "QuantFaceArch", "arch": RRDB, "weights": None},
+        "network_g": {"type": "QuantFaceArch", "arch": {**RRDB, "scale": 1}, "weights": None},
         "path": {"pretrain_network_g": None, "resume_state": None},
         "quant": {
             "name": "w4a8",

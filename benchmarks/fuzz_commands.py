@@ -21,10 +21,11 @@ import cv2
 import numpy as np
 import torch
 import yaml
-from fault_commands import SMALL, small_options
+from fault_commands import small_options
 from fuzz_inputs import Strategy
 from hypothesis import strategies as st
 from PIL import Image
+from small_networks import TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
@@ -156,10 +157,10 @@ def _options(name: str) -> list[str]:
 
 def _make_inputs(folder: Path) -> None:
     torch.manual_seed(0)
-    net = build_arch(SMALL).eval()
-    save_checkpoint(net, folder / SIZES[0], SMALL)
+    net = build_arch(TINY).eval()
+    save_checkpoint(net, folder / SIZES[0], TINY)
     quantize(net, "w4a8", torch.rand(2, 3, 64, 64) * 2 - 1, progress=False)
-    save_checkpoint(net, folder / SIZES[1], SMALL)
+    save_checkpoint(net, folder / SIZES[1], TINY)
     (folder / "faces").mkdir()
     photo = cv2.imread(str(REPO / "inputs/astronaut.jpg"))
     small = cv2.resize(photo, (128, 128), interpolation=cv2.INTER_AREA)

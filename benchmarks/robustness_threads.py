@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fault_commands import SMALL
+from small_networks import TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
@@ -68,7 +68,7 @@ def _shared(folder: Path, args: argparse.Namespace) -> Iterator[tuple[str, Call]
             ],
         )
     model = folder / "small.safetensors"
-    save_checkpoint(build_arch(SMALL), model, SMALL)
+    save_checkpoint(build_arch(TINY), model, TINY)
     restorers = {"restorer, reference": (model, "reference")}
     if not args.smoke:
         restorers["restorer, openvino"] = (Path("mini-fast-w4a8"), "openvino")

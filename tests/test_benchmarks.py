@@ -39,7 +39,7 @@ OTHERS = {
         "batch_runs",
         "moving_face",
     ),
-    *("web_browser", "web_client", "fault_commands"),
+    *("web_browser", "web_client", "fault_commands", "small_networks"),
     *(f"robustness_{part}" for part in ("kill", "soak", "throughput", "faults", "threads")),
 }
 

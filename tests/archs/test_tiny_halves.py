@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderTiny
 from quant_helpers import sqnr
 from safetensors.torch import load_file, save_file
-from tiny import RRDB, TINY
+from small_networks import RRDB, TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.archs.tiny import HALVES

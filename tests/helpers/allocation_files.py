@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loops import write_noise
-from tiny import RRDB
+from small_networks import RRDB
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.quant import save_checkpoint

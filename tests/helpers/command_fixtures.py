@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from loops import load_options, shrink, write_images
-from tiny import TINY
+from small_networks import TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.quant.checkpoint.save_load import save_checkpoint

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from tiny import RRDB
+from small_networks import RRDB
 
 import quantface_arch.register  # noqa: F401
 from basicsr.models import build_model

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tiny import TINY
+from small_networks import TINY
 
 # Two levels instead of three: half as many layers, and images of 32 pixels are enough.
 SMALL = {

@@ -8,7 +8,7 @@ import osdface_files as files
 import pytest
 import torch
 from accelerate import init_empty_weights
-from tiny import RRDB, TINY
+from small_networks import RRDB, TINY
 from torch import nn
 
 import quantface_arch.register  # noqa: F401

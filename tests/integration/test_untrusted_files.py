@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tiny import TINY
+from small_networks import TINY
 
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils import get_root_logger

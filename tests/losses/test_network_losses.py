@@ -8,7 +8,7 @@ import facexlib
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import RRDB, TINY
+from small_networks import RRDB, TINY
 from torch import nn
 
 import quantface_arch.register  # noqa: F401

@@ -8,7 +8,7 @@ import pytest
 import torch
 from distillation_helpers import batch, build, make_comparable, ready, relative_error, step, values
 from loops import saved, shrink, train, train_until_killed, write_images
-from tiny import RRDB
+from small_networks import RRDB
 
 import quantface_arch.register  # noqa: F401
 from basicsr.models import build_model

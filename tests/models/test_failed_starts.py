@@ -8,7 +8,7 @@ from urllib.error import URLError
 import pytest
 from distillation_helpers import batch, build, step
 from loops import load_options, shrink_restorer, train, write_images
-from tiny import RRDB
+from small_networks import RRDB
 
 import quantface_arch.register  # noqa: F401
 from quantface_arch.errors import QuantFaceError

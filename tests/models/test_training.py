@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tiny import TINY
+from small_networks import TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError

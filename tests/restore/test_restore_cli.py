@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import TINY
+from small_networks import TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.quant.checkpoint.save_load import save_checkpoint

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 from disks import full_disk
-from tiny import TINY
+from small_networks import TINY
 from videos import needs_ffmpeg, sound_hash, streams, write_plain_video, write_video
 
 from quantface_arch.archs.build import build_arch

@@ -13,7 +13,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 from quant_helpers import sqnr
-from tiny import RRDB, TINY
+from small_networks import RRDB, TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from allocation_files import OPTIONS, changed, enter
-from tiny import RRDB, TINY
+from small_networks import RRDB, TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.integration import allocate

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from loops import write_noise
-from tiny import RRDB
+from small_networks import RRDB
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.integration.options import read_options

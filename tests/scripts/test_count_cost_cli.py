@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from safetensors import safe_open
-from tiny import RRDB, TINY
+from small_networks import RRDB, TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.pretrained.names import resolve_model

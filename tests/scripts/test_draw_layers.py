@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tiny import RRDB
+from small_networks import RRDB
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from tiny import TINY
+from small_networks import TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.pretrained.zoo import load_model

@@ -7,23 +7,20 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from tiny import TINY
+from small_networks import TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.quant.checkpoint.save_load import save_checkpoint
 
 pytest.importorskip("gradio", reason="Gradio is not installed (pip install gradio)")
-sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from web_client import serving
 

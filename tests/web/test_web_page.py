@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import TINY
+from small_networks import TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.quant.checkpoint.save_load import save_checkpoint
@@ -25,7 +24,6 @@ from quantface_arch.restore.restorer import FaceRestorer
 from quantface_arch.utils.images import load_rgb
 
 pytest.importorskip("gradio", reason="Gradio is not installed (pip install gradio)")
-sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import web_browser
 from web_client import serving

@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
-from tiny import TINY
+from small_networks import TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tiny import RRDB, TINY
+from small_networks import RRDB, TINY
 from torch import nn
 
 from quantface_arch.archs.build import ARCH_BUILDER, build_arch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from tiny import TINY
+from small_networks import TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.quant import CalibrationData, prepare

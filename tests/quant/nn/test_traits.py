@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import TINY
+from small_networks import TINY
 from torch import nn
 
 from quantface_arch.archs.build import build_arch

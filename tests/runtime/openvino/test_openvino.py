@@ -15,7 +15,7 @@ import pytest
 import torch
 from quant_helpers import TinyNet, pictures, sqnr
 from saved_networks import saved
-from tiny import RRDB, TINY
+from small_networks import RRDB, TINY
 
 from quantface_arch import runtime
 from quantface_arch.archs.build import build_arch

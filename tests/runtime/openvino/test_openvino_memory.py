@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TINY
+from small_networks import TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.quant import save_checkpoint

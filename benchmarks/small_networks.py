@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["RRDB", "TINY"]
+
 TINY = {
     "type": "OSDFace",
     "preset": "mini",
