@@ -63,7 +63,7 @@ def make_parser() -> Parser:
     add("-opt", required=True, type=Path, help="options file of a training, see options/")
     add("--out", required=True, type=Path, help="file to write, .safetensors")
     add("-i", "--input", type=Path, help="folder of degraded faces, instead of the options' ones")
-    add("--num-images", type=int, help="pictures to use (default: as the options say, else 32)")
+    add("--num-images", type=int, help="images to use (default: as the options say, else 32)")
     add("--device", default="cpu", help="torch device (default: %(default)s)")
     add("--report", type=Path, help="write the table of layers to this file, not to the screen")
     return parser

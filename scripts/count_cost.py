@@ -33,7 +33,7 @@ from quantface_arch.utils.cli import Parser, run
 
 DESCRIPTION = """\
 Count what the network of an options file costs once it is quantized: bytes of its checkpoint, and
-work for one picture. Nothing is run, no weights are needed, and a network of a thousand million
+work for one image. Nothing is run, no weights are needed, and a network of a thousand million
 weights takes some seconds. Counted are, per part of the network and in total:
 
   operations       multiply-accumulates, one at 32 bits being 1, one at w and a bits max(w, a)/32;
@@ -45,7 +45,7 @@ weights takes some seconds. Counted are, per part of the network and in total:
 Both are compared with the network at 32 bits. The layers with the most operations follow.
 
 examples:
-  the setting of an options file, with a picture of where the bytes and the operations are:
+  the setting of an options file, with an image of where the bytes and the operations are:
     python scripts/count_cost.py -opt options/osdface/quantface_w4.yml --picture cost.png
   a checkpoint, whose bytes are compared with the file's:
     python scripts/count_cost.py --checkpoint mini-w4a4

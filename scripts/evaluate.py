@@ -1,4 +1,4 @@
-"""Metrics of restored pictures: a mean of each, and every picture's figures in a CSV file."""
+"""Metrics of restored images: a mean of each, and every image's figures in a CSV file."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from quantface_arch.utils.cli import EXIT_FAILED, Parser, describe, run
 from quantface_arch.utils.progress import progress_bar
 
 DESCRIPTION = """\
-Compute metrics of restored pictures and print their means as a markdown table. Pictures of the two
+Compute metrics of restored images and print their means as a markdown table. Images of the two
 folders belong together when their names are equal up to the suffix; their sizes have to be equal.
 
 examples:
   everything that can be computed here:
     python scripts/evaluate.py -r results/restored_faces -g datasets/faces_val/gt
-  some metrics, every picture's figures in a file; the same command goes on where it was:
+  some metrics, every image's figures in a file; the same command goes on where it was:
     python scripts/evaluate.py -r results/restored_faces -g datasets/faces_val/gt \\
         --metrics psnr ssim haarpsi vre --csv scores.csv
-  without clean pictures:
+  without clean images:
     python scripts/evaluate.py -r results/restored_faces --metrics niqe
   metrics whose weights lie in a folder:
     python scripts/evaluate.py -r results/restored_faces -g datasets/faces_val/gt \\
@@ -44,7 +44,7 @@ examples:
 """
 EPILOG = """\
 psnr and ssim are BasicSR's (RGB; ssim has a Gaussian window, that of benchmarks/score.py a square
-one). sharpness is the gradients' mean over the clean picture's: 1 is right. vre compares features
+one). sharpness is the gradients' mean over the clean image's: 1 is right. vre compares features
 of the shipped mini's encoder. deg is the angle between ArcFace embeddings, lmd the distance of
 landmarks in pixels (lmd_detector: of a detector's five); vre, deg and lmd want aligned faces. fid
 compares the two folders as wholes and has no column in the CSV file.
@@ -54,7 +54,7 @@ for in --weights-dir, then where their own libraries keep them. Wanted are:
 {files}
 dists, musiq, maniqa, clipiqa and fid also need pyiqa: pip install -e ".[metrics]"
 
-Exit status: 0 all done, 1 some picture failed (the others are in the table), 2 wrong usage.
+Exit status: 0 all done, 1 some image failed (the others are in the table), 2 wrong usage.
 """
 
 
@@ -68,7 +68,7 @@ def make_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("-r", "--restored", required=True, type=Path, help="folder of restored pictures")
+    add("-r", "--restored", required=True, type=Path, help="folder of restored images")
     add("-g", "--gt", type=Path, help="of clean ones; not for niqe, musiq, maniqa, clipiqa")
     add("--fid-gt", type=Path, metavar="DIR", help="what fid compares with instead, of any names")
     add(
@@ -78,7 +78,7 @@ def make_parser() -> Parser:
         metavar="NAME",
         help=f"{', '.join(METRICS)} (default: all that can be computed here, but lmd_detector)",
     )
-    add("--csv", type=Path, metavar="FILE", help="write a row per picture there, as they come")
+    add("--csv", type=Path, metavar="FILE", help="write a row per image there, as they come")
     add("--weights-dir", type=Path, metavar="DIR", help="holds the published weights of metrics")
     add("--download", action="store_true", help="get weights that are missing, see below for which")
     add("--device", default="cpu", help="torch device of the networks (default: %(default)s)")
@@ -102,7 +102,7 @@ def main(args: argparse.Namespace) -> int:
         figures["fid"] = evaluation.compare_folders(done)
     _print_table({name: figures[name] for name in metrics})
     if evaluation.reused:
-        print(f"\n{evaluation.reused} of {len(pairs)} pictures were in {args.csv} already")
+        print(f"\n{evaluation.reused} of {len(pairs)} images were in {args.csv} already")
     return EXIT_FAILED if evaluation.failed else 0
 
 
@@ -118,7 +118,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--device {args.device}: {str(error).splitlines()[0]}") from error
     for name in args.metrics or ():
         if METRICS[name].reference and _clean(args, name) is None:
-            raise UsageError(f"--metrics {name}: it wants clean pictures: give -g FOLDER")
+            raise UsageError(f"--metrics {name}: it wants clean images: give -g FOLDER")
 
 
 def _clean(args: argparse.Namespace, name: str) -> Path | None:
@@ -139,7 +139,7 @@ def _prepare(args: argparse.Namespace) -> list[str]:
         metric = METRICS[name]
         try:
             if metric.reference and _clean(args, name) is None:
-                raise MetricUnavailable(f"{name}: it wants clean pictures (-g)")
+                raise MetricUnavailable(f"{name}: it wants clean images (-g)")
             if metric.build:
                 network(name, metric.build, **_options(args, name))
             ready.append(name)
@@ -154,7 +154,7 @@ def _prepare(args: argparse.Namespace) -> list[str]:
 
 @dataclass
 class Evaluation:
-    """Measures pictures one after the other; one that fails is reported and the others go on."""
+    """Measures images one after the other; one that fails is reported and the others go on."""
 
     args: argparse.Namespace
     scores: ScoreFile
@@ -162,7 +162,7 @@ class Evaluation:
     reused: int = 0
 
     def measure(self, pair: Pair, metrics: Sequence[str]) -> bool:
-        """Compute and store the figures that are not known yet; False if there is no picture."""
+        """Compute and store the figures that are not known yet; False if there is no image."""
         try:
             digest = pair.digest()
             values = self.scores.known(pair.name, digest)
@@ -183,7 +183,7 @@ class Evaluation:
         return True
 
     def compare_folders(self, pairs: Sequence[Pair]) -> list[float]:
-        """FID of the pictures that could be read; empty if it failed."""
+        """FID of the images that could be read; empty if it failed."""
         try:
             with _linked(pairs) as (restored, clean):
                 clean = self.args.fid_gt or clean
@@ -207,7 +207,7 @@ def _named(pair: Pair, error: Exception) -> str:
 
 @contextlib.contextmanager
 def _linked(pairs: Sequence[Pair]) -> Iterator[tuple[Path, Path]]:
-    """Two folders with links to these pictures and nothing else."""
+    """Two folders with links to these images and nothing else."""
     with tempfile.TemporaryDirectory() as root:
         folders = Path(root, "restored"), Path(root, "clean")
         for folder in folders:
@@ -221,7 +221,7 @@ def _linked(pairs: Sequence[Pair]) -> Iterator[tuple[Path, Path]]:
 
 def _print_table(figures: Mapping[str, Sequence[float]]) -> None:
     """Print the means of finite figures, and how many others there are."""
-    print("| metric | mean | better | pictures |")
+    print("| metric | mean | better | images |")
     print("|---|---|---|---|")
     infinite = {}
     for name, values in figures.items():

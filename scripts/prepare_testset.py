@@ -93,11 +93,11 @@ def main(args: argparse.Namespace) -> int:
     count = len(sources["lq"].images)
     if count != testset.count:
         print(
-            f"warning: pictures found: {count}, published: {testset.count}; "
+            f"warning: images found: {count}, published: {testset.count}; "
             "figures of this set do not compare with papers",
             file=sys.stderr,
         )
-    print(f"{target}: pictures in {' and '.join(sources)}: {count}")
+    print(f"{target}: images in {' and '.join(sources)}: {count}")
     print(f"next: python basicsr/test.py -opt options/testsets/{args.set}.yml")
     return 0
 
@@ -105,9 +105,9 @@ def main(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace, testset: TestSet, target: Path) -> None:
     """Refuse wrong options before anything is read."""
     if testset.paired and args.gt is None:
-        raise UsageError(f"{args.set} has clean pictures too: give -g")
+        raise UsageError(f"{args.set} has clean images too: give -g")
     if not testset.paired and args.gt is not None:
-        raise UsageError(f"-g {args.gt}: {args.set} has no clean pictures")
+        raise UsageError(f"-g {args.gt}: {args.set} has no clean images")
     if not target.exists():
         return
     if not args.redo:
@@ -123,7 +123,7 @@ def _check_pairs(lq: ImageSource, gt: ImageSource) -> None:
         if missing:
             more = f" ({len(missing)} such pictures)" if len(missing) > 1 else ""
             raise QuantFaceError(
-                f"{source.origin(missing[0])}: no picture of that name in {other.path}{more}"
+                f"{source.origin(missing[0])}: no image of that name in {other.path}{more}"
             )
 
 

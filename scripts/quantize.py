@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.pretrained.zoo import load_model
@@ -26,6 +27,7 @@ from quantface_arch.quant import (
     save_checkpoint,
 )
 from quantface_arch.quant.calibration.store import digest
+from quantface_arch.quant.checkpoint.check_saved import check_saved
 from quantface_arch.quant.config.bitmap import load_bit_map
 from quantface_arch.quant.config.specs import KINDS, RANGES
 from quantface_arch.quant.nn.traits import traits_of
@@ -122,7 +124,9 @@ def _quantize(args: argparse.Namespace, shard: Shard) -> None:
     if not shard.is_first:
         return
     extra = {"calibration": {"pictures": len(pictures), "size": args.size}}
-    save_checkpoint(model, args.output, model.arch_options, extra)
+    with atomic_path(args.output) as temporary:
+        save_checkpoint(model, temporary, model.arch_options, extra)
+        check_saved(model, temporary, build_arch, pictures[0][None].to(args.device))
     store.remove()
     if args.report:
         with atomic_path(args.report) as temporary:

@@ -65,7 +65,7 @@ class QuantFaceDataset(Dataset):
     ``FaceDatasetOptions`` lists its options.
 
     Raises:
-        QuantFaceError: no such folder, no pictures in it, none as large as ``gt_size``, or more
+        QuantFaceError: no such folder, no images in it, none as large as ``gt_size``, or more
             than half of the files cannot be read. Fewer are named in a warning and skipped.
     """
 
@@ -94,7 +94,7 @@ class QuantFaceDataset(Dataset):
         for size, keys in self.large_enough.items():
             if not keys:
                 raise QuantFaceError(
-                    f"dataset option gt_size {size}: no picture in {self.root} is that large; "
+                    f"dataset option gt_size {size}: no image in {self.root} is that large; "
                     f"the largest has {max(sides.values())} pixels"
                 )
         self.tones = self._by_skin_tone() if options.equalize_skin_tones else []
@@ -198,7 +198,7 @@ class QuantFaceDataset(Dataset):
             keys.discard(key)
             if not keys:
                 raise QuantFaceError(
-                    f"dataset option gt_size {size}: no picture in {self.root} that is that large "
+                    f"dataset option gt_size {size}: no image in {self.root} that is that large "
                     f"can be read; the last one: {error}"
                 ) from error
 

@@ -29,8 +29,8 @@ class QuantFacePairedDataset(Dataset):
     the same in every run.
 
     Options:
-        dataroot_gt (str): folder of clean pictures.
-        dataroot_lq (str): folder of degraded pictures, of the same names.
+        dataroot_gt (str): folder of clean images.
+        dataroot_lq (str): folder of degraded images, of the same names.
 
     All other options are those of ``PairedImageDataset``.
     """

@@ -1,4 +1,4 @@
-"""Detection at several sizes of one picture, and the merging of what the passes found."""
+"""Detection at several sizes of one image, and the merging of what the passes found."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def detect_in_passes(
     sizes: tuple[float, float],
     scores: tuple[float, float],
 ) -> list[Face]:
-    """Find the faces of a picture of any size with a network that knows a range of face sizes.
+    """Find the faces of an image of any size with a network that knows a range of face sizes.
 
-    The network sees the picture once for each of ``long_sides``. A pass keeps only faces whose
+    The network sees the image once for each of ``long_sides``. A pass keeps only faces whose
     size it is good at. The finest pass keeps smaller faces too, down to 10 pixels, and the
     coarsest keeps larger ones, because no other pass sees them better. Faces with a low score or
     with landmarks unlike an upright face's are looked at again, turned. If there is no face, a
@@ -41,8 +41,8 @@ def detect_in_passes(
 
     Args:
         rgb: upright (H, W, 3) uint8 or uint16.
-        look: finds faces in an (H, W, 3) uint8 picture, in that picture's pixels.
-        long_sides: longer side of the picture in each pass, in pixels, ascending. A picture is
+        look: finds faces in an (H, W, 3) uint8 image, in that image's pixels.
+        long_sides: longer side of the image in each pass, in pixels, ascending. An image is
             not enlarged, and no size is looked at twice.
         sizes: smallest and largest face that ``look`` places well, in pixels of a pass; the size
             of a face is the square root of its box's area.
@@ -110,7 +110,7 @@ def merge(faces: Sequence[Face]) -> list[Face]:
 
     Faces whose intersection over union with a better one exceeds 0.4 are the same face: box and
     landmarks are averaged, and the best score is kept. Averaging reduces the error of the
-    landmarks in blurred pictures. A face is a fragment, and is dropped, if more than 60 % of its
+    landmarks in blurred images. A face is a fragment, and is dropped, if more than 60 % of its
     box lies in the larger box of a better one.
     """
     groups: list[list[Face]] = []

@@ -45,7 +45,7 @@ class YuNetDetector:
         self._lock = threading.Lock()
 
     def detect(self, rgb: np.ndarray) -> list[Face]:
-        """Return the faces of an upright (H, W, 3) uint8 or uint16 picture, from left to right."""
+        """Return the faces of an upright (H, W, 3) uint8 or uint16 image, from left to right."""
         return detect_in_passes(rgb, self._look, _LONG_SIDES, _SIZES, _SCORES)
 
     def _look(self, rgb: np.ndarray) -> list[Face]:

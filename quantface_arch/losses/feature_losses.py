@@ -14,7 +14,7 @@ from quantface_arch.losses.features import EdgePyramid, FrozenLoss, VREFeatures,
 __all__ = ["QuantFaceFeatureLoss", "QuantFaceStructureLoss"]
 
 DISTANCES = ("l1", "l2")
-# Against division by zero in flat regions, in squares of the picture's range.
+# Against division by zero in flat regions, in squares of the image's range.
 SMALL = 1e-5
 
 
@@ -49,7 +49,7 @@ class QuantFaceFeatureLoss(FrozenLoss):
         self.features = VREFeatures(weights, size)
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Compare two pictures (N, 3, H, W) in [-1, 1]; returns a scalar."""
+        """Compare two images (N, 3, H, W) in [-1, 1]; returns a scalar."""
         with torch.no_grad():
             wanted = self.features(target)
         levels = zip(self.features(pred), wanted, strict=True)
@@ -63,12 +63,12 @@ class QuantFaceStructureLoss(FrozenLoss):
 
     DISTS (Ding et al., "Image Quality Assessment: Unifying Structure and Texture Similarity", 2020,
     eq. 4-7) compares maps of a VGG network by their means (texture) and their covariance
-    (structure). The formulas are the same here, over windows instead of the whole picture; but the
-    maps are the picture itself and its rectified gradients at several scales, or a VRE's, and the
+    (structure). The formulas are the same here, over windows instead of the whole image; but the
+    maps are the image itself and its rectified gradients at several scales, or a VRE's, and the
     terms are not weighted by human judgement. Its values cannot be compared with DISTS's.
 
     Args:
-        loss_weight: factor of the result, which is 0 for equal pictures and at most 2.
+        loss_weight: factor of the result, which is 0 for equal images and at most 2.
         texture: share of the texture term, 0 to 1; the rest is the structure term's.
         window: side of the windows in positions of each map.
         scales: of the gradients, see ``EdgePyramid``.
@@ -94,7 +94,7 @@ class QuantFaceStructureLoss(FrozenLoss):
         self.features = EdgePyramid(scales) if weights is None else VREFeatures(weights)
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Compare two pictures (N, 3, H, W) in [-1, 1]; returns a scalar."""
+        """Compare two images (N, 3, H, W) in [-1, 1]; returns a scalar."""
         with torch.no_grad():
             wanted = self.features(target)
         levels = zip(self.features(pred), wanted, strict=True)

@@ -30,7 +30,7 @@ class FrozenLoss(nn.Module):
 
 
 class EdgePyramid(nn.Module):
-    """A picture and its edges by direction (half-wave rectified Sobel gradients), at some scales.
+    """An image and its edges by direction (half-wave rectified Sobel gradients), at some scales.
 
     Args:
         scales: how many, each half the size of the one before; fewer where a side gets below 8
@@ -47,7 +47,7 @@ class EdgePyramid(nn.Module):
         self.register_buffer("sobel", filters.unsqueeze(1), persistent=False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Maps (N, 7, h, w) of a picture (N, 3, H, W) in [-1, 1], the finest first."""
+        """Maps (N, 7, h, w) of an image (N, 3, H, W) in [-1, 1], the finest first."""
         x = (image + 1) / 2
         maps: list[Tensor] = []
         for scale in range(self.scales):
@@ -64,7 +64,7 @@ class VREFeatures(nn.Module):
 
     Args:
         weights: a shipped model's name or a path, as ``zoo.load_model`` takes.
-        size: side in pixels that pictures are resized to; None: the VRE's own resolution.
+        size: side in pixels that images are resized to; None: the VRE's own resolution.
 
     Raises:
         QuantFaceError: no such model, or one without a VRE.
@@ -88,7 +88,7 @@ class VREFeatures(nn.Module):
         yield self.encoder.mid.block_2
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Maps (N, C, h, w) of a picture (N, 3, H, W) in [-1, 1], the finest first."""
+        """Maps (N, C, h, w) of an image (N, 3, H, W) in [-1, 1], the finest first."""
         side = (self.size, self.size)
         # Antialiased, unlike what the VRE itself sees: else most pixels would get no gradient.
         x = F.interpolate(image, size=side, mode="bilinear", align_corners=False, antialias=True)

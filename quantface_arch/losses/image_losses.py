@@ -21,7 +21,7 @@ def gradients(image: Tensor) -> tuple[Tensor, Tensor]:
 
 @LOSS_REGISTRY.register()
 class QuantFaceEdgeLoss(nn.Module):
-    """Mean absolute difference of the two pictures' gradients: edges in place, at their strength.
+    """Mean absolute difference of the two images' gradients: edges in place, at their strength.
 
     Args:
         loss_weight: factor of the result.
@@ -32,7 +32,7 @@ class QuantFaceEdgeLoss(nn.Module):
         self.loss_weight = loss_weight
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Compare two pictures (N, C, H, W); returns a scalar."""
+        """Compare two images (N, C, H, W); returns a scalar."""
         (found_x, found_y), (wanted_x, wanted_y) = gradients(pred), gradients(target)
         along_x, along_y = (found_x - wanted_x).abs().mean(), (found_y - wanted_y).abs().mean()
         return self.loss_weight * (along_x + along_y)
@@ -87,7 +87,7 @@ class QuantFaceTextureLoss(_BlockLoss):
 
 @LOSS_REGISTRY.register()
 class QuantFaceColorLoss(_BlockLoss):
-    """Mean absolute difference of the two pictures' colour, brightness left out, at low resolution.
+    """Mean absolute difference of the two images' colour, brightness left out, at low resolution.
 
     Most of a face is one hue, so a pixelwise loss is nearly content with it everywhere; red lips
     are few pixels. Compared are the block means of R - G and (R + G)/2 - B.

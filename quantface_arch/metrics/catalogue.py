@@ -26,7 +26,7 @@ class Metric:
         type: its registered name.
         better: which values are: ``higher``, ``lower`` or ``1``.
         options: what it takes beside its type in an options file.
-        reference: whether it compares with clean pictures.
+        reference: whether it compares with clean images.
         build: makes its network from the files of weights in ``networks.FILES``, if it has any.
         least: side in pixels that it needs, where it does not say so itself.
         unbounded: whether it is infinite for equal images.

@@ -37,13 +37,13 @@ __all__ = [
 
 
 def build_lpips(_metric: str, files: tuple[Path, ...], device: str) -> Callable[..., Tensor]:
-    """LPIPS on AlexNet, for pictures (N, 3, H, W) in [0, 1]."""
+    """LPIPS on AlexNet, for images (N, 3, H, W) in [0, 1]."""
     loss = QuantFaceLPIPSLoss(weights=files[0]).to(device)
     return lambda found, wanted: loss(2 * found - 1, 2 * wanted - 1)
 
 
 def build_pyiqa(metric: str, files: tuple[Path, ...], device: str) -> nn.Module:
-    """A metric of pyiqa, for RGB pictures (N, 3, H, W) in [0, 1]; FID's is for two folders."""
+    """A metric of pyiqa, for RGB images (N, 3, H, W) in [0, 1]; FID's is for two folders."""
     # A path in place of a backbone's name keeps pyiqa from checking, and overwriting, the file.
     options = {"backbone": str(files[0])} if metric == "clipiqa" else {}
     try:
@@ -130,7 +130,7 @@ def calculate_quantface_lpips(img: np.ndarray, img2: np.ndarray, **options: Any)
             device, by default the CPU; others are not read.
 
     Raises:
-        QuantFaceError: see ``networks.network``, or pictures of different sizes.
+        QuantFaceError: see ``networks.network``, or images of different sizes.
     """
     return _score("lpips", (img, img2), build_lpips, **options)
 
@@ -177,19 +177,19 @@ def calculate_quantface_fid(
     device: str = "cpu",
     **_: Any,
 ) -> float:
-    """Clean-FID (Heusel et al., 2017; Parmar et al., 2022) between two folders of pictures.
+    """Clean-FID (Heusel et al., 2017; Parmar et al., 2022) between two folders of images.
 
-    Not for the validation of a training, which compares picture by picture.
+    Not for the validation of a training, which compares image by image.
 
     Args:
-        img, img2: folders, each with at least two pictures.
+        img, img2: folders, each with at least two images.
         weights, download, device: as LPIPS.
 
     Raises:
         QuantFaceError: see ``networks.network``, or something else than two folders.
     """
     if isinstance(img, np.ndarray) or not (Path(img).is_dir() and Path(img2).is_dir()):
-        raise QuantFaceError("FID compares two folders of pictures: see scripts/evaluate.py")
+        raise QuantFaceError("FID compares two folders of images: see scripts/evaluate.py")
     net = network("fid", build_pyiqa, weights, download, device)
     with contextlib.redirect_stdout(sys.stderr):
         return float(net(str(img), str(img2), num_workers=0))

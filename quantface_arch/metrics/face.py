@@ -1,6 +1,6 @@
 """What is left of a face: its identity, its landmarks, its features in a restorer's encoder.
 
-Pictures are aligned faces, as restorers see them. The networks of identity and landmarks are
+Images are aligned faces, as restorers see them. The networks of identity and landmarks are
 facexlib's; papers that print "Deg." and "LMD" mostly used others, so values compare within this
 project only.
 """
@@ -113,7 +113,7 @@ def calculate_quantface_deg(
         0 for one identity; unrelated faces are near 90, and 180 is the most.
 
     Raises:
-        QuantFaceError: see ``networks.network``, or pictures of different sizes.
+        QuantFaceError: see ``networks.network``, or images of different sizes.
     """
     net = network("deg", build_arcface, weights, download, device)
     faces = torch.cat(as_tensors(img, img2, device=device)) * 2 - 1
@@ -134,7 +134,7 @@ def calculate_quantface_lmd(
     device: str = "cpu",
     **_: Any,
 ) -> float:
-    """Mean distance of two aligned faces' landmarks, in pixels of the pictures.
+    """Mean distance of two aligned faces' landmarks, in pixels of the images.
 
     Args:
         img, img2: BGR (H, W, 3), 0…255.
@@ -144,7 +144,7 @@ def calculate_quantface_lmd(
         device: a torch device.
 
     Raises:
-        QuantFaceError: see ``networks.network``, other landmarks, pictures of different sizes, or
+        QuantFaceError: see ``networks.network``, other landmarks, images of different sizes, or
             the detector found no face.
     """
     check_choice("landmarks", landmarks, LANDMARKS)
@@ -165,7 +165,7 @@ def calculate_quantface_vre(
         device: a torch device.
 
     Raises:
-        QuantFaceError: no such model, one without a VRE, or pictures of different sizes.
+        QuantFaceError: no such model, one without a VRE, or images of different sizes.
     """
     a, b = as_tensors(img, img2, device=device)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Restored pictures and the clean ones that they are compared with, in two folders."""
+"""Restored images and the clean ones that they are compared with, in two folders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Pair", "find_pairs"]
 
 @dataclass(frozen=True)
 class Pair:
-    """A restored picture and, if it is to be compared, the clean one."""
+    """A restored image and, if it is to be compared, the clean one."""
 
     restored: Path
     clean: Path | None = None
@@ -31,7 +31,7 @@ class Pair:
         return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
     def read(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Both pictures as metrics take them: BGR (H, W, 3) uint8, upright.
+        """Both images as metrics take them: BGR (H, W, 3) uint8, upright.
 
         Raises:
             QuantFaceError: a file is not readable, or the sizes differ; the message names it.
@@ -53,24 +53,24 @@ def _read_bgr(path: Path) -> np.ndarray:
 
 
 def find_pairs(restored: Path, clean: Path | None) -> tuple[list[Pair], list[str]]:
-    """The pictures of a folder, sorted, each with that of the same stem in another one.
+    """The images of a folder, sorted, each with that of the same stem in another one.
 
-    Hidden files and those whose suffix is not a picture's are left out; so are subfolders.
+    Hidden files and those whose suffix is not an image's are left out; so are subfolders.
 
     Returns:
-        the pairs, and for every picture without its counterpart a message that names it.
+        the pairs, and for every image without its counterpart a message that names it.
 
     Raises:
-        UsageError: no such folder, one without pictures or with two of one stem, or no pair at all.
+        UsageError: no such folder, one without images or with two of one stem, or no pair at all.
     """
     if clean is None:
         return [Pair(path) for path in _images(restored)], []
     by_stem, wanted = (_by_stem(folder) for folder in (restored, clean))
     pairs = [Pair(path, wanted[stem]) for stem, path in by_stem.items() if stem in wanted]
     if not pairs:
-        raise UsageError(f"{restored} and {clean} have no pictures of the same names")
+        raise UsageError(f"{restored} and {clean} have no images of the same names")
     missing = [
-        f"{path}: no picture of that name in {other}"
+        f"{path}: no image of that name in {other}"
         for folder, other, found in ((by_stem, clean, wanted), (wanted, restored, by_stem))
         for stem, path in folder.items()
         if stem not in found

@@ -1,4 +1,4 @@
-"""Figures of pictures, kept in a CSV file as they come."""
+"""Figures of images, kept in a CSV file as they come."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ IMAGE, DIGEST = "image", "digest"
 
 
 class ScoreFile:
-    """A CSV file with a row per picture: its name, the digest of its files, a column per metric.
+    """A CSV file with a row per image: its name, the digest of its files, a column per metric.
 
     A row is appended as soon as it is known, so that a run that is killed loses nothing. Opening
-    and closing write the file anew, whole or not at all, with one row per picture. Figures of an
-    earlier run are kept, those of other metrics too, until the picture's files change.
+    and closing write the file anew, whole or not at all, with one row per image. Figures of an
+    earlier run are kept, those of other metrics too, until the image's files change.
 
     Args:
         path: the file; None: figures are kept in memory alone.
         metrics: the columns that are wanted.
-        images: names of the pictures, in the order of the rows.
+        images: names of the images, in the order of the rows.
 
     Raises:
         UsageError: the file cannot be written, or is another one: no such table, or with rows of
-            other pictures.
+            other images.
     """
 
     def __init__(self, path: Path | None, metrics: Iterable[str], images: Iterable[str]) -> None:
@@ -62,13 +62,13 @@ class ScoreFile:
         foreign = self._rows.keys() - set(self.images)
         if foreign:
             raise UsageError(
-                f"--csv {path}: has rows of pictures that are not in this run "
+                f"--csv {path}: has rows of images that are not in this run "
                 f"({min(foreign)}); name another file"
             )
         return columns[2:]
 
     def known(self, image: str, digest: str) -> dict[str, float]:
-        """Figures of a picture by metric, none if its files are not those they were made of."""
+        """Figures of an image by metric, none if its files are not those they were made of."""
         found, values = self._rows.get(image, ("", {}))
         if found != digest:
             return {}
@@ -76,7 +76,7 @@ class ScoreFile:
         return dict(values)
 
     def add(self, image: str, digest: str, values: Mapping[str, float]) -> None:
-        """Set a picture's figures and append them to the file."""
+        """Set an image's figures and append them to the file."""
         self._rows[image] = (digest, dict(values))
         self._confirmed.add(image)
         if self.path is not None:
@@ -84,11 +84,11 @@ class ScoreFile:
                 csv.writer(file).writerow(self._row(image))
 
     def close(self) -> None:
-        """Write the file with one row per picture."""
+        """Write the file with one row per image."""
         self._write()
 
     def column(self, metric: str) -> list[float]:
-        """All figures of a metric, of the pictures that this run has seen."""
+        """All figures of a metric, of the images that this run has seen."""
         rows = (self._rows[image][1] for image in self.images if image in self._confirmed)
         return [values[metric] for values in rows if metric in values]
 

@@ -17,7 +17,7 @@ SOBEL_PEAK = 4 * 255.0
 
 
 def gradient_magnitude(image: np.ndarray) -> np.ndarray:
-    """Sobel gradient magnitude of the grey picture, float32 (H, W), at most √2·1020.
+    """Sobel gradient magnitude of the grey image, float32 (H, W), at most √2·1020.
 
     Args:
         image: BGR (H, W, 3) on the 0…255 scale.
@@ -28,7 +28,7 @@ def gradient_magnitude(image: np.ndarray) -> np.ndarray:
 
 @METRIC_REGISTRY.register()
 def calculate_quantface_edge_psnr(img: np.ndarray, img2: np.ndarray, **_: Any) -> float:
-    """PSNR in dB between the gradient magnitudes of two pictures; peak 1020.
+    """PSNR in dB between the gradient magnitudes of two images; peak 1020.
 
     Args:
         img, img2: BGR (H, W, 3), 0…255.

@@ -23,13 +23,13 @@ HAARPSI_SIDE = 16
 
 @METRIC_REGISTRY.register()
 def calculate_quantface_ms_ssim(img: np.ndarray, img2: np.ndarray, **_: Any) -> float:
-    """Multi-scale SSIM (Wang et al., 2003), the mean of the colour channels; 1 for equal pictures.
+    """Multi-scale SSIM (Wang et al., 2003), the mean of the colour channels; 1 for equal images.
 
     Args:
         img, img2: BGR (H, W, 3), 0…255, at least 161 pixels a side.
 
     Raises:
-        QuantFaceError: smaller pictures, or of different sizes.
+        QuantFaceError: smaller images, or of different sizes.
     """
     import piq
 

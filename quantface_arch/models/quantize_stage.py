@@ -124,7 +124,7 @@ def _from_folder(folder: str, size: int | None) -> Any:
     paths = find_images(root)
     if not paths:
         raise QuantFaceError(
-            f"quant calibration dataroot_lq: no picture in {root}; degraded pictures belong there"
+            f"quant calibration dataroot_lq: no image in {root}; degraded images belong there"
         )
 
     def read(wanted: int) -> list[Tensor]:

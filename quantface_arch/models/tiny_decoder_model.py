@@ -26,7 +26,7 @@ class TinyDecoderModel(RestorerModel):
     """A restorer whose ``fast_decoder`` learns to decode as the VAE's decoder of its teacher does.
 
     Everything else of ``network_g`` is the teacher's and stays as it is. Both decoders are given
-    the latents that the UNet makes of degraded pictures.
+    the latents that the UNet makes of degraded images.
 
     ``TinyDecoderOptions`` lists its options under ``train``; its losses compare the image alone.
     """

@@ -117,7 +117,7 @@ def test_own_faces_come_first_and_are_never_enlarged(fresh):
     own.mkdir(parents=True)
     (own / "mine.jpg").write_bytes(find_images(ROOT / "val")[0].read_bytes())
     assert len(QuantFaceDataset({"dataroot_gt": "datasets/faces", "gt_size": 64})) == 1
-    with pytest.raises(QuantFaceError, match="gt_size 512: no picture"):
+    with pytest.raises(QuantFaceError, match="gt_size 512: no image"):
         QuantFaceDataset({"dataroot_gt": "datasets/faces", "gt_size": 512})
 
 

@@ -128,7 +128,7 @@ def test_fid_compares_with_a_folder_of_other_names(load_script, tmp_path, monkey
         return re.search(r"\| fid \| ([\d.]+) \|", capsys.readouterr().out)[1]
 
     assert float(run("--fid-gt", "clean")) == 25
-    with pytest.raises(UsageError, match="clean pictures"):
+    with pytest.raises(UsageError, match="clean images"):
         run()
     with pytest.raises(UsageError, match="--fid-gt nowhere: no such folder"):
         run("--fid-gt", "nowhere")

@@ -83,7 +83,7 @@ def read_csv(path):
 def read_table(text):
     """Metric → (mean, pictures) of the markdown table."""
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
-    assert lines[0] == ["metric", "mean", "better", "pictures"]
+    assert lines[0] == ["metric", "mean", "better", "images"]
     return {name: (float(mean), count) for name, mean, _, count in lines[1:]}
 
 
@@ -133,7 +133,7 @@ def test_a_second_run_computes_what_is_missing_or_has_changed(quickly, folders, 
     assert f"psnr: infinite for 1 of {COUNT}, left out of the mean" in printed
     assert all(0 < float(row["haarpsi"]) <= 1.001 for row in again.values())
     _, printed = quickly(*folders, "--metrics", "haarpsi", "psnr", "--csv", file)
-    assert f"{COUNT} of {COUNT} pictures were in {file} already" in printed
+    assert f"{COUNT} of {COUNT} images were in {file} already" in printed
     assert list(read_table(printed)) == ["haarpsi", "psnr"]
     assert read_csv(file) == again
 
@@ -149,7 +149,7 @@ def test_a_killed_run_loses_no_row_and_goes_on(repo, evaluate, folders, tmp_path
     kept = read_csv(file)
     assert 1 <= len(kept) < COUNT
     done = evaluate(*args)
-    assert done.returncode == 0 and "pictures were in" in done.stdout
+    assert done.returncode == 0 and "images were in" in done.stdout
     rows = read_csv(file)
     assert len(rows) == COUNT and all(rows[name] == row for name, row in kept.items())
 
@@ -170,8 +170,8 @@ def test_pictures_that_fail_are_named_and_the_others_are_done(evaluate, folders,
     for words in (
         f"error: {restored / '0.png'}: cannot be read",
         f"error: {restored / '1.png'}: 192x192 pixels, but {clean / '1.png'} has 192x100",
-        f"error: {restored / '2.png'}: no picture of that name in {clean}",
-        f"error: {clean / 'other.png'}: no picture of that name in {restored}",
+        f"error: {restored / '2.png'}: no image of that name in {clean}",
+        f"error: {clean / 'other.png'}: no image of that name in {restored}",
         f"error: {restored / 'small.png'}: niqe: found 170x170 pixels, at least 192",
     ):
         assert words in done.stderr
@@ -191,7 +191,7 @@ def test_without_clean_pictures_the_metrics_that_need_them_are_skipped(quickly, 
     assert status == 0 and list(table) == ["niqe"] and math.isfinite(table["niqe"][0])
     skipped = {line.split()[1].rstrip(":"): line for line in lines}
     assert set(skipped) == set(METRICS) - {"niqe", "lmd_detector"}
-    assert all("clean pictures" in skipped[name] for name in ("psnr", "vre", "lpips", "deg", "fid"))
+    assert all("clean images" in skipped[name] for name in ("psnr", "vre", "lpips", "deg", "fid"))
 
 
 @pytest.mark.parametrize("change", [["--metrics", "ssmi"], ["--csv", "README.md"]])
@@ -211,9 +211,9 @@ def test_wrong_usage_is_one_line_and_nothing_is_done(evaluate, folders, tmp_path
         (("--fid-gt", "nowhere"), "--fid-gt nowhere: no such folder"),
         (("--device", "abacus"), "--device abacus: "),
         (("--metrics", "deg", "lmd"), "none of these metrics can be computed here"),
-        (("--metrics", "niqe", "vre"), "--metrics vre: it wants clean pictures: give -g"),
-        (("-r", "empty"), "empty: no picture in this folder"),
-        (("-g", "other"), "have no pictures of the same names"),
+        (("--metrics", "niqe", "vre"), "--metrics vre: it wants clean images: give -g"),
+        (("-r", "empty"), "empty: no image in this folder"),
+        (("-g", "other"), "have no images of the same names"),
         (("-g", "twice"), "which one is to be compared"),
     ],
 )

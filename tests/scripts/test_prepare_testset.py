@@ -60,7 +60,7 @@ def test_a_set_is_laid_out_as_it_was_packed(repo, script, tmp_path, capsys, name
     assert [path.name for path in (tmp_path / "datasets").iterdir()] == [f"{name}_test"]
     assert len(list((tmp_path / f"datasets/{name}_test").iterdir())) == len(sources)
     said = capsys.readouterr()
-    assert "warning: pictures found: 2, published: " in said.err
+    assert "warning: images found: 2, published: " in said.err
     options = said.out.rpartition(" -opt ")[2].strip()
     assert options == f"options/testsets/{name}.yml" and (repo / options).is_file()
     assert prepare(script, name, *words, "--redo") == 0
@@ -73,19 +73,19 @@ def test_the_published_number_of_pictures_gets_no_warning(script, tmp_path, caps
         testset = dataclasses.replace(script.SETS["lfw"], count=count)
         monkeypatch.setitem(script.SETS, "lfw", testset)
         prepare(script, "lfw", "-i", tmp_path / "deep", "--redo")
-        assert ("warning: pictures found: 2" in capsys.readouterr().err) == (count != 2)
+        assert ("warning: images found: 2" in capsys.readouterr().err) == (count != 2)
 
 
 def test_a_picture_without_its_pair_is_named(script, tmp_path):
     low, clean = make(tmp_path / "low", count=3), make(tmp_path / "clean")
     for sources in ((low, clean), (clean, low)):
         before = tree(tmp_path)
-        with pytest.raises(QuantFaceError, match=r"low/faces/2\.png: no picture of that name in"):
+        with pytest.raises(QuantFaceError, match=r"low/faces/2\.png: no image of that name in"):
             prepare(script, "celeba", "-i", sources[0], "-g", sources[1])
         assert tree(tmp_path) == before
     with pytest.raises(UsageError, match="give -g"):
         prepare(script, "celeba", "-i", low)
-    with pytest.raises(UsageError, match="no clean pictures"):
+    with pytest.raises(UsageError, match="no clean images"):
         prepare(script, "lfw", "-i", low, "-g", clean)
 
 

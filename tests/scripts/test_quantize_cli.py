@@ -93,8 +93,8 @@ def test_a_killed_run_goes_on_and_writes_the_same_file(command, script, work, mo
     )
     assert command()[0] == 0
     hook.remove()
-    # Two pictures of the first pass were left, and the whole second one.
-    assert len(ran) == 2 + 6
+    # Two images of the first pass were left and the whole second one; then the file is compared.
+    assert len(ran) == 2 + 6 + 2
     assert (work / "out.safetensors").read_bytes() == expected
     assert not list(work.glob("*calib*"))
 
@@ -105,7 +105,7 @@ def test_a_killed_run_goes_on_and_writes_the_same_file(command, script, work, mo
         ({"recipe": "w4"}, 1, "recipe: found 'w4', allowed are w8a8"),
         ({"model": "nothing"}, 1, "model 'nothing'"),
         ({"input": "nowhere"}, 2, "nowhere: no such file or folder"),
-        ({"input": "EMPTY"}, 2, "no picture in this folder"),
+        ({"input": "EMPTY"}, 2, "no image in this folder"),
         ({"input": "BAD"}, 1, "(0 bytes)"),
         ({"output": "out.pth"}, 2, "written as .safetensors"),
         ({"include": ["unet.*"]}, 1, "include: pattern 'unet.*' matches no layer"),

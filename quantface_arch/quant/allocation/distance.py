@@ -12,14 +12,14 @@ WINDOW, STRIDE, SCALES = 8, 4, 3
 
 
 def ssim_distance(pred: Tensor, target: Tensor, data_range: float = 1.0) -> Tensor:
-    """1 - SSIM (Wang et al., 2004), averaged over scales: 0 for equal pictures, at most 2.
+    """1 - SSIM (Wang et al., 2004), averaged over scales: 0 for equal images, at most 2.
 
     Means and variances are those of 8×8 windows, 4 apart, at full size and halved once and twice,
-    as far as the pictures hold a window; all in float64.
+    as far as the images hold a window; all in float64.
 
     Args:
         pred, target: float (N, C, H, W), both sides at least 8.
-        data_range: largest less smallest value that a picture can have.
+        data_range: largest less smallest value that an image can have.
 
     Returns:
         a scalar.

@@ -42,7 +42,7 @@ class LayerFacts:
 
     Attributes:
         parameters: elements of the weight.
-        macs: multiply-accumulates per picture.
+        macs: multiply-accumulates per image.
         fixed: widths of weight and input that the network prescribes; None where they are free.
     """
 

@@ -34,7 +34,7 @@ class LayerCosts:
         weights: candidate width of the weight → cost; a single candidate is a fixed width.
         activations: the same of the layer's input.
         parameters: elements of the weight.
-        macs: multiply-accumulates per picture.
+        macs: multiply-accumulates per image.
         counted: whether the layer counts in the averages; the file's size counts every layer.
     """
 

@@ -24,11 +24,11 @@ Statistics = Mapping[str, Tensor]
 
 
 def check_mergeable(layers: Iterable[QuantLayer]) -> None:
-    """Raise QuantFaceError for what depends on the order of the pictures, naming the layer."""
+    """Raise QuantFaceError for what depends on the order of the images, naming the layer."""
     for layer in layers:
         what = None
         if layer.activation_spec.range == "ema":
-            what = "range ema, a moving average over the pictures in their order,"
+            what = "range ema, a moving average over the images in their order,"
         elif layer.weight_spec.rounding == "gptq":
             what = "rounding gptq, whose sums are too large to be exchanged,"
         if what:
@@ -76,7 +76,7 @@ def _counts_at(name: str, part: Statistics, reach: float) -> Tensor:
     if mantissa != 0.5:
         raise QuantFaceError(
             f"layer {name}: its first input was all zero, so that histograms of several processes "
-            "do not fit; calibrate without torchrun, or with other pictures first"
+            "do not fit; calibrate without torchrun, or with other images first"
         )
     for _ in range(exponent - 1):
         counts = widened(counts)

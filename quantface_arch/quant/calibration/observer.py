@@ -123,7 +123,7 @@ class ActivationObserver:
         self._count(x)
 
     def _keep(self, x: Tensor) -> None:
-        """Add crops of random pictures at random places; all have the first one's shape."""
+        """Add crops of random images at random places; all have the first one's shape."""
         generator = torch.Generator().manual_seed(self.calls)
         channels = x.shape[self.channel_axis]
         side = max(1, int((KEEP / CROPS / channels) ** (1 / max(1, x.ndim - 2))))
@@ -138,7 +138,7 @@ class ActivationObserver:
             self.places = torch.cat((self.places, torch.tensor([self.calls])))
 
     def _crop(self, x: Tensor, side: int, generator: torch.Generator) -> Tensor:
-        """A part of all pictures, at most ``side`` long along every axis but the channels'."""
+        """A part of all images, at most ``side`` long along every axis but the channels'."""
         for axis in range(1, x.ndim):
             if axis != x.ndim + self.channel_axis:
                 length = min(side, x.shape[axis])
@@ -146,7 +146,7 @@ class ActivationObserver:
         return x
 
     def _add_outer_products(self, x: Tensor) -> None:
-        """Take a crop of every picture into the Hessian."""
+        """Take a crop of every image into the Hessian."""
         assert self.columns is not None
         generator = torch.Generator().manual_seed(self.calls)
         columns = self.columns(self._crop(x, HESSIAN_SIDE, generator).float())

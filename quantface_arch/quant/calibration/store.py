@@ -47,7 +47,7 @@ class CalibrationStore:
         self.every = every
 
     def stage(self, name: str) -> CalibrationStore:
-        """The store of another pass over the same pictures, in a file beside this one."""
+        """The store of another pass over the same images, in a file beside this one."""
         path = self.path.with_name(f"{self.path.stem}-{name}{self.path.suffix}")
         return CalibrationStore(path, self.key, self.every)
 
