@@ -1,0 +1,153 @@
+"""Find video files that end before the data that their containers promise.
+
+Only sizes in bytes are used: declared durations and numbers of frames are often wrong in whole
+files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from av.container import InputContainer
+
+from quantface_arch.utils.files import open_file
+
+__all__ = ["missing_bytes"]
+
+# Returns where the element at a position ends, or None if the position holds something else.
+_End = Callable[[BinaryIO, int, int], "int | None"]
+
+# Boxes of .mp4 files that are not media data. Other bytes after the last box are not a box.
+_BOXES = {b"ftyp", b"styp", b"moov", b"moof", b"mfra", b"sidx", b"free", b"skip", b"uuid", b"meta"}
+_SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
+# Some writers of .avi files count the header of the file as part of its content.
+_RIFF_SLACK = 9
+_TS_PACKET = 188
+
+
+def missing_bytes(path: Path, container: InputContainer) -> int:
+    """Return how many bytes a file lacks at its end; 0 if none are known to be missing.
+
+    The index of a fragmented .mp4 file is complete only after its last packet was read.
+
+    Args:
+        path: the file.
+        container: the same file, opened.
+
+    Raises:
+        QuantFaceError: the file cannot be read.
+    """
+    names = container.format.name.split(",")
+    measure = next((_ENDS[name] for name in names if name in _ENDS), None)
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        end = _promised_end(file, size, measure) if measure else 0
+    if "mp4" in names:
+        end = max(end, _indexed_end(container))
+    return max(0, end - size)
+
+
+def _indexed_end(container: InputContainer) -> int:
+    """Return where the last sample in the index of an .mp4 file ends."""
+    entries = (entry for stream in container.streams for entry in stream.index_entries)
+    return max((entry.pos + entry.size for entry in entries), default=0)
+
+
+def _promised_end(file: BinaryIO, size: int, measure: _End) -> int:
+    """Return where the last element ends that starts within the file."""
+    position = 0
+    while position < size:
+        end = measure(file, position, size)
+        if end is None or end <= position:
+            break
+        position = end
+    return position
+
+
+def _read(file: BinaryIO, position: int, count: int) -> bytes:
+    file.seek(position)
+    return file.read(count)
+
+
+def _box_end(file: BinaryIO, position: int, size: int) -> int | None:
+    """Return the end of a box in an .mp4 file.
+
+    The size of media data is not judged, because some cameras declare more than they use; the index
+    tells which of them are needed.
+    """
+    head = _read(file, position, 16)
+    length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+    if length == 1:
+        length = int.from_bytes(head[8:16], "big")
+    end = position + length
+    known = kind in _BOXES or end <= size
+    return end if len(head) >= 8 and length >= 8 and known else None
+
+
+def _element_end(file: BinaryIO, position: int, size: int) -> int | None:
+    """Return the end of an element of a Matroska or WebM file.
+
+    Live recordings do not state the size of segments and clusters; their elements follow directly.
+    """
+    head = _read(file, position, 12)
+    id_length = 9 - head[0].bit_length()
+    if id_length > 4:
+        return None
+    if len(head) <= id_length:
+        return size + 1
+    size_length = 9 - head[id_length].bit_length()
+    start = id_length + size_length
+    if size_length > 8:
+        return None
+    if len(head) < start:
+        return size + 1
+    unknown = (1 << 7 * size_length) - 1
+    length = int.from_bytes(head[id_length:start], "big") & unknown
+    if length == unknown:
+        element = int.from_bytes(head[:id_length], "big")
+        return position + start if element in (_SEGMENT, _CLUSTER) else None
+    return position + start + length
+
+
+def _riff_end(file: BinaryIO, position: int, size: int) -> int | None:
+    """Return the end of a RIFF chunk of an .avi file; large files have several."""
+    head = _read(file, position, 8)
+    length = int.from_bytes(head[4:8], "little")
+    # An interrupted recording states no size.
+    if head[:4] != b"RIFF" or length in (0, 0xFFFFFFFF):
+        return None
+    end = position + 8 + length
+    return size if size < end <= size + _RIFF_SLACK else end
+
+
+def _program_end(file: BinaryIO, position: int, size: int) -> int | None:
+    """Return the end of a packet of an MPEG program stream."""
+    head = _read(file, position, 14)
+    if head[:3] != b"\0\0\1" or len(head) < 4:
+        return None
+    if head[3] == 0xB9:
+        return position + 4
+    if head[3] == 0xBA:
+        is_mpeg2 = len(head) == 14 and head[4] >> 6 == 1
+        return position + (14 + (head[13] & 7) if is_mpeg2 else 12)
+    length = int.from_bytes(head[4:6], "big")
+    return position + 6 + length if head[3] > 0xBA and length else None
+
+
+def _transport_end(file: BinaryIO, position: int, size: int) -> int | None:
+    """Return the end of the packets of an MPEG transport stream."""
+    if _read(file, position, 1) != b"\x47":
+        return None
+    return position + _TS_PACKET * max(1, (size - position) // _TS_PACKET)
+
+
+_ENDS: dict[str, _End] = {
+    "mp4": _box_end,
+    "matroska": _element_end,
+    "avi": _riff_end,
+    "mpeg": _program_end,
+    "mpegts": _transport_end,
+}
