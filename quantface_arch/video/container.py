@@ -84,8 +84,6 @@ def demuxed(path: Path, container: InputContainer, streams: Sequence[Stream]) ->
             raise damaged(path, reason)
         if packet is _END:
             return
-        if packet.is_corrupt:
-            raise damaged(path, "its data ends within a packet")
         # Some .avi files have packets without data, which repeat a frame; decoding one would end
         # the stream.
         if packet.size or packet.pts is packet.dts is None:

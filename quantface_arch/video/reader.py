@@ -18,7 +18,7 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.utils.images import MAX_PIXELS, MIN_SIDE
 from quantface_arch.video.container import damaged, demuxed, open_input, step
 from quantface_arch.video.pixels import Orientation, upright_rgb
-from quantface_arch.video.structure import missing_bytes
+from quantface_arch.video.structure import flaw
 
 __all__ = ["Span", "VideoReader"]
 
@@ -68,7 +68,7 @@ class VideoReader:
         self._container = open_input(self.path)
         try:
             self._stream = self._video_stream()
-            self._check_length()
+            self._check_structure()
             self.frames = self._stream.frames
             self.rate = self._stream.average_rate
             self.time_base = Fraction(self._stream.time_base or Fraction(1, 1000))
@@ -125,8 +125,8 @@ class VideoReader:
             QuantFaceError: there is none, or the size of its frames is not allowed.
         """
         stream = self._container.streams.best("video")
-        if not isinstance(stream, VideoStream):
-            raise QuantFaceError(f"{self.path}: cannot be read: it has no video track")
+        if not isinstance(stream, VideoStream) or stream.codec_context is None:
+            raise QuantFaceError(f"{self.path}: cannot be read: no video track that can be decoded")
         width, height = stream.width, stream.height
         if min(width, height) < MIN_SIDE or width * height > MAX_PIXELS:
             raise QuantFaceError(
@@ -137,22 +137,31 @@ class VideoReader:
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
         """Yield the decoded frames in the order in which they are shown."""
-        count = 0
+        count = packets = 0
+        names = self._container.format.name
+        indexed = len(self._stream.index_entries) if names == "avi" else 0
         for packet in demuxed(self.path, self._container, (self._stream,)):
+            packets += packet.size > 0
             frames, reason = step(packet.decode)
+            if packet.is_corrupt:
+                frames, reason = None, "a packet is incomplete"
             # A recording may begin between two key frames, where nothing can be decoded yet.
             if frames is None and count:
                 raise damaged(self.path, f"after frame {count}: {reason}")
             for frame in frames or ():
                 count += 1
                 yield frame
-        self._check_length()
+        # FFmpeg passes over damaged chunks of .avi files without an error.
+        if packets < indexed:
+            raise damaged(self.path, f"{indexed - packets} of {indexed} packets cannot be found")
+        if "mp4" in names:
+            self._check_structure()
 
-    def _check_length(self) -> None:
-        """Raise QuantFaceError if the file ends too early."""
-        missing = missing_bytes(self.path, self._container)
-        if missing:
-            raise damaged(self.path, f"at least {missing:,} bytes are missing at its end")
+    def _check_structure(self) -> None:
+        """Raise QuantFaceError if the file is not as its container says."""
+        found = flaw(self.path, self._container)
+        if found:
+            raise damaged(self.path, found)
 
     def _start(self, frame: av.VideoFrame, expected: Fraction | None) -> Fraction:
         """Return the time of a frame in seconds; ``expected`` is used if the file has none."""

@@ -15,7 +15,7 @@ from av.container import InputContainer
 
 from quantface_arch.utils.files import open_file
 
-__all__ = ["missing_bytes"]
+__all__ = ["flaw"]
 
 # Returns where the element at a position ends, or None if the position holds something else.
 _End = Callable[[BinaryIO, int, int], "int | None"]
@@ -26,12 +26,15 @@ _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
 # Some writers of .avi files count the header of the file as part of its content.
 _RIFF_SLACK = 9
 _TS_PACKET = 188
+_INVALID = "invalid data at byte {:,}"
+_MISSING = "at least {:,} bytes are missing at its end"
 
 
-def missing_bytes(path: Path, container: InputContainer) -> int:
-    """Return how many bytes a file lacks at its end; 0 if none are known to be missing.
+def flaw(path: Path, container: InputContainer) -> str | None:
+    """Return where a file is truncated or damaged, as a message; None if nothing is found.
 
-    The index of a fragmented .mp4 file is complete only after its last packet was read.
+    Call this before the first packet is read. For .mp4 files call it again after the last one,
+    because the index of a fragmented file grows while it is read.
 
     Args:
         path: the file.
@@ -44,10 +47,12 @@ def missing_bytes(path: Path, container: InputContainer) -> int:
     measure = next((_ENDS[name] for name in names if name in _ENDS), None)
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
-        end = _promised_end(file, size, measure) if measure else 0
+        if "matroska" in names:
+            return _matroska_flaw(file, size)
+        end = _walked(file, size, measure) if measure else size
     if "mp4" in names:
         end = max(end, _indexed_end(container))
-    return max(0, end - size)
+    return _MISSING.format(end - size) if end > size else None
 
 
 def _indexed_end(container: InputContainer) -> int:
@@ -56,7 +61,7 @@ def _indexed_end(container: InputContainer) -> int:
     return max((entry.pos + entry.size for entry in entries), default=0)
 
 
-def _promised_end(file: BinaryIO, size: int, measure: _End) -> int:
+def _walked(file: BinaryIO, size: int, measure: _End) -> int:
     """Return where the last element ends that starts within the file."""
     position = 0
     while position < size:
@@ -87,29 +92,47 @@ def _box_end(file: BinaryIO, position: int, size: int) -> int | None:
     return end if len(head) >= 8 and length >= 8 and known else None
 
 
-def _element_end(file: BinaryIO, position: int, size: int) -> int | None:
-    """Return the end of an element of a Matroska or WebM file.
+def _matroska_flaw(file: BinaryIO, size: int) -> str | None:
+    """Return where a Matroska or WebM file is truncated or damaged; None if it is whole.
 
     Live recordings do not state the size of segments and clusters; their elements follow directly.
     """
-    head = _read(file, position, 12)
-    id_length = 9 - head[0].bit_length()
-    if id_length > 4:
+    position, ends = 0, {}
+    while position < size and position < ends.get(_SEGMENT, size):
+        element = _element(file, position)
+        if element is None:
+            return _INVALID.format(position)
+        kind, start, length = element
+        end = size if length is None else start + length
+        if end > min((outer for outer in ends.values() if outer > position), default=end):
+            return _INVALID.format(position)
+        if max(start, end) > size:
+            return _MISSING.format(max(start, end) - size)
+        if kind in (_SEGMENT, _CLUSTER):
+            ends.pop(kind, None)
+            ends |= {} if length is None else {kind: end}
+        elif length is None:
+            return _INVALID.format(position)
+        position = start if kind in (_SEGMENT, _CLUSTER) else end
+    return None
+
+
+def _element(file: BinaryIO, position: int) -> tuple[int, int, int | None] | None:
+    """Return an element's number, the start of its content and its size, or None if it is invalid.
+
+    The size is None if the file does not state it.
+    """
+    head = _read(file, position, 12).ljust(12, b"\x80")
+    id_length, size_length = 9 - head[0].bit_length(), 0
+    if id_length <= 4:
+        size_length = 9 - head[id_length].bit_length()
+    if not 1 <= size_length <= 8:
         return None
-    if len(head) <= id_length:
-        return size + 1
-    size_length = 9 - head[id_length].bit_length()
     start = id_length + size_length
-    if size_length > 8:
-        return None
-    if len(head) < start:
-        return size + 1
     unknown = (1 << 7 * size_length) - 1
     length = int.from_bytes(head[id_length:start], "big") & unknown
-    if length == unknown:
-        element = int.from_bytes(head[:id_length], "big")
-        return position + start if element in (_SEGMENT, _CLUSTER) else None
-    return position + start + length
+    kind = int.from_bytes(head[:id_length], "big")
+    return kind, position + start, None if length == unknown else length
 
 
 def _riff_end(file: BinaryIO, position: int, size: int) -> int | None:
@@ -146,7 +169,6 @@ def _transport_end(file: BinaryIO, position: int, size: int) -> int | None:
 
 _ENDS: dict[str, _End] = {
     "mp4": _box_end,
-    "matroska": _element_end,
     "avi": _riff_end,
     "mpeg": _program_end,
     "mpegts": _transport_end,
