@@ -22,8 +22,10 @@ from quantface_arch.video.structure import flaw
 
 __all__ = ["Span", "VideoReader"]
 
-# The duration of the only frame of a video that states none, in seconds.
-_LONE_FRAME = Fraction(1, 25)
+# The duration of a frame if the file states neither times nor durations, in seconds.
+_USUAL_GAP = Fraction(1, 25)
+# The formats that state the duration of the last frame.
+_STATE_DURATIONS = {"avi", "mp4"}
 # Frames that are a little out of order are put in order; a larger jump back, in seconds, is an
 # error, because it would shift the sound against the images.
 _MAX_JUMP_BACK = 1
@@ -72,13 +74,16 @@ class VideoReader:
             self.frames = self._stream.frames
             self.rate = self._stream.average_rate
             self.time_base = Fraction(self._stream.time_base or Fraction(1, 1000))
-            self.origin = max(Fraction(0), Fraction(self._container.start_time or 0, av.time_base))
             decoded = self._decoded()
             first = next(decoded, None)
             if first is None:
                 raise QuantFaceError(f"{path}: cannot be read: no frame can be decoded")
             self._decoded_frames = chain([first], decoded)
             self._size = first.width, first.height
+            # Recordings of broadcasts start at any time, and sound may start before 0 with samples
+            # that are not played.
+            begin = max(Fraction(0), Fraction(self._container.start_time or 0, av.time_base))
+            self.origin = min(begin, self._time(first, begin))
             aspect = self._stream.sample_aspect_ratio or Fraction(1)
             self.pixel_aspect = 1 / aspect if Orientation.of(first).transposed else aspect
         except BaseException:
@@ -101,22 +106,21 @@ class VideoReader:
         self._container.close()
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, Span]]:
-        shown, gap = None, Fraction(0)
+        shown, start, gap = None, Fraction(0), Fraction(0)
         for frame in self._decoded_frames:
-            start = self._start(frame, None if shown is None else shown[1] + gap)
+            expected = start + (_stated(shown) or gap or _USUAL_GAP) if shown else start
+            following = self._time(frame, expected + self.origin) - self.origin
             if shown is not None:
-                gap = self._gap(shown[1], start)
-                yield upright_rgb(shown[0], self._size), Span(shown[1], gap)
-                start = shown[1] + gap
-            shown = frame, start
+                gap = self._gap(start, following)
+                yield upright_rgb(shown, self._size), Span(start, gap)
+                following = start + gap
+            shown, start = frame, following
         if shown is not None:
-            frame, start = shown
-            own = frame.duration * Fraction(frame.time_base or 0)
-            # Only .mp4 files state the duration of the last frame; elsewhere FFmpeg guesses it from
-            # the mean rate, and the gap before it is the better guess.
-            choices = (own, gap) if "mp4" in self._container.format.name else (gap, own)
-            duration = next((choice for choice in choices if choice), _LONE_FRAME)
-            yield upright_rgb(frame, self._size), Span(start, duration)
+            # For other formats FFmpeg guesses the duration from the mean rate, and the gap before
+            # it is the better guess.
+            states_it = _STATE_DURATIONS & set(self._container.format.name.split(","))
+            first, second = (_stated(shown), gap) if states_it else (gap, _stated(shown))
+            yield upright_rgb(shown, self._size), Span(start, first or second or _USUAL_GAP)
 
     def _video_stream(self) -> VideoStream:
         """Return the video track that players show.
@@ -163,12 +167,12 @@ class VideoReader:
         if found:
             raise damaged(self.path, found)
 
-    def _start(self, frame: av.VideoFrame, expected: Fraction | None) -> Fraction:
-        """Return the time of a frame in seconds; ``expected`` is used if the file has none."""
+    def _time(self, frame: av.VideoFrame, expected: Fraction) -> Fraction:
+        """Return the time of a frame in the file in seconds; ``expected`` if it has none."""
         ticks = frame.dts if frame.pts is None else frame.pts
         if ticks is None or frame.time_base is None:
-            return expected or Fraction(0)
-        return ticks * frame.time_base - self.origin
+            return expected
+        return ticks * frame.time_base
 
     def _gap(self, start: Fraction, following: Fraction) -> Fraction:
         """Return the seconds between two frames, at least one unit of time.
@@ -182,3 +186,8 @@ class VideoReader:
                 f"{float(following):.2f} s: they must increase"
             )
         return max(following - start, self.time_base)
+
+
+def _stated(frame: av.VideoFrame) -> Fraction:
+    """Return the duration of a frame in seconds by the file or by FFmpeg's guess; 0 if unknown."""
+    return frame.duration * Fraction(frame.time_base or 0)

@@ -107,8 +107,8 @@ class _Encoder:
         """
         if self._video is None or self._others is None:
             raise _NoFrames("no frames")
-        self._others.write_until(None)
         self._output.mux(self._video.encode(None))
+        self._others.write_until(None)
         self._output.close()
 
     def close(self) -> None:

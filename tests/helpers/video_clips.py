@@ -233,6 +233,8 @@ def _milliseconds(chapter: Any, *names: str) -> list[int]:
 def _is_complete(path: Path) -> bool:
     """Return whether a file has the subtitles, chapters and title of the clips that have them."""
     with av.open(str(path)) as source:
+        if not source.streams.subtitles:
+            return False
         chapters = [
             (
                 c["metadata"].get("title"),
