@@ -7,9 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from av import VideoFrame
-from av.video.reformatter import Colorspace
+from av.video.reformatter import Colorspace, Interpolation
 
-__all__ = ["Orientation", "upright_rgb"]
+__all__ = ["INTERPOLATION", "Orientation", "upright_rgb"]
+
+# With the usual rounding and chroma, frames become darker by one or two levels each time.
+INTERPOLATION = (
+    Interpolation.BICUBIC
+    | Interpolation.ACCURATE_RND
+    | Interpolation.FULL_CHR_H_INT
+    | Interpolation.FULL_CHR_H_INP
+)
 
 # AVCOL_SPC_UNSPECIFIED, which PyAV does not name.
 _UNTAGGED = 2
@@ -65,6 +73,6 @@ def upright_rgb(frame: VideoFrame, size: tuple[int, int]) -> np.ndarray:
         height=size[1],
         format="rgb24",
         src_colorspace=guess if frame.colorspace == _UNTAGGED else None,
-        interpolation="BICUBIC",
+        interpolation=INTERPOLATION,
     )
     return Orientation.of(frame).apply(rgb)

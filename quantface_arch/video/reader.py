@@ -142,6 +142,7 @@ class VideoReader:
     def _decoded(self) -> Iterator[av.VideoFrame]:
         """Yield the decoded frames in the order in which they are shown."""
         count = packets = 0
+        begun = False
         names = self._container.format.name
         indexed = len(self._stream.index_entries) if names == "avi" else 0
         for packet in demuxed(self.path, self._container, (self._stream,)):
@@ -150,7 +151,8 @@ class VideoReader:
             if packet.is_corrupt:
                 frames, reason = None, "a packet is incomplete"
             # A recording may begin between two key frames, where nothing can be decoded yet.
-            if frames is None and count:
+            begun |= packet.is_keyframe
+            if frames is None and begun:
                 raise damaged(self.path, f"after frame {count}: {reason}")
             for frame in frames or ():
                 count += 1

@@ -1,4 +1,4 @@
-"""Find video files that end before the data that their containers promise.
+"""Find video files whose bytes are not laid out as their containers say, or end too early.
 
 Only sizes in bytes are used: declared durations and numbers of frames are often wrong in whole
 files.
@@ -44,21 +44,43 @@ def flaw(path: Path, container: InputContainer) -> str | None:
         QuantFaceError: the file cannot be read.
     """
     names = container.format.name.split(",")
-    measure = next((_ENDS[name] for name in names if name in _ENDS), None)
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
+        if "mp4" in names:
+            return _mp4_flaw(file, size, container)
         if "matroska" in names:
             return _matroska_flaw(file, size)
+        measure = next((_ENDS[name] for name in names if name in _ENDS), None)
         end = _walked(file, size, measure) if measure else size
-    if "mp4" in names:
-        end = max(end, _indexed_end(container))
     return _MISSING.format(end - size) if end > size else None
 
 
-def _indexed_end(container: InputContainer) -> int:
-    """Return where the last sample in the index of an .mp4 file ends."""
+def _mp4_flaw(file: BinaryIO, size: int, container: InputContainer) -> str | None:
+    """Return where an .mp4 file is truncated or damaged; None if it is whole.
+
+    The size of media data is not judged, because some cameras declare more than they use; the index
+    tells which of them are needed. Bytes after the last box are harmless, except after fragments,
+    where they may be the remains of more fragments.
+    """
+    position, fragmented = 0, False
+    while position < size:
+        head = _read(file, position, 16)
+        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        length = int.from_bytes(head[8:16], "big") if length == 1 else length
+        if length == 0 and kind == b"mdat":
+            # The box extends to the end of the file.
+            length = size - position
+        fits = 8 <= length <= size - position
+        if not fits and kind in _BOXES and length > 8:
+            return _MISSING.format(position + length - size)
+        if not fits:
+            break
+        position, fragmented = position + length, fragmented or kind == b"moof"
     entries = (entry for stream in container.streams for entry in stream.index_entries)
-    return max((entry.pos + entry.size for entry in entries), default=0)
+    end = max((entry.pos + entry.size for entry in entries), default=0)
+    if end > size:
+        return _MISSING.format(end - size)
+    return _INVALID.format(position) if fragmented and position < size else None
 
 
 def _walked(file: BinaryIO, size: int, measure: _End) -> int:
@@ -75,21 +97,6 @@ def _walked(file: BinaryIO, size: int, measure: _End) -> int:
 def _read(file: BinaryIO, position: int, count: int) -> bytes:
     file.seek(position)
     return file.read(count)
-
-
-def _box_end(file: BinaryIO, position: int, size: int) -> int | None:
-    """Return the end of a box in an .mp4 file.
-
-    The size of media data is not judged, because some cameras declare more than they use; the index
-    tells which of them are needed.
-    """
-    head = _read(file, position, 16)
-    length, kind = int.from_bytes(head[:4], "big"), head[4:8]
-    if length == 1:
-        length = int.from_bytes(head[8:16], "big")
-    end = position + length
-    known = kind in _BOXES or end <= size
-    return end if len(head) >= 8 and length >= 8 and known else None
 
 
 def _matroska_flaw(file: BinaryIO, size: int) -> str | None:
@@ -168,7 +175,6 @@ def _transport_end(file: BinaryIO, position: int, size: int) -> int | None:
 
 
 _ENDS: dict[str, _End] = {
-    "mp4": _box_end,
     "avi": _riff_end,
     "mpeg": _program_end,
     "mpegts": _transport_end,

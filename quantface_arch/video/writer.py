@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.utils.files import atomic_path
 from quantface_arch.video.container import file_url
+from quantface_arch.video.pixels import INTERPOLATION
 from quantface_arch.video.reader import Span, VideoReader
 from quantface_arch.video.tracks import OtherTracks
 
@@ -92,7 +93,7 @@ class _Encoder:
             format="yuv420p",
             dst_colorspace=Colorspace.ITU709,
             dst_color_range=ColorRange.MPEG,
-            interpolation="BICUBIC",
+            interpolation=INTERPOLATION,
         )
         image.time_base = self._time_base
         image.pts = self._last = max(self._last + 1, round(span.start / self._time_base))

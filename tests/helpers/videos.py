@@ -12,13 +12,29 @@ SOUND_RATE = 48000
 _BLOCK = 960
 
 
-def write_video(path, frames, rate=25, sound=None, codec=None, aspect=None, **container):
-    """Encode (H, W, 3) uint8 RGB frames at a constant rate.
+def write_video(
+    path,
+    frames,
+    rate=25,
+    sound=None,
+    *,
+    codec=None,
+    aspect=None,
+    gop=12,
+    times=None,
+    attachment=None,
+    **container,
+):
+    """Encode (H, W, 3) uint8 RGB frames.
 
     Args:
+        rate: frames per second.
         sound: name of the encoder of a tone that lasts as long as the frames; None for no sound.
         codec: name of the encoder of the frames; H.264, or what the suffix needs, if None.
         aspect: width of a pixel divided by its height.
+        gop: a frame that is coded on its own follows this many frames after the last one.
+        times: times of the frames in units of 1 / ``rate``; evenly spaced if None.
+        attachment: content of a font that is attached.
         container: options of the file format.
     """
     usual = {".webm": "libvpx-vp9", ".avi": "mpeg4", ".mpg": "mpeg2video"}
@@ -26,15 +42,17 @@ def write_video(path, frames, rate=25, sound=None, codec=None, aspect=None, **co
     options = {"crf": "10"} if codec.startswith("lib") else {"qmin": "1", "qmax": "2"}
     with av.open(f"file:{path.absolute()}", "w", container_options=container) as output:
         video = output.add_stream(codec, rate=Fraction(rate).limit_denominator(1001))
-        video.options = options
+        video.options, video.gop_size = options, gop
         video.height, video.width = frames[0].shape[:2]
         video.pix_fmt = "yuv420p"
         if aspect is not None:
             video.codec_context.sample_aspect_ratio = aspect
         tone = output.add_stream(sound, rate=SOUND_RATE, layout="stereo") if sound else None
-        for number, rgb in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
-            frame.pts, frame.time_base = number, 1 / video.codec_context.framerate
+        if attachment is not None:
+            output.add_attachment("font.ttf", "font/ttf", attachment)
+        for time, rgb in zip(times or range(len(frames)), frames, strict=True):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+            frame.pts, frame.time_base = time, 1 / video.codec_context.framerate
             output.mux(video.encode(frame))
         output.mux(video.encode(None))
         if tone is not None:

@@ -46,7 +46,7 @@ def noise():
 def video(request, noise, tmp_path):
     suffix, sound, options = request.param
     path = tmp_path / f"a{suffix}"
-    write_video(path, noise, 25, sound, **options)
+    write_video(path, noise, 25, sound, gop=1, **options)
     return path
 
 
@@ -108,9 +108,11 @@ class FailingDisk:
 
 def test_a_read_error_is_not_one_of_writing(tmp_path):
     """A damaged input must not end the run, as a full disk does."""
-    with pytest.raises(QuantFaceError, match=r"a\.mkv: .*Input/output error") as caught:
-        with atomic_path(tmp_path / "b.mp4"):
-            list(demuxed(Path("a.mkv"), FailingDisk(), ()))
+    with (
+        pytest.raises(QuantFaceError, match=r"a\.mkv: .*Input/output error") as caught,
+        atomic_path(tmp_path / "b.mp4"),
+    ):
+        list(demuxed(Path("a.mkv"), FailingDisk(), ()))
     assert not isinstance(caught.value, WriteError) and not os.listdir(tmp_path)
 
 

@@ -14,7 +14,7 @@ from disks import full_disk
 from videos import sound_hash, streams, turn, write_video
 
 from quantface_arch.errors import QuantFaceError, WriteError
-from quantface_arch.utils.images import RGBImage, write_image
+from quantface_arch.utils.images import RGBImage, load_rgb, resize, write_image
 from quantface_arch.video.reader import Span, VideoReader
 from quantface_arch.video.tracks import unkept
 from quantface_arch.video.writer import video_writer
@@ -112,6 +112,15 @@ def test_colours_are_read_by_their_tags(tmp_path, matrix, full, height, tagged, 
     (frame,) = frames_of(tmp_path / "a.mkv")
     found = frame[height // 2, 8::16].astype(int)
     assert np.abs(found - colours).max() <= 3
+
+
+def test_copying_a_video_again_and_again_keeps_its_brightness(repo, tmp_path):
+    photo = resize(load_rgb(repo / "inputs/astronaut.jpg"), 256, 256)
+    write_video(tmp_path / "0.mp4", [photo])
+    for number in range(4):
+        copy_video(tmp_path / f"{number}.mp4", tmp_path / f"{number + 1}.mp4")
+    first, last = (frames_of(tmp_path / f"{number}.mp4")[0].mean() for number in (0, 4))
+    assert abs(first - last) < 0.5
 
 
 def test_grey_videos_are_read(tmp_path):
