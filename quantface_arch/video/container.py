@@ -84,7 +84,4 @@ def demuxed(path: Path, container: InputContainer, streams: Sequence[Stream]) ->
             raise damaged(path, reason)
         if packet is _END:
             return
-        # Some .avi files have packets without data, which repeat a frame; decoding one would end
-        # the stream.
-        if packet.size or packet.pts is packet.dts is None:
-            yield packet
+        yield packet

@@ -70,8 +70,8 @@ def test_a_judge_sees_wrong_copies(tmp_path):
             assert not judge(clip, tmp_path / "b.mp4").good
 
 
-def test_chunks_without_data_of_avi_files_are_gaps(tmp_path):
-    """The .avi writer fills gaps with empty chunks, which repeat a frame."""
+def test_gaps_in_avi_files_are_kept(tmp_path):
+    """The writer fills them with empty chunks, which repeat a frame."""
     gaps = (Fraction(1, 25), Fraction(3, 25), Fraction(1, 25), Fraction(2, 25), Fraction(1, 25))
     make(Clip(".avi", gaps, codec="mpeg4", sound=None), tmp_path / "a.avi")
     with VideoReader(tmp_path / "a.avi") as reader:
