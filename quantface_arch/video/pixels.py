@@ -7,18 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from av import VideoFrame
-from av.video.reformatter import Colorspace, Interpolation
+from av.video.reformatter import Colorspace
 
 __all__ = ["INTERPOLATION", "Orientation", "upright_rgb"]
 
-# With the usual rounding and chroma, frames become darker by one or two levels each time.
-INTERPOLATION = (
-    Interpolation.BICUBIC
-    | Interpolation.ACCURATE_RND
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
-)
-
+# With the usual rounding and chroma, frames become darker by one or two levels each time. These
+# are FFmpeg's SWS_BICUBIC, SWS_ACCURATE_RND, SWS_FULL_CHR_H_INT and SWS_FULL_CHR_H_INP; PyAV 17
+# does not name them all.
+INTERPOLATION = 0x4 | 0x40000 | 0x2000 | 0x4000
 # AVCOL_SPC_UNSPECIFIED, which PyAV does not name.
 _UNTAGGED = 2
 # Untagged videos with at least this many lines count as HD, as in players.
