@@ -8,6 +8,9 @@ from fractions import Fraction
 import av
 import numpy as np
 
+from quantface_arch.video.reader import VideoReader
+from quantface_arch.video.writer import video_writer
+
 SOUND_RATE = 48000
 _BLOCK = 960
 
@@ -82,6 +85,19 @@ def turn(path, degrees):
     header = data.index(b"tkhd")
     place = data.index(whole, header)
     path.write_bytes(data[:place] + matrix + data[place + len(matrix) :])
+
+
+def copy_video(source, target):
+    """Read and write a video without changing its frames."""
+    with VideoReader(source) as reader, video_writer(target, reader) as write:
+        for rgb, span in reader:
+            write(rgb, span)
+
+
+def frames_of(path):
+    """Return the frames of a video."""
+    with VideoReader(path) as reader:
+        return [rgb for rgb, _ in reader]
 
 
 def streams(path):
