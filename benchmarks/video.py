@@ -18,10 +18,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import cv2
+import av
 import numpy as np
 from moving_face import RATE, deviations, moving
 from report import data_root, parser, report
@@ -85,11 +86,14 @@ def _exponential(faces: Sequence[list[Face]], weight: float) -> list[list[np.nda
 def whole_command(count: int, folder: Path) -> dict[str, Any]:
     """Restore a video of ``count`` frames with the command and measure its memory."""
     video = folder / f"{count}.mp4"
-    code = cv2.VideoWriter.fourcc(*"mp4v")
-    writer = cv2.VideoWriter(str(video), cv2.CAP_FFMPEG, code, RATE, (640, 480))
-    for frame, _ in moving(load_rgb(PHOTO), count, (640, 480)):
-        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    writer.release()
+    with av.open(str(video), "w") as output:
+        track: Any = output.add_stream("libx264", rate=RATE)
+        track.width, track.height, track.pix_fmt = 640, 480, "yuv420p"
+        for number, (frame, _) in enumerate(moving(load_rgb(PHOTO), count, (640, 480))):
+            image = av.VideoFrame.from_ndarray(frame)
+            image.pts, image.time_base = number, Fraction(1, RATE)
+            output.mux(track.encode(image))
+        output.mux(track.encode(None))
     command = [sys.executable, str(REPO / "inference/restore.py"), "-i", str(video)]
     command += ["-o", str(folder / "out"), "--offline"]
     command += ["--weights-dir", str(data_root() / "weights/facexlib")]

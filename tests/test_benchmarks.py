@@ -23,6 +23,7 @@ BENCHMARKS = (
     "robustness_fuzz",
     "roofline",
     "video",
+    "video_kinds",
     "web",
 )
 # What they are made of, and those with tests of their own.

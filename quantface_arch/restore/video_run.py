@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from quantface_arch.errors import QuantFaceError, WriteError
 from quantface_arch.faces.align import warp_face
+from quantface_arch.faces.face import Face
 from quantface_arch.restore.compare import side_by_side
 from quantface_arch.restore.files import Source
 from quantface_arch.restore.progress import report_failure, shard_progress
@@ -17,9 +21,9 @@ from quantface_arch.restore.results import FoundFaces, RestoredImage
 from quantface_arch.restore.run import Counts, Run
 from quantface_arch.utils.files import file_digest
 from quantface_arch.utils.images import RGBImage
-from quantface_arch.video.ffmpeg import ENCODER, find_ffmpeg
-from quantface_arch.video.reader import VideoReader
+from quantface_arch.video.reader import Span, VideoReader
 from quantface_arch.video.tracking import TrackedFrame, track_faces
+from quantface_arch.video.tracks import unkept
 from quantface_arch.video.writer import Write, video_writer
 
 __all__ = ["VideoRun"]
@@ -72,12 +76,6 @@ class VideoRun(Run):
         Raises:
             WriteError: the output cannot be written.
         """
-        if find_ffmpeg() is None and self.shard.is_first:
-            print(
-                f"note: no ffmpeg with {ENCODER} on the PATH: OpenCV writes the videos, "
-                "as MPEG-4 (mp4v) and without sound",
-                file=sys.stderr,
-            )
         for source in sources:
             try:
                 self._restore(source)
@@ -95,6 +93,8 @@ class VideoRun(Run):
         with ExitStack() as stack:
             reader = stack.enter_context(VideoReader(source.path))
             digest = file_digest(source.path)
+            if lost := unkept(reader):
+                print(f"note: {source.path}: not kept: {lost}", file=sys.stderr)
             # The stack closes in reverse order: the file that marks the video as done comes last.
             write = stack.enter_context(video_writer(outputs[0], reader))
             write_pair: Write | None = None
@@ -102,10 +102,12 @@ class VideoRun(Run):
                 outputs.append(self.folders.compared / f"{source.name}.mp4")
                 write_pair = stack.enter_context(video_writer(outputs[1], reader))
             bar = stack.enter_context(shard_progress(reader.frames, self.shard, "frame"))
-            for found, result in self._restored(self._found(reader)):
-                write(result.image)
+            spans: deque[Span] = deque()
+            for found, result in self._restored(self._found(reader, spans)):
+                span = spans.popleft()
+                write(result.image, span)
                 if write_pair is not None:
-                    write_pair(side_by_side(found.image, result.rgb_image).rgb)
+                    write_pair(side_by_side(found.image, result.rgb_image).rgb, span)
                 frames += 1
                 faces += len(found.faces)
                 unrestored += not found.faces
@@ -123,12 +125,19 @@ class VideoRun(Run):
         self.counts.unrestored += unrestored
         self.counts.seconds += seconds
 
-    def _found(self, reader: VideoReader) -> Iterator[FoundFaces]:
-        """Yield the frames of a video with their smoothed faces."""
-        detect = self.restorer.detector.detect
-        seen = ((rgb, [face for face in detect(rgb) if face.plausible]) for rgb in reader)
-        for frame in track_faces(seen):
+    def _found(self, reader: VideoReader, spans: deque[Span]) -> Iterator[FoundFaces]:
+        """Yield the frames of a video with their smoothed faces, and add their spans to a queue."""
+        for frame in track_faces(self._seen(reader, spans)):
             yield _cut_out(frame)
+
+    def _seen(
+        self, reader: VideoReader, spans: deque[Span]
+    ) -> Iterator[tuple[np.ndarray, list[Face]]]:
+        """Yield the frames of a video with the faces that were detected in them."""
+        for rgb, span in reader:
+            spans.append(span)
+            faces = self.restorer.detector.detect(rgb)
+            yield rgb, [face for face in faces if face.plausible]
 
     def _restored(self, frames: Iterable[FoundFaces]) -> Iterator[tuple[FoundFaces, RestoredImage]]:
         """Yield frames and their results in order; several frames share a batch of faces."""

@@ -1,175 +1,149 @@
-"""Write .mp4 videos: H.264 with sound by ffmpeg, or MPEG-4 without sound by OpenCV."""
+"""Write .mp4 videos: H.264, with the sound, subtitles and tags of the video they come from."""
 
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
+from av.codec.context import Flags
+from av.error import FFmpegError
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from av.video.stream import VideoStream
 
-from quantface_arch.errors import QuantFaceError, one_line
+from quantface_arch.errors import QuantFaceError
 from quantface_arch.utils.files import atomic_path
-from quantface_arch.video.ffmpeg import ENCODER, file_url, find_ffmpeg, sound_options
-from quantface_arch.video.reader import VideoReader
+from quantface_arch.video.container import file_url
+from quantface_arch.video.pixels import INTERPOLATION
+from quantface_arch.video.reader import Span, VideoReader
+from quantface_arch.video.tracks import OtherTracks
 
 __all__ = ["video_writer"]
 
-Write = Callable[[np.ndarray], None]
-# Larger than the space that can be left in a file's last block.
-_PIECE = 1 << 20
-# Nearly indistinguishable from the input.
-_QUALITY = "17"
-_BT709 = ("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709")
-_TO_BT709 = "scale=out_color_matrix=bt709:out_range=tv"
+Write = Callable[[np.ndarray, Span], None]
+# CRF 17 is nearly indistinguishable from the input. The durations in .mp4 files are those between
+# the decoding of frames; without B-frames, which are decoded out of order, they are exact.
+_ENCODER, _OPTIONS = "libx264", {"crf": "17", "preset": "medium", "bf": "0"}
+# Players can start before they have the whole file.
+_CONTAINER = {"movflags": "+faststart"}
+# Times are stored in units of at most 1/10000 s; a file has no more than _MAX_TICKS in a second.
+_MIN_TICKS, _MAX_TICKS = 10_000, 1_000_000
+_OTHER_TICKS = 90_000
+# The encoder's hint for a video that states no rate.
+_USUAL_RATE = 25
 
 
 @contextmanager
 def video_writer(path: Path, source: VideoReader) -> Iterator[Write]:
     """Yield a function that appends (H, W, 3) uint8 RGB frames of one size to a new video.
 
-    The frame rate, the aspect of the pixels and, with ffmpeg, the sound are those of ``source``.
-    H.264 needs sides of even length, so the last row or column of an odd side is repeated. The file
-    appears only when the block ends without an exception.
+    The function also takes the frame's span of time. The aspect of the pixels, the sound, the text
+    subtitles, the chapters and the tags are those of ``source``. H.264 needs sides of even length,
+    so the last row or column of an odd side is repeated. The file appears only when the block ends
+    without an exception.
 
     Args:
         path: path of the new video, ending in ``.mp4``.
         source: the video that the frames come from.
 
     Raises:
-        QuantFaceError: ``path`` cannot be written.
+        QuantFaceError: ``path`` cannot be written, or the sound of ``source`` is damaged.
         WriteError: the disk is full or refuses the file.
     """
-    program = find_ffmpeg()
     with atomic_path(path) as temporary:
-        encoder = _Ffmpeg(program, temporary, source) if program else _OpenCV(temporary, source)
+        encoder = _Encoder(temporary, source)
         try:
-            yield lambda rgb: encoder.write(_even(rgb))
+            yield encoder.write
             encoder.finish()
-        except OSError as error:
-            _try_disk(temporary)
+        except (FFmpegError, _NoFrames) as error:
             raise QuantFaceError(f"cannot write {path}: {error}") from error
         finally:
             encoder.close()
 
 
-def _try_disk(path: Path) -> None:
-    """Raise the system's error if the disk is full, because encoders do not report it."""
-    with path.open("ab") as file:
-        file.write(bytes(_PIECE))
+class _NoFrames(Exception):
+    """A video would be empty."""
+
+
+class _Encoder:
+    """Encode frames into a file, and copy the other tracks up to the time of each frame."""
+
+    def __init__(self, path: Path, source: VideoReader) -> None:
+        self._source = source
+        self._output = av.open(file_url(path), "w", format="mp4", container_options=_CONTAINER)
+        self._video: VideoStream | None = None
+        self._others: OtherTracks | None = None
+        self._time_base = _time_base(source.time_base)
+        self._last = -1
+
+    def write(self, rgb: np.ndarray, span: Span) -> None:
+        """Append a frame."""
+        rgb = _even(rgb)
+        if self._video is None:
+            self._video = self._new_track(rgb.shape[1], rgb.shape[0])
+            self._others = OtherTracks(self._source, self._output)
+        assert self._others is not None
+        self._others.write_until(span.start)
+        image = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=INTERPOLATION,
+        )
+        image.time_base = self._time_base
+        image.pts = self._last = max(self._last + 1, round(span.start / self._time_base))
+        image.duration = max(1, round(span.duration / self._time_base))
+        self._output.mux(self._video.encode(image))
+
+    def finish(self) -> None:
+        """Write what is left, and complete the file.
+
+        Raises:
+            _NoFrames: nothing was written.
+        """
+        if self._video is None or self._others is None:
+            raise _NoFrames("no frames")
+        self._output.mux(self._video.encode(None))
+        self._others.write_until(None)
+        self._output.close()
+
+    def close(self) -> None:
+        """Close the files, whether or not the new one is complete."""
+        if self._others is not None:
+            self._others.close()
+        with contextlib.suppress(FFmpegError):
+            self._output.close()
+
+    def _new_track(self, width: int, height: int) -> VideoStream:
+        rate = self._source.rate or _USUAL_RATE
+        track = self._output.add_stream(_ENCODER, rate=rate, options=dict(_OPTIONS))
+        assert isinstance(track, VideoStream)
+        track.width, track.height, track.pix_fmt = width, height, "yuv420p"
+        context = track.codec_context
+        context.time_base = self._time_base
+        # Without this flag the encoder derives the duration of each frame from the mean rate.
+        context.flags |= Flags.frame_duration
+        context.sample_aspect_ratio = self._source.pixel_aspect
+        context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.ITU709
+        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        return track
+
+
+def _time_base(unit: Fraction) -> Fraction:
+    """Return a unit of time in seconds in which the times of a video are whole numbers.
+
+    Very small units, which .mp4 cannot store, are rounded.
+    """
+    ticks = unit.denominator * -(-_MIN_TICKS // unit.denominator)
+    return Fraction(1, ticks if ticks <= _MAX_TICKS else _OTHER_TICKS)
 
 
 def _even(rgb: np.ndarray) -> np.ndarray:
     """Return a frame whose sides have even lengths."""
     below, right = rgb.shape[0] % 2, rgb.shape[1] % 2
     return cv2.copyMakeBorder(rgb, 0, below, 0, right, cv2.BORDER_REPLICATE)
-
-
-class _Ffmpeg:
-    """Encode with ffmpeg, which reads the frames from a pipe and starts at the first one."""
-
-    def __init__(self, program: str, path: Path, source: VideoReader) -> None:
-        self.program, self.path, self.source = program, path, source
-        self.process: subprocess.Popen[bytes] | None = None
-        # ffmpeg would block on a full pipe, so its messages go to a file.
-        self.messages = tempfile.TemporaryFile()  # noqa: SIM115 (close() closes it)
-
-    def _start(self, width: int, height: int) -> subprocess.Popen[bytes]:
-        sound = sound_options(self.program, self.source.path)
-        options = ["-hide_banner", "-v", "error", "-y"]
-        options += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
-        options += ["-r", str(self.source.rate), "-i", "pipe:0"]
-        if sound is not None:
-            options += ["-protocol_whitelist", "file", "-i", file_url(self.source.path)]
-            options += ["-map", "0:v", "-map", "1:a", *sound]
-        options += [
-            "-vf",
-            f"{_TO_BT709},setsar={self.source.pixel_aspect}",
-            "-pix_fmt",
-            "yuv420p",
-            *_BT709,
-        ]
-        options += ["-c:v", ENCODER, "-crf", _QUALITY, "-preset", "medium"]
-        options += ["-movflags", "+faststart", file_url(self.path)]
-        # Start a new session, so that Ctrl+C reaches this process only, which removes the file.
-        return subprocess.Popen(
-            [self.program, *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=self.messages,
-            start_new_session=True,
-        )
-
-    def write(self, rgb: np.ndarray) -> None:
-        if self.process is None:
-            self.process = self._start(rgb.shape[1], rgb.shape[0])
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(rgb.tobytes())
-        except BrokenPipeError:
-            self.process.wait()
-            raise OSError(self._reason()) from None
-
-    def finish(self) -> None:
-        if self.process is None:
-            raise OSError("no frames")
-        # Close the pipe and wait.
-        self.process.communicate()
-        if self.process.returncode:
-            raise OSError(self._reason())
-
-    def close(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            # The pipe's buffer can no longer be written to ffmpeg.
-            with contextlib.suppress(BrokenPipeError):
-                self.process.communicate()
-        self.messages.close()
-
-    def _reason(self) -> str:
-        self.messages.seek(0)
-        text = self.messages.read().decode(errors="replace").strip().splitlines()[-1:]
-        return f"ffmpeg: {''.join(text) or 'no reason given'}"
-
-
-class _OpenCV:
-    """Encode MPEG-4 Part 2 without sound, with the codecs that come with OpenCV."""
-
-    def __init__(self, path: Path, source: VideoReader) -> None:
-        self.path, self.rate = path, source.rate
-        self.writer: cv2.VideoWriter | None = None
-        self.count = 0
-
-    def write(self, rgb: np.ndarray) -> None:
-        if self.writer is None:
-            self.writer = _opencv_writer(self.path, self.rate, (rgb.shape[1], rgb.shape[0]))
-        self.writer.write(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-        self.count += 1
-
-    def finish(self) -> None:
-        self.close()
-        # OpenCV does not report a full disk.
-        try:
-            with VideoReader(self.path) as result:
-                found = result.frames
-        except QuantFaceError as error:
-            raise OSError(one_line(error)) from error
-        if found != self.count:
-            raise OSError(f"{found} of {self.count} frames were written; is the disk full?")
-
-    def close(self) -> None:
-        if self.writer is not None:
-            self.writer.release()
-
-
-def _opencv_writer(path: Path, rate: Fraction, size: tuple[int, int]) -> cv2.VideoWriter:
-    code = cv2.VideoWriter.fourcc(*"mp4v")
-    writer = cv2.VideoWriter(str(path.absolute()), cv2.CAP_FFMPEG, code, float(rate), size)
-    if not writer.isOpened():
-        raise OSError(f"OpenCV cannot encode MPEG-4 with {size[0]}x{size[1]} pixels")
-    return writer

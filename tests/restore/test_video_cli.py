@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from disks import full_disk
 from small_networks import TINY
-from videos import needs_ffmpeg, sound_hash, streams, write_plain_video, write_video
+from videos import sound_hash, streams, write_video
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.faces.face import Face
@@ -60,15 +60,14 @@ def _check_errors(stderr, wanted):
     assert all(reason in line for reason, line in zip(wanted.values(), errors, strict=True))
 
 
-@needs_ffmpeg
 def test_a_folder_of_videos_and_images(command, photo, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     blank = [np.full_like(photo, 100)] * 4
-    write_video(folder / "good.mp4", _swaying(photo, 8) + blank, options=["-c:a", "aac"])
-    write_video(folder / "faceless.mkv", blank)
+    write_video(folder / "good.mp4", _swaying(photo, 8) + blank, sound="aac")
+    write_video(folder / "faceless.mkv", blank, sound="flac")
     write_image(folder / "picture.png", RGBImage(photo))
-    write_plain_video(folder / "cut.avi", _swaying(photo, 12))
+    write_video(folder / "cut.avi", _swaying(photo, 12))
     cut = (folder / "cut.avi").read_bytes()
     (folder / "cut.avi").write_bytes(cut[: len(cut) // 2])
     (folder / "text.webm").write_text("hello")
@@ -85,12 +84,12 @@ def test_a_folder_of_videos_and_images(command, photo, tmp_path):
         *("restored/good.mp4", "restored/picture.png", "restored_faces/picture_00.png"),
     ]
     before, after = streams(folder / "good.mp4"), streams(out / "restored/good.mp4")
-    assert (after["video"]["width"], after["video"]["height"]) == (384, 384)
-    for key in ("nb_frames", "r_frame_rate"):
+    assert after["video"]["size"] == (384, 384)
+    for key in ("frames", "rate"):
         assert after["video"][key] == before["video"][key]
     assert sound_hash(out / "restored/good.mp4") == sound_hash(folder / "good.mp4")
     with VideoReader(out / "restored/good.mp4") as reader:
-        frames = [resize(frame, 256, 256) for frame in reader]
+        frames = [resize(rgb, 256, 256) for rgb, _ in reader]
     left, top, right, bottom = YuNetDetector().detect(photo)[0].box.astype(int)
     for before, after in zip(_swaying(photo, 8), frames, strict=False):
         change = np.abs(after.astype(int) - before).mean(axis=2)
@@ -102,23 +101,26 @@ def test_a_folder_of_videos_and_images(command, photo, tmp_path):
     assert "12/12" in done.stderr and "frame/s" in done.stderr.replace("s/frame", "frame/s")
 
 
-def test_opencv_writes_without_ffmpeg_and_one_note_says_so(command, photo, tmp_path):
-    for name in ("a.mp4", "b.mp4"):
-        write_plain_video(tmp_path / name, _swaying(photo, 5))
-    (tmp_path / "empty").mkdir()
-    words = ["-i", str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")]
-    environment = {**os.environ, "PATH": str(tmp_path / "empty")}
-    done = subprocess.run([*command, *words], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("no ffmpeg") == 1
-    assert "2 videos, 10 frames, 10 faces" in done.stdout
-    for name in ("a.mp4", "b.mp4"):
-        with VideoReader(tmp_path / "out/restored" / name) as reader:
-            assert len(list(reader)) == 5 and reader.rate == 25
+def test_a_note_names_what_a_video_loses(restore, photo, tmp_path):
+    write_video(tmp_path / "a.mkv", [photo] * 2, attachment=b"font")
+    status, _, stderr = restore("-i", tmp_path / "a.mkv")
+    assert status == 0
+    notes = [line for line in stderr.splitlines() if line.startswith("note: ")]
+    assert f"note: {tmp_path / 'a.mkv'}: not kept: 1 attachment track" in notes
+
+
+def test_the_times_of_frames_are_kept(restore, photo, tmp_path):
+    """The videos side by side have them too, and detection and batches delay the frames."""
+    write_video(tmp_path / "a.mkv", [photo] * 9, times=[0, 1, 2, 10, 11, 30, 31, 32, 33])
+    assert restore("-i", tmp_path / "a.mkv", "--compare", "--batch-size", "3")[0] == 0
+    for folder in ("restored", "compare"):
+        with VideoReader(tmp_path / "out" / folder / "a.mp4") as reader:
+            starts = [float(span.start) for _, span in reader]
+        assert starts == [number / 25 for number in (0, 1, 2, 10, 11, 30, 31, 32, 33)]
 
 
 def test_an_interrupted_video_does_not_count_as_done(command, photo, tmp_path):
-    write_plain_video(tmp_path / "long.mp4", _swaying(photo, 400))
+    write_video(tmp_path / "long.mp4", _swaying(photo, 400))
     process = subprocess.Popen(
         [*command, "-i", str(tmp_path / "long.mp4")],
         stderr=subprocess.DEVNULL,
@@ -152,14 +154,14 @@ def restore(command, monkeypatch, capsys):
 
 @pytest.mark.parametrize("option", ["--aligned", "--sample"])
 def test_options_that_do_not_apply_to_videos(restore, photo, tmp_path, option):
-    write_plain_video(tmp_path / "a.mp4", [photo] * 2)
+    write_video(tmp_path / "a.mp4", [photo] * 2)
     status, _, stderr = restore("-i", tmp_path / "a.mp4", option)
     assert status == 2 and not (tmp_path / "out").exists()
     assert stderr.startswith(f"error: {option} cannot be used with the video {tmp_path / 'a.mp4'}")
 
 
 def test_videos_without_faces_and_videos_that_exist(restore, photo, tmp_path):
-    write_plain_video(tmp_path / "a.mp4", [np.full_like(photo, 100)] * 3)
+    write_video(tmp_path / "a.mp4", [np.full_like(photo, 100)] * 3)
     status, stdout, _ = restore("-i", tmp_path / "a.mp4", "--keep-unrestored")
     assert status == 0 and "1 videos, 3 frames, 0 faces" in stdout
     assert "3 frames written unrestored" in stdout
@@ -170,7 +172,7 @@ def test_videos_without_faces_and_videos_that_exist(restore, photo, tmp_path):
 
 def test_resuming_videos_by_the_manifest(restore, photo, tmp_path):
     good, broken = tmp_path / "a.mp4", tmp_path / "b.mp4"
-    write_plain_video(good, _swaying(photo, 3))
+    write_video(good, _swaying(photo, 3))
     broken.write_text("hello")
     assert restore("-i", good, broken)[0] == 1
     notes = [json.loads(line) for line in (tmp_path / "out/manifest-0.jsonl").open()]
@@ -180,17 +182,17 @@ def test_resuming_videos_by_the_manifest(restore, photo, tmp_path):
     status, stdout, stderr = restore("-i", tmp_path, "--resume")
     assert status == 1 and "0 videos" in stdout and "2 failed, 1 skipped" in stdout
     assert "c.mp4: cannot be read: it is a pipe" in stderr
-    write_plain_video(good, _swaying(photo, 4))
+    write_video(good, _swaying(photo, 4))
     assert "1 videos, 4 frames" in restore("-i", good, "--resume")[1]
 
 
 def _frames(path):
     with VideoReader(path) as reader:
-        return np.stack(list(reader)).astype(int)
+        return np.stack([rgb for rgb, _ in reader]).astype(int)
 
 
 def test_compared_videos_and_strengths(restore, photo, tmp_path):
-    write_plain_video(tmp_path / "a.mp4", [photo] * 3)
+    write_video(tmp_path / "a.mp4", [photo] * 3)
     before, changes = _frames(tmp_path / "a.mp4"), []
     left, top, right, bottom = YuNetDetector().detect(photo)[0].box.astype(int)
     face = np.s_[:, top:bottom, left:right]
@@ -231,7 +233,7 @@ def test_pending_frames_are_bounded(faces, side, most):
 
 def test_a_full_disk_ends_the_run(restore, photo, tmp_path):
     for name in ("a.mp4", "b.mp4"):
-        write_plain_video(tmp_path / name, [photo] * 2)
+        write_video(tmp_path / name, [photo] * 2)
     with full_disk(3000):
         status, stdout, stderr = restore("-i", tmp_path / "a.mp4", tmp_path / "b.mp4")
     errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
