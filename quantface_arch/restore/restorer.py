@@ -50,6 +50,8 @@ class _Options(TypedDict, total=False):
 class FaceRestorer:
     """Restores the faces of whole images, or faces that are already aligned.
 
+    Threads may share a restorer. A compiled network and a detector work for one at a time.
+
     Args:
         model: maps float (N, 3, 512, 512) faces in [-1, 1] to restored faces of the same shape and
             range. To sample, it also takes a keyword ``noise``: standard normal values of shape

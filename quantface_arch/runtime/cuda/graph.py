@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -72,20 +73,26 @@ class GraphedPart:
         self, name: str, method: Callable[..., Any], dtype: torch.dtype, graphed: bool
     ) -> None:
         self.name, self.method, self.dtype, self.graphed = name, method, dtype, graphed
+        # A graph reads and writes the same tensors in every run.
+        self._lock = threading.Lock()
         self.captured: LRUCache[Captured] = LRUCache(SHAPES)
 
     # Inference mode is off, since its tensors could not be written to outside of it.
     @torch.inference_mode(False)
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Run on tensors of one device; the results are new float32 tensors."""
+        """Run on tensors of one device; the results are new float32 tensors.
+
+        Threads may call it, on the same CUDA stream, and take turns.
+        """
         given = [x.to(self.dtype) for x in inputs]
-        outputs = self._replay(given) if self.graphed else None
-        if outputs is None:
-            outputs = self.method(*given)
-        if isinstance(outputs, Tensor):
-            return outputs.to(torch.float32, copy=True)
-        return tuple(output.to(torch.float32, copy=True) for output in outputs)
+        with self._lock:
+            outputs = self._replay(given) if self.graphed else None
+            if outputs is None:
+                outputs = self.method(*given)
+            if isinstance(outputs, Tensor):
+                return outputs.to(torch.float32, copy=True)
+            return tuple(output.to(torch.float32, copy=True) for output in outputs)
 
     def _replay(self, inputs: list[Tensor]) -> Any:
         """Run the graph for these shapes and return its outputs; None if it cannot be made."""

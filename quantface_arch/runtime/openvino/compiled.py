@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openvino
 import torch
 from torch import Tensor
@@ -46,10 +49,13 @@ class CompiledPart:
         }
         if exact:
             self.options["INFERENCE_PRECISION_HINT"] = "f32"
+        # A compiled model has one request, whose results the next call overwrites. More requests
+        # would need more memory and, on the same threads, be no faster.
+        self._lock = threading.Lock()
         self.compiled: LRUCache[openvino.CompiledModel] = LRUCache(SHAPES)
 
     def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Run on CPU tensors; the results are float32.
+        """Run on CPU tensors; the results are float32. Threads may call it, and take turns.
 
         Raises:
             QuantFaceError: the shapes cannot be compiled or computed, for example for lack of
@@ -58,16 +64,23 @@ class CompiledPart:
         shapes = tuple(tuple(x.shape) for x in inputs)
         arrays = [x.detach().float().contiguous().numpy() for x in inputs]
         try:
-            compiled = self.compiled.get_or_make(shapes, lambda: self._compile(shapes))
-            results = compiled(arrays, share_inputs=True)
+            with self._lock:
+                tensors = self._run(shapes, arrays)
         except (RuntimeError, MemoryError) as error:
             raise QuantFaceError(self._failure_message(shapes, error)) from error
+        return tuple(tensors) if len(tensors) > 1 else tensors[0]
+
+    def _run(
+        self, shapes: tuple[tuple[int, ...], ...], arrays: Sequence[np.ndarray]
+    ) -> list[Tensor]:
+        compiled = self.compiled.get_or_make(shapes, lambda: self._compile(shapes))
+        results = compiled(arrays, share_inputs=True)
         tensors = [torch.from_numpy(results[place].copy()) for place in range(len(results))]
         if self.frugal:
             del results
             compiled.release_memory()
             return_freed()
-        return tuple(tensors) if len(tensors) > 1 else tensors[0]
+        return tensors
 
     def _compile(self, shapes: tuple[tuple[int, ...], ...]) -> openvino.CompiledModel:
         core = _core()
