@@ -11,6 +11,7 @@ from typing import Any
 
 import gradio as gr  # pyright: ignore[reportMissingImports]  (the extra app)
 from gradio.data_classes import ImageData  # pyright: ignore[reportMissingImports]  (the extra app)
+from gradio.themes import Default  # pyright: ignore[reportMissingImports]  (the extra app)
 
 from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.faces.color import COLOR_FIXES
@@ -23,7 +24,7 @@ __all__ = ["CSS", "THEME", "make_page"]
 
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 # Use fonts of the visitor's machine; the theme's default would load others.
-THEME = gr.themes.Default(
+THEME = Default(
     primary_hue="blue",
     font=("system-ui", "sans-serif"),
     font_mono=("ui-monospace", "monospace"),
@@ -56,7 +57,7 @@ def make_page(service: Service, files: Path) -> gr.Blocks:
         results = [status, slider, download, details, boxes, faces, spent]
         restoring = button.click(
             _action(service, files),
-            inputs,
+            list(inputs),
             results,
             api_name="restore",
             concurrency_limit=1,
@@ -78,7 +79,7 @@ def make_page(service: Service, files: Path) -> gr.Blocks:
     return page
 
 
-def _inputs(service: Service) -> list[gr.components.Component]:
+def _inputs(service: Service) -> tuple[gr.Image, gr.Dropdown, gr.Slider, gr.Dropdown]:
     """Create the controls for the photograph and the options."""
     photo = gr.Image(
         label="Photograph",
@@ -103,7 +104,7 @@ def _inputs(service: Service) -> list[gr.components.Component]:
         info="what a face takes over from the photograph",
         elem_id="color",
     )
-    return [photo, model, strength, color]
+    return photo, model, strength, color
 
 
 def _as_uploaded(payload: ImageData | None) -> str | None:
