@@ -11,14 +11,10 @@ import cv2
 import numpy as np
 
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
-from basicsr.data.degradations import (
-    add_jpg_compression,
-    random_add_gaussian_noise,
-    random_mixed_kernels,
-)
+from basicsr.data.degradations import random_add_gaussian_noise, random_mixed_kernels
 from quantface_arch.utils.option_fields import Limits, option
 
-__all__ = ["Degradation", "seeded"]
+__all__ = ["Degradation", "jpeg", "seeded"]
 
 REFERENCE_SIZE = 512
 SHARE = Limits(least=0, most=1)
@@ -101,7 +97,17 @@ class Degradation:
         out = cv2.resize(out, small, interpolation=cv2.INTER_AREA)
         noise = tuple(value * strength for value in self.noise)
         out = random_add_gaussian_noise(out, noise, self.gray_noise_prob)
-        # Not BasicSR's random_ variant: it passes a NumPy float, which newer OpenCV refuses.
-        out = add_jpg_compression(out.astype(np.float32), round(np.random.uniform(*self.jpeg)))
+        out = jpeg(out.astype(np.float32), round(np.random.uniform(*self.jpeg)))
         out = cv2.resize(out, (width, height), interpolation=cv2.INTER_CUBIC)
         return np.clip(out, 0, 1).astype(np.float32)
+
+
+def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """Compress (H, W, 3) float32 BGR in [0, 1] as JPEG, and decode it again.
+
+    The result equals that of BasicSR's ``add_jpg_compression``, which hands floats to OpenCV.
+    Newer versions of OpenCV warn about them, once in every process that loads data.
+    """
+    levels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    _, encoded = cv2.imencode(".jpg", levels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.float32(cv2.imdecode(encoded, cv2.IMREAD_COLOR)) / 255
