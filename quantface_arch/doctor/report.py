@@ -24,7 +24,7 @@ def render(findings: Findings) -> tuple[list[str], bool]:
     lines += [_wrapped(f"{name:10}{state(results[f'runtime {name}'])}") for name in RUNTIME_NAMES]
     lines += ["", "weights"]
     sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in findings.models.items())
-    lines.append(f"  shipped   {sizes or 'none: the installation is incomplete'}")
+    lines.append(_wrapped(f"shipped   {sizes or 'none: the installation is incomplete'}"))
     lines.append(_wrapped(f"detector  {_detector(results['detector'])}"))
     lines.append(_wrapped(f"cache     {_cache(results['cache'])}"))
     todo = advice(findings)

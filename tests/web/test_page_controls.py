@@ -16,14 +16,14 @@ def test_a_click_passes_all_inputs_on_and_unexpected_errors_reveal_no_details(tm
     photo.touch()
 
     def fail(*words):
-        asked.append(words[:3])
+        asked.append((*words[:3], words[4]))
         raise ValueError(f"a fault in {tmp_path}")
 
     service = Service(fail, "mini", Limits())
     service.restore = fail
     click = make_page(service, tmp_path).fns[0].fn
-    answer = click(str(photo), "mini", 0.25)
-    assert asked == [(photo, "mini", 0.25)]
+    answer = click(str(photo), "mini", 0.25, "lowres")
+    assert asked == [(photo, "mini", 0.25, "lowres")]
     assert "The server failed" in answer[0] and str(tmp_path) not in str(answer)
 
 

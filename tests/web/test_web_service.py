@@ -249,12 +249,13 @@ def test_options_reach_the_service(monkeypatch):
     monkeypatch.setattr(Service, "open", lambda self: None)
     monkeypatch.setattr(server, "serve", lambda *words: served.append(words))
     words = "--model mini --port 0 --sample --seed 8 --max-mb 3 --max-side 99 --max-faces 5"
+    words += " --root-path /faces"
     cli.main(cli.make_parser().parse_args([*words.split(), "--max-users=6", "--keep-minutes=7"]))
-    service, host, port, _ = served[0]
+    service, address, _ = served[0]
     assert (service.model, service.sampling) == ("mini", {"sample": True, "seed": 8})
     assert service.limits == Limits(max_mb=3, max_side=99, max_faces=5, max_users=6, keep_minutes=7)
     assert service.limits.max_bytes == 3_000_000
-    assert host == "127.0.0.1" and port > 0
+    assert (address.host, address.root_path) == ("127.0.0.1", "/faces") and address.port > 0
     runtime, faces = service.load("mini-w4a4")
     assert (runtime.model, faces.seed) == ("mini-w4a4", 8)
 
