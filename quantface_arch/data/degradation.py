@@ -110,4 +110,4 @@ def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     """
     levels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
     _, encoded = cv2.imencode(".jpg", levels, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return cv2.imdecode(encoded, cv2.IMREAD_COLOR).astype(np.float32) / 255
+    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.float32) / 255
