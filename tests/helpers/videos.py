@@ -14,6 +14,8 @@ from quantface_arch.video.writer import video_writer
 SOUND_RATE = 48000
 _BLOCK = 960
 
+USUAL_CODECS = {".webm": "libvpx-vp9", ".avi": "mpeg4", ".mpg": "mpeg2video"}
+
 
 def write_video(
     path,
@@ -40,8 +42,7 @@ def write_video(
         attachment: content of a font that is attached.
         container: options of the file format.
     """
-    usual = {".webm": "libvpx-vp9", ".avi": "mpeg4", ".mpg": "mpeg2video"}
-    codec = codec or usual.get(path.suffix, "libx264")
+    codec = codec or USUAL_CODECS.get(path.suffix, "libx264")
     options = {"crf": "10"} if codec.startswith("lib") else {"qmin": "1", "qmax": "2"}
     with av.open(f"file:{path.absolute()}", "w", container_options=container) as output:
         video = output.add_stream(codec, rate=Fraction(rate).limit_denominator(1001))
@@ -53,13 +54,18 @@ def write_video(
         tone = output.add_stream(sound, rate=SOUND_RATE, layout="stereo") if sound else None
         if attachment is not None:
             output.add_attachment("font.ttf", "font/ttf", attachment)
-        for time, rgb in zip(times or range(len(frames)), frames, strict=True):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-            frame.pts, frame.time_base = time, 1 / video.codec_context.framerate
-            output.mux(video.encode(frame))
-        output.mux(video.encode(None))
+        write_frames(output, video, frames, times or range(len(frames)))
         if tone is not None:
             write_tone(output, tone, 0, float(len(frames) / Fraction(rate)))
+
+
+def write_frames(output, stream, frames, times):
+    """Encode frames at times in units of the inverse frame rate."""
+    for time, rgb in zip(times, frames, strict=True):
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+        frame.pts, frame.time_base = time, 1 / stream.codec_context.framerate
+        output.mux(stream.encode(frame))
+    output.mux(stream.encode(None))
 
 
 def write_tone(output, stream, start, end, silent_until=0.0):

@@ -69,10 +69,8 @@ def balance_layers(
     ranks = branch_ranks(model, recipe.branch)
     shard = shard or Shard()
     chosen = []
-    bar = progress_bar(
-        shard.share(list(layers)), desc="choosing", unit="layer", disable=not progress
-    )
-    for name in bar:
+    names = shard.share(list(layers))
+    for name in progress_bar(names, desc="choosing", unit="layer", disable=not progress):
         layer = layers[name]
         parts = (sources or {}).get(name, (layer.channels,))
         svd, _ = ranks.get(name, (0, 0))
