@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.faces.align import FACE_SIZE, warp_face
+from quantface_arch.faces.align import FACE_SIZE
 from quantface_arch.restore.compare import side_by_side
 from quantface_arch.restore.files import OutputFolders, Source
 from quantface_arch.restore.options import RestoreOptions
 from quantface_arch.restore.restorer import FaceRestorer, blend
-from quantface_arch.restore.results import FoundFaces
+from quantface_arch.restore.results import cut_out
 from quantface_arch.utils.images import (
     MAX_OUTPUT_PIXELS,
     Animation,
@@ -51,11 +51,11 @@ class AnimationRestorer:
             WriteError: the output cannot be written.
         """
         results, pairs, faces = [], [], 0
-        durations = [duration for _, duration in animation.frames()]
         outputs = self.options.outputs
         self._check_size(animation, outputs.upscale)
         restored = self._aligned if self.options.inputs.aligned else self._whole
-        for before, after, count in restored(animation):
+        frames, durations = zip(*animation.frames(), strict=True)
+        for before, after, count in restored(frames):
             faces += count
             results.append(after if outputs.keep_metadata else replace(after, metadata=()))
             if outputs.compare:
@@ -67,9 +67,9 @@ class AnimationRestorer:
             )
         written = []
         compared = self.folders.compared / f"{source.name}.png"
-        for path, frames in ((compared, pairs), (self.folders.final(source), results)):
-            if frames:
-                timed = list(zip(frames, durations, strict=True))
+        for path, images in ((compared, pairs), (self.folders.final(source), results)):
+            if images:
+                timed = list(zip(images, durations, strict=True))
                 write_animation(path, timed, animation.loops)
                 written.append(path)
         return written, faces
@@ -82,9 +82,9 @@ class AnimationRestorer:
                 f"megapixels together: at most {MAX_OUTPUT_PIXELS // 10**6} are allowed"
             )
 
-    def _aligned(self, animation: Animation) -> Iterator[tuple[RGBImage, RGBImage, int]]:
+    def _aligned(self, frames: Sequence[RGBImage]) -> Iterator[tuple[RGBImage, RGBImage, int]]:
         """Yield each frame of an aligned face, its result, and 1."""
-        for frame, _ in animation.frames():
+        for frame in frames:
             before = frame.resized(FACE_SIZE, FACE_SIZE)
             [face] = self._restored([before.rgb])
             yield (
@@ -93,20 +93,19 @@ class AnimationRestorer:
                 1,
             )
 
-    def _whole(self, animation: Animation) -> Iterator[tuple[RGBImage, RGBImage, int]]:
+    def _whole(self, frames: Sequence[RGBImage]) -> Iterator[tuple[RGBImage, RGBImage, int]]:
         """Yield each frame, its result, and the number of its faces."""
         detect = self.restorer.detector.detect
         upscale = self.options.outputs.upscale
-        frames = [frame for frame, _ in animation.frames()]
-        visible = [frame.visible().rgb for frame in frames]
-        seen = ((rgb, [face for face in detect(rgb) if face.plausible]) for rgb in visible)
+        visible = (frame.visible().rgb for frame in frames)
+        seen = ((rgb, detect(rgb)) for rgb in visible)
         for frame, tracked in zip(frames, track_faces(seen), strict=True):
-            crops = [warp_face(tracked.rgb, matrix) for matrix in tracked.matrices]
-            found = FoundFaces(frame, tracked.faces, tracked.matrices, crops)
+            found = cut_out(frame, tracked.rgb, tracked.faces, tracked.matrices)
+            restored = self._restored(found.crops)
             result = self.restorer.assemble(
-                found, self._restored(crops), upscale=upscale, strength=self.options.faces.strength
+                found, restored, upscale=upscale, strength=self.options.faces.strength
             )
-            yield frame, result.rgb_image, len(crops)
+            yield frame, result.rgb_image, len(found.crops)
 
     def _restored(self, crops: list[np.ndarray]) -> list[np.ndarray]:
         faces = self.options.faces

@@ -16,6 +16,8 @@ from quantface_arch.utils.files import remove_temporaries
 if TYPE_CHECKING:
     from quantface_arch.restore.manifest import Manifest
     from quantface_arch.restore.restorer import FaceRestorer
+    from quantface_arch.restore.run import ImageRun
+    from quantface_arch.restore.video_run import VideoRun
 
 __all__ = ["print_all_done", "restore_all"]
 
@@ -75,14 +77,11 @@ def _run(
     left_out: tuple[int, int],
 ) -> int:
     """Restore images, then videos; return how many inputs failed in all processes."""
-    from quantface_arch.restore.run import ImageRun
-    from quantface_arch.restore.video_run import VideoRun
-
     failed = 0
-    for kind, is_video in ((ImageRun, False), (VideoRun, True)):
+    for is_video in (False, True):
         sources = [source for source in todo if source.is_video == is_video]
         if sources:
-            run = kind(restorer, folders, options, manifest, shard)
+            run = _kind_of_run(is_video)(restorer, folders, options, manifest, shard)
             run.process(shard.share(sources))
             counts = run.counts.merged(shard.gather(run.counts))
             if shard.is_first:
@@ -90,6 +89,17 @@ def _run(
             failed += counts.failed
             left_out = 0, 0
     return failed
+
+
+def _kind_of_run(is_video: bool) -> type[ImageRun | VideoRun]:
+    """Return the run for a kind of input; FFmpeg's libraries are loaded for videos alone."""
+    if is_video:
+        from quantface_arch.restore.video_run import VideoRun
+
+        return VideoRun
+    from quantface_arch.restore.run import ImageRun
+
+    return ImageRun
 
 
 def _loaded_restorer(options: RestoreOptions, shard: Shard) -> FaceRestorer:

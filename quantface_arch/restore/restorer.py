@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError, check_choice
-from quantface_arch.faces.align import FACE_SIZE, similarity, transform, warp_face
+from quantface_arch.faces.align import FACE_SIZE, similarity, transform
 from quantface_arch.faces.color import COLOR_FIXES, default_color_fix, fix_color
 from quantface_arch.faces.detect import build_detector
 from quantface_arch.faces.face import Detector
@@ -24,7 +24,7 @@ from quantface_arch.faces.tensors import face_to_tensor, tensor_to_face
 from quantface_arch.pretrained.names import DEFAULT_MODEL
 from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.restore.accepted import ImageLike, as_rgb_image, check_range, checked_rgb
-from quantface_arch.restore.results import FoundFaces, RestoredFace, RestoredImage
+from quantface_arch.restore.results import FoundFaces, RestoredFace, RestoredImage, cut_out
 from quantface_arch.utils.deprecated import renamed_argument
 from quantface_arch.utils.images import MAX_OUTPUT_PIXELS, resize
 from quantface_arch.utils.limits import MAX_UPSCALE
@@ -172,9 +172,8 @@ class FaceRestorer:
         detected = self.detector.detect(visible)
         faces = [face for face in detected if face.plausible]
         matrices = [similarity(face.landmarks) for face in faces]
-        crops = [warp_face(visible, matrix) for matrix in matrices]
         implausible = [face for face in detected if not face.plausible]
-        return FoundFaces(image, faces, matrices, crops, implausible)
+        return replace(cut_out(image, visible, faces, matrices), implausible=implausible)
 
     def assemble(
         self,

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from quantface_arch.faces.align import warp_face
 from quantface_arch.faces.face import Face
 from quantface_arch.utils.images import RGBImage
 
-__all__ = ["FoundFaces", "RestoredFace", "RestoredImage"]
+__all__ = ["FoundFaces", "RestoredFace", "RestoredImage", "cut_out"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,21 @@ class FoundFaces:
     matrices: list[np.ndarray]
     crops: list[np.ndarray]
     implausible: list[Face] = field(default_factory=list)
+
+
+def cut_out(
+    image: RGBImage, visible: np.ndarray, faces: list[Face], matrices: list[np.ndarray]
+) -> FoundFaces:
+    """Return an image and the crops of faces that were found in it.
+
+    Args:
+        image: the image.
+        visible: its (H, W, 3) pixels without hidden colours, see ``RGBImage.visible``.
+        faces: its faces.
+        matrices: for each face, the (2, 3) map from the image to the aligned frame.
+    """
+    crops = [warp_face(visible, matrix) for matrix in matrices]
+    return FoundFaces(image, faces, matrices, crops)
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from quantface_arch.errors import QuantFaceError, WriteError
-from quantface_arch.faces.align import warp_face
 from quantface_arch.faces.face import Face
 from quantface_arch.restore.compare import side_by_side
 from quantface_arch.restore.files import Source
 from quantface_arch.restore.progress import report_failure, shard_progress
-from quantface_arch.restore.results import FoundFaces, RestoredImage
+from quantface_arch.restore.results import FoundFaces, RestoredImage, cut_out
 from quantface_arch.restore.run import Counts, Run
 from quantface_arch.utils.files import file_digest
 from quantface_arch.utils.images import RGBImage
 from quantface_arch.video.reader import Span, VideoReader
-from quantface_arch.video.tracking import TrackedFrame, track_faces
+from quantface_arch.video.tracking import track_faces
 from quantface_arch.video.tracks import unkept
 from quantface_arch.video.writer import Write, video_writer
 
@@ -128,7 +127,7 @@ class VideoRun(Run):
     def _found(self, reader: VideoReader, spans: deque[Span]) -> Iterator[FoundFaces]:
         """Yield the frames of a video with their smoothed faces, and add their spans to a queue."""
         for frame in track_faces(self._seen(reader, spans)):
-            yield _cut_out(frame)
+            yield cut_out(RGBImage(frame.rgb), frame.rgb, frame.faces, frame.matrices)
 
     def _seen(
         self, reader: VideoReader, spans: deque[Span]
@@ -136,8 +135,7 @@ class VideoRun(Run):
         """Yield the frames of a video with the faces that were detected in them."""
         for rgb, span in reader:
             spans.append(span)
-            faces = self.restorer.detector.detect(rgb)
-            yield rgb, [face for face in faces if face.plausible]
+            yield rgb, self.restorer.detector.detect(rgb)
 
     def _restored(self, frames: Iterable[FoundFaces]) -> Iterator[tuple[FoundFaces, RestoredImage]]:
         """Yield frames and their results in order; several frames share a batch of faces."""
@@ -162,9 +160,3 @@ class VideoRun(Run):
         for found in pending:
             own = [next(restored) for _ in found.crops]
             yield found, self.restorer.assemble(found, own, **options)
-
-
-def _cut_out(frame: TrackedFrame) -> FoundFaces:
-    """Cut the aligned faces out of a frame."""
-    crops = [warp_face(frame.rgb, matrix) for matrix in frame.matrices]
-    return FoundFaces(RGBImage(frame.rgb), frame.faces, frame.matrices, crops)

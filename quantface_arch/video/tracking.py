@@ -119,7 +119,8 @@ def track_faces(
     in up to ``half`` frames is interpolated there. Tracks end at a cut.
 
     Args:
-        frames: (H, W, 3) uint8 RGB frames, each with its detected faces.
+        frames: (H, W, 3) uint8 RGB frames, each with its detected faces. Implausible ones are left
+            out.
         half: frames on either side of the window; 0 disables smoothing.
 
     Yields:
@@ -131,7 +132,7 @@ def track_faces(
         if previous is not None and np.abs(thumbnail - previous).mean() > _CUT_LEVELS:
             tracks.close()
         previous = thumbnail
-        tracks.add(number, faces)
+        tracks.add(number, [face for face in faces if face.plausible])
         pending.append(rgb)
         if len(pending) > half:
             yield _tracked(pending.popleft(), tracks.take(number - half))

@@ -15,7 +15,7 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.utils.files import atomic_path, open_file, read_bytes
 from quantface_arch.utils.images.chunks import insert_chunks
 from quantface_arch.utils.images.description import Description
-from quantface_arch.utils.images.opening import ANIMATED, opened
+from quantface_arch.utils.images.opening import frame_count, opened
 from quantface_arch.utils.images.pixels import decode_8bit
 from quantface_arch.utils.images.read import MAX_FILE_BYTES
 from quantface_arch.utils.images.rgb_image import RGBImage
@@ -54,10 +54,15 @@ class Animation:
         """
         with opened(self.path, io.BytesIO(self.data)) as file:
             png = self.data if file.format == "PNG" else b""
+            description = None
             for frame in ImageSequence.Iterator(file):
                 pixels = decode_8bit(frame)
-                image = Description.of(frame, png).image(*pixels)
-                yield image, float(frame.info.get("duration") or _DEFAULT_DURATION)
+                # What a file says holds for all its frames.
+                description = description or Description.of(frame, png)
+                yield (
+                    description.image(*pixels),
+                    float(frame.info.get("duration") or _DEFAULT_DURATION),
+                )
 
 
 def open_animation(path: str | os.PathLike[str]) -> Animation | None:
@@ -69,8 +74,8 @@ def open_animation(path: str | os.PathLike[str]) -> Animation | None:
     path = Path(path)
     try:
         with open_file(path) as file, opened(path, file) as image:
-            count = getattr(image, "n_frames", 1)
-            if image.format not in ANIMATED or count == 1:
+            count = frame_count(image)
+            if count == 1:
                 return None
             pixels, loops = count * image.width * image.height, _loops(image)
     except QuantFaceError:

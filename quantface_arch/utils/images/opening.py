@@ -14,13 +14,13 @@ from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.utils.images.formats import formats_here, missing_decoder
 from quantface_arch.utils.limits import MAX_PIXELS
 
-__all__ = ["ANIMATED", "MAX_SCANS", "MIN_SIDE", "check_scans", "check_single", "opened"]
+__all__ = ["MAX_SCANS", "MIN_SIDE", "check_scans", "check_single", "frame_count", "opened"]
 
 MIN_SIDE = 16
 # Encoders write about ten scans.
 MAX_SCANS = 100
 # The formats whose frames are shown one after the other.
-ANIMATED = frozenset({"AVIF", "GIF", "PNG", "WEBP"})
+_ANIMATED = frozenset({"AVIF", "GIF", "PNG", "WEBP"})
 
 _JPEG_SCAN = b"\xff\xda"
 _TIFF_KIND = 0x00FE  # tag of a page's kind
@@ -57,6 +57,11 @@ def opened(path: Path, file: BinaryIO, max_side: int | None = None) -> Iterator[
         raise QuantFaceError(f"{path}: cannot be read: {reason}") from error
 
 
+def frame_count(image: Image.Image) -> int:
+    """Return how many frames an open file shows one after the other; 1 if it is no animation."""
+    return getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
+
+
 def check_single(path: Path, image: Image.Image) -> None:
     """Check that a file holds one image.
 
@@ -65,13 +70,10 @@ def check_single(path: Path, image: Image.Image) -> None:
     Raises:
         QuantFaceError: it is an animation or has several pages.
     """
-    if image.format in ANIMATED:
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1:
-            raise QuantFaceError(
-                f"{path}: an animation of {frames} frames: expected a single image"
-            )
-    elif image.format == "TIFF":
+    frames = frame_count(image)
+    if frames > 1:
+        raise QuantFaceError(f"{path}: an animation of {frames} frames: expected a single image")
+    if image.format == "TIFF":
         pages = _pages(image)
         if pages > 1:
             raise QuantFaceError(
