@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.utils.download import download
+from quantface_arch.utils.download import Published, download
 from quantface_arch.utils.files import file_digest
 
 __all__ = ["PUBLISHED", "check_name", "find_background"]
 
 _RELEASES = "https://github.com/xinntao/Real-ESRGAN/releases/download"
 _SUFFIXES = (".pth", ".safetensors")
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published file of weights.
-
-    Attributes:
-        url: address of the file.
-        sha256: digest that the file must have.
-    """
-
-    url: str
-    sha256: str
-
-    @property
-    def name(self) -> str:
-        """The file name."""
-        return self.url.rpartition("/")[2]
 
 
 PUBLISHED = {

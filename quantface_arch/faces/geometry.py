@@ -119,21 +119,26 @@ def _straighten(neighbourhood: np.ndarray, seen: _Seen, look: Look) -> _Seen:
 
 @dataclass(frozen=True)
 class _Seen:
-    """The face in a view of the neighbourhood, turned counter-clockwise by ``angle`` degrees."""
+    """The face in a view of the neighbourhood.
+
+    Attributes:
+        angle: how far the view is turned, counter-clockwise in degrees.
+        face: the face, in pixels of the view.
+        tilt: the angle of the face in the view, clockwise in degrees.
+    """
 
     angle: float
     face: Face
-
-    @property
-    def tilt(self) -> float:
-        """The angle of the face in the view, clockwise in degrees."""
-        return fit(self.face).angle
+    tilt: float
 
 
 def _seen(neighbourhood: np.ndarray, angle: float, look: Look) -> _Seen | None:
     view = cv2.warpAffine(neighbourhood, _turned(angle), (_VIEW, _VIEW))
     middle = [face for face in look(view) if _off_centre(face) <= _MOST_OFF_CENTRE]
-    return _Seen(angle, max(middle, key=lambda face: face.score)) if middle else None
+    if not middle:
+        return None
+    best = max(middle, key=lambda face: face.score)
+    return _Seen(angle, best, fit(best).angle)
 
 
 def _off_centre(face: Face) -> float:

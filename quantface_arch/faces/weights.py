@@ -5,32 +5,21 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from quantface_arch.errors import UsageError
-from quantface_arch.utils.download import Unavailable, download
+from quantface_arch.utils.download import Published, Unavailable, download
 
 __all__ = ["FILES", "check_weights_dir", "find_weights"]
 
 _RELEASE = "https://github.com/xinntao/facexlib/releases/download/v0.1.0"
 
 
-@dataclass(frozen=True)
-class WeightFile:
-    """A published file of weights and its size in megabytes."""
-
-    name: str
-    megabytes: float
-
-    @property
-    def url(self) -> str:
-        return f"{_RELEASE}/{self.name}"
-
-
 FILES = {
-    "retinaface_mobile0.25": WeightFile("detection_mobilenet0.25_Final.pth", 1.7),
-    "retinaface_resnet50": WeightFile("detection_Resnet50_Final.pth", 109),
+    "retinaface_mobile0.25": Published(
+        f"{_RELEASE}/detection_mobilenet0.25_Final.pth", megabytes=1.7
+    ),
+    "retinaface_resnet50": Published(f"{_RELEASE}/detection_Resnet50_Final.pth", megabytes=109),
 }
 
 

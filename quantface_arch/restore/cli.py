@@ -62,12 +62,7 @@ def _add_input_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave out inputs that the manifest lists as done with the same settings",
     )
-    add(
-        "--aligned",
-        action="store_true",
-        help="treat every input as one aligned face: it is resized to 512x512 and written to "
-        "restored_faces/",
-    )
+    add("--aligned", action="store_true", help="inputs are aligned faces, resized to 512x512")
 
 
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:

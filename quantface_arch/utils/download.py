@@ -5,14 +5,35 @@ from __future__ import annotations
 import shutil
 import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.utils.files import atomic_path
 
-__all__ = ["Unavailable", "download"]
+__all__ = ["Published", "Unavailable", "download"]
 
 _TIMEOUT_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file that can be downloaded.
+
+    Attributes:
+        url: address of the file.
+        sha256: digest that the file must have; None if it is not checked.
+        megabytes: size of the file; None if it is not known.
+    """
+
+    url: str
+    sha256: str | None = None
+    megabytes: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The file name."""
+        return self.url.rpartition("/")[2]
 
 
 class Unavailable(QuantFaceError):

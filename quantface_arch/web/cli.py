@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import socket
 import sys
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -20,6 +19,7 @@ from quantface_arch.restore.load import load_restorer
 from quantface_arch.restore.options import FaceOptions, RuntimeOptions, build
 from quantface_arch.utils.cli import Parser, run
 from quantface_arch.utils.images import MAX_PIXELS, MIN_SIDE
+from quantface_arch.web.address import Address, free_port
 from quantface_arch.web.limits import Limits
 
 if TYPE_CHECKING:
@@ -27,23 +27,18 @@ if TYPE_CHECKING:
 
 __all__ = ["PageOptions", "main", "make_parser", "parse_options"]
 
-_LARGEST_PORT = 65535
-
 
 @dataclass(frozen=True)
 class PageOptions:
     """All options of the web page.
 
     Attributes:
-        host, port: address to listen on.
-        root_path: where a reverse proxy serves the page; empty without one.
+        address: where the page is served.
         limits: bounds on what visitors may ask for.
         faces, runtime: the restorer.
     """
 
-    host: str
-    port: int
-    root_path: str
+    address: Address
     limits: Limits
     faces: FaceOptions
     runtime: RuntimeOptions
@@ -59,12 +54,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--keep-minutes; the folder is deleted when the server ends.",
     )
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    add("--port", type=integer(0), default=7860, help="0 takes a free port (default: %(default)s)")
+    add("--host", default=Address.host, help="address to listen on (default: %(default)s)")
+    add("--port", type=integer(0), default=Address.port, help="0 takes a free one (%(default)s)")
     add(
         "--root-path",
         type=_root_path,
-        default="",
+        default=Address.root_path,
         metavar="PATH",
         help="where a reverse proxy serves the page, such as /faces or https://my.org/faces",
     )
@@ -115,9 +110,7 @@ def parse_options(args: argparse.Namespace) -> PageOptions:
     """Return the parsed command line as typed options."""
     values = vars(args)
     return PageOptions(
-        args.host,
-        args.port,
-        args.root_path,
+        build(Address, values),
         build(Limits, values),
         build(FaceOptions, values),
         build(RuntimeOptions, values),
@@ -137,7 +130,7 @@ def main(args: argparse.Namespace) -> int:
     options = parse_options(args)
     if find_spec("gradio") is None:
         raise UsageError('the page needs Gradio: pip install gradio, or pip install -e ".[app]"')
-    port = _free_port(options.host, options.port)
+    address = replace(options.address, port=free_port(options.address))
     try:
         resolve_model(options.runtime.model)
         from quantface_arch.web.service import Service
@@ -152,9 +145,8 @@ def main(args: argparse.Namespace) -> int:
     except QuantFaceError as error:
         raise UsageError(str(error)) from error
 
-    from quantface_arch.web.server import Address, serve
+    from quantface_arch.web.server import serve
 
-    address = Address(options.host, port, options.root_path)
     serve(service, address, lambda message: print(message, file=sys.stderr))
     return 0
 
@@ -162,19 +154,6 @@ def main(args: argparse.Namespace) -> int:
 def _load(options: PageOptions, model: str) -> FaceRestorer:
     """Load a model with the other options of the command line."""
     return load_restorer(replace(options.runtime, model=model), options.faces)
-
-
-def _free_port(host: str, port: int) -> int:
-    """Return the port if the server can listen on it, or a free one for 0."""
-    if port > _LARGEST_PORT:
-        raise UsageError(f"--port {port}: at most {_LARGEST_PORT}")
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        with socket.create_server((host, port), family=family) as listening:
-            return listening.getsockname()[1]
-    except OSError as error:
-        reason = error.strerror or error
-        raise UsageError(f"cannot listen on --host {host} --port {port}: {reason}") from error
 
 
 if __name__ == "__main__":

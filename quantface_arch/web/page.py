@@ -35,6 +35,8 @@ _BROKEN = "Not restored. The server failed, and your photograph is not the cause
 # Gradio recognizes functions that report progress by this default value.
 _PROGRESS = gr.Progress()
 _OWN_COLOR = "default"
+# Images that visitors look at and cannot replace.
+_SHOWN: dict[str, Any] = {"type": "filepath", "interactive": False, "buttons": ["fullscreen"]}
 
 
 def make_page(service: Service, files: Path) -> gr.Blocks:
@@ -115,28 +117,14 @@ def _as_uploaded(payload: ImageData | None) -> str | None:
 def _outcome() -> tuple[gr.HTML, gr.ImageSlider, gr.DownloadButton]:
     """Create the controls that show the result."""
     status = gr.HTML(message(_EMPTY, "empty"), elem_id="status")
-    slider = gr.ImageSlider(
-        label="Before and after",
-        type="filepath",
-        interactive=False,
-        max_height=520,
-        buttons=["fullscreen"],
-        elem_id="slider",
-    )
+    slider = gr.ImageSlider(label="Before and after", max_height=520, elem_id="slider", **_SHOWN)
     download = gr.DownloadButton("Download the result (PNG)", interactive=False, elem_id="download")
     return status, slider, download
 
 
 def _details() -> tuple[gr.Image, gr.Gallery, gr.HTML]:
     """Create the controls that show the faces and the timings."""
-    boxes = gr.Image(
-        label="Faces found",
-        type="filepath",
-        interactive=False,
-        height=300,
-        buttons=["fullscreen"],
-        elem_id="boxes",
-    )
+    boxes = gr.Image(label="Faces found", height=300, elem_id="boxes", **_SHOWN)
     faces = gr.Gallery(
         label="Each face, before and after",
         columns=1,

@@ -8,26 +8,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+from quantface_arch.web.address import Address
 from quantface_arch.web.service import Service
 
-__all__ = ["Address", "serve"]
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where the page is served.
-
-    Attributes:
-        host, port: address to listen on.
-        root_path: path or address at which a reverse proxy serves the page; empty without one.
-    """
-
-    host: str
-    port: int
-    root_path: str = ""
+__all__ = ["serve"]
 
 
 def serve(service: Service, address: Address, notify: Callable[[str], None]) -> None:

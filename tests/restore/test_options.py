@@ -8,16 +8,10 @@ from pathlib import Path
 import pytest
 
 from quantface_arch.errors import UsageError
+from quantface_arch.restore import options
 from quantface_arch.restore.cli import main, make_parser, parse_options
-from quantface_arch.restore.options import (
-    FaceOptions,
-    InputOptions,
-    OutputOptions,
-    RestoreOptions,
-    RuntimeOptions,
-    build,
-)
 from quantface_arch.web import cli as web_cli
+from quantface_arch.web.address import Address
 from quantface_arch.web.limits import Limits
 
 WORDS = """-i a b -o out --recursive --resume --keep-unrestored --compare --upscale 2 --strength 0.5
@@ -26,22 +20,22 @@ WORDS = """-i a b -o out --recursive --resume --keep-unrestored --compare --upsc
 
 
 def test_every_argument_becomes_an_option():
-    assert parse_options(make_parser().parse_args(WORDS.split())) == RestoreOptions(
-        InputOptions(("a", "b"), recursive=True, resume=True),
-        OutputOptions(
+    assert parse_options(make_parser().parse_args(WORDS.split())) == options.RestoreOptions(
+        options.InputOptions(("a", "b"), recursive=True, resume=True),
+        options.OutputOptions(
             Path("out"), compare=True, keep_unrestored=True, upscale=2.0, keep_metadata=False
         ),
-        FaceOptions("haar", Path("w"), "adain", strength=0.5, sample=True, seed=7),
-        RuntimeOptions("m", "openvino", "cpu", batch_size=3, offline=True),
+        options.FaceOptions("haar", Path("w"), "adain", strength=0.5, sample=True, seed=7),
+        options.RuntimeOptions("m", "openvino", "cpu", batch_size=3, offline=True),
     )
 
 
 def test_defaults_of_the_command_line_are_those_of_the_options():
-    inputs = InputOptions(("a",))
-    assert parse_options(make_parser().parse_args(["-i", "a"])) == RestoreOptions(inputs)
+    inputs = options.InputOptions(("a",))
+    assert parse_options(make_parser().parse_args(["-i", "a"])) == options.RestoreOptions(inputs)
     page = web_cli.parse_options(web_cli.make_parser().parse_args([]))
     assert page == web_cli.PageOptions(
-        "127.0.0.1", 7860, "", Limits(), FaceOptions(), RuntimeOptions()
+        Address(), Limits(), options.FaceOptions(), options.RuntimeOptions()
     )
 
 
@@ -58,7 +52,9 @@ def test_options_that_contradict_each_other_are_wrong_usage(words):
 
 
 def test_build_ignores_values_of_other_options():
-    assert build(InputOptions, {"recursive": True, "seed": 3}) == InputOptions(recursive=True)
+    assert options.build(
+        options.InputOptions, {"recursive": True, "seed": 3}
+    ) == options.InputOptions(recursive=True)
 
 
 def test_the_namespace_stays_in_the_command_lines(repo):

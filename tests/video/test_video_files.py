@@ -33,6 +33,18 @@ def span(number):
     return Span(Fraction(number, 25), Fraction(1, 25))
 
 
+def rewritten(folder, count, change):
+    """Return the frames of a video after each frame and its span went through ``change``."""
+    write_video(folder / "a.mp4", stripes(count))
+    with (
+        VideoReader(folder / "a.mp4") as reader,
+        video_writer(folder / "b.mp4", reader) as write,
+    ):
+        for frame in reader:
+            write(*change(*frame))
+    return frames_of(folder / "b.mp4")
+
+
 def test_frames_colours_and_rate_are_kept(tmp_path):
     frames = stripes(10)
     write_video(tmp_path / "a.mp4", frames, 12.5)
@@ -49,14 +61,8 @@ def test_frames_colours_and_rate_are_kept(tmp_path):
 
 
 def test_sides_of_odd_length_are_made_even(tmp_path):
-    write_video(tmp_path / "a.mp4", stripes(3))
-    with (
-        VideoReader(tmp_path / "a.mp4") as reader,
-        video_writer(tmp_path / "b.mp4", reader) as write,
-    ):
-        for rgb, own in reader:
-            write(rgb[:47, :61], own)
-    assert frames_of(tmp_path / "b.mp4")[0].shape == (48, 62, 3)
+    frames = rewritten(tmp_path, 3, lambda rgb, own: (rgb[:47, :61], own))
+    assert frames[0].shape == (48, 62, 3)
 
 
 def test_frames_of_another_size_are_resized_to_the_first(tmp_path):
@@ -106,14 +112,8 @@ def test_the_error_names_a_file_that_cannot_be_encoded(tmp_path, frames):
 
 
 def test_frames_with_equal_times_are_all_kept(tmp_path):
-    write_video(tmp_path / "a.mp4", stripes(4))
-    with (
-        VideoReader(tmp_path / "a.mp4") as reader,
-        video_writer(tmp_path / "b.mp4", reader) as write,
-    ):
-        for rgb, own in reader:
-            write(rgb, Span(Fraction(0), own.duration))
-    assert len(frames_of(tmp_path / "b.mp4")) == 4
+    frames = rewritten(tmp_path, 4, lambda rgb, own: (rgb, Span(Fraction(0), own.duration)))
+    assert len(frames) == 4
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])

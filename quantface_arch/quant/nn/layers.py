@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch.nn.functional as F
@@ -32,39 +32,34 @@ class QuantLinear(QuantLayer, nn.Linear):
         return x.reshape(-1, x.shape[-1])
 
 
-def _conv_geometry(module: nn.Conv1d | nn.Conv2d) -> dict[str, Any]:
-    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
-    options = {name: getattr(module, name) for name in (*names, "groups", "padding_mode")}
-    return {**options, "bias": module.bias is not None}
+class _QuantConv(QuantLayer):
+    """What quantized convolutions of any number of dimensions share."""
 
-
-class QuantConv1d(QuantLayer, nn.Conv1d):
-    """Quantized ``nn.Conv1d``: x (N, Cin, L) or (Cin, L), any padding, stride, dilation, groups."""
-
-    channel_axis = -2
+    _conv_forward: Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
     @classmethod
-    def geometry(cls, module: nn.Conv1d) -> dict[str, Any]:
-        return _conv_geometry(module)
+    def geometry(cls, module: nn.Conv1d | nn.Conv2d) -> dict[str, Any]:
+        names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
+        options = {name: getattr(module, name) for name in (*names, "groups", "padding_mode")}
+        return {**options, "bias": module.bias is not None}
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return self._conv_forward(x, weight, bias)
+
+
+class QuantConv1d(_QuantConv, nn.Conv1d):
+    """Quantized ``nn.Conv1d``: x (N, Cin, L) or (Cin, L), any padding, stride, dilation, groups."""
+
+    channel_axis = -2
 
     def columns(self, x: Tensor) -> Tensor:
         return _windows(x.unsqueeze(-2), (1, *self.kernel_size), (1, *self.dilation))
 
 
-class QuantConv2d(QuantLayer, nn.Conv2d):
+class QuantConv2d(_QuantConv, nn.Conv2d):
     """Quantized ``nn.Conv2d``: x (N, Cin, H, W) or (Cin, H, W), any padding, stride, ..."""
 
     channel_axis = -3
-
-    @classmethod
-    def geometry(cls, module: nn.Conv2d) -> dict[str, Any]:
-        return _conv_geometry(module)
-
-    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return self._conv_forward(x, weight, bias)
 
     def columns(self, x: Tensor) -> Tensor:
         return _windows(x, self.kernel_size, self.dilation)

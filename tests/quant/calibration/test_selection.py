@@ -10,21 +10,8 @@ from quant_helpers import TinyNet, pictures
 from torch import nn
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant import (
-    LayerBalance,
-    Recipe,
-    calibrating,
-    convert,
-)
+from quantface_arch.quant import LayerBalance, Recipe, calibrating, convert
 from quantface_arch.quant.calibration import selection
-from quantface_arch.quant.calibration.selection import (
-    COARSE,
-    balance_layers,
-    best_factors,
-    candidates_for,
-    choose,
-    output_error,
-)
 from quantface_arch.quant.config.specs import BalanceSpec
 from quantface_arch.quant.ops.balance import channel_scale
 
@@ -56,28 +43,28 @@ def test_auto_is_never_worse_than_a_fixed_choice(kind, outlier, rank):
     layer, observer = watched(kind, outlier)
     errors = {}
     for what in ("auto", "none", "scale", "rotate", "both"):
-        balance = choose(layer, observer, BalanceSpec(what), (48,), rank)
+        balance = selection.choose(layer, observer, BalanceSpec(what), (48,), rank)
         assert balance.kind == what or what == "auto"
-        errors[what] = output_error(layer, observer.samples, balance, rank)
+        errors[what] = selection.output_error(layer, observer.samples, balance, rank)
     assert errors["auto"] == min(errors.values())
 
 
 @pytest.mark.parametrize("kind", MODULES)
 def test_balancing_pays_where_a_channel_is_a_hundred_times_larger(kind):
     layer, observer = watched(kind, 100.0)
-    balance = choose(layer, observer, BalanceSpec(), (48,), 0)
+    balance = selection.choose(layer, observer, BalanceSpec(), (48,), 0)
     assert balance.kind != "none"
-    plain = output_error(layer, observer.samples, LayerBalance(), 0)
-    assert output_error(layer, observer.samples, balance, 0) < 0.5 * plain
+    plain = selection.output_error(layer, observer.samples, LayerBalance(), 0)
+    assert selection.output_error(layer, observer.samples, balance, 0) < 0.5 * plain
 
 
 def test_a_searched_exponent_is_not_worse_than_a_fixed_one():
     layer, observer = watched("conv2d", 30.0)
     errors = [
-        output_error(
+        selection.output_error(
             layer,
             observer.samples,
-            choose(layer, observer, BalanceSpec("scale", alpha), (48,), 0),
+            selection.choose(layer, observer, BalanceSpec("scale", alpha), (48,), 0),
             0,
         )
         for alpha in ("search", 0.2, 0.5, 0.8)
@@ -91,12 +78,15 @@ def test_the_error_falls_with_bits_and_with_rank_and_leaves_the_layer(kind):
     for name in ("w2a2", "w4a4", "w6a6", "w8a8"):
         layer, observer = watched(kind, name=name)
         weight = layer.weight
-        by_bits.append(output_error(layer, observer.samples, LayerBalance(), 0))
+        by_bits.append(selection.output_error(layer, observer.samples, LayerBalance(), 0))
         assert layer.weight is weight and layer.balance.kind == "none" and layer.rank == 0
     assert by_bits == sorted(by_bits, reverse=True)
     assert by_bits[-1] < by_bits[0] / 100
     layer, observer = watched(kind, name="w2a8")
-    ranks = [output_error(layer, observer.samples, LayerBalance(), rank) for rank in (0, 10, 20)]
+    ranks = [
+        selection.output_error(layer, observer.samples, LayerBalance(), rank)
+        for rank in (0, 10, 20)
+    ]
     assert ranks == sorted(ranks, reverse=True)
     if layer.groups == 1:
         assert ranks[2] < 0.1 * ranks[0]
@@ -117,7 +107,7 @@ def test_candidates_are_compared_on_the_grid_that_the_layer_then_has(range, symm
         model(x[:128])
         wanted = model[0].product(x[:128], model[0].weight, None)
     samples = x[None, :128]
-    estimated = output_error(model[0], samples, LayerBalance(), 0)
+    estimated = selection.output_error(model[0], samples, LayerBalance(), 0)
     calibration.apply()
     with torch.no_grad():
         found = model[0].product(model[0].quantize_input(x[:128]), model[0].weight, None)
@@ -136,7 +126,7 @@ def test_the_error_is_the_one_that_the_layer_then_has():
     with calibrating(model, keep_samples=True) as calibration:
         for row in x:
             model(row[None])
-    found = output_error(model[0], x, LayerBalance(), 0)
+    found = selection.output_error(model[0], x, LayerBalance(), 0)
     calibration.apply()
     error = float((model(x) - expected).detach().square().mean())
     assert found == pytest.approx(error, rel=1e-3)
@@ -160,7 +150,7 @@ def test_a_wide_layer_is_judged_by_some_of_its_outputs(kind, granularity, rank, 
         recipe = {"name": "w4a4", "weights": {"granularity": granularity, "group": 16}}
         model = nn.Sequential(wide)
         convert(model, Recipe.from_dict(recipe))
-        errors.append(output_error(model[0], x, LayerBalance(scale), rank))
+        errors.append(selection.output_error(model[0], x, LayerBalance(scale), rank))
     assert errors[1:] == pytest.approx(errors[:1] * 2, rel=1e-2)
 
 
@@ -169,7 +159,9 @@ def kinds_of(spec, width=48, groups=1, sources=None):
     convert(model, Recipe.from_name("w4a4"))
     with calibrating(model, keep_samples=True) as calibration:
         model(torch.randn(1, width, 4, 4))
-    found = candidates_for(model[0], calibration.observers["0"], spec, sources or (width,))
+    found = selection.candidates_for(
+        model[0], calibration.observers["0"], spec, sources or (width,)
+    )
     return [balance.kind for balance in found], model[0]
 
 
@@ -210,7 +202,7 @@ def test_blocks_and_sources_shape_the_rotation(options, segments):
     with calibrating(model, keep_samples=True) as calibration:
         model(torch.randn(4, 960))
     spec = BalanceSpec("rotate", **options)
-    found = choose(model[0], calibration.observers["0"], spec, (640, 320), 0)
+    found = selection.choose(model[0], calibration.observers["0"], spec, (640, 320), 0)
     assert found.segments == segments
 
 
@@ -220,7 +212,7 @@ def test_choosing_needs_statistics_of_every_layer():
     with calibrating(model, keep_samples=True) as calibration:
         model.conv_in(pictures())
     with pytest.raises(QuantFaceError, match="layer body: saw no input"):
-        balance_layers(model, calibration, Recipe.from_name("w4a4"))
+        selection.balance_layers(model, calibration, Recipe.from_name("w4a4"))
 
 
 def test_a_list_of_kinds_and_exponents_is_what_a_layer_chooses_from():
@@ -233,15 +225,15 @@ def test_a_list_of_kinds_and_exponents_is_what_a_layer_chooses_from():
         model(x)
     layer = model.linear
     observer = calibration.observers["linear"]
-    found = list(candidates_for(layer, observer, recipe.balance, (16,)))
+    found = list(selection.candidates_for(layer, observer, recipe.balance, (16,)))
     assert [item.kind for item in found] == ["none"] + 4 * ["scale"]
     absmax = layer.weight.detach().abs().amax(0)
     pairs = ((0.25, 0.0), (0.25, 0.75), (0.75, 0.0), (0.75, 0.25))
     for item, (alpha, beta) in zip(found[1:], pairs, strict=True):
         torch.testing.assert_close(item.scale, channel_scale(observer.absmax, absmax, alpha, beta))
-    errors = [output_error(layer, observer.samples, item, 1) for item in found]
-    chosen = choose(layer, observer, recipe.balance, (16,), 1)
-    assert output_error(layer, observer.samples, chosen, 1) == min(errors)
+    errors = [selection.output_error(layer, observer.samples, item, 1) for item in found]
+    chosen = selection.choose(layer, observer, recipe.balance, (16,), 1)
+    assert selection.output_error(layer, observer.samples, chosen, 1) == min(errors)
 
 
 def test_rounds_of_the_branch_lower_the_outputs_error_and_the_layer_stays():
@@ -251,17 +243,17 @@ def test_rounds_of_the_branch_lower_the_outputs_error_and_the_layer_stays():
     convert(model, Recipe.from_dict({"name": "w3a8", "balance": {"kind": "none"}}))
     x, weight = torch.randn(64, 48), model[0].weight.detach().clone()
     wanted = x @ weight.T
-    assert best_factors(model[0], 4, 1, x) is None
+    assert selection.best_factors(model[0], 4, 1, x) is None
     errors = []
     for iterations in (2, 12):
         trial = copy.deepcopy(model[0])
-        trial.add_branch(4, 0, factors=best_factors(model[0], 4, iterations, x))
-        trial.quantize_weight(x.square().mean(0), COARSE)
+        trial.add_branch(4, 0, factors=selection.best_factors(model[0], 4, iterations, x))
+        trial.quantize_weight(x.square().mean(0), selection.COARSE)
         found = x @ (trial.weight + trial.branch_up @ trial.branch_down).T
         errors.append(float((found - wanted).detach().square().mean()))
     once = copy.deepcopy(model[0])
     once.add_branch(4, 0)
-    once.quantize_weight(x.square().mean(0), COARSE)
+    once.quantize_weight(x.square().mean(0), selection.COARSE)
     found = x @ (once.weight + once.branch_up @ once.branch_down).T
     assert errors[1] <= errors[0] <= float((found - wanted).detach().square().mean())
     assert errors[1] < 0.98 * float((found - wanted).detach().square().mean())

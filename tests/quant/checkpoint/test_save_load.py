@@ -11,19 +11,8 @@ from quant_helpers import TinyNet, pictures
 from safetensors.torch import save_file
 from torch import nn
 
+from quantface_arch import quant
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant import (
-    QuantSpec,
-    Recipe,
-    State,
-    convert,
-    load_checkpoint,
-    quant_layers,
-    quantize,
-    read_metadata,
-    round_float_parts,
-    save_checkpoint,
-)
 from quantface_arch.quant.ops.packing import packed_size
 
 ARCH = {"type": "TinyNet"}
@@ -36,9 +25,9 @@ def build(options):
 @pytest.fixture
 def saved(tmp_path):
     model = TinyNet()
-    quantize(model, "w4a8", pictures(), progress=False)
+    quant.quantize(model, "w4a8", pictures(), progress=False)
     path = tmp_path / "model.safetensors"
-    save_checkpoint(model, path, ARCH, extra={"note": "x"})
+    quant.save_checkpoint(model, path, ARCH, extra={"note": "x"})
     return path
 
 
@@ -47,40 +36,40 @@ def saved(tmp_path):
 def test_a_loaded_model_equals_the_saved_one_bit_by_bit(tmp_path, name, symmetric):
     model, x, path = TinyNet().eval(), pictures(), tmp_path / "model.safetensors"
     weights = {"symmetric": symmetric, "granularity": "channel" if symmetric else "tensor"}
-    recipe = Recipe.from_dict({"name": name, "weights": weights, "eight_bit": ["conv_in"]})
-    quantize(model, recipe, x, progress=False)
-    save_checkpoint(model, path, ARCH)
-    loaded = load_checkpoint(path, build)
+    recipe = quant.Recipe.from_dict({"name": name, "weights": weights, "eight_bit": ["conv_in"]})
+    quant.quantize(model, recipe, x, progress=False)
+    quant.save_checkpoint(model, path, ARCH)
+    loaded = quant.load_checkpoint(path, build)
     assert torch.equal(loaded(x), model(x))
     before, after = model.state_dict(), loaded.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
     again = tmp_path / "again.safetensors"
-    save_checkpoint(loaded, again, ARCH)
+    quant.save_checkpoint(loaded, again, ARCH)
     assert again.read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_a_float_model_comes_back_rounded_to_the_stored_type(tmp_path, dtype):
     model, x, path = TinyNet().eval(), pictures(), tmp_path / "model.safetensors"
-    save_checkpoint(model, path, ARCH, dtype=dtype)
-    loaded = load_checkpoint(path, build)
-    round_float_parts(model, dtype)
+    quant.save_checkpoint(model, path, ARCH, dtype=dtype)
+    loaded = quant.load_checkpoint(path, build)
+    quant.round_float_parts(model, dtype)
     assert torch.equal(loaded(x), model(x))
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
-    assert read_metadata(path)["state"] == "float"
+    assert quant.read_metadata(path)["state"] == "float"
     size = sum(p.numel() for p in model.parameters()) * dtype.itemsize
     assert size < path.stat().st_size < size + 2000
 
 
 def test_metadata_is_complete(saved):
-    metadata = read_metadata(saved)
+    metadata = quant.read_metadata(saved)
     assert metadata["format_version"] == 1
     assert metadata["arch"] == ARCH
     assert metadata["state"] == "quantized"
     assert metadata["extra"] == {"note": "x"}
     assert metadata["bits"]["body"] == {"w": 4, "a": 8}
-    assert Recipe.from_dict(metadata["recipe"]) == Recipe.from_name("w4a8")
+    assert quant.Recipe.from_dict(metadata["recipe"]) == quant.Recipe.from_name("w4a8")
     assert metadata["package_version"]
 
 
@@ -96,15 +85,15 @@ def test_loading_skips_random_initialization(saved):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    load_checkpoint(saved, build)
+    quant.load_checkpoint(saved, build)
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_values_beyond_float16_survive(tmp_path):
     model, path = TinyNet(), tmp_path / "model.safetensors"
     model.norm.weight.data[0] = 1e6
-    save_checkpoint(model, path, ARCH)
-    assert load_checkpoint(path, build).norm.weight[0] == 1e6
+    quant.save_checkpoint(model, path, ARCH)
+    assert quant.load_checkpoint(path, build).norm.weight[0] == 1e6
 
 
 def test_tied_tensors_are_stored_once_and_stay_tied(tmp_path):
@@ -114,9 +103,9 @@ def test_tied_tensors_are_stored_once_and_stay_tied(tmp_path):
         return model
 
     model, x, path = tied(None).eval(), pictures(), tmp_path / "model.safetensors"
-    quantize(model, "w4a8", x, progress=False)
-    save_checkpoint(model, path, ARCH)
-    loaded = load_checkpoint(path, tied)
+    quant.quantize(model, "w4a8", x, progress=False)
+    quant.save_checkpoint(model, path, ARCH)
+    loaded = quant.load_checkpoint(path, tied)
     assert loaded.again is loaded.body
     assert torch.equal(loaded(x), model(x))
     assert not any(name.startswith("again") for name in contents(path)[0])
@@ -124,34 +113,39 @@ def test_tied_tensors_are_stored_once_and_stay_tied(tmp_path):
 
 def test_only_a_calibrated_model_is_saved(tmp_path):
     model = TinyNet()
-    convert(model, Recipe.from_name("w4a8"))
+    quant.convert(model, quant.Recipe.from_name("w4a8"))
     with pytest.raises(QuantFaceError, match="layer conv_in: found state calibrating"):
-        save_checkpoint(model, tmp_path / "model.safetensors", ARCH)
+        quant.save_checkpoint(model, tmp_path / "model.safetensors", ARCH)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_weight_that_left_its_grid_is_named(tmp_path):
     model = TinyNet()
-    quantize(model, "w4a8", pictures(), progress=False)
+    quant.quantize(model, "w4a8", pictures(), progress=False)
     model.body.weight.data[0, 0, 0, 0] += 1e-3
     with pytest.raises(QuantFaceError, match="layer body: its weight was changed"):
-        save_checkpoint(model, tmp_path / "model.safetensors", ARCH)
+        quant.save_checkpoint(model, tmp_path / "model.safetensors", ARCH)
 
 
 def test_options_that_are_no_plain_data_are_refused(tmp_path):
     with pytest.raises(QuantFaceError, match="plain data"):
-        save_checkpoint(TinyNet(), tmp_path / "m.safetensors", {"type": object()})
+        quant.save_checkpoint(TinyNet(), tmp_path / "m.safetensors", {"type": object()})
 
 
 def test_asymmetric_weights_keep_their_zero_points(tmp_path):
     model, x, path = TinyNet().eval(), pictures(), tmp_path / "model.safetensors"
-    quantize(model, Recipe(QuantSpec(4, granularity="channel"), QuantSpec(4)), x, progress=False)
-    save_checkpoint(model, path, ARCH)
+    quant.quantize(
+        model,
+        quant.Recipe(quant.QuantSpec(4, granularity="channel"), quant.QuantSpec(4)),
+        x,
+        progress=False,
+    )
+    quant.save_checkpoint(model, path, ARCH)
     tensors, metadata = contents(path)
     tensors["body.weight_zero_point"][0] = 16
     rewrite(path, tensors, metadata)
     with pytest.raises(QuantFaceError, match=r"body\.weight_zero_point: found a value above 15"):
-        load_checkpoint(path, build)
+        quant.load_checkpoint(path, build)
 
 
 def damage_file(kind, path):
@@ -164,7 +158,9 @@ def damage_file(kind, path):
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "header cut", "data cut", "a zip"])
-@pytest.mark.parametrize("read", [read_metadata, lambda path: load_checkpoint(path, build)])
+@pytest.mark.parametrize(
+    "read", [quant.read_metadata, lambda path: quant.load_checkpoint(path, build)]
+)
 def test_unreadable_files_are_named(saved, kind, read):
     damage_file(kind, saved)
     with pytest.raises(QuantFaceError, match=re.escape(str(saved))) as caught:
@@ -196,7 +192,7 @@ def test_wrong_metadata_is_named(saved, change, message):
     # Layers that are balanced or branched have to be among those of the bit map.
     rewrite(saved, tensors, {**metadata, "balance": {}, "ranks": {}, **change})
     with pytest.raises(QuantFaceError, match=message) as caught:
-        load_checkpoint(saved, build)
+        quant.load_checkpoint(saved, build)
     assert str(saved) in str(caught.value)
 
 
@@ -205,7 +201,7 @@ def test_metadata_that_is_no_mapping_is_named(saved, text):
     tensors, _ = contents(saved)
     save_file(tensors, saved, metadata=None if text is None else {"quantface": text})
     with pytest.raises(QuantFaceError, match="quantface"):
-        read_metadata(saved)
+        quant.read_metadata(saved)
 
 
 CHANGES = {
@@ -232,7 +228,7 @@ def test_wrong_tensors_are_named(saved, key):
         del tensors[key]
     rewrite(saved, tensors, metadata)
     with pytest.raises(QuantFaceError, match=rf"key {re.escape(key)}: .*{message}") as caught:
-        load_checkpoint(saved, build)
+        quant.load_checkpoint(saved, build)
     assert str(saved) in str(caught.value)
 
 
@@ -244,11 +240,11 @@ def test_wrong_activation_grids_name_the_layer(saved, column, value):
     tensors["activations"][1, column] = value
     rewrite(saved, tensors, metadata)
     with pytest.raises(QuantFaceError, match="activations: layer body: found"):
-        load_checkpoint(saved, build)
+        quant.load_checkpoint(saved, build)
 
 
 def test_a_loaded_model_is_ready_and_carries_its_recipe(saved):
-    model = load_checkpoint(saved, build)
+    model = quant.load_checkpoint(saved, build)
     assert not model.training
-    assert model.quant_recipe == Recipe.from_name("w4a8")
-    assert all(layer.state is State.QUANTIZED for layer in quant_layers(model))
+    assert model.quant_recipe == quant.Recipe.from_name("w4a8")
+    assert all(layer.state is quant.State.QUANTIZED for layer in quant.quant_layers(model))
