@@ -13,6 +13,7 @@ from quantface_arch.faces import weights
 from quantface_arch.faces.detect import build_detector
 from quantface_arch.faces.weights import check_weights_dir
 from quantface_arch.faces.yunet import MODEL, YuNetDetector
+from quantface_arch.utils.download import Published
 from quantface_arch.utils.images import load_rgb
 
 PHOTOGRAPHS = {"codeformer_00.jpg": 4, "codeformer_02.png": 4, "codeformer_06.png": 2}
@@ -132,7 +133,8 @@ def test_a_download_lands_whole(no_weights, monkeypatch, tmp_path):
     source.mkdir()
     name = weights.FILES["retinaface_mobile0.25"].name
     (source / name).write_bytes(b"weights")
-    monkeypatch.setattr(weights, "_RELEASE", source.as_uri())
+    file = Published((source / name).as_uri())
+    monkeypatch.setitem(weights.FILES, "retinaface_mobile0.25", file)
     found = weights.find_weights("retinaface_mobile0.25", tmp_path / "to", False, lambda _: None)
     assert found == tmp_path / "to" / name
     assert found.read_bytes() == b"weights"
