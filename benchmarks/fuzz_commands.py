@@ -14,8 +14,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,7 +35,7 @@ from quantface_arch.restore import cli as restore_cli
 from quantface_arch.utils.cli import run
 from quantface_arch.web import cli as web_cli
 
-__all__ = ["command_lines", "run_command"]
+__all__ = ["VALUES", "command_lines", "make_inputs", "run_command", "run_inside"]
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPO / "scripts"))
@@ -83,7 +84,7 @@ Parsed = tuple[Callable[[argparse.Namespace], int], Callable[[], argparse.Argume
 
 def command_lines(folder: Path) -> tuple[Strategy, str, Callable[[Path], None]]:
     """Return a target of ``fuzz_targets``; its inputs are command lines as JSON lists."""
-    _make_inputs(folder)
+    make_inputs(folder)
     seeds = [[name, *line.split()] for name, line in SEEDS.items()]
     options = sorted({word for name in SEEDS for word in _options(name)})
     change = st.tuples(
@@ -106,23 +107,41 @@ def run_command(path: Path) -> None:
     """
     name, *words = json.loads(path.read_text())
     main, make_parser = _command(name)
-    before = {entry.name for entry in path.parent.iterdir()}
+    run_inside(path.parent, [name, *words], lambda: run(main, make_parser()), (0, 1, 2))
+
+
+def run_inside(
+    folder: Path, line: Sequence[str], call: Callable[[], Any], statuses: Collection[int]
+) -> None:
+    """Run a command line in this process, in a folder; delete afterwards what it wrote there.
+
+    Args:
+        folder: the working folder.
+        line: the name of the command and its arguments.
+        call: runs it.
+        statuses: exit statuses that it may end with.
+
+    Raises:
+        QuantFaceError: the command ended with another status than 0.
+        RuntimeError: its status is not allowed, or it reported an unexpected error.
+    """
+    before = {entry.name for entry in folder.iterdir()}
     arguments, here = sys.argv, Path.cwd()
     said = io.StringIO()
-    os.chdir(path.parent)
-    sys.argv = [name, *words]
+    os.chdir(folder)
+    sys.argv = list(line)
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            run(main, make_parser())
+            call()
     except SystemExit as end:
-        if end.code not in (0, 1, 2) or "unexpected" in said.getvalue():
-            raise RuntimeError(f"{name} {words}: status {end.code}: {said.getvalue()}") from None
+        if end.code not in statuses or "unexpected" in said.getvalue():
+            raise RuntimeError(f"{line}: status {end.code}: {said.getvalue()}") from None
         if end.code:
             raise QuantFaceError(said.getvalue()) from None
     finally:
         sys.argv = arguments
         os.chdir(here)
-        for entry in path.parent.iterdir():
+        for entry in folder.iterdir():
             if entry.name not in before:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
@@ -155,7 +174,8 @@ def _options(name: str) -> list[str]:
     return [flag for flag in flags if flag not in ("--download", "-h", "--help")]
 
 
-def _make_inputs(folder: Path) -> None:
+def make_inputs(folder: Path) -> None:
+    """Write small files that command lines name, good and bad ones."""
     torch.manual_seed(0)
     net = build_arch(TINY).eval()
     save_checkpoint(net, folder / SIZES[0], TINY)

@@ -20,6 +20,7 @@ from fuzz_inputs import (
     png_fixed,
     tensor_files,
 )
+from fuzz_loops import loop_lines
 
 __all__ = ["TARGETS"]
 
@@ -163,4 +164,5 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "recipes": recipes,
     "images": images,
     "command lines": command_lines,
+    "loops": loop_lines,
 }

@@ -45,9 +45,12 @@ SHARES = {
     "options files": 0.1,
     "recipes": 0.1,
     "images": 0.2,
-    # As many again as all others together.
-    "command lines": 1.0,
+    # Commands: as many again as all others together.
+    "command lines": 0.9,
+    "loops": 0.1,
 }
+# Targets whose inputs are whole commands.
+COMMANDS = ("command lines", "loops")
 # Targets whose workers start quickly.
 SMOKE_INPUTS = 400
 SMOKE_TARGETS = ("bit maps", "recipes", "images")
@@ -124,7 +127,7 @@ class _Worker:
 
     def __init__(self, target: str, inputs: int, seed: int, folder: Path) -> None:
         self.target, self.folder = target, folder
-        self.limit = COMMAND_SECONDS if target == "command lines" else WATCHDOG_SECONDS
+        self.limit = COMMAND_SECONDS if target in COMMANDS else WATCHDOG_SECONDS
         self.log = tempfile.TemporaryFile()  # noqa: SIM115
         words = ["--seed", str(seed), "--worker", target, str(inputs), str(folder)]
         self.process = subprocess.Popen(

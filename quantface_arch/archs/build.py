@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from quantface_arch.archs.pipeline import Pipeline
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.quant.checkpoint.builder import Builder
 
 __all__ = ["ARCH_BUILDER", "build_arch", "build_shell"]
@@ -24,14 +24,25 @@ def build_arch(options: Mapping[str, Any]) -> nn.Module:
     """Build any architecture in BasicSR's registry from ``{"type": NAME, **options}``.
 
     Raises:
-        QuantFaceError: the type is missing or not registered, or it does not take the options.
+        QuantFaceError: the type is missing or not registered, it does not take the options, or
+            they give a layer without weights.
     """
     options = dict(options)
     name = options.pop("type", None)
+    build = _builder(name)
     try:
-        return _builder(name)(**options)
-    except TypeError as error:
-        raise QuantFaceError(f"network {name}: {error}") from error
+        net = build(**options)
+    except QuantFaceError:
+        raise
+    except MemoryError as error:
+        raise QuantFaceError(f"network {name}: too large for the memory of this machine") from error
+    except Exception as error:
+        # Any class of a registry may meet values of options that it does not check.
+        raise QuantFaceError(f"network {name}: {one_line(error)}") from error
+    for key, parameter in net.named_parameters():
+        if not parameter.numel():
+            raise QuantFaceError(f"network {name}: {key} is empty, {tuple(parameter.shape)}")
+    return net
 
 
 def build_shell(options: Mapping[str, Any]) -> nn.Module:

@@ -14,6 +14,7 @@ from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.utils.registry import DATASET_REGISTRY
 from quantface_arch.data.default_faces import DEFAULT_PAIRS, find_faces
 from quantface_arch.data.face_dataset import LOOP_OPTIONS, QuantFaceDataset
+from quantface_arch.errors import QuantFaceError
 
 __all__ = ["QuantFacePairedDataset"]
 
@@ -33,12 +34,21 @@ class QuantFacePairedDataset(Dataset):
         dataroot_lq (str): folder of degraded images, of the same names.
 
     All other options are those of ``PairedImageDataset``.
+
+    Raises:
+        QuantFaceError: one of the folders is not named.
     """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.opt = opt
-        folders = Path(opt["dataroot_gt"]), Path(opt["dataroot_lq"])
-        default = folders == (DEFAULT_PAIRS / "gt", DEFAULT_PAIRS / "lq")
+        given = [opt.get(name) for name in ("dataroot_gt", "dataroot_lq")]
+        if not all(isinstance(folder, str) for folder in given):
+            raise QuantFaceError(
+                f"{type(self).__name__}: found dataroot_gt {given[0]!r} and dataroot_lq "
+                f"{given[1]!r}, wanted are two folders"
+            )
+        folders = [Path(str(folder)) for folder in given]
+        default = folders == [DEFAULT_PAIRS / "gt", DEFAULT_PAIRS / "lq"]
         if default and not DEFAULT_PAIRS.exists():
             loop = {name: value for name, value in opt.items() if name in LOOP_OPTIONS}
             root = str(find_faces(folders[0]))

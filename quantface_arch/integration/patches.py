@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, cast
 
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from quantface_arch.errors import QuantFaceError, one_line
+from quantface_arch.integration.loop_options import check_loop, force
 from quantface_arch.utils.files import read_bytes
 
 __all__ = ["patch_lmdb", "patch_options", "patch_resume"]
@@ -102,7 +104,7 @@ def _pairs_of_lmdbs(folders: list[str], names: list[str]) -> list[dict[str, str]
 
 
 def patch_options() -> None:
-    """Make BasicSR read options files as plain data. Idempotent.
+    """Make BasicSR read options files as plain data, and check what it uses. Idempotent.
 
     The YAML loader of BasicSR 1.4.2 builds any object and calls any function that a tag names. It
     also evaluates the lists in ``--force_yml``.
@@ -126,9 +128,13 @@ def patch_options() -> None:
 
         def get_single_data(self) -> Any:
             try:
-                return super().get_single_data()
+                data = super().get_single_data()
             except (yaml.YAMLError, ValueError, TypeError) as error:
                 raise QuantFaceError(f"{self.where}: not YAML: {one_line(error)}") from error
+            # BasicSR forces the same values later, after it has used some.
+            data = force(data, sys.argv[1:], options._postprocess_yml_value)
+            check_loop(data)
+            return data
 
     PlainLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _ordered_mapping)
     options.ordered_yaml = lambda: (PlainLoader, yaml.SafeDumper)

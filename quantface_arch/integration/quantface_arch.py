@@ -53,6 +53,8 @@ def QuantFaceArch(
         raise QuantFaceError(f"{NAME} option arch: found {arch!r}, expected {{type: RRDBNet, ...}}")
     if weights is None:
         return _random(arch)
+    if not isinstance(weights, str):
+        raise QuantFaceError(f"{NAME} option weights: found {weights!r}, allowed is a string")
     path = resolve_model(weights)
     if path.is_dir():
         return _from_folder(path, arch, base)

@@ -7,18 +7,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.faces.color import fix_color
 from quantface_arch.quant.nn.traits import traits_of
 
 __all__ = ["color_fixed", "run_padded"]
 
+_CHANNELS = (1, 3)
+
 
 def run_padded(net: nn.Module, lq: Tensor) -> Tensor:
-    """Run a network that works on windows, such as SwinIR, on images of any size."""
+    """Run a network that works on windows, such as SwinIR, on images of any size.
+
+    Raises:
+        QuantFaceError: the network cannot run on the images, or its output is no image.
+    """
     window = traits_of(net).arch_options.get("window_size", 1)
     height, width = lq.shape[-2:]
-    output = net(F.pad(lq, (0, -width % window, 0, -height % window), mode="reflect"))
+    padded = F.pad(lq, (0, -width % window, 0, -height % window), mode="reflect")
+    try:
+        output = net(padded)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        # Networks of a registry refuse images in many ways.
+        raise QuantFaceError(
+            f"{type(net).__name__} cannot run on images {tuple(padded.shape)}: {one_line(error)}"
+        ) from error
+    if output.ndim != 4 or output.shape[1] not in _CHANNELS:
+        raise QuantFaceError(
+            f"{type(net).__name__} makes {tuple(output.shape)} of images {tuple(padded.shape)}, "
+            "wanted are images of 1 or 3 channels"
+        )
     scale = output.shape[-1] // (width + -width % window)
     return output[..., : height * scale, : width * scale]
 

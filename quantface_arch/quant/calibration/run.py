@@ -155,9 +155,10 @@ def _forward(model: nn.Module, batch: Tensor, calibration: Calibration) -> None:
         with FlopCounterMode(display=False) as counter:
             model(batch)
         calibration.macs = own_macs(model, counter)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, QuantFaceError):
         raise
-    except RuntimeError as error:
+    except Exception as error:
+        # Networks refuse images in many ways.
         raise QuantFaceError(
             f"calibration_images: {type(model).__name__} cannot run on {_named(batch.dtype)} "
             f"{tuple(batch.shape)}; wanted are images (N, 3, H, W) as it sees them in use "
