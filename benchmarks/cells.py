@@ -83,6 +83,7 @@ def add_arguments(made: argparse.ArgumentParser, cache: str) -> None:
 
 def shrink(opt: dict[str, Any]) -> None:
     """Reduce the options so that a cell takes seconds."""
+    opt["quant"]["include"] = ["vae.decoder.up_blocks.*"]
     opt["quant"]["calibration"] = {"num_images": 2, "batch_size": 2, "size": 64}
     opt["datasets"]["train"].update(
         dataroot_gt=str(faces_folder("tune512")), gt_size=64, batch_size_per_gpu=1

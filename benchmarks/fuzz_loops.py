@@ -99,7 +99,11 @@ def _test() -> dict[str, Any]:
         "name": "tested",
         "model_type": "OSDFaceModel",
         "datasets": {"test": data},
-        "val": {"save_img": True, "suffix": None, "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}},
+        "val": {
+            "save_img": True,
+            "suffix": None,
+            "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}},
+        },
     }
 
 

@@ -26,6 +26,8 @@ BENCHMARKS = (
     "video_kinds",
     "web",
 )
+# The parts of robustness, but for the one that is a benchmark by itself.
+ARGUMENTS = {"robustness": ("kill", "soak", "throughput", "faults", "threads")}
 # What they are made of, and those with tests of their own.
 OTHERS = {
     *("make_lq", "score", "report", "cells", "sheet", "latency_rows", "detection_rows"),
@@ -36,6 +38,7 @@ OTHERS = {
         "quality",
         "fuzz_commands",
         "fuzz_inputs",
+        "fuzz_loops",
         "fuzz_targets",
         "batch_runs",
         "moving_face",
@@ -53,7 +56,7 @@ def test_every_benchmark_is_listed(repo):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_smoke_run(run_program, tmp_path, name):
-    words = ("--smoke", "--json", tmp_path / "out.json")
+    words = ["--smoke", "--json", tmp_path / "out.json", *ARGUMENTS.get(name, ())]
     stdout = run_program(f"benchmarks/{name}.py", *words, timeout=300)
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert rows and stdout.count("|") > 2 * len(rows)
@@ -61,10 +64,10 @@ def test_smoke_run(run_program, tmp_path, name):
 
 @pytest.mark.slow
 def test_command_lines_are_fuzzed(run_program):
-    words = ("--targets", "command lines", "--inputs", 12, "--seconds", 250)
+    words = ("--targets", "command lines", "loops", "--inputs", 20, "--seconds", 250)
     cells = run_program("benchmarks/robustness_fuzz.py", *words).splitlines()[-3].split("|")
     inputs, accepted, refused, crashes = (int(cell) for cell in cells[2:6])
-    assert inputs == accepted + refused == 12 and crashes == 0 < refused
+    assert inputs == accepted + refused == 20 and crashes == 0 < refused
 
 
 @pytest.mark.slow

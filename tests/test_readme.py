@@ -15,7 +15,7 @@ def test_python_examples_run(repo, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (repo / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 2
     shutil.copytree(repo / "inputs", tmp_path / "inputs")
-    faces = "import torch\nfaces = torch.rand(1, 3, 512, 512) * 2 - 1\n"
+    faces = "import torch\nfaces = torch.rand(1, 3, 128, 128) * 2 - 1\n"
     code = "\n".join([faces, *blocks])
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300

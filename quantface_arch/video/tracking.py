@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from quantface_arch.faces.align import TEMPLATE, invert, similarity, transform
 from quantface_arch.faces.face import Face
@@ -86,6 +85,9 @@ class _Tracks:
         overlap = np.array([[_overlap(t.rows[t.last], row) for row in rows] for t in candidates])
         matched = set()
         if overlap.size:
+            # Import this late: images need no tracks, and SciPy takes half a second.
+            from scipy.optimize import linear_sum_assignment
+
             for track, index in zip(*linear_sum_assignment(-overlap), strict=True):
                 if overlap[track, index] >= _MIN_OVERLAP:
                     candidates[track].add(number, rows[index])
