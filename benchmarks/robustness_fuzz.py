@@ -4,7 +4,8 @@ python benchmarks/robustness_fuzz.py --inputs 20000 --seconds 900 --seed 0
 
 Hypothesis makes the inputs: valid files of every kind with bytes, fields and values changed, and
 generated ones, and command lines. A process of its own per kind reads them, its address space
-limited to what it had at the start and 2 GB more. The only good results are success ("accepted")
+limited to what it had at the start and 2 GB more
+(5 GB for commands). The only good results are success ("accepted")
 and the project's own error ("refused"). Everything else is a crash: another exception, a command
 that reports an unexpected error, the end of the process, more than 5 seconds of the processor (60
 for a command; or 180 of the clock), or memory that the limit refused. The input of a crash is kept
@@ -35,6 +36,8 @@ WATCHDOG_SECONDS = 5
 COMMAND_SECONDS = 60
 STALL_SECONDS = 180
 MEMORY = 2 << 30
+# Commands import more on their way, OpenVINO alone 1 GB.
+COMMAND_MEMORY = 5 << 30
 # Share of all inputs by target.
 SHARES = {
     "checkpoints": 0.3,
@@ -206,7 +209,7 @@ def _work(target: str, inputs: int, seed: int, folder: Path) -> None:
     os.dup2(2, 1)
     strategy, suffix, read = TARGETS[target](folder)
     path = folder / f"input{suffix}"
-    _limit_memory()
+    _limit_memory(COMMAND_MEMORY if target in COMMANDS else MEMORY)
     start = report.memory("VmRSS")
 
     def say(**words: Any) -> None:
@@ -248,8 +251,8 @@ def _outcome(read: Any, path: Path) -> tuple[str, str]:
     return "accepted", ""
 
 
-def _limit_memory() -> None:
-    most = report.memory("VmSize") + MEMORY
+def _limit_memory(more: int) -> None:
+    most = report.memory("VmSize") + more
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 

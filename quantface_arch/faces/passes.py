@@ -46,8 +46,8 @@ def detect_in_passes(
             not enlarged, and no size is looked at twice.
         sizes: smallest and largest face that ``look`` places well, in pixels of a pass; the size
             of a face is the square root of its box's area.
-        scores: what a second look has to give, and the score from which a face with the landmarks
-            of an upright one needs none.
+        scores: what a second look, or the mean of both looks, has to give; and the score from
+            which a face with the landmarks of an upright one needs no second look.
 
     Returns:
         Every face once, in pixels of ``rgb``, from left to right.
@@ -56,11 +56,15 @@ def detect_in_passes(
     if not faces:
         faces = _on_other_sides(rgb, look)
     lowest, sure = scores
-    checked = [
-        face if face.score >= sure and fit(face).is_sure else look_closer(rgb, face, look)
-        for face in faces
-    ]
-    kept = merge([face for face in checked if face.score >= lowest])
+    kept = []
+    for face in faces:
+        is_sure = face.score >= sure and fit(face).is_sure
+        closer = face if is_sure else look_closer(rgb, face, look)
+        # Seen alone, wheels score lower than at first, and turned faces higher. Faces in half
+        # profile lose some, but had a high score.
+        if closer.score and max(closer.score, (face.score + closer.score) / 2) >= lowest:
+            kept.append(closer)
+    kept = merge(kept)
     return sorted(kept, key=lambda face: face.box[0] + face.box[2])
 
 

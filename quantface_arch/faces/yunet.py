@@ -20,7 +20,7 @@ MODEL = Path(__file__).resolve().parents[1] / "weights/face_detection_yunet_2023
 _LONG_SIDES = (120, 160, 226, 320, 452, 640, 1024, 2048)
 # Sizes that the network was trained on are 10 to 300 pixels.
 _SIZES = (40.0, 320.0)
-_MIN_SCORE, _SCORES = 0.7, (0.75, 0.93)
+_MIN_SCORE, _SCORES = 0.7, (0.845, 0.93)
 _MAX_OVERLAP = 0.3
 _MOST_CANDIDATES = 5000
 # OpenCV finds faces in memory that it never wrote when an image is a few pixels high or wide.
