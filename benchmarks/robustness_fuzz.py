@@ -4,12 +4,11 @@ python benchmarks/robustness_fuzz.py --inputs 20000 --seconds 900 --seed 0
 
 Hypothesis makes the inputs: valid files of every kind with bytes, fields and values changed, and
 generated ones, and command lines. A process of its own per kind reads them, its address space
-limited to what it had at the start and 2 GB more
-(5 GB for commands). The only good results are success ("accepted")
-and the project's own error ("refused"). Everything else is a crash: another exception, a command
-that reports an unexpected error, the end of the process, more than 5 seconds of the processor (60
-for a command; or 180 of the clock), or memory that the limit refused. The input of a crash is kept
-in the folder of --keep.
+limited to what it had at the start and 2 GB more (5 GB for commands). The only good results are
+success ("accepted") and the project's own error ("refused"). Everything else is a crash: another
+exception, a command that reports an unexpected error, the end of the process, more than 5 seconds
+of the processor (60 for a command; or 180 of the clock), or memory that the limit refused. The
+input of a crash is kept in the folder of --keep.
 Exit status: 0 no crash, 1 some.
 """
 

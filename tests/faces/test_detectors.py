@@ -51,6 +51,16 @@ def test_a_portrait_has_one_face_at_every_size(data_root, detector, side):
     assert counts == [1] * len(paths)
 
 
+@pytest.mark.parametrize(
+    ("name", "side"),
+    # Wheels of cars behind the person; a half profile.
+    [("f29", 2048), ("f30", 2048), ("m09", 2048), ("f66", 256), ("f66", 512)],
+)
+def test_wheels_are_no_faces_and_half_profiles_are(data_root, name, side):
+    rgb = load_rgb(data_root / f"portraits/{name}.jpg")
+    assert len(YuNetDetector().detect(_resized(rgb, side, side))) == 1
+
+
 def test_faces_of_20_pixels_are_found(data_root, detector):
     found = 0
     paths = sorted((data_root / "portraits").glob("*.jpg"))[::8]
