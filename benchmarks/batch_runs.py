@@ -102,6 +102,7 @@ class Run:
 
 def _alive(pid: int) -> bool:
     try:
+        # State Z is a zombie: the process has ended, but its parent has not collected it yet.
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return False

@@ -151,7 +151,7 @@ def png_fixed(data: bytes) -> bytes:
 
 
 def pictures() -> list[bytes]:
-    """Return small images in every format: 8 and 16 bits, alpha, palettes, animations."""
+    """Return small image files of all formats, with 8 or 16 bits, alpha, palettes or frames."""
     noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
     image = Image.fromarray(noise)
     exif = Image.Exif()

@@ -72,11 +72,11 @@ def group_of(clean: np.ndarray, labels: Mapping[str, str]) -> dict[str, str]:
 def group_table(
     scores: Mapping[str, Sequence[Mapping[str, float]]], groups: Sequence[Mapping[str, str]]
 ) -> list[dict[str, object]]:
-    """Return gains over the input, one row per model and group.
+    """Return the mean gains over the input, one row per model and group.
 
     Args:
-        scores: scores of the input and every model by face.
-        groups: groups of the faces, in the same order.
+        scores: ``input`` and each model → its scores, face by face.
+        groups: the groups of each face, in the same order.
     """
     rows: list[dict[str, object]] = []
     kinds = sorted({(kind, value) for group in groups for kind, value in group.items()})

@@ -33,7 +33,8 @@ from quantface_arch.restore.restorer import FaceRestorer
 from quantface_arch.restore.results import FoundFaces
 from quantface_arch.utils.images import RGBImage, load_rgb
 
-# Blur in pixels, reduction, noise in levels, JPEG quality; the image stays reduced.
+# Each entry has the blur in pixels, the reduction, the noise in levels and the JPEG quality. The
+# image is not enlarged again.
 DEGRADATIONS = {
     "noise": (1.0, 1.0, 15.0, 95),
     "noise, half size": (1.0, 2.0, 12.0, 80),
@@ -46,7 +47,7 @@ _EDGE, _FADE = 16, 48  # pixels of the square mask
 
 
 def degrade(rgb: np.ndarray, name: str, seed: int) -> np.ndarray:
-    """Blur, shrink, add noise and compress (H, W, 3) uint8."""
+    """Blur an image, uint8 (H, W, 3), shrink it, add noise and compress it."""
     blur, reduction, noise, quality = DEGRADATIONS[name]
     image = cv2.GaussianBlur(rgb.astype(np.float32), (0, 0), blur)
     size = round(rgb.shape[1] / reduction), round(rgb.shape[0] / reduction)

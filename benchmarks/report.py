@@ -70,7 +70,7 @@ def report(rows: Sequence[Mapping[str, Any]], path: Path | None) -> None:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows with equal keys as a Markdown table."""
+    """Print rows, which all have the same keys, as a Markdown table."""
     names = list(rows[0])
     print("| " + " | ".join(names) + " |")
     print("|" + "---|" * len(names))

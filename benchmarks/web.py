@@ -88,10 +88,10 @@ def at_once(client: Client, model: str, users: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     args_parser = parser(__doc__)
-    args_parser.add_argument("--model", default="mini-w4a8", help="(%(default)s)")
-    args_parser.add_argument("--users", type=int, default=8, help="visitors at once (8)")
-    args_parser.add_argument("--repeats", type=int, default=5, help="further faces (5)")
-    args_parser.add_argument("--screenshot", type=Path, metavar="FILE", help="a PNG of the page")
+    args_parser.add_argument("--model", default="mini-w4a8", help="model to serve (%(default)s)")
+    args_parser.add_argument("--users", type=int, default=8, help="simultaneous visitors (8)")
+    args_parser.add_argument("--repeats", type=int, default=5, help="faces after the first (5)")
+    args_parser.add_argument("--screenshot", type=Path, metavar="FILE", help="PNG file of the page")
     args = args_parser.parse_args()
     if find_spec("gradio") is None:
         report([row("skipped: Gradio is missing (pip install gradio)", "")], args.json)

@@ -54,11 +54,11 @@ class Browser:
         self._wait(".message.empty")
 
     def one(self, selector: str) -> Any:
-        """Return the first element of a CSS selector."""
+        """Return the first element that matches a CSS selector."""
         return self.driver.find_element("css selector", selector)
 
     def all(self, selector: str) -> list[Any]:
-        """Return the visible elements of a CSS selector."""
+        """Return the visible elements that match a CSS selector."""
         found = self.driver.find_elements("css selector", selector)
         return [element for element in found if element.is_displayed()]
 

@@ -154,7 +154,7 @@ def _prepare(args: argparse.Namespace) -> list[str]:
 
 @dataclass
 class Evaluation:
-    """Measures images one after the other; one that fails is reported and the others go on."""
+    """Measures images one by one; one that fails is reported, and the others still count."""
 
     args: argparse.Namespace
     scores: ScoreFile
@@ -162,7 +162,7 @@ class Evaluation:
     reused: int = 0
 
     def measure(self, pair: Pair, metrics: Sequence[str]) -> bool:
-        """Compute and store the figures that are not known yet; False if there is no image."""
+        """Compute and store the missing scores; return False if an image cannot be read."""
         try:
             digest = pair.digest()
             values = self.scores.known(pair.name, digest)

@@ -86,7 +86,7 @@ def _signature_rows(section: Section) -> Iterator[tuple[str, str, str, str]]:
     missing = sorted(set(signature) - set(described))
     if missing:
         raise QuantFaceError(
-            f"{section.source.__qualname__}: its docstring says nothing of {', '.join(missing)}"
+            f"{section.source.__qualname__}: its docstring does not describe {', '.join(missing)}"
         )
     for name, text in described.items():
         if name in signature:
@@ -112,7 +112,7 @@ def documented(source: Callable[..., Any]) -> dict[str, str]:
 
 
 def _signature(source: Callable[..., Any]) -> dict[str, tuple[str, str]]:
-    """Parameter → (type, default)."""
+    """Return parameter → (type, default)."""
     if is_dataclass(source):
         return {item.name: (str(item.type), _field_default(item)) for item in fields(source)}
     parameters = inspect.signature(source).parameters.values()

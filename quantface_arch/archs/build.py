@@ -15,6 +15,8 @@ from quantface_arch.quant.checkpoint.builder import Builder
 __all__ = ["ARCH_BUILDER", "build_arch", "build_shell"]
 
 OSDFACE = "OSDFace"
+# BasicSR registers some of its networks under a name that ends in this, and finds them without it.
+SUFFIX = "_basicsr"
 # These feature extractors of BasicSR's registry download or unpickle weights when they are built.
 # They are not restorers.
 FETCHING = ("VGGFeatureExtractor", "DFDNet")
@@ -72,7 +74,7 @@ def _builder(name: Any) -> Callable[..., nn.Module]:
         raise QuantFaceError(
             f"network type: {name} is refused, since it downloads or unpickles weights"
         )
-    if name not in ARCH_REGISTRY:
+    if name not in ARCH_REGISTRY and f"{name}{SUFFIX}" not in ARCH_REGISTRY:
         known = ", ".join(sorted({OSDFACE, *(name for name, _ in ARCH_REGISTRY)}))
         raise QuantFaceError(f"network type: found {name!r}, allowed is one of {known}")
-    return ARCH_REGISTRY.get(name)
+    return ARCH_REGISTRY.get(name if name in ARCH_REGISTRY else f"{name}{SUFFIX}")

@@ -30,15 +30,15 @@ _SIZES: dict[str, dict[str, tuple[int, ...]]] = {
 def tiny_half(
     half: str, options: Mapping[str, Any], channels: int, latent_channels: int, resolutions: int
 ) -> EncoderTiny | DecoderTiny:
-    """Build half a tiny autoencoder with random weights.
+    """Build the encoder or the decoder of a tiny autoencoder with random weights.
 
     Args:
-        half: ``encoder`` maps images in [-1, 1] to scaled latents, ``decoder`` maps them back.
-        options: ``num_blocks`` and ``block_out_channels``, each with a number per resolution. The
-            defaults are TAESD's.
-        channels: the number of channels of the image after its patches are folded.
+        half: ``encoder`` maps images in [-1, 1] to scaled latents; ``decoder`` maps them back.
+        options: ``num_blocks`` and ``block_out_channels``, each with one number per resolution.
+            The defaults are TAESD's.
+        channels: the number of image channels, after patches are folded into channels.
         latent_channels: the number of channels of the latent.
-        resolutions: the number of the VAE's resolutions, the image's included.
+        resolutions: the number of resolutions in the VAE, including the image's own.
 
     Raises:
         QuantFaceError: an option is unknown, or the number of resolutions differs.

@@ -145,7 +145,7 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
 
 
 def attempt(steps: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Run steps of ``doctor.steps`` in another process; a step that kills it is an error, too."""
+    """Run steps of ``doctor.steps`` in a child process; a step that kills it counts as failed."""
     results: dict[str, dict[str, Any]] = {}
     left = list(steps)
     while left:

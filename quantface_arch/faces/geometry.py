@@ -142,6 +142,7 @@ def _seen(neighbourhood: np.ndarray, angle: float, look: Look) -> _Seen | None:
 
 
 def _off_centre(face: Face) -> float:
+    """Return the distance of a face's box from the middle of the view, in sizes of a face."""
     return float(np.hypot(*((face.box[:2] + face.box[2:]) / 2 - _VIEW / 2))) / _FACE_IN_VIEW
 
 

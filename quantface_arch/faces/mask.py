@@ -49,8 +49,8 @@ def head_turn(landmarks: np.ndarray) -> float:
     """Return how far a head is turned: the distance of the nose from the middle of the face.
 
     Args:
-        landmarks: (5, 2) eyes, nose and mouth corners in the aligned frame. For (2, 2) eyes the
-            turn is unknown and 0 is returned.
+        landmarks: (5, 2) eyes, nose and mouth corners in the aligned frame. If only the eyes are
+            given, (2, 2), the turn is unknown and 0 is returned.
 
     Returns:
         pixels, limited to ±40; negative if the nose points to the left of the image.

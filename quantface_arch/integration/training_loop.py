@@ -53,22 +53,22 @@ class _Start:
     model: Any = None
 
     def make_folders(self, original: Callable[[Any], None], opt: Any) -> None:
-        """Make the experiment's folders as BasicSR does, and note which."""
+        """Make the experiment's folders as BasicSR does, and remember which they are."""
         root = Path(opt["path"]["experiments_root"])
         pattern = f"{root.name}_archived_*"
         before = set(root.parent.glob(pattern))
         original(opt)
-        # The first process alone makes folders.
+        # Only the first process makes folders.
         if opt["rank"] == 0:
             self.root = root
             self.archived = next(iter(set(root.parent.glob(pattern)) - before), None)
 
     def undo(self) -> None:
-        """Remove the folders of a training that did not take a step, unless they hold results.
+        """Remove the folders of a training that took no step, unless they hold results.
 
-        A training before it gets its folder back.
+        If BasicSR had renamed the folder of an earlier training, that folder gets its name back.
         """
-        # Models of BasicSR have a log after their first step.
+        # BasicSR's models have no ``log_dict`` before their first step.
         if self.root is None or hasattr(self.model, "log_dict"):
             return
         folders = [self.root / name for name in ("models", "training_states")]

@@ -88,7 +88,7 @@ class VREFeatures(nn.Module):
         yield self.encoder.mid.block_2
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Maps (N, C, h, w) of an image (N, 3, H, W) in [-1, 1], the finest first."""
+        """Return the maps (N, C, h, w) of images (N, 3, H, W) in [-1, 1], the finest first."""
         side = (self.size, self.size)
         # Antialiased, unlike what the VRE itself sees: else most pixels would get no gradient.
         x = F.interpolate(image, size=side, mode="bilinear", align_corners=False, antialias=True)
@@ -108,6 +108,6 @@ class VREFeatures(nn.Module):
 
 
 def relative(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps (N, C, h, w) divided by the root mean square of each target's."""
+    """Return both maps (N, C, h, w), divided by the root mean square of each target map."""
     size = target.detach().square().mean(dim=(1, 2, 3), keepdim=True).sqrt() + 1e-6
     return pred / size, target / size

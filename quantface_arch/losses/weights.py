@@ -1,4 +1,4 @@
-"""Weights that losses and metrics look through: found before work begins, or an error."""
+"""Find the weights of the networks that losses and metrics use, before any work begins."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def find_weights(
     download: bool = False,
     hint: str = HINT,
 ) -> Path:
-    """The published file of weights that a loss or a metric needs.
+    """Return the published file of weights that a loss or a metric needs.
 
     Args:
-        loss: names it in messages.
-        url: where the file is published; its last part is the file's name, which ends in the first
-            digits of its SHA-256, or not.
-        cache: the folder in which its own library looks for it.
-        weights: a file, or a folder that holds it under its published name; None: ``cache``.
-        download: get the file into ``cache`` if it is not there.
-        hint: what to do with the file once it is there; ends messages.
+        loss: the name of the loss or metric in messages.
+        url: where the file is published. Its last part is the file's name. If the name ends in the
+            first digits of a SHA-256, a download is checked against them.
+        cache: the folder in which the library that needs the file looks for it.
+        weights: the file, or a folder that holds it under its published name. None means ``cache``.
+        download: whether to download the file if it is missing.
+        hint: what to do with the file once it is there. Error messages end with it.
 
     Raises:
-        QuantFaceError: there is no such file, or it could not be downloaded; the message says how
-            to get it, and ends with the hint.
+        QuantFaceError: there is no such file, or the download failed. The message says how to get
+            the file, and ends with the hint.
     """
     name = url.rsplit("/", 1)[-1]
     path = cache / name if weights is None else Path(weights)

@@ -1,4 +1,4 @@
-"""The metrics by the names that people type: which registered one each is, and what it needs."""
+"""The metrics under the names that users type, with the registered type and needs of each."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["METRICS", "Metric"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of METRIC_REGISTRY as a command offers it.
+    """A metric of METRIC_REGISTRY, as the commands offer it.
 
     Attributes:
         type: its registered name.
-        better: which values are: ``higher``, ``lower`` or ``1``.
-        options: what it takes beside its type in an options file.
+        better: which values are better: ``higher``, ``lower`` or those closer to ``1``.
+        options: the options that it takes in an options file, besides its type.
         reference: whether it compares with clean images.
-        build: makes its network from the files of weights in ``networks.FILES``, if it has any.
-        least: side in pixels that it needs, where it does not say so itself.
+        build: makes its network, if it has one, from the weights in ``networks.FILES``.
+        least: the smallest side in pixels that it accepts, if it does not check this itself.
         unbounded: whether it is infinite for equal images.
-        by_default: whether it is computed where nobody names it.
+        by_default: whether it is computed if no metric is named.
     """
 
     type: str
@@ -43,26 +43,26 @@ class Metric:
     by_default: bool = True
 
     def __call__(self, img: Any, img2: Any, **options: Any) -> float:
-        """Return the figure of an image, BGR (H, W, 3), 0…255; FID's is of a folder.
+        """Return the score of an image, BGR (H, W, 3) in 0…255, or of a folder for FID.
 
         Args:
-            img: the restored one.
-            img2: the clean one; not looked at by metrics without reference.
+            img: the restored image.
+            img2: the clean image; metrics without reference ignore it.
             options: ``weights``, ``download`` and ``device`` of a metric that has ``build``.
 
         Raises:
-            QuantFaceError: an image is too small, what the metric itself raises, or its figure is
-                not a number, or infinite though the metric is not ``unbounded``.
+            QuantFaceError: the image is too small, the metric itself fails, or its score is NaN. An
+                infinite score is an error, too, unless the metric is ``unbounded``.
         """
         if isinstance(img, np.ndarray) and min(img.shape[:2]) < self.least:
             size = f"{img.shape[1]}x{img.shape[0]}"
-            raise QuantFaceError(f"found {size} pixels, at least {self.least} a side are needed")
+            raise QuantFaceError(f"found {size} pixels, at least {self.least} per side are needed")
         data = {"img": img, "img2": img2} if self.reference else {"img": img}
         value = float(calculate_metric(data, {"type": self.type, **self.options, **options}))
         if np.isnan(value):
-            raise QuantFaceError("the figure is not a number")
+            raise QuantFaceError("the score is not a number")
         if np.isinf(value) and not self.unbounded:
-            raise QuantFaceError("the figure is infinite")
+            raise QuantFaceError("the score is infinite")
         return value
 
 

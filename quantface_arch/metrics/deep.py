@@ -122,28 +122,31 @@ def _score(
 
 @METRIC_REGISTRY.register()
 def calculate_quantface_lpips(img: np.ndarray, img2: np.ndarray, **options: Any) -> float:
-    """LPIPS v0.1 on AlexNet (Zhang et al., 2018), a distance.
+    """Return LPIPS v0.1 on AlexNet (Zhang et al., 2018), a distance: lower is better.
 
     Args:
         img, img2: BGR (H, W, 3), 0…255.
-        options: ``weights`` and ``download``, see ``networks.find_files``; ``device``, a torch
-            device, by default the CPU; others are not read.
+        options: ``weights`` and ``download``, see ``networks.find_files``, and ``device``, a torch
+            device (the CPU by default). Other options are ignored.
 
     Raises:
-        QuantFaceError: see ``networks.network``, or images of different sizes.
+        QuantFaceError: see ``networks.network``; also if the images differ in size.
     """
     return _score("lpips", (img, img2), build_lpips, **options)
 
 
 @METRIC_REGISTRY.register()
 def calculate_quantface_dists(img: np.ndarray, img2: np.ndarray, **options: Any) -> float:
-    """DISTS (Ding et al., 2020), a distance. Arguments and errors: as LPIPS."""
+    """Return DISTS (Ding et al., 2020), a distance: lower is better.
+
+    Arguments and errors are those of LPIPS.
+    """
     return _score("dists", (img, img2), **options)
 
 
 @METRIC_REGISTRY.register()
 def calculate_quantface_musiq(img: np.ndarray, **options: Any) -> float:
-    """MUSIQ trained on KonIQ-10k (Ke et al., 2021), about 0 to 100, more is better.
+    """Return MUSIQ trained on KonIQ-10k (Ke et al., 2021): about 0 to 100, higher is better.
 
     Arguments and errors: as LPIPS, without ``img2``.
     """
@@ -152,7 +155,7 @@ def calculate_quantface_musiq(img: np.ndarray, **options: Any) -> float:
 
 @METRIC_REGISTRY.register()
 def calculate_quantface_maniqa(img: np.ndarray, **options: Any) -> float:
-    """MANIQA trained on KonIQ-10k (Yang et al., 2022), about 0 to 1, more is better.
+    """Return MANIQA trained on KonIQ-10k (Yang et al., 2022): about 0 to 1, higher is better.
 
     Arguments and errors: as LPIPS, without ``img2``.
     """
@@ -161,7 +164,7 @@ def calculate_quantface_maniqa(img: np.ndarray, **options: Any) -> float:
 
 @METRIC_REGISTRY.register()
 def calculate_quantface_clipiqa(img: np.ndarray, **options: Any) -> float:
-    """CLIP-IQA with ResNet-50 (Wang et al., 2023), 0 to 1, more is better.
+    """Return CLIP-IQA with ResNet-50 (Wang et al., 2023): 0 to 1, higher is better.
 
     Arguments and errors: as LPIPS, without ``img2``.
     """
@@ -177,16 +180,16 @@ def calculate_quantface_fid(
     device: str = "cpu",
     **_: Any,
 ) -> float:
-    """Clean-FID (Heusel et al., 2017; Parmar et al., 2022) between two folders of images.
+    """Return clean-FID (Heusel et al., 2017; Parmar et al., 2022) between two folders of images.
 
-    Not for the validation of a training, which compares image by image.
+    FID does not suit validation during training, which compares image by image.
 
     Args:
         img, img2: folders, each with at least two images.
-        weights, download, device: as LPIPS.
+        weights, download, device: as in LPIPS.
 
     Raises:
-        QuantFaceError: see ``networks.network``, or something else than two folders.
+        QuantFaceError: see ``networks.network``; also if ``img`` or ``img2`` is not a folder.
     """
     if isinstance(img, np.ndarray) or not (Path(img).is_dir() and Path(img2).is_dir()):
         raise QuantFaceError("FID compares two folders of images: see scripts/evaluate.py")

@@ -59,7 +59,7 @@ def calculate_quantface_haarpsi(img: np.ndarray, img2: np.ndarray, **_: Any) -> 
     figure = float(piq.haarpsi(a, b))
     if not math.isfinite(figure):
         raise QuantFaceError("HaarPSI is undefined: both images are black or nearly so")
-    # Rounding in float32 takes some similar images past the end.
+    # Rounding in float32 takes the score of some similar images slightly above 1.
     return min(figure, 1.0)
 
 
@@ -68,5 +68,5 @@ def _check_side(name: str, img: np.ndarray, least: int) -> None:
     height, width = img.shape[:2]
     if min(height, width) < least:
         raise QuantFaceError(
-            f"{name}: found {width}x{height} pixels, at least {least} a side are needed"
+            f"{name}: found {width}x{height} pixels, at least {least} per side are needed"
         )

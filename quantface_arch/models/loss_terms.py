@@ -49,7 +49,7 @@ class LossTerm:
         return self.every == 1 and self.start_iter <= 1
 
     def __call__(self, found: Tensor, wanted: Tensor) -> Tensor:
-        """Return the weighted loss, a scalar; several parts of a loss are added."""
+        """Return the weighted loss as a scalar; if the loss has several parts, they are added."""
         value = self.loss(found, wanted)
         if isinstance(value, Tensor):
             return value

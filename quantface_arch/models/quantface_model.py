@@ -77,7 +77,7 @@ class QuantFaceModel(RestorerModel):
         return self.options.total_iter > 0
 
     def outputs(self, net: nn.Module, lq: Tensor) -> dict[str, Tensor]:
-        """Return every output that a loss term may name, in float32; the image in [-1, 1]."""
+        """Return every output that a loss term may name, in float32, with the image in [-1, 1]."""
         found = net(lq, return_all=True)._asdict() if self.returns_all else {"image": net(lq)}
         found = {name: value.float() for name, value in found.items()}
         return {**found, "image": self.to_signed(found["image"])}

@@ -209,7 +209,7 @@ class QuantizeStage:
         return student.to(next(self.teacher.parameters()).device)
 
     def _found(self) -> Path | None:
-        """The file of an earlier run that serves this one."""
+        """Return the file of an earlier run that this run can reuse, or None."""
         resumes = bool(self.opt["path"].get("resume_state"))
         if resumes and self.path.is_file():
             self._check_resumed(read_metadata(self.path))
@@ -217,7 +217,8 @@ class QuantizeStage:
         experiment = self.path.parents[1]
         paths = [self.path]
         if self.opt.get("auto_resume"):
-            # Killed before its first training state: BasicSR has put the experiment's folder aside.
+            # A run that was killed before its first training state cannot be resumed, so BasicSR
+            # has archived its folder.
             archived = experiment.parent.glob(f"{experiment.name}_archived_*/models")
             paths += [folder / self.path.name for folder in sorted(archived, reverse=True)]
         for path in paths:
@@ -240,7 +241,7 @@ class QuantizeStage:
             )
 
     def _key(self) -> dict[str, Any]:
-        """What the stage's result depends on."""
+        """Return everything that the stage's result depends on."""
         parts = {
             "quant": self.opt["quant"],
             "bits": self.bits,

@@ -55,11 +55,11 @@ class RestorerModel(SRModel):
     terms: list[LossTerm]
 
     def read_train_options(self) -> None:
-        """Check what the options file says about the training, and keep it as ``options``.
+        """Check the training options in the options file and keep them as ``options``.
 
         Raises:
-            QuantFaceError: an unknown option, a value that is not allowed, an optimizer or a
-                schedule that cannot be made, or a schedule that ends before the training does.
+            QuantFaceError: an option is unknown, a value is not allowed, the optimizer or the
+                schedule cannot be made, or the schedule ends before the training does.
         """
         train, logger = self.opt["train"], self.opt.get("logger") or {}
         self.options = parse_options(self.option_class, "train", train)

@@ -31,11 +31,11 @@ PRODUCTS = "attention and other products\n(floating point, not in the sums)"
 
 
 def draw_cost(path: Path, parts: Mapping[str, Cost], title: str) -> None:
-    """Draw bytes and operations of every part of a network, stacked by their purpose, as PNG.
+    """Draw the bytes and operations of each part of a network as a PNG image of stacked bars.
 
     Args:
         path: the image to write.
-        parts: costs by part, in the order of execution.
+        parts: the cost of each part, in the order of execution.
         title: the title of the plot.
     """
     from matplotlib.figure import Figure
@@ -54,7 +54,7 @@ def draw_cost(path: Path, parts: Mapping[str, Cost], title: str) -> None:
         style = {"color": "none", "edgecolor": "C7", "hatch": "///"}
         right.barh(places, products, left=ends, label=PRODUCTS, **style)
     _label(right, [end + more for end, more in zip(ends, products, strict=True)], ends)
-    right.set(xlabel=f"operations per image, G (one at {REFERENCE_BITS} bits is 1)")
+    right.set(xlabel=f"operations per image, G (a {REFERENCE_BITS}-bit one counts as 1)")
     left.set_yticks(range(len(parts)), list(parts))
     left.invert_yaxis()
     for axes in (left, right):
@@ -70,7 +70,7 @@ def draw_cost(path: Path, parts: Mapping[str, Cost], title: str) -> None:
 def _stack(
     axes: Axes, costs: Sequence[Cost], kinds: Mapping[str, tuple[str, str]], unit: float
 ) -> list[float]:
-    """Stack bars of every kind, and return their ends."""
+    """Stack the bars of every kind and return where they end."""
     ends = [0.0] * len(costs)
     for attribute, (label, colour) in kinds.items():
         values = [getattr(cost, attribute) / unit for cost in costs]
@@ -81,7 +81,7 @@ def _stack(
 
 
 def _label(axes: Axes, places: Sequence[float], values: Sequence[float] | None = None) -> None:
-    """Write the value of every bar behind its end."""
+    """Write the value of each bar next to its end."""
     for row, (place, value) in enumerate(zip(places, values or places, strict=True)):
         axes.annotate(
             f"{value:.3g}",

@@ -39,7 +39,7 @@ def part_of(name: str) -> str:
 
 
 def part_costs(entries: Iterable[Entry]) -> dict[str, Cost]:
-    """Return costs by part: OSDFace's in the order of execution, then others as they come."""
+    """Return the cost of each part: OSDFace's in execution order, then others as they appear."""
     found: dict[str, Cost] = {part: Cost() for _, part in PARTS}
     for entry in entries:
         part = part_of(entry.name)

@@ -212,7 +212,7 @@ def _decibels(reference: Tensor, found: Tensor) -> float:
 
 
 def _ratio(signal: float, noise: float) -> float:
-    """Return the ratio in dB; outputs that agree to float32's precision count as 150 dB."""
+    """Return the SQNR in dB; outputs that agree to float32's precision count as 150 dB."""
     return float(10 * torch.tensor(max(signal, 1e-300) / max(noise, 1e-15 * signal)).log10())
 
 

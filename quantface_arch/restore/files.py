@@ -234,6 +234,7 @@ def output_names(paths: list[Path]) -> list[str]:
 
 
 def _name(path: Path, level: int) -> str:
+    # An odd level adds the suffix, and every second level adds one more parent folder.
     parents, with_suffix = divmod(level, 2)
     folders = path.resolve().parent.parts[1:]
     parts = [*folders[max(0, len(folders) - parents) :], path.stem]

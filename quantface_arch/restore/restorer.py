@@ -262,6 +262,11 @@ class FaceRestorer:
         # A network that does not sample need not accept the keyword.
         options = {"noise": self._noise(faces, seed).to(self.device)} if sample else {}
         restored = self.model(lq, **options)
+        if restored.shape != lq.shape:
+            raise QuantFaceError(
+                f"the model makes {tuple(restored.shape)} of faces {tuple(lq.shape)}, wanted is "
+                "the same shape; a network that enlarges goes to --bg-upsampler"
+            )
         if not torch.isfinite(restored).all():
             raise QuantFaceError("the model returned values that are not finite")
         pairs = zip(restored.cpu(), faces, strict=True)

@@ -156,7 +156,7 @@ class Rotation(nn.Module):
         for place, (count, size) in enumerate(segments):
             matrix = hadamard(size) * size**-0.5
             if self.taps:
-                # As the weight of a convolution, whose rows are outputs.
+                # The rows of a convolution's weight are its outputs, so the matrix is transposed.
                 matrix = matrix.T.repeat(count, 1).view(count * size, size, *[1] * self.taps)
             self.register_buffer(f"matrix_{place}", matrix)
 

@@ -37,7 +37,7 @@ class Shard:
 
     @classmethod
     def here(cls) -> Shard:
-        """Return this process by torchrun's environment variables, or the only one without them."""
+        """Return this process's shard from torchrun's environment variables, or the only shard."""
         if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():
             return cls()
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -52,7 +52,7 @@ class Shard:
 
     @property
     def threads(self) -> int:
-        """The threads of this process: an equal share of the machine's cores, at least 1."""
+        """How many threads this process runs: an equal share of the machine's cores, at least 1."""
         return max(1, len(os.sched_getaffinity(0)) // self.local_count)
 
     def share(self, items: Sequence[T]) -> list[T]:

@@ -129,7 +129,7 @@ class Zip(ImageSource):
         name = entry.filename
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts:
-            reason = "leads out of its folder"
+            reason = "points outside its folder"
         elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             reason = "is a link or another special file"
         elif entry.flag_bits & 1:
@@ -138,7 +138,7 @@ class Zip(ImageSource):
             reason = f"has {entry.file_size:,} bytes, at most {MAX_IMAGE_BYTES:,} are allowed"
         else:
             return
-        raise QuantFaceError(f"{path}: entry {name!r} {reason}; the file is not unpacked")
+        raise QuantFaceError(f"{path}: entry {name!r} {reason}; the archive is not unpacked")
 
     def copy(self, stem: str, target: Path) -> None:
         # No more is read than the entry's stated size, which was checked.

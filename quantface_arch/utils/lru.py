@@ -24,7 +24,7 @@ class LRUCache(OrderedDict[Hashable, Made]):
         self.capacity = capacity
 
     def get_or_make(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """Return the value of a key, and make it first if it is missing."""
+        """Return the value of a key, making it first if it is missing."""
         if key not in self:
             while len(self) >= self.capacity:
                 self.popitem(last=False)

@@ -72,7 +72,7 @@ def step(action: Callable[[], T]) -> tuple[T | None, str]:
 
 
 def demuxed(path: Path, container: InputContainer, streams: Sequence[Stream]) -> Iterator[Packet]:
-    """Yield the packets of some streams, and last an empty one per stream that ends decoding.
+    """Yield the packets of some streams, then one empty packet per stream to end its decoding.
 
     Raises:
         QuantFaceError: the file is truncated or damaged.

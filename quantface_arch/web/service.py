@@ -168,7 +168,8 @@ class Service:
             )
         if len(found.faces) > self.limits.max_faces:
             raise QuantFaceError(
-                f"{path}: {len(found.faces)} faces: at most {self.limits.max_faces} are allowed"
+                f"{path}: found {len(found.faces)} faces, "
+                f"at most {self.limits.max_faces} are allowed"
             )
 
     def _restore_faces(

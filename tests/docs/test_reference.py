@@ -40,7 +40,7 @@ def test_a_parameter_without_a_line_in_its_docstring_is_refused(writer):
     def weather(rain: float) -> None:
         """Change the weather."""
 
-    with pytest.raises(QuantFaceError, match=r"weather.*says nothing of rain"):
+    with pytest.raises(QuantFaceError, match=r"weather.*does not describe rain"):
         writer.table(writer.Section("x", weather))
 
 

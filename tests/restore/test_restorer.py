@@ -190,3 +190,8 @@ def test_hidden_colours_change_nothing_that_is_seen(restorer, astronaut):
         results.append(restorer.restore(RGBImage(rgb, alpha), upscale=1.5).rgb_image)
     seen = results[0].alpha > 0
     assert np.array_equal(results[0].rgb[seen], results[1].rgb[seen])
+
+
+def test_a_network_that_enlarges_is_refused_as_a_restorer():
+    with pytest.raises(QuantFaceError, match=r"wanted is the same shape.*--bg-upsampler"):
+        FaceRestorer(nn.Upsample(scale_factor=2)).restore_aligned(_aligned(1))

@@ -98,11 +98,11 @@ def entry(name, kind=stat.S_IFREG):
 @pytest.mark.parametrize(
     ("bad", "word"),
     [
-        (entry("../0.png"), "leads out"),
-        (entry("faces/../../0.png"), "leads out"),
-        (entry("/0.png"), "leads out"),
-        (entry("..\\0.png"), "leads out"),
-        (entry("other.txt/../../notes.txt"), "leads out"),
+        (entry("../0.png"), "points outside"),
+        (entry("faces/../../0.png"), "points outside"),
+        (entry("/0.png"), "points outside"),
+        (entry("..\\0.png"), "points outside"),
+        (entry("other.txt/../../notes.txt"), "points outside"),
         (entry("faces/9.png", stat.S_IFLNK), "is a link"),
         (entry("notes", stat.S_IFIFO), "special file"),
     ],

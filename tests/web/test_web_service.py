@@ -117,7 +117,7 @@ def test_strength_zero_keeps_the_faces(service, crowd):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("three faces", "3 faces: at most 2 are allowed"),
+        ("three faces", "found 3 faces, at most 2 are allowed"),
         ("large", "1201x100 pixels: at most 1200 on the longer side are allowed"),
         ("grey", "no face found"),
         ("broken", "cannot be read"),

@@ -159,7 +159,7 @@ def measure_network(
         QuantFaceError: before anything is measured, a layer that never runs, or a budget or a
             pattern that cannot be met; else see ``measure``.
     """
-    images, shard = list(data.images), data.shard or Shard()
+    images, shard = _only_images(data), data.shard or Shard()
     key = _fingerprint(net, images, job.described_by)
     found = Sensitivities.earlier(job.path, key) if shard.is_first else None
     found = shard.agree(found) or prepare_sensitivities(
@@ -183,6 +183,22 @@ def measure_network(
     )
     found.collect(probes, job.path, shard)
     return found
+
+
+def _only_images(data: CalibrationData) -> list[Tensor]:
+    """Return the images of calibration data.
+
+    Raises:
+        QuantFaceError: there are calls with other arguments among them.
+    """
+    images = []
+    for image in data.images:
+        if not isinstance(image, Tensor):
+            raise QuantFaceError(
+                f"calibration_images: found {type(image).__name__}, the allocator takes images"
+            )
+        images.append(image)
+    return images
 
 
 def _calibrate(net: nn.Module, job: Measurement, data: CalibrationData) -> Calibration:

@@ -117,7 +117,7 @@ class Calibration:
             _apply_to(layer, self.observers[name])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All statistics as tensors, keyed ``LAYER:STATISTIC``, for ``load_state_dict``."""
+        """Return all statistics as tensors, keyed ``LAYER:STATISTIC``, for ``load_state_dict``."""
         return {
             f"{name}:{key}": value
             for name, observer in self.observers.items()

@@ -79,13 +79,13 @@ class ActivationObserver:
         self.stride = 0
 
     def forget(self) -> None:
-        """Keep nothing of the first batch but the histogram's edges: another process counts it."""
+        """Discard the first batch, which another process counts, but keep the histogram's range."""
         reach, stride = self.reach, self.calls
         self.__init__(self.name, self.channel_axis, self.keep_samples, self.columns)
         self.reach, self.stride = reach, stride
 
     def seek(self, batch: int) -> None:
-        """Go on at a batch, counted from 0; those between were left to other processes."""
+        """Skip to a batch, counted from 0; other processes take the batches in between."""
         if batch:
             self.stride = self.stride or self.calls
             self.calls = batch * self.stride

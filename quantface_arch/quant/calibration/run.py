@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from quantface_arch.errors import QuantFaceError, one_line
@@ -22,7 +25,9 @@ from quantface_arch.utils.progress import progress_bar
 
 __all__ = ["CalibrationData", "Images", "batches", "watch"]
 
-Images = Tensor | Iterable[Tensor]
+# What a call of a network gets beside or instead of one tensor.
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+Images = Tensor | Iterable[Tensor | Call]
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class CalibrationData:
 
     Attributes:
         images: images as the network sees them in use: one tensor (N, 3, H, W), or an iterable of
-            images (3, H, W) and batches (n, 3, H, W), read once per pass.
+            images (3, H, W) and batches (n, 3, H, W), read once per pass. For a network with other
+            arguments, an iterable of its calls ``(args, kwargs)``.
         batch_size: images that go through the network at a time.
         progress: show a bar on stderr, with an end in sight if the images have a ``len``.
         store: where statistics are kept while calibrating, and picked up after a crash.
@@ -113,10 +119,12 @@ def watch(
 def _run(model: nn.Module, calibration: Calibration, data: CalibrationData) -> None:
     shard, store = data.shard or Shard(), data.store
     done = store.load(calibration) if store else 0
-    seen, ends = 0, []
-    for index, batch in enumerate(batches(data.images, data.batch_size)):
-        _check_dtype(batch, model)
-        ends.append(batch.movedim(1, 0).flatten(1).aminmax(dim=1))
+    seen, ends, found = 0, [], False
+    for index, batch in enumerate(calls(data.images, data.batch_size)):
+        found = True
+        if isinstance(batch, Tensor):
+            _check_dtype(batch, model)
+            ends.append(batch.movedim(1, 0).flatten(1).aminmax(dim=1))
         if index == 0 and not done and not shard.is_first:
             _forward(model, batch, calibration)
             calibration.forget()
@@ -129,7 +137,10 @@ def _run(model: nn.Module, calibration: Calibration, data: CalibrationData) -> N
             _forward(model, batch, calibration)
             if store:
                 store.save(calibration, seen)
-    _check_contrast(ends)
+    if not found:
+        raise QuantFaceError("calibration_images: found none, at least one is needed")
+    if ends:
+        _check_contrast(ends)
 
 
 def _check_dtype(batch: Tensor, model: nn.Module) -> None:
@@ -141,29 +152,37 @@ def _check_dtype(batch: Tensor, model: nn.Module) -> None:
         )
 
 
-def _forward(model: nn.Module, batch: Tensor, calibration: Calibration) -> None:
+def _forward(model: nn.Module, batch: Tensor | Call, calibration: Calibration) -> None:
     """Run the model; the first batch's multiply-accumulates are counted.
 
     No hooks may be used for that: they turn off torch's fast path of attention. It stays on in
     encoders without quantized layers, where the computation in use is the one to be counted.
     """
-    batch = batch.to(next(model.parameters()).device)
+    call: Call = ((batch,), {}) if isinstance(batch, Tensor) else batch
+    device = next(model.parameters()).device
+    args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.to(device), call)
     try:
         if calibration.macs:
-            model(batch)
+            model(*args, **kwargs)
             return
         with FlopCounterMode(display=False) as counter:
-            model(batch)
+            model(*args, **kwargs)
         calibration.macs = own_macs(model, counter)
     except (torch.OutOfMemoryError, QuantFaceError):
         raise
     except Exception as error:
         # Networks refuse images in many ways.
         raise QuantFaceError(
-            f"calibration_images: {type(model).__name__} cannot run on {_named(batch.dtype)} "
-            f"{tuple(batch.shape)}; wanted are images (N, 3, H, W) as it sees them in use "
+            f"calibration_images: {type(model).__name__} cannot run on {_described(call)}; wanted "
+            "are images (N, 3, H, W), or calls (args, kwargs), as it sees them in use "
             f"({one_line(error)})"
         ) from error
+
+
+def _described(call: Call) -> str:
+    """Return the dtypes and shapes of all tensors in a call."""
+    tensors = [leaf for leaf in tree_leaves(call) if isinstance(leaf, Tensor)]
+    return ", ".join(f"{_named(tensor.dtype)} {tuple(tensor.shape)}" for tensor in tensors)
 
 
 def _named(dtype: torch.dtype) -> str:
@@ -171,8 +190,6 @@ def _named(dtype: torch.dtype) -> str:
 
 
 def _check_contrast(ends: list[torch.return_types.aminmax]) -> None:
-    if not ends:
-        raise QuantFaceError("calibration_images: found none, at least one is needed")
     low = torch.stack([end.min for end in ends]).amin(0)
     flat = torch.stack([end.max for end in ends]).amax(0) == low
     if bool(flat.any()):
@@ -183,7 +200,37 @@ def _check_contrast(ends: list[torch.return_types.aminmax]) -> None:
         )
 
 
-def batches(images: Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
+def calls(images: Iterable[Tensor | Call], batch_size: int) -> Iterator[Tensor | Call]:
+    """Yield calls of a network as they are, and images in batches.
+
+    Raises:
+        QuantFaceError: see ``batches``; or both kinds are mixed.
+    """
+    images = iter(images)
+    first = next(images, None)
+    if first is None:
+        return
+    if not _is_call(first):
+        yield from batches(chain([first], images), batch_size)
+        return
+    for call in chain([first], images):
+        if not _is_call(call):
+            raise QuantFaceError(
+                f"calibration_images: found {type(call).__name__} after calls (args, kwargs)"
+            )
+        yield call
+
+
+def _is_call(item: Any) -> TypeGuard[Call]:
+    return (
+        isinstance(item, tuple)
+        and len(item) == 2
+        and isinstance(item[0], tuple)
+        and isinstance(item[1], dict)
+    )
+
+
+def batches(images: Iterable[Any], batch_size: int) -> Iterator[Tensor]:
     """Yield batches of at most ``batch_size`` images; an image of another size begins a new one.
 
     Raises:

@@ -242,7 +242,7 @@ def best_factors(
 
 
 def _copy(layer: QuantLayer) -> QuantLayer:
-    """A layer of the same weight and widths, not balanced."""
+    """Return an unbalanced layer that shares this one's weight and has the same bit widths."""
     return type(layer).from_float(layer, layer.weight_spec, layer.activation_spec, layer.name)
 
 

@@ -68,7 +68,7 @@ def recipe_cost(
 
 
 def fixed_bytes(model: nn.Module, recipe: Recipe) -> int:
-    """Estimated bytes of a checkpoint beside its packed weights, which the widths do not change.
+    """Estimate the bytes of a checkpoint that do not depend on the bit widths of its weights.
 
     Args:
         model: converted, not quantized yet.
@@ -82,7 +82,7 @@ def fixed_bytes(model: nn.Module, recipe: Recipe) -> int:
 def _choices(
     model: nn.Module, spec: BalanceSpec
 ) -> Iterator[tuple[QuantLayer, tuple[str, ...], Segments]]:
-    """Every layer of a converted model, the kinds it may choose from, and its rotation."""
+    """Yield each layer of a converted model, the balancing it may choose, and its rotation."""
     layers = list(quant_layers(model))
     check_patterns("balance layers", spec.layers, [layer.name for layer in layers])
     sources = traits_of(model).input_sources()

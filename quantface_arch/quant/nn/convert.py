@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
 
@@ -140,7 +140,26 @@ def convert_layers(model: nn.Module, recipe: Recipe, bits: BitMap) -> None:
     for module, layer in layers.items():
         replace_module(model, module, layer)
     _leave_fast_path(model)
+    _refuse_plain_saving(model)
     set_traits(model, quant_recipe=recipe)
+
+
+def _refuse_plain_saving(model: nn.Module) -> None:
+    """Make the ``save_pretrained`` of modules with quantized layers refuse.
+
+    It would write unrounded weights under the names of plain layers, which load as another network.
+    """
+    for module in model.modules():
+        has_method = callable(getattr(module, "save_pretrained", None))
+        if has_method and any(isinstance(part, QuantLayer) for part in module.modules()):
+            vars(module)["save_pretrained"] = _refused
+
+
+def _refused(*_: Any, **__: Any) -> None:
+    raise QuantFaceError(
+        "save_pretrained would write the weights before they were rounded, as those of a plain "
+        "network: save a quantized network with quantface_arch.save_checkpoint"
+    )
 
 
 def _leave_fast_path(model: nn.Module) -> None:
@@ -171,7 +190,7 @@ def restore_float(model: nn.Module, layer: QuantLayer) -> None:
 
 
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put a module in the place of another, under all the names that it has in a model."""
+    """Replace a module by another one under every name that it has in a model."""
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is old:

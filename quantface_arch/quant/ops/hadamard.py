@@ -57,7 +57,7 @@ def factors(n: int) -> tuple[int, ...] | None:
 
 
 def has_order(n: int) -> bool:
-    """Whether a Hadamard matrix of order n can be built."""
+    """Return whether a Hadamard matrix of order n can be built."""
     return factors(n) is not None
 
 

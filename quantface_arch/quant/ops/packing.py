@@ -9,12 +9,13 @@ from quantface_arch.errors import QuantFaceError
 
 __all__ = ["pack", "packed_size", "unpack"]
 
-# Values packed at a time, a multiple of 8: their bits are spelled out as one byte each.
+# Values are packed in chunks of this size, a multiple of 8, because packing expands each bit to a
+# byte.
 CHUNK = 2**20
 
 
 def packed_size(count: int, bits: int) -> int:
-    """Bytes that ``count`` integers of ``bits`` bits take."""
+    """Return how many bytes ``count`` integers of ``bits`` bits take."""
     return (count * bits + 7) // 8
 
 
@@ -29,7 +30,7 @@ def pack(values: Tensor, bits: int) -> Tensor:
         uint8 (packed_size(values.numel(), bits),); the bits after the last value are zero.
 
     Raises:
-        QuantFaceError: a value outside of the range.
+        QuantFaceError: a value is outside this range.
     """
     flat = values.reshape(-1)
     if flat.numel() and (int(flat.min()) < 0 or int(flat.max()) >= 2**bits):
@@ -42,16 +43,16 @@ def pack(values: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
-    """The first ``count`` integers of ``pack``'s output, uint8 (count,).
+    """Return the first ``count`` integers that ``pack`` packed, uint8 (count,).
 
     Raises:
-        QuantFaceError: ``packed`` is not uint8 of exactly the size that ``count`` values take.
+        QuantFaceError: ``packed`` is not uint8, or its size is not that of ``count`` packed values.
     """
     size = packed_size(count, bits)
     if packed.dtype != torch.uint8 or tuple(packed.shape) != (size,):
         raise QuantFaceError(
             f"unpacking: found {packed.dtype} of shape {tuple(packed.shape)}, "
-            f"{count} values of {bits} bits take uint8 of shape ({size},)"
+            f"expected torch.uint8 of shape ({size},) for {count} values of {bits} bits"
         )
     if count == 0:
         return packed

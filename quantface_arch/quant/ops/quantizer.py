@@ -27,7 +27,7 @@ LARGEST_LEVEL = torch.finfo(torch.float32).max * (1 - 2**-22)
 
 
 def grid(bits: int, symmetric: bool) -> tuple[int, int]:
-    """Smallest and largest integer of a grid.
+    """Return the smallest and the largest integer of a grid.
 
     Symmetric grids are restricted to ±(2^(bits-1) - 1), as many levels below zero as above, so that
     neither +absmax nor -absmax clips (4 bits: -7 to 7). Asymmetric ones are 0 to 2^bits - 1.
@@ -40,33 +40,34 @@ def grid(bits: int, symmetric: bool) -> tuple[int, int]:
 def scale_and_zero_point(
     low: Tensor, high: Tensor, bits: int, symmetric: bool
 ) -> tuple[Tensor, Tensor]:
-    """Step and zero point of the grid that covers [low, high].
+    """Return the scale and zero point of the grid that covers [low, high].
 
-    Symmetric: absmax falls on the outermost level and the zero point is 0. Asymmetric: the range is
-    widened to include zero, and zero is a level, so that zero padding stays zero.
+    On a symmetric grid, absmax falls on the outermost level and the zero point is 0. For an
+    asymmetric grid, the range is widened to include zero, and zero is a level, so that zero padding
+    stays zero.
 
     Args:
-        low, high: float tensors of one shape, finite, low <= high.
+        low, high: finite float tensors of the same shape, low <= high.
 
     Returns:
-        scale (> 0) and zero point (whole numbers), float32, of the shape given. An empty range
+        scale (> 0) and zero point (whole numbers), float32, in the shape of ``low``. An empty range
         (low = high = 0) has scale 1.
     """
     qmin, qmax = grid(bits, symmetric)
     low, high = low.float(), high.float()
-    # Divided before subtracting: a difference of two huge float32 may overflow.
+    # We divide before subtracting, because the difference of two huge float32 values may overflow.
     if symmetric:
         scale = torch.maximum(low.abs(), high.abs()) / qmax
     else:
         low, high = low.clamp(max=0), high.clamp(min=0)
         scale = high / (qmax - qmin) - low / (qmax - qmin)
-    # Below the smallest normal number the reciprocal that quantizing multiplies by overflows.
+    # ``quantize`` multiplies by the reciprocal of the scale, which overflows for a tiny scale.
     tiny = torch.finfo(torch.float32).tiny
     scale = torch.where(scale < 4 * tiny, torch.ones_like(scale), scale)
     zero_point = torch.zeros_like(scale)
     if not symmetric:
         zero_point = (qmin - low / scale).round().clamp(qmin, qmax)
-    # Rounding moves the outermost level, which must not pass float32's largest number.
+    # Rounding the scale or zero point may push the outermost level beyond float32's range.
     reach = torch.maximum(qmax - zero_point, zero_point - qmin)
     return torch.minimum(scale, LARGEST_LEVEL / reach), zero_point
 
@@ -75,12 +76,12 @@ def scale_and_zero_point(
 def dynamic_grid(
     x: Tensor, bits: int, symmetric: bool, group: int | None, axis: int
 ) -> tuple[Tensor, Tensor]:
-    """Step and zero point of every position of ``x`` from its own values there.
+    """Return a scale and zero point for each position of ``x``, computed from its values there.
 
     Args:
-        x: float, channels along ``axis``.
-        group: neighbouring channels that share a step; None: all channels of a position.
-        axis: of the channels, counted from the end.
+        x: float tensor with channels along ``axis``.
+        group: how many neighbouring channels share a scale; None means all channels of a position.
+        axis: the axis of the channels, counted from the end.
 
     Returns:
         scale and zero point, float32, which broadcast against x.

@@ -29,7 +29,7 @@ LARGE = 2**28
 
 
 def has_vnni() -> bool:
-    """Return whether int8 products are summed in 32 bits; True where this cannot be determined."""
+    """Return whether the CPU sums int8 products in 32 bits; True if this cannot be determined."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return True
     try:

@@ -89,7 +89,7 @@ def open_animation(path: str | os.PathLike[str]) -> Animation | None:
 
 
 def _loops(image: Image.Image) -> int:
-    # Players repeat an AVIF, which does not say how often, without end; a GIF that does not say so
+    # An AVIF states no number of repetitions, and players repeat it forever. A GIF that states none
     # is played once.
     return int(image.info.get("loop", 0 if image.format == "AVIF" else 1))
 

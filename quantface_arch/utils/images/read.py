@@ -45,21 +45,21 @@ def load_rgb(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def read_image(path: str | os.PathLike[str], max_side: int | None = None) -> RGBImage:
-    """Read an image file, turned upright by its EXIF orientation.
+    """Read an image file and turn it upright according to its EXIF orientation.
 
-    Values of RGB stay as they are, and their colour profile comes along; only those of a PNG with
-    an unusual ``gAMA`` are converted. Grey images become RGB. Grey, CMYK and Lab images with a
-    profile are converted by it to sRGB.
+    RGB values are left unchanged, and their colour profile is kept. The one exception is a PNG with
+    an unusual ``gAMA``, whose values are converted. Grey images become RGB. Grey, CMYK and Lab
+    images with a profile are converted to sRGB.
 
     Args:
         path: the file.
-        max_side: the greatest length of the longer side in pixels, or None for no such limit.
+        max_side: the longest allowed side in pixels, or None for no such limit.
 
     Raises:
         QuantFaceError: the file is missing, not regular, larger than ``MAX_FILE_BYTES``, empty,
-            truncated, corrupt, of another format, an animation, or of several pages. Or the image
-            has a side below 16 pixels, more than 100 megapixels, or a side above ``max_side``; this
-            is checked in the header alone.
+            truncated, corrupt, of another format, an animation, or has several pages. It is also
+            raised if the header states a side below 16 pixels, more than 100 megapixels, or a side
+            above ``max_side``.
     """
     return _decode(Path(path), read_bytes(path, MAX_FILE_BYTES), max_side)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
-from quant_helpers import TinyNet, pictures
+from quant_helpers import TinyNet, pictures, sqnr
+from torch import nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import CalibrationData, prepare, quantize
@@ -59,3 +62,42 @@ def test_a_network_of_another_dtype_may_have_images_of_its_own():
     images = pictures().bfloat16()
     quantize(net, {"name": "w8a8", "balance": {"kind": "none"}}, images, progress=False)
     assert net(images).isfinite().all()
+
+
+class WithTime(nn.Module):
+    """A network with a second argument and a keyword, as UNets have."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.time = TinyNet(), nn.Linear(1, 3)
+
+    def forward(self, x, time, *, shift):
+        return self.net(x + self.time(time)[..., None, None]) + shift
+
+
+def test_a_network_of_several_arguments_is_quantized_by_calls():
+    torch.manual_seed(1)
+    net = WithTime().eval()
+    calls = [((images, torch.rand(2, 1)), {"shift": 0.5}) for images in pictures(4).split(2)]
+    with torch.no_grad():
+        wanted = [net(*args, **kwargs) for args, kwargs in calls]
+        report = quantize(net, "w8a8", calls, progress=False)
+        found = [net(*args, **kwargs) for args, kwargs in calls]
+    assert "time" in report.bits
+    assert all(sqnr(want, have) > 25 for want, have in zip(wanted, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([((pictures(1),), {"speed": 2}), ()], "cannot run on float32 (1, 3, 16, 16)"),
+        (
+            [((pictures(1), torch.rand(1, 1)), {"shift": 0}), pictures(1)],
+            "found Tensor after calls",
+        ),
+        ([], "found none"),
+    ],
+)
+def test_wrong_calls_are_refused(given, said):
+    with pytest.raises(QuantFaceError, match=re.escape(said)):
+        quantize(WithTime(), "w8a8", given, progress=False)

@@ -137,3 +137,19 @@ def test_wrong_pictures_are_named(images, message):
         quantize(TinyNet(), "w8a8", images, progress=False)
     with pytest.raises(QuantFaceError, match="batch_size: found 0"):
         quantize(TinyNet(), "w8a8", images, batch_size=0, progress=False)
+
+
+def test_the_saving_of_other_libraries_is_refused(tmp_path):
+    from diffusers import AutoencoderKL
+
+    net = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",),
+        up_block_types=("UpDecoderBlock2D",),
+        block_out_channels=(32,),
+        norm_num_groups=8,
+    ).eval()
+    net.save_pretrained(tmp_path / "float")
+    quantize(net, "w4a4", pictures(2), progress=False)
+    with pytest.raises(QuantFaceError, match="save_checkpoint"):
+        net.save_pretrained(tmp_path / "quantized")
+    assert not (tmp_path / "quantized").exists()
