@@ -28,7 +28,7 @@ class QuantFaceError(ValueError):
 
 
 class UsageError(QuantFaceError):
-    """A command line that is wrong.
+    """An invalid command line.
 
     It is raised before any work begins, so nothing has been done. The exit status is 2.
     """

@@ -1,4 +1,4 @@
-"""The entry to BasicSR's pipelines, which reports a user's mistakes in one line."""
+"""Run BasicSR's pipelines, and report a user's mistakes in one line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def launch(phase: str, root: Path) -> None:
         phase: ``train`` or ``test``.
         root: the folder in which ``experiments/`` and ``results/`` are made.
     """
-    # Set these before OpenCV and torch are imported: data sets and weights are not trusted either.
+    # Set these before OpenCV and torch are imported: data sets and weights are untrusted, too.
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
     os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
@@ -45,7 +45,7 @@ def launch(phase: str, root: Path) -> None:
     except Exception as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        # BasicSR also prints about the error, so ours must be the last line.
+        # BasicSR also prints the error, so our line must come last.
         sys.stdout.flush()
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
@@ -82,7 +82,7 @@ def explain(error: Exception) -> str:
             "selects another folder)"
         )
     if isinstance(error, QuantFaceError):
-        # An error in a loader's worker arrives with the worker's traceback before its last line.
+        # An error from a data loader's worker carries the worker's traceback before its message.
         last = str(error).strip().splitlines()[-1]
         return last.removeprefix(f"{QuantFaceError.__module__}.QuantFaceError: ")
     if isinstance(error, _BASICSR_REFUSALS) and _raised_by_basicsr(error):
@@ -91,7 +91,7 @@ def explain(error: Exception) -> str:
 
 
 def _raised_by_basicsr(error: Exception) -> bool:
-    """Return whether BasicSR's own code refused something, with a reason."""
+    """Return whether BasicSR's own code raised the error and gave a reason."""
     frames = list(traceback.walk_tb(error.__traceback__))
     module = frames[-1][0].f_globals.get("__name__", "") if frames else ""
     return module.partition(".")[0] == "basicsr" and bool(str(error))

@@ -1,7 +1,8 @@
 """Importing this module registers QuantFace in BasicSR and patches BasicSR's loop.
 
 The patches change how BasicSR reads options files and LMDBs, and how it resumes. A BasicSR checkout
-of your own needs one line: ``import quantface_arch.register``.
+of your own needs one line, ``import quantface_arch.register``, at the top of its ``train.py`` and
+``test.py``.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from quantface_arch.quant.allocation.pipeline import Allocation
 from quantface_arch.quant.config.bitmap import SUFFIXES, save_bit_map
 from quantface_arch.reports.allocation_plot import draw_allocation
 from quantface_arch.utils.cli import Parser, run
+from quantface_arch.utils.devices import check_device
 from quantface_arch.utils.distributed import Shard
 
 DESCRIPTION = """\
@@ -77,7 +78,7 @@ def run_of(args: argparse.Namespace) -> AllocationRun:
         input=args.input,
         num_images=args.num_images,
         budget={name: limit for name, limit in budget.items() if limit is not None},
-        device=args.device,
+        device=check_device(args.device),
     )
 
 

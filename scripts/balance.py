@@ -29,6 +29,7 @@ from quantface_arch.quant import (
 )
 from quantface_arch.quant.calibration.selection import branch_ranks, output_error
 from quantface_arch.utils.cli import Parser, run
+from quantface_arch.utils.devices import check_device
 from quantface_arch.utils.files import atomic_path
 
 DESCRIPTION = """\
@@ -80,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
     if args.input is not None:
         calibration = opt["quant"].get("calibration") or {}
         opt["quant"]["calibration"] = {**calibration, "dataroot_lq": str(args.input)}
-    net = build_arch(opt["network_g"]).eval().to(args.device)
+    net = build_arch(opt["network_g"]).eval().to(check_device(args.device))
     recipe, bits, _ = read_quant_options(opt["quant"], net)
     if not recipe.balance.wanted:
         raise QuantFaceError(

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from quantface_arch.errors import QuantFaceError, UsageError
@@ -22,6 +21,7 @@ from quantface_arch.metrics.networks import FILES, MetricUnavailable, network
 from quantface_arch.metrics.pairs import Pair, find_pairs
 from quantface_arch.metrics.scores import ScoreFile
 from quantface_arch.utils.cli import EXIT_FAILED, Parser, describe, run
+from quantface_arch.utils.devices import check_device
 from quantface_arch.utils.progress import progress_bar
 
 DESCRIPTION = """\
@@ -112,10 +112,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--weights-dir {args.weights_dir}: no such folder")
     if args.fid_gt is not None and not args.fid_gt.is_dir():
         raise UsageError(f"--fid-gt {args.fid_gt}: no such folder")
-    try:
-        torch.empty(0, device=args.device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {args.device}: {str(error).splitlines()[0]}") from error
+    check_device(args.device)
     for name in args.metrics or ():
         if METRICS[name].reference and _clean(args, name) is None:
             raise UsageError(f"--metrics {name}: it wants clean images: give -g FOLDER")

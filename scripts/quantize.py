@@ -32,6 +32,7 @@ from quantface_arch.quant.config.bitmap import load_bit_map
 from quantface_arch.quant.config.specs import KINDS, RANGES
 from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.utils.cli import Parser, run
+from quantface_arch.utils.devices import check_device
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.files import atomic_path
 from quantface_arch.utils.images import FORMAT_NAMES, find_images, load_rgb, resize
@@ -105,6 +106,7 @@ def main(args: argparse.Namespace) -> int:
 def _quantize(args: argparse.Namespace, shard: Shard) -> None:
     pictures = open_faces(args.input, args.size, args.num_images)
     named = Recipe.from_name(args.recipe)
+    check_device(args.device)
     check_is_float(args.model)
     model = load_model(args.model, runtime="reference", device=args.device, base=args.base)
     replace_halves(model, args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
@@ -24,9 +25,29 @@ def patch_resume() -> None:
     """Make BasicSR's loop resume without a GPU and in the middle of an epoch. Idempotent.
 
     BasicSR 1.4.2 needs a CUDA device to resume, unpickles any object in the state file, and repeats
-    the saved epoch from its first batch.
+    the saved epoch from its first batch. In a checkout of BasicSR the loop belongs to the running
+    program, which defines it after it has imported this package; it is patched when it starts.
     """
     import basicsr.train as train
+    from basicsr.utils import options
+
+    _patch_loop(train)
+    parse_options = options.parse_options
+    if hasattr(parse_options, "__wrapped__"):
+        return
+
+    @functools.wraps(parse_options)
+    def patch_and_parse(*args: Any, **kwargs: Any) -> Any:
+        program = sys.modules["__main__"]
+        if hasattr(program, "load_resume_state"):
+            _patch_loop(program)
+        return parse_options(*args, **kwargs)
+
+    options.parse_options = patch_and_parse
+
+
+def _patch_loop(train: Any) -> None:
+    """Patch a module that holds BasicSR's training loop. Idempotent."""
     from quantface_arch.data.sampler import ResumableSampler
     from quantface_arch.utils.state_dict import unpickle
 

@@ -16,7 +16,17 @@ from quantface_arch.errors import QuantFaceError, check_choice, one_line
 from quantface_arch.models.options import LossTermOptions
 from quantface_arch.utils.option_fields import parse_options, split_options
 
-__all__ = ["LossTerm", "build_loss_terms", "check_finite", "check_terms", "require_clean"]
+__all__ = [
+    "LossTerm",
+    "build_loss_terms",
+    "check_finite",
+    "check_terms",
+    "refuse_basicsr_losses",
+    "require_clean",
+]
+
+# Where the models of BasicSR look for losses.
+BASICSR_LOSSES = ("pixel_opt", "perceptual_opt", "gan_opt", "ldl_opt", "fft_opt", "edge_opt")
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,16 @@ def build_loss_terms(
         name = f"l_{kind}_{same + 1}" if same else f"l_{kind}"
         terms.append(LossTerm(name, of, target, loss, parsed.start_iter, parsed.every))
     return terms
+
+
+def refuse_basicsr_losses(train: Mapping[str, Any]) -> None:
+    """Raise QuantFaceError if a loss stands where BasicSR's own models look for it."""
+    for key in train:
+        if key in BASICSR_LOSSES:
+            raise QuantFaceError(
+                f"train option {key}: losses are entries of `losses` here, such as losses: "
+                "[{type: L1Loss, loss_weight: 1.0}]"
+            )
 
 
 def check_terms(terms: Iterable[LossTerm]) -> None:

@@ -24,7 +24,7 @@ from quantface_arch.models.checkpoints import (
     write_checkpoint,
 )
 from quantface_arch.models.ema import EMA
-from quantface_arch.models.loss_terms import LossTerm, check_finite
+from quantface_arch.models.loss_terms import LossTerm, check_finite, refuse_basicsr_losses
 from quantface_arch.models.options import LoggerOptions, TrainOptions, ValidationOptions
 from quantface_arch.models.processes import broadcast_state
 from quantface_arch.models.schedule import check_schedule, make_optimizer
@@ -62,6 +62,7 @@ class RestorerModel(SRModel):
                 schedule cannot be made, or the schedule ends before the training does.
         """
         train, logger = self.opt["train"], self.opt.get("logger") or {}
+        refuse_basicsr_losses(train)
         self.options = parse_options(self.option_class, "train", train)
         own, _ = split_options(LoggerOptions, logger)
         self.keep_checkpoints = parse_options(LoggerOptions, "logger", own).keep_checkpoints

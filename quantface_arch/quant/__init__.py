@@ -1,4 +1,4 @@
-"""The method, on torch alone: nothing here knows a framework, an architecture or a runtime."""
+"""The quantization method. It depends on torch alone: no framework, architecture or runtime."""
 
 from __future__ import annotations
 

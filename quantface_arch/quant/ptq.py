@@ -1,4 +1,4 @@
-"""Post-training quantization of a network: the stages of the method, and all in one call."""
+"""Post-training quantization of a network: each stage of the method, and one call for all."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from quantface_arch.utils.distributed import Shard
 
 __all__ = ["balance_stage", "branch_stage", "calibration_stage", "prepare", "quantize"]
 
-# Width at which the range of an input before balancing is kept, for runtimes that skip balancing.
+# Some runtimes skip balancing, so we keep the range of the unbalanced input at this bit width.
 UNBALANCED_BITS = 8
 
 
@@ -48,17 +48,17 @@ def quantize(
     balance: Mapping[str, LayerBalance] | None = None,
     shard: Shard | None = None,
 ) -> ConversionReport:
-    """Quantize a network in place, as ``prepare`` does, ready to be saved.
+    """Quantize a network in place, as ``prepare`` does, and make it ready to be saved.
 
-    What stays in floating point is rounded to float16, as checkpoints hold it.
+    Parameters that stay in floating point are rounded to float16, the precision of checkpoints.
 
     Args:
         model, recipe, bits, balance: see ``prepare``.
-        calibration_images, batch_size, progress, store, shard: see ``CalibrationData``, which may
-            be given in place of the images and then says all of it.
+        calibration_images, batch_size, progress, store, shard: see ``CalibrationData``. If
+            ``calibration_images`` is a ``CalibrationData``, the other four are ignored.
 
     Returns:
-        what ``prepare`` returns.
+        the report of ``prepare``.
 
     Raises:
         QuantFaceError: see ``prepare``.
@@ -78,29 +78,30 @@ def prepare(
     bits: BitMap | None = None,
     balance: Mapping[str, LayerBalance] | None = None,
 ) -> ConversionReport:
-    """Convert a network's layers, balance them, add branches, fix ranges, round weights; in place.
+    """Convert a network in place: balance its layers, add branches, fix ranges, round weights.
 
-    The result runs as simulated ("reference") execution, no faster than before. The float model's
-    own parameters stay untouched, so a copy that shares them is still the full-precision model.
+    The result simulates quantization in floating point (the "reference" runtime), so it runs no
+    faster than before. The float model's own parameters are not changed, so a copy that shares them
+    is still the full-precision model.
 
     Args:
         model: any module whose ``forward`` takes one float tensor of images (N, 3, H, W).
-        recipe: a setting's name such as ``w4a8``, a mapping (see ``Recipe.from_dict``) or a Recipe.
-        data: the calibration images, read once or twice.
-        bits: bit widths by layer, instead of the recipe's.
-        balance: balancing by layer that was chosen before, instead of the recipe's.
+        recipe: a recipe's name such as ``w4a8``, a mapping (see ``Recipe.from_dict``) or a Recipe.
+        data: the calibration images. They are read twice if layers are balanced, else once.
+        bits: bit widths by layer, used instead of the recipe's.
+        balance: balancing by layer from an earlier run, used instead of the recipe's.
 
     Returns:
-        which layers were quantized to which width, and which were not.
+        the layers that were quantized, with their bit widths, and those that were not.
 
     Raises:
-        QuantFaceError: a wrong recipe, no images, NaN or infinity, no layer that saw an image,
-            Hessians for GPTQ that do not fit into memory.
+        QuantFaceError: the recipe is invalid, there are no images, a value is NaN or infinite, no
+            layer sees an image, or the Hessians for GPTQ do not fit into memory.
     """
     recipe = Recipe.of(recipe)
     data = CalibrationData.of(data)
     report = convert(model, recipe, bits)
-    # What does not fit is better found here than after hours of calibration.
+    # We check ranks and memory here, so that they do not fail after hours of calibration.
     branch_ranks(model, recipe.branch)
     _check_hessians(model, data)
     report = replace(report, notes=_unmet(model, recipe, chosen=balance is not None))
@@ -114,7 +115,10 @@ def prepare(
 
 
 def _unmet(model: nn.Module, recipe: Recipe, chosen: bool) -> tuple[str, ...]:
-    """Return what the recipe asks for and layers cannot have; balancing may be chosen already."""
+    """Return a line for everything that the recipe asks for but a layer cannot have.
+
+    If ``chosen``, the balancing comes from an earlier run and is not checked.
+    """
     layers = list(quant_layers(model))
     lines = (
         [] if chosen else unmet_balance(layers, recipe.balance, traits_of(model).input_sources())
@@ -123,10 +127,10 @@ def _unmet(model: nn.Module, recipe: Recipe, chosen: bool) -> tuple[str, ...]:
 
 
 def check_plan(model: nn.Module, plan: Mapping[str, LayerBalance]) -> None:
-    """Check that a plan of balancing is one of this converted model.
+    """Check that a balancing plan fits this converted model.
 
     Raises:
-        QuantFaceError: the plan lacks a layer, names one that does not exist or is of other widths.
+        QuantFaceError: the plan lacks a layer, names an unknown one, or does not fit a layer.
     """
     layers = {layer.name: layer for layer in quant_layers(model)}
     for name in (*plan, *layers):
@@ -138,10 +142,10 @@ def check_plan(model: nn.Module, plan: Mapping[str, LayerBalance]) -> None:
 
 
 def apply_plan(model: nn.Module, plan: Mapping[str, LayerBalance]) -> None:
-    """Balance a converted model's layers as a plan says.
+    """Balance a converted model's layers according to a plan.
 
     Raises:
-        QuantFaceError: see ``check_plan``; nothing was changed.
+        QuantFaceError: see ``check_plan``; the model is then unchanged.
     """
     check_plan(model, plan)
     for layer in quant_layers(model):
@@ -157,11 +161,12 @@ def balance_stage(
     """Watch a converted model run, then choose and apply the balancing of every layer.
 
     Args:
-        plan: balancing that was chosen before; the inputs' ranges before it are still wanted.
+        plan: balancing from an earlier run, applied instead of choosing one. The model still runs,
+            to find the ranges of the unbalanced inputs.
 
     Returns:
-        the balancing by layer, as ``save_balance`` takes it; none for layers that no image reached,
-        which are float layers afterwards.
+        the balancing by layer, as ``save_balance`` takes it. Layers that no image reached become
+        float layers; no balancing is chosen for them.
 
     Raises:
         QuantFaceError: see ``apply_plan`` and ``balance_layers``.
@@ -185,7 +190,7 @@ def balance_stage(
 def calibration_stage(
     model: nn.Module, data: CalibrationData | Images, keep_samples: bool = False
 ) -> Calibration:
-    """Watch the inputs, balanced if they are, of a converted model's layers.
+    """Collect statistics of the layers' inputs in a converted model, after any balancing.
 
     Layers that no image reaches become float layers again.
 
@@ -202,12 +207,12 @@ def calibration_stage(
 
 
 def _check_hessians(model: nn.Module, data: CalibrationData) -> None:
-    # A store copies all statistics while it writes them.
+    # A store holds a second copy of all statistics while it writes them.
     check_hessians_fit(model, copies=2 if data.store else 1)
 
 
 def branch_stage(model: nn.Module, recipe: Recipe, calibration: Calibration) -> None:
-    """Add the branches, fix all ranges, round what the branches leave of the weights.
+    """Add the branches, fix all ranges, and round the residual weights.
 
     Raises:
         QuantFaceError: see ``branch_ranks`` and ``Calibration.check``.

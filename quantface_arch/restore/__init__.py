@@ -1,1 +1,1 @@
-"""Restoring photographs and videos: what ``inference/restore.py`` does."""
+"""Restore the faces in images and videos, as ``inference/restore.py`` does."""

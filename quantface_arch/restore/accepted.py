@@ -1,4 +1,4 @@
-"""The arguments of ``FaceRestorer``, checked before anything is computed."""
+"""Check the arguments of ``FaceRestorer`` before anything is computed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
     """Check that a number lies between two others, inclusive.
 
     Raises:
-        QuantFaceError: it does not, it is NaN, or it is no number.
+        QuantFaceError: ``value`` is outside the range, NaN or not a number.
     """
-    # A comparison with NaN is false.
+    # NaN is rejected as well, because every comparison with it is false.
     if not (isinstance(value, int | float | np.number) and low <= value <= high):
         raise QuantFaceError(f"{name}: found {value!r}, expected a number from {low:g} to {high:g}")
 
@@ -30,8 +30,8 @@ def as_rgb_image(image: ImageLike) -> RGBImage:
     """Return an upright (H, W, 3) array, a PIL image or the file at a path as an image.
 
     Raises:
-        QuantFaceError: the file cannot be read, the array has another shape or dtype, a side has
-            fewer than 16 pixels, or the object is none of these.
+        QuantFaceError: the file cannot be read, the array has another shape or dtype, the image
+            is below 16 pixels wide or high, or the object has another type.
     """
     if isinstance(image, str | os.PathLike):
         return read_image(image)
@@ -51,7 +51,7 @@ def checked_rgb(rgb: np.ndarray) -> np.ndarray:
     """Return the array if it is RGB in a supported dtype.
 
     Raises:
-        QuantFaceError: it is no array, or has another shape or dtype.
+        QuantFaceError: ``rgb`` is not an array, or has another shape or dtype.
     """
     if not isinstance(rgb, np.ndarray):
         raise QuantFaceError(

@@ -44,7 +44,8 @@ class AnimationRestorer:
         """Restore and write one animation.
 
         Returns:
-            the files, last the one that marks the input as done, and the faces of all frames.
+            the written files, ending with the one that marks the input as done; and the number
+            of faces in all frames.
 
         Raises:
             QuantFaceError: a frame is damaged, no frame has a face, or the result is too large.

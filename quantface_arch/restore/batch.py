@@ -41,7 +41,7 @@ def restore_all(
 
     Args:
         todo: inputs of all processes.
-        skipped: number of inputs that were left out before.
+        skipped: number of inputs that were already left out.
         ignored: number of files that are neither images nor videos.
 
     Returns:
@@ -92,7 +92,7 @@ def _run(
 
 
 def _kind_of_run(is_video: bool) -> type[ImageRun | VideoRun]:
-    """Return the run for a kind of input; FFmpeg's libraries are loaded for videos alone."""
+    """Return the class that runs a kind of input; only videos load FFmpeg's libraries."""
     if is_video:
         from quantface_arch.restore.video_run import VideoRun
 
@@ -109,7 +109,7 @@ def _loaded_restorer(options: RestoreOptions, shard: Shard) -> FaceRestorer:
         if options.outputs.bg_upsampler:
             from quantface_arch.background.load import load_background
 
-            # The experimental CUDA runtime supports the restorer only.
+            # The experimental CUDA runtime supports only the restorer, so the reference takes over.
             runtime = options.runtime.runtime
             restorer.background = load_background(
                 options.outputs.bg_upsampler,

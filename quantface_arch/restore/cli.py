@@ -55,7 +55,7 @@ def _add_input_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``InputOptions``."""
     add = parser.add_argument
     add("-i", "--input", nargs="+", required=True, metavar="PATH", help="files, folders or globs")
-    add("--recursive", action="store_true", help="search subfolders, too")
+    add("--recursive", action="store_true", help="also search subfolders")
     add("--skip-existing", action="store_true", help="leave out inputs whose result exists")
     add(
         "--resume",
@@ -88,7 +88,7 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         "--upscale",
         type=number(1, MAX_UPSCALE),
         default=1.0,
-        help=f"enlarge 1 to {MAX_UPSCALE} times",
+        help=f"factor that enlarges images, 1 (default) to {MAX_UPSCALE}",
     )
     add(
         "--bg-upsampler",
@@ -111,7 +111,7 @@ def parse_options(args: argparse.Namespace) -> RestoreOptions:
 
 
 def _check_options(options: RestoreOptions) -> None:
-    """Raise UsageError if options contradict each other, or one names no network."""
+    """Raise UsageError if options contradict each other or name no background network."""
     if options.inputs.aligned and options.outputs.upscale != 1:
         raise UsageError("--upscale cannot be used with --aligned: aligned faces are 512x512")
     if options.inputs.resume and options.inputs.skip_existing:

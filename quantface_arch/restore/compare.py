@@ -18,7 +18,7 @@ _WHITE = (255, 255, 255)
 def side_by_side(before: RGBImage, after: RGBImage) -> RGBImage:
     """Return the input and the restored image with labels, as opaque 8-bit RGB.
 
-    Both halves have the size of ``after``, or are shrunk to at most 4096 pixels a side.
+    Both halves have the size of ``after``, or are shrunk so that no side exceeds 4096 pixels.
     """
     width, height = after.size
     factor = min(1.0, _LONG_SIDE / max(width, height))

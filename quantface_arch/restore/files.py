@@ -18,12 +18,12 @@ from quantface_arch.video import SUFFIXES as VIDEO_SUFFIXES
 
 __all__ = ["MANIFESTS", "OutputFolders", "Source", "find_sources", "left_out_line", "output_names"]
 
-# Manifests in the output folder, see ``restore.manifest``.
+# Manifests in the output folder match this pattern, see ``restore.manifest``.
 MANIFESTS = "manifest-*.jsonl"
 
 _KINDS = f"images ({FORMAT_NAMES}) and videos ({', '.join(sorted(VIDEO_SUFFIXES))})"
 _MOST_NAMED = 5
-# File systems allow 255 bytes; a name gets the number of a face and a suffix.
+# File systems allow 255 bytes. The rest is for the number of a face and a suffix.
 _MAX_NAME_BYTES = 240
 
 
@@ -88,8 +88,8 @@ class OutputFolders:
         """Check, without creating anything, that this command may write here.
 
         Raises:
-            UsageError: a folder cannot be written or holds one of the inputs; or it is, or holds, a
-                link to a place outside the root.
+            UsageError: a folder cannot be written or holds one of the inputs, or a link in the
+                root leads out of it.
         """
         used = {folder.resolve(): folder for folder in self.used()}
         for source in sources:
@@ -167,7 +167,7 @@ def find_sources(
 
 
 def left_out_line(paths: Sequence[Path]) -> str:
-    """Return one line that names files which are neither images nor videos that can be read."""
+    """Return one line that names the files that are not supported images or videos."""
     named = listed((path.name for path in paths), _MOST_NAMED)
     return f"left out, because they are not among the supported {_KINDS}: {named}"
 

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from quantface_arch.errors import UsageError
 from quantface_arch.faces.weights import check_weights_dir
 from quantface_arch.restore.options import FaceOptions, RuntimeOptions
+from quantface_arch.utils.devices import check_device
 from quantface_arch.utils.distributed import Shard
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def load_restorer(
 
     Raises:
         QuantFaceError: the model, the runtime or the device does not exist, or ``weights_dir`` is
-            not a folder, which is checked before anything is loaded.
+            not a folder. The folder is checked before anything is loaded.
     """
     from quantface_arch.pretrained.names import resolve_model
 
@@ -75,14 +75,4 @@ def _device(name: str, runtime: str, shard: Shard) -> str:
         name = "cuda" if torch.cuda.is_available() and runtime != "openvino" else "cpu"
     if name == "cuda" and shard.count > 1 and torch.cuda.is_available():
         return f"cuda:{shard.local_rank % torch.cuda.device_count()}"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(
-            f"unknown --device {name!r}: allowed are auto, cpu, cuda and cuda:0"
-        ) from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices"
-        )
-    return name
+    return check_device(name)

@@ -1,4 +1,4 @@
-"""The manifest of a restore command: one line of JSON per input, written when it is finished."""
+"""Record a restore command in a manifest: one line of JSON per finished input."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Manifest:
 
         Args:
             source: the input.
-            unrestored: whether an input without a face can be done.
+            unrestored: whether an input without a face counts as done.
         """
         try:
             records = self._known.get((source.name, file_digest(source.path)), ())

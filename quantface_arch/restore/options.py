@@ -70,7 +70,7 @@ class InputOptions:
 
     Attributes:
         input: files, folders and glob patterns.
-        recursive: search subfolders, too.
+        recursive: also search subfolders.
         aligned: every input is one aligned face.
         skip_existing: leave out inputs whose result exists.
         resume: leave out inputs that the manifest lists as done with the same settings.
@@ -122,6 +122,6 @@ class RestoreOptions:
 
 
 def build(kind: type[T], values: Mapping[str, Any]) -> T:
-    """Build a dataclass from the values that bear its fields' names; the rest are ignored."""
+    """Build a dataclass from the values named like its fields; ignore all other values."""
     names = [item.name for item in fields(kind)]
     return kind(**{name: values[name] for name in names if name in values})

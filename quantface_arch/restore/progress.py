@@ -29,7 +29,7 @@ def shard_progress(total: int, shard: Shard, unit: str = "image") -> tqdm:
 
 
 def report_failure(source: Source, error: Exception, debug: bool) -> str:
-    """Print one line on stderr about why an input failed, and return the reason.
+    """Print on stderr, in one line, why an input failed; return the reason.
 
     Args:
         source: the input.

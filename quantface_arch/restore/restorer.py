@@ -50,7 +50,7 @@ class _Options(TypedDict, total=False):
 class FaceRestorer:
     """Restores the faces of whole images, or faces that are already aligned.
 
-    Threads may share a restorer. A compiled network and a detector work for one at a time.
+    Threads may share a restorer. Its compiled network and detector serve one thread at a time.
 
     Args:
         model: maps float (N, 3, 512, 512) faces in [-1, 1] to restored faces of the same shape and
@@ -63,11 +63,12 @@ class FaceRestorer:
         offline: never download detector weights.
         batch_size: faces that go through the model at once; it does not change the result. None is
             8 on a GPU, and 1 on a CPU, where larger batches need more memory but are no faster.
-        background: enlarges the image behind the faces, from (H, W, 3) RGB of either dtype to
-            (s * H, s * W, 3), which is then resized to the requested size; None interpolates.
-        color_fix: one of :data:`quantface_arch.faces.color.COLOR_FIXES`: what a face takes over
-            from its original. None is the model's own: ``lowres`` for ``mini`` models, else
-            ``none``.
+        background: function that enlarges the image behind the faces. It maps (H, W, 3) RGB in
+            uint8 or uint16 to (s * H, s * W, 3); the result is resized to the requested size.
+            None interpolates.
+        color_fix: one of :data:`quantface_arch.faces.color.COLOR_FIXES`, which selects what a face
+            takes over from its original. None selects the model's own: ``lowres`` for ``mini``
+            models, else ``none``.
         notify: receives one line about each download or fallback.
 
     Raises:
@@ -155,8 +156,8 @@ class FaceRestorer:
             seed: seed of that sample, combined with the face's pixels.
 
         Raises:
-            QuantFaceError: the image cannot be read, has another shape or dtype or fewer than
-                16 pixels a side, a number is out of its range, or the result has too many pixels.
+            QuantFaceError: the image cannot be read, has another shape or dtype, or is below
+                16 pixels wide or high; a number is out of range; or the result has too many pixels.
         """
         check_range("upscale", upscale, 1 / FACE_SIZE, MAX_UPSCALE)
         check_range("strength", strength, 0, 1)
@@ -264,8 +265,8 @@ class FaceRestorer:
         restored = self.model(lq, **options)
         if restored.shape != lq.shape:
             raise QuantFaceError(
-                f"the model makes {tuple(restored.shape)} of faces {tuple(lq.shape)}, wanted is "
-                "the same shape; a network that enlarges goes to --bg-upsampler"
+                f"the model maps faces {tuple(lq.shape)} to {tuple(restored.shape)}, expected the "
+                "same shape; a network that enlarges belongs to --bg-upsampler"
             )
         if not torch.isfinite(restored).all():
             raise QuantFaceError("the model returned values that are not finite")
@@ -273,10 +274,10 @@ class FaceRestorer:
         return [tensor_to_face(out, like=face) for out, face in pairs]
 
     def _noise(self, faces: Sequence[np.ndarray], seed: int) -> Tensor:
-        """Draw noise that depends on the seed and on each face's own pixels."""
+        """Draw noise from the seed and each face's own pixels, so that no other face affects it."""
         latent_shape = getattr(self.model, "latent_shape", None)
         if latent_shape is None:
-            raise QuantFaceError("the model has no latent of which a sample could be taken")
+            raise QuantFaceError("the model has no latent to sample")
         shape: tuple[int, ...] = latent_shape(1, FACE_SIZE, FACE_SIZE)
         draws = []
         for face in faces:

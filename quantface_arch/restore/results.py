@@ -22,7 +22,7 @@ class FoundFaces:
         faces: its faces that can be restored, from left to right.
         matrices: for each face, the (2, 3) map from the image to the aligned frame.
         crops: for each face, (512, 512, 3) in the image's dtype.
-        implausible: faces whose landmarks cannot be a face's; they are left as they are.
+        implausible: faces whose landmarks no real face can have; they stay unrestored.
     """
 
     image: RGBImage
@@ -66,7 +66,7 @@ class RestoredFace:
 
 @dataclass(frozen=True)
 class RestoredImage:
-    """An image with restored faces; if it has no faces, the input, enlarged if asked for.
+    """An image with restored faces, or the input, enlarged on request, if it has none.
 
     Attributes:
         rgb_image: the image with its alpha and colour profile.

@@ -60,7 +60,7 @@ class Counts:
         faces: faces that were restored.
         failed: images that failed.
         unrestored: images without a face that were written unchanged.
-        left_alone: faces that were left as they are, because their landmarks cannot be a face's.
+        left_alone: faces that stay unrestored, because no real face can have their landmarks.
         seconds: total time.
     """
 
@@ -87,7 +87,7 @@ class Counts:
         if self.unrestored:
             found.append(f"{self.unrestored} written unrestored (no face found)")
         if self.left_alone:
-            found.append(f"{self.left_alone} faces left as they are (no landmarks fit them)")
+            found.append(f"{self.left_alone} faces left unrestored (implausible landmarks)")
         return found
 
     def pace(self) -> str | None:
@@ -132,7 +132,7 @@ class Run:
 
 @dataclass
 class ImageRun(Run):
-    """Restore images, add each to the manifest, and count them.
+    """Restores images, adds each to the manifest, and counts them.
 
     Memory does not grow with the number of images, because an image is written before many more
     are read. A failed image is reported in one line and does not stop the others. Only an output
@@ -189,7 +189,7 @@ class ImageRun(Run):
             return _PendingImage(source, image, [image.rgb], None, digest, started)
         found = self.restorer.find(image)
         if not found.faces and not self.options.outputs.keep_unrestored:
-            only = " with landmarks that fit it" if found.implausible else ""
+            only = " with plausible landmarks" if found.implausible else ""
             raise QuantFaceError(
                 f"no face{only} found by {self.restorer.detector.name} "
                 "(--keep-unrestored writes such images unchanged)"

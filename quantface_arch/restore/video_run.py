@@ -60,7 +60,7 @@ class VideoCounts(Counts):
 
 @dataclass
 class VideoRun(Run):
-    """Restore videos, add each to the manifest, and count them.
+    """Restores videos, adds each to the manifest, and counts them.
 
     Memory does not grow with a video's length. A failed video leaves no output, is reported in one
     line and does not stop the others. Only an output that cannot be written, such as a full disk,

@@ -193,5 +193,5 @@ def test_hidden_colours_change_nothing_that_is_seen(restorer, astronaut):
 
 
 def test_a_network_that_enlarges_is_refused_as_a_restorer():
-    with pytest.raises(QuantFaceError, match=r"wanted is the same shape.*--bg-upsampler"):
+    with pytest.raises(QuantFaceError, match=r"expected the same shape.*--bg-upsampler"):
         FaceRestorer(nn.Upsample(scale_factor=2)).restore_aligned(_aligned(1))

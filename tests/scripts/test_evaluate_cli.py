@@ -209,7 +209,7 @@ def test_wrong_usage_is_one_line_and_nothing_is_done(evaluate, folders, tmp_path
         (("-g", "nowhere"), "nowhere: no such folder"),
         (("--weights-dir", "nowhere"), "--weights-dir nowhere: no such folder"),
         (("--fid-gt", "nowhere"), "--fid-gt nowhere: no such folder"),
-        (("--device", "abacus"), "--device abacus: "),
+        (("--device", "abacus"), "unknown --device 'abacus'"),
         (("--metrics", "deg", "lmd"), "none of these metrics can be computed here"),
         (("--metrics", "niqe", "vre"), "--metrics vre: it wants clean images: give -g"),
         (("-r", "empty"), "empty: no image in this folder"),

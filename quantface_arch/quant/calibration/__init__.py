@@ -1,1 +1,1 @@
-"""Statistics of a network's inputs, and the choices that are made from them."""
+"""Statistics of the inputs of a network's layers, and the choices that are made from them."""

@@ -21,8 +21,8 @@ class Calibration:
     """Statistics of the inputs of a model's quantized layers.
 
     Attributes:
-        observers: by layer name; what was seen so far.
-        macs: multiply-accumulates of each module's own code in one batch; empty while unknown.
+        observers: the statistics so far, by layer name.
+        macs: multiply-accumulates of each module's own code in one batch; empty until one has run.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Calibration:
         }
 
     def attach(self) -> None:
-        """Let the layers show their inputs; they compute in floating point meanwhile."""
+        """Attach an observer to every layer; observed layers compute in floating point."""
         for name, layer in self._layers.items():
             layer.observer = self.observers[name]
 
@@ -65,7 +65,7 @@ class Calibration:
     def release_idle(self) -> list[QuantLayer]:
         """Stop watching the layers that saw no input, and return them.
 
-        Balanced ones are kept: the float layer that they stand for cannot be put back.
+        Balanced layers are kept, because the float layer that they replace cannot be restored.
 
         Raises:
             QuantFaceError: no layer saw any input.
@@ -94,10 +94,10 @@ class Calibration:
             observer.seek(batch)
 
     def merge(self, shard: Shard) -> None:
-        """Make the statistics of all processes those of each; see ``merge``.
+        """Merge the statistics of all processes, so that each process has them all.
 
         Raises:
-            QuantFaceError: see ``merged``; another process has ended.
+            QuantFaceError: see ``merged``; or another process has ended.
         """
         if shard.count == 1:
             return
@@ -105,12 +105,12 @@ class Calibration:
             observer.load_state_dict(merged(name, shard.gather(observer.state_dict())))
 
     def apply(self) -> None:
-        """Fix ranges and round weights: every layer is quantized afterwards.
+        """Fix the ranges and round the weights, which makes every layer a quantized one.
 
-        Weights that are on their grid already stay.
+        Weights that are rounded already are not changed.
 
         Raises:
-            QuantFaceError: see ``check``; nothing was changed.
+            QuantFaceError: see ``check``; the layers are then unchanged.
         """
         self.check()
         for name, layer in self._layers.items():
@@ -125,10 +125,10 @@ class Calibration:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from statistics of the same model.
+        """Continue from the saved statistics of the same model.
 
         Raises:
-            QuantFaceError: statistics of other layers.
+            QuantFaceError: the statistics are of other layers or incomplete.
         """
         parts: dict[str, dict[str, Tensor]] = {name: {} for name in self.observers}
         for key, value in state.items():
@@ -152,7 +152,7 @@ def _apply_to(layer: QuantLayer, observer: ActivationObserver) -> None:
 
 
 def _wants_hessian(layer: QuantLayer) -> bool:
-    """Whether GPTQ rounds the layer's weight."""
+    """Return whether GPTQ rounds the layer's weight."""
     fits = layer.groups == 1 and layer.weight[0].numel() <= MAX_COLUMNS
     return layer.weight_spec.rounding == "gptq" and fits
 
@@ -171,7 +171,7 @@ def check_hessians_fit(model: nn.Module, copies: int = 1) -> None:
     """Raise QuantFaceError if the Hessians that a converted model needs do not fit into memory.
 
     Args:
-        copies: of all Hessians, held at one time.
+        copies: how many copies of all Hessians are held at a time.
     """
     wanted = [layer.weight[0].numel() for layer in quant_layers(model) if _wants_hessian(layer)]
     if wanted:
@@ -182,10 +182,10 @@ def check_hessians_fit(model: nn.Module, copies: int = 1) -> None:
 def calibrating(
     model: nn.Module, keep_samples: bool = False, keep_hessians: bool = False
 ) -> Iterator[Calibration]:
-    """Watch a converted model while it runs; nothing about it changes until ``apply()``.
+    """Observe a converted model while it runs; ``apply()`` then quantizes it.
 
-    Inside the block the model computes in floating point. Afterwards, also after an exception, no
-    layer is watched any more::
+    Inside the block, the model computes in floating point. The observers are detached at the end of
+    the block, even after an exception::
 
         with calibrating(model) as calibration:
             for batch in faces:
@@ -197,7 +197,7 @@ def calibrating(
         keep_hessians: keep the Hessians of layers whose weights GPTQ is to round.
 
     Raises:
-        QuantFaceError: the model has no quantized layer; an input of one holds NaN or infinity.
+        QuantFaceError: the model has no quantized layer, or the input of one holds NaN or infinity.
     """
     calibration = Calibration(model, keep_samples, keep_hessians)
     calibration.attach()

@@ -1,9 +1,9 @@
-"""Calibration by several processes: each sees its share of the batches, then all know everything.
+"""Calibration by several processes: each sees its share of the batches, then all statistics merge.
 
-What is merged equals what one process would have seen: extremes, histograms and crops are the same,
-sums of squares but for the order in which float64 adds them. Histograms fit together since every
-process has seen the first batch, which fixes their edges up to doublings. A value that lies on the
-edge of a bin may be rounded into its neighbour where the histogram was doubled at another time.
+The merged statistics equal those of a single process. Extremes, histograms and crops are the same;
+sums of squares differ only by the order in which float64 adds them. Histograms can be added because
+every process sees the first batch, which fixes their edges up to doublings. A value on the edge of
+a bin may be counted in the neighbouring bin if its histogram was doubled at another time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Statistics = Mapping[str, Tensor]
 
 
 def check_mergeable(layers: Iterable[QuantLayer]) -> None:
-    """Raise QuantFaceError for what depends on the order of the images, naming the layer."""
+    """Raise QuantFaceError, naming the layer, if several processes cannot share a calibration."""
     for layer in layers:
         what = None
         if layer.activation_spec.range == "ema":
@@ -33,20 +33,20 @@ def check_mergeable(layers: Iterable[QuantLayer]) -> None:
             what = "rounding gptq, whose sums are too large to be exchanged,"
         if what:
             raise QuantFaceError(
-                f"layer {layer.name}: {what} is not calibrated by several processes; "
-                "run it without torchrun"
+                f"layer {layer.name}: {what} cannot be calibrated by several processes; "
+                "run without torchrun"
             )
 
 
 def merged(name: str, parts: Sequence[Statistics]) -> dict[str, Tensor]:
-    """One layer's statistics of all processes, as ``ActivationObserver.load_state_dict`` takes it.
+    """Merge a layer's statistics of all processes for ``ActivationObserver.load_state_dict``.
 
     Args:
-        name: of the layer, for messages.
-        parts: what each process's observer gave as its ``state_dict``, by rank.
+        name: the layer's name, for messages.
+        parts: the ``state_dict`` of each process's observer, by rank.
 
     Raises:
-        QuantFaceError: histograms whose edges do not fit.
+        QuantFaceError: the edges of the histograms do not match.
     """
     seen = [part for part in parts if part["minimum"].numel()]
     if not seen:
@@ -68,15 +68,15 @@ def merged(name: str, parts: Sequence[Statistics]) -> dict[str, Tensor]:
 
 
 def _counts_at(name: str, part: Statistics, reach: float) -> Tensor:
-    """A histogram over [-reach, reach]; one of zeros alone fits any."""
+    """Return a histogram over [-reach, reach]; one that holds only zeros fits any reach."""
     counts, own = part["counts"], float(part["reach"])
     if own == 0:
         return counts
     mantissa, exponent = frexp(reach / own)
     if mantissa != 0.5:
         raise QuantFaceError(
-            f"layer {name}: its first input was all zero, so that histograms of several processes "
-            "do not fit; calibrate without torchrun, or with other images first"
+            f"layer {name}: its first input was all zero, so the histograms of the processes "
+            "do not match; calibrate without torchrun, or begin with other images"
         )
     for _ in range(exponent - 1):
         counts = widened(counts)
@@ -85,7 +85,10 @@ def _counts_at(name: str, part: Statistics, reach: float) -> Tensor:
 
 
 def _first_crops(parts: Sequence[Statistics]) -> tuple[Tensor, Tensor]:
-    """The crops that one process would have kept: the first ones, of the very first one's shape."""
+    """Return the crops that a single process would have kept.
+
+    They are the first ones that have the shape of the very first.
+    """
     crops = [
         (int(place), crop)
         for part in parts

@@ -14,44 +14,44 @@ from quantface_arch.quant.ops.ranges import histogram_range
 __all__ = ["BINS", "CROPS", "ActivationObserver", "widened"]
 
 BINS = 8192
-# Values of one call that enter the histogram; the extremes are taken over all of them.
+# About this many values of one call enter the histogram; the extremes are taken over all values.
 SAMPLES = 2**20
-# Crops that are kept, how many of one call, and how many values all of them may have.
+# At most CROPS crops are kept, PER_CALL of them from one call, with KEEP values altogether.
 CROPS, PER_CALL, KEEP = 8, 2, 2**18
-# float32's largest number, and the largest whose square float32 holds.
+# LARGEST is float32's largest number; SQUARABLE is the largest one whose square float32 holds.
 LARGEST = torch.finfo(torch.float32).max
 SQUARABLE = LARGEST**0.5
-# Side of the crop of each input that the Hessian sees.
+# The Hessian is summed over a crop of each input with this side.
 HESSIAN_SIDE = 48
-# What a moving average of extremes keeps at each input (Q-Diffusion, MixDQ, PassionSR).
+# The moving average of the extremes has this momentum, as in Q-Diffusion, MixDQ and PassionSR.
 MOMENTUM = 0.95
 
 
 class ActivationObserver:
     """Minimum and maximum per channel, and a histogram over [-reach, reach].
 
-    Where a value falls outside, the reach doubles and pairs of bins merge, which is exact, so the
-    order of batches does not matter beyond the first one's reach.
+    If a value falls outside, the reach doubles and pairs of bins merge. This is exact, so the order
+    of the batches does not matter, except that the first one sets the initial reach.
 
     Attributes:
         minimum, maximum: float32 (channels,), over everything seen.
         average: float64 (2,), moving average of the smallest and largest value of each input.
         squares: float64 (channels,), sums of the squares of ``positions`` values each.
-        samples: crops of some inputs, float32 (crops, ...), channels where the input has them; at
-            most ``KEEP`` values, and none unless the observer is told to keep them.
-        hessian: float64 (columns, columns), sum of x xᵀ over what the weight is multiplied by in
-            a crop of every input; empty unless ``columns`` is given.
-        counts: int64 (BINS,).
+        samples: crops of some inputs, float32 (crops, ...), with the input's channel axis; at most
+            ``KEEP`` values, and empty unless ``keep_samples`` is set.
+        hessian: float64 (columns, columns), sum of x xᵀ over the vectors x that multiply the weight
+            in a crop of every input; empty unless ``columns`` is given.
+        counts: int64 (BINS,), the histogram.
         reach: outer edge of the histogram; 0 while nothing but zeros has been seen.
-        places: int64 (crops,), during which call each of ``samples`` was seen.
-        calls: how many inputs were seen, by all processes before this one's last.
-        stride: of these, how many a batch has; 0 while no batch has been left out.
+        places: int64 (crops,), the value of ``calls`` when each of ``samples`` was seen.
+        calls: number of inputs so far, including those that other processes saw in between.
+        stride: number of inputs per batch; 0 until another process's batch is skipped.
 
     Args:
-        name: of the layer, for messages.
+        name: the layer's name, for messages.
         channel_axis: negative index of the input's channel axis.
         keep_samples: keep crops of the input, for measuring a layer's output error.
-        columns: of the layer, see ``QuantLayer.columns``; the Hessian is kept.
+        columns: the layer's ``QuantLayer.columns``; if given, the Hessian is kept.
     """
 
     def __init__(
@@ -92,10 +92,10 @@ class ActivationObserver:
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> None:
-        """Take an input into the statistics.
+        """Add an input to the statistics.
 
         Raises:
-            QuantFaceError: it holds NaN or infinity.
+            QuantFaceError: the input holds NaN or infinity.
         """
         if x.ndim == -self.channel_axis:
             x = x.unsqueeze(0)
@@ -123,7 +123,7 @@ class ActivationObserver:
         self._count(x)
 
     def _keep(self, x: Tensor) -> None:
-        """Add crops of random images at random places; all have the first one's shape."""
+        """Keep crops of random images at random positions; all have the shape of the first one."""
         generator = torch.Generator().manual_seed(self.calls)
         channels = x.shape[self.channel_axis]
         side = max(1, int((KEEP / CROPS / channels) ** (1 / max(1, x.ndim - 2))))
@@ -138,7 +138,7 @@ class ActivationObserver:
             self.places = torch.cat((self.places, torch.tensor([self.calls])))
 
     def _crop(self, x: Tensor, side: int, generator: torch.Generator) -> Tensor:
-        """A part of all images, at most ``side`` long along every axis but the channels'."""
+        """Return a part of all images, at most ``side`` long along every axis but the channels'."""
         for axis in range(1, x.ndim):
             if axis != x.ndim + self.channel_axis:
                 length = min(side, x.shape[axis])
@@ -146,7 +146,7 @@ class ActivationObserver:
         return x
 
     def _add_outer_products(self, x: Tensor) -> None:
-        """Take a crop of every image into the Hessian."""
+        """Add a crop of every image to the Hessian."""
         assert self.columns is not None
         generator = torch.Generator().manual_seed(self.calls)
         columns = self.columns(self._crop(x, HESSIAN_SIDE, generator).float())
@@ -155,7 +155,8 @@ class ActivationObserver:
 
     def _widen(self, absmax: float) -> None:
         if self.reach == 0:
-            # Zeros seen so far belong to the first bin right of the middle at any reach.
+            # All values so far were zeros, which belong to the first bin right of the middle at any
+            # reach.
             self.reach = absmax
         while self.reach < absmax:
             self.counts = widened(self.counts)
@@ -169,30 +170,30 @@ class ActivationObserver:
             self.counts[BINS // 2] += sample.numel()
             return
         if 2 * BINS * self.reach > LARGEST:
-            # In float32 the numbers of the bins would overflow.
+            # In float32, the computation of the bins' indices would overflow.
             sample = sample.double()
         counts = torch.histc(sample, BINS, -self.reach, self.reach)
         self.counts += counts.to("cpu", torch.int64)
 
     @property
     def mean_square(self) -> Tensor:
-        """Mean square of each channel, float32 (channels,), at most float32's largest number."""
+        """Return the mean square of each channel, float32 (channels,), at most ``LARGEST``."""
         return (self.squares / self.positions).clamp(max=LARGEST).float()
 
     @property
     def absmax(self) -> Tensor:
-        """Largest magnitude of each channel, float32 (channels,)."""
+        """Return the largest magnitude of each channel, float32 (channels,)."""
         return torch.maximum(self.maximum.abs(), self.minimum.abs())
 
     def range(self, spec: QuantSpec) -> tuple[float, float]:
-        """Low and high that a quantizer of this input should cover."""
+        """Return the range, low and high, that a quantizer of this input should cover."""
         low, high = float(self.minimum.min()), float(self.maximum.max())
         if spec.range == "ema":
             low, high = self.average.tolist()
         return histogram_range(self.counts, self.reach, low, high, spec)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The statistics as tensors, for ``load_state_dict``."""
+        """Return the statistics as tensors, for ``load_state_dict``."""
         return {
             "minimum": self.minimum,
             "maximum": self.maximum,
@@ -209,7 +210,7 @@ class ActivationObserver:
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from statistics that ``state_dict`` returned."""
+        """Continue from statistics that ``state_dict`` returned."""
         self.minimum, self.maximum = state["minimum"], state["maximum"]
         self.average = state["average"]
         self.counts = state["counts"].clone()
@@ -220,7 +221,7 @@ class ActivationObserver:
 
 
 def widened(counts: Tensor) -> Tensor:
-    """A histogram over twice the reach, int64 (BINS,): pairs of bins merge in the middle."""
+    """Return a histogram, int64 (BINS,), over twice the reach by merging pairs of bins."""
     return torch.nn.functional.pad(counts.view(-1, 2).sum(1), (BINS // 4, BINS // 4))
 
 

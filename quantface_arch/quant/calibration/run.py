@@ -1,4 +1,4 @@
-"""One pass of the calibration images through a converted model, watched by its layers."""
+"""Run the calibration images once through a converted model while its layers are observed."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from quantface_arch.utils.progress import progress_bar
 
 __all__ = ["CalibrationData", "Images", "batches", "watch"]
 
-# What a call of a network gets beside or instead of one tensor.
+# A call holds the positional and the keyword arguments of one forward pass.
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 Images = Tensor | Iterable[Tensor | Call]
 
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """The calibration images, and how they go through a network.
+    """The calibration images, and how they are run through a network.
 
     Attributes:
         images: images as the network sees them in use: one tensor (N, 3, H, W), or an iterable of
             images (3, H, W) and batches (n, 3, H, W), read once per pass. For a network with other
             arguments, an iterable of its calls ``(args, kwargs)``.
-        batch_size: images that go through the network at a time.
-        progress: show a bar on stderr, with an end in sight if the images have a ``len``.
-        store: where statistics are kept while calibrating, and picked up after a crash.
-        shard: of the processes (see ``Shard.joined``) among which the images are shared out; each
-            ends with the same model, and ``merge`` says how near it is to one process's.
+        batch_size: number of images per forward pass.
+        progress: show a progress bar on stderr; it has a total if the images have a ``len``.
+        store: keeps the statistics on disk during calibration, so that a killed run can continue.
+        shard: this process's share of the images, see ``Shard.joined``. All processes end with the
+            same model; ``merge`` describes how it may differ from that of a single process.
 
     Raises:
         QuantFaceError: the batch size is below 1.
@@ -60,16 +60,16 @@ class CalibrationData:
 
     @classmethod
     def of(cls, value: CalibrationData | Images) -> CalibrationData:
-        """Return the data themselves, or images with the defaults above."""
+        """Return calibration data as they are, or wrap images with the defaults above."""
         return value if isinstance(value, CalibrationData) else cls(value)
 
     def reusable(self) -> CalibrationData:
-        """Return the same data, held in a list where an iterator could be read only once."""
+        """Return data that can be read several times; images from an iterator become a list."""
         return replace(self, images=list(self.images)) if self.read_once else self
 
     @property
     def read_once(self) -> bool:
-        """Whether the images are an iterator."""
+        """Return whether the images are an iterator, which can be read only once."""
         return isinstance(self.images, Iterator)
 
     def stage(self, name: str) -> CalibrationData:
@@ -83,7 +83,7 @@ def watch(
     data: CalibrationData,
     what: str,
 ) -> Calibration:
-    """Run a converted model on all images, in evaluation mode, and return what was seen.
+    """Run a converted model on all images, in evaluation mode, and return the statistics.
 
     Layers that saw no input become float layers again, unless they are balanced.
 
@@ -92,9 +92,8 @@ def watch(
         what: caption of the progress bar.
 
     Raises:
-        QuantFaceError: there are no images, no layer sees them, the network does not take them, a
-            channel of theirs is constant, or what is calibrated cannot be shared out among
-            processes.
+        QuantFaceError: there are no images, no layer sees them, the network cannot run on them, one
+            of their channels is constant, or several processes cannot share this calibration.
     """
     shard, store = data.shard or Shard(), data.store
     if shard.count > 1:
@@ -147,16 +146,16 @@ def _check_dtype(batch: Tensor, model: nn.Module) -> None:
     wanted = dict.fromkeys((torch.float32, next(model.parameters()).dtype))
     if batch.dtype not in wanted:
         raise QuantFaceError(
-            f"calibration_images: found {_named(batch.dtype)}, wanted are images of "
+            f"calibration_images: found {_named(batch.dtype)}, expected images of "
             f"{' or '.join(map(_named, wanted))} as the network sees them in use"
         )
 
 
 def _forward(model: nn.Module, batch: Tensor | Call, calibration: Calibration) -> None:
-    """Run the model; the first batch's multiply-accumulates are counted.
+    """Run the model, and count the multiply-accumulates of the first batch.
 
-    No hooks may be used for that: they turn off torch's fast path of attention. It stays on in
-    encoders without quantized layers, where the computation in use is the one to be counted.
+    The counting must not use hooks, because they turn off torch's fast path of attention. Encoders
+    without quantized layers take that path, so it is the one to count.
     """
     call: Call = ((batch,), {}) if isinstance(batch, Tensor) else batch
     device = next(model.parameters()).device
@@ -171,10 +170,10 @@ def _forward(model: nn.Module, batch: Tensor | Call, calibration: Calibration) -
     except (torch.OutOfMemoryError, QuantFaceError):
         raise
     except Exception as error:
-        # Networks refuse images in many ways.
+        # A network may raise any exception for images that it does not support.
         raise QuantFaceError(
-            f"calibration_images: {type(model).__name__} cannot run on {_described(call)}; wanted "
-            "are images (N, 3, H, W), or calls (args, kwargs), as it sees them in use "
+            f"calibration_images: {type(model).__name__} cannot run on {_described(call)}; "
+            "expected images (N, 3, H, W), or calls (args, kwargs), as it sees them in use "
             f"({one_line(error)})"
         ) from error
 
@@ -201,10 +200,10 @@ def _check_contrast(ends: list[torch.return_types.aminmax]) -> None:
 
 
 def calls(images: Iterable[Tensor | Call], batch_size: int) -> Iterator[Tensor | Call]:
-    """Yield calls of a network as they are, and images in batches.
+    """Yield calls of a network unchanged, and images in batches.
 
     Raises:
-        QuantFaceError: see ``batches``; or both kinds are mixed.
+        QuantFaceError: see ``batches``; or calls and images are mixed.
     """
     images = iter(images)
     first = next(images, None)
@@ -234,14 +233,14 @@ def batches(images: Iterable[Any], batch_size: int) -> Iterator[Tensor]:
     """Yield batches of at most ``batch_size`` images; an image of another size begins a new one.
 
     Raises:
-        QuantFaceError: an item is no tensor (3, H, W) or (n, 3, H, W).
+        QuantFaceError: an item is not a tensor (3, H, W) or (n, 3, H, W).
     """
     pending: list[Tensor] = []
     for item in images:
         if not isinstance(item, Tensor) or item.ndim not in (3, 4):
             found = tuple(item.shape) if isinstance(item, Tensor) else type(item).__name__
             raise QuantFaceError(
-                f"calibration_images: found {found}, wanted are (3, H, W) or (n, 3, H, W)"
+                f"calibration_images: found {found}, expected (3, H, W) or (n, 3, H, W)"
             )
         for image in item.unsqueeze(0) if item.ndim == 3 else item:
             if pending and (image.shape, image.dtype) != (pending[0].shape, pending[0].dtype):

@@ -30,12 +30,13 @@ __all__ = [
     "unmet_balance",
 ]
 
-# Stands in for the search of range ``mse`` while candidates are compared: fractions of the range
-# that the activation grid is tried at.
+# The full search of range ``mse`` would be slow for every candidate. While candidates are compared,
+# the activation grid is tried at these fractions of the range only.
 CLIPS = (1.0, 0.7, 0.45)
-# Of the weight range's hundredths, one in so many is tried meanwhile.
+# For the same reason, one in this many fractions of the weight's range is tried.
 COARSE = 6
-# Output channels that candidates are compared on, about; of more, every second, third, ...
+# Candidates are compared on about this many output channels. Wider layers use every second, third,
+# ... channel.
 OUTPUTS = 256
 
 
@@ -50,17 +51,17 @@ def balance_layers(
     """Choose and apply the balancing of every layer of a converted model.
 
     Args:
-        calibration: of the same model, made with ``keep_samples``.
-        sources: channels of each part of inputs that are concatenations, by layer name.
-        progress: show a bar on stderr.
-        shard: of the processes among which the layers are shared out.
+        calibration: statistics of the same model, made with ``keep_samples``.
+        sources: for inputs that are concatenations, the channels of each part, by layer name.
+        progress: show a progress bar on stderr.
+        shard: this process's share of the layers.
 
     Returns:
-        the balancing of every layer, also of those that have none.
+        the balancing of every layer, including those of kind ``none``.
 
     Raises:
-        QuantFaceError: see ``Calibration.check``; a pattern of ``recipe.balance.layers`` that
-            matches no layer.
+        QuantFaceError: see ``Calibration.check``; or a pattern of ``recipe.balance.layers`` matches
+            no layer.
     """
     calibration.check()
     layers = {layer.name: layer for layer in quant_layers(model)}
@@ -82,9 +83,9 @@ def balance_layers(
 
 
 def branch_ranks(model: nn.Module, spec: BranchSpec) -> dict[str, tuple[int, int]]:
-    """Ranks (SVD, distillation) of the layers of a converted model that get branches.
+    """Return the ranks (SVD, distillation) of the layers of a converted model that get branches.
 
-    Layers with grouped channels get none, nor do those that stand at 8 bits throughout.
+    Layers with grouped channels get none, nor do those whose weights and inputs both have 8 bits.
 
     Raises:
         QuantFaceError: see ``choose_ranks``.
@@ -104,9 +105,10 @@ def choose(
     sources: tuple[int, ...],
     rank: int,
 ) -> LayerBalance:
-    """The balancing of one layer: of all that the spec allows, the one with the least error.
+    """Return the balancing of one layer that has the least error of all that the spec allows.
 
-    Widths below ``MIN_WIDTH`` stay as they are; a rotation that no Hadamard order fits is left out.
+    Layers with fewer than ``MIN_WIDTH`` channels stay unbalanced. Rotations without a fitting
+    Hadamard order are left out.
     """
     candidates = list(candidates_for(layer, observer, spec, sources))
     if len(candidates) == 1:
@@ -118,10 +120,10 @@ def choose(
 def kinds_for(
     layer: QuantLayer, spec: BalanceSpec, sources: tuple[int, ...]
 ) -> tuple[tuple[str, ...], Segments]:
-    """The kinds of balancing that one layer may choose from, and the blocks of its rotation.
+    """Return the kinds of balancing that a layer may choose from, and the blocks of its rotation.
 
-    Both follow from the layer's shape alone; () where no rotation fits, and then none is among the
-    kinds.
+    Both follow from the layer's shape alone. If no rotation fits, the blocks are () and none of the
+    kinds rotates.
     """
     kinds = spec.kinds(layer.name) if layer.channels >= MIN_WIDTH else ("none",)
     parts = sources if spec.sources == "split" else (layer.channels,)
@@ -148,7 +150,7 @@ def unmet_balance(
         wanted, found = spec.kinds(layer.name), kinds_for(layer, spec, parts)[0]
         narrow = layer.channels // layer.groups < MIN_WIDTH
         missing = [kind for kind in wanted if kind not in found]
-        # Narrow layers need no line where no balancing is among the choices.
+        # A narrow layer needs no line if the spec allows it to stay unbalanced.
         if not missing or (narrow and "none" in wanted):
             continue
         width = " + ".join(map(str, parts)) + " channels"
@@ -164,7 +166,7 @@ def unmet_balance(
 def candidates_for(
     layer: QuantLayer, observer: ActivationObserver, spec: BalanceSpec, sources: tuple[int, ...]
 ) -> Iterator[LayerBalance]:
-    """All balancings of one layer that a spec allows, the plainest first."""
+    """Yield all balancings of one layer that a spec allows, the simplest first."""
     kinds, segments = kinds_for(layer, spec, sources)
     seed = (spec.seed + zlib.crc32(layer.name.encode())) % 2**31
     scales = list(_scales(layer, observer, spec)) if {"scale", "both"} & {*kinds} else []
@@ -188,14 +190,15 @@ def _scales(layer: QuantLayer, observer: ActivationObserver, spec: BalanceSpec) 
 
 @torch.no_grad()
 def output_error(layer: QuantLayer, samples: Tensor, balance: LayerBalance, rank: int) -> float:
-    """Mean squared error of a layer's output on samples of its input, at the layer's widths.
+    """Return the mean squared error of a layer's output on samples, at the layer's bit widths.
 
-    Of wide layers only some output channels are looked at, evenly spread.
+    For wide layers, it is measured on some evenly spaced output channels only.
 
     Args:
-        samples: float (crops, ...), inputs as they arrive, before balancing.
-        balance: tried on the layer, which is neither balanced nor quantized yet and stays so.
-        rank: of the SVD branch that the layer will have.
+        layer: neither balanced nor quantized yet; it is not changed.
+        samples: float (crops, ...), inputs before balancing.
+        balance: the balancing to try.
+        rank: rank of the SVD branch that the layer will have.
     """
     samples = samples.to(layer.weight.device)
     trial = _copy(layer)
@@ -213,16 +216,16 @@ def output_error(layer: QuantLayer, samples: Tensor, balance: LayerBalance, rank
 def best_factors(
     layer: QuantLayer, rank: int, iterations: int, samples: Tensor
 ) -> tuple[Tensor, Tensor] | None:
-    """Factors of the SVD branch in several rounds: L_k = SVD(W − Q(W − L_{k−1})).
+    """Return the SVD branch's factors after several rounds of L_k = SVD(W − Q(W − L_{k−1})).
 
-    Rounds end at the first that does not lower the output's error (SVDQuant, Li et al., 2025).
+    The rounds end at the first that does not lower the output's error (SVDQuant, Li et al., 2025).
 
     Args:
-        layer: balanced, not quantized yet; it stays as it is.
-        samples: float (crops, ...), balanced inputs; not read where there is one round.
+        layer: balanced, not quantized yet; it is not changed.
+        samples: float (crops, ...), balanced inputs; not read if there is only one round.
 
     Returns:
-        down and up, or None where one round is all: the weight's own singular vectors.
+        down and up; None if there is only one round, which takes the weight's own singular vectors.
     """
     if iterations == 1 or not rank:
         return None
@@ -249,7 +252,7 @@ def _copy(layer: QuantLayer) -> QuantLayer:
 def _thin_out(trial: QuantLayer, every: int) -> None:
     """Keep one output channel in ``every`` of a layer that is not quantized yet."""
     trial.weight = nn.Parameter(trial.weight[::every], requires_grad=False)
-    # Per output channel, or one for all of them, which stays.
+    # There is one scale per output channel, or a single one, which the slice keeps.
     trial.weight_scale = trial.weight_scale[::every]
     trial.weight_zero_point = trial.weight_zero_point[::every]
     if trial.branch_down is not None and trial.branch_up is not None:
@@ -257,9 +260,10 @@ def _thin_out(trial: QuantLayer, every: int) -> None:
 
 
 def _trial_error(trial: QuantLayer, x: Tensor, wanted: Tensor) -> float:
-    """Mean squared error of the output on balanced inputs, once the weight is rounded here.
+    """Round the trial's weight, and return the mean squared error of its output.
 
     Args:
+        x: balanced inputs.
         wanted: the output without quantization and bias.
     """
     if trial.rank:
@@ -278,7 +282,7 @@ def _trial_ranges(x: Tensor, spec: QuantSpec) -> list[tuple[float, float]]:
     """Return the ranges of balanced inputs that a quantizer of this spec may end up with."""
     if spec.range == "percentile" and not spec.dynamic:
         keep = spec.percentile / 100
-        # float64: in float32 the place of a quantile among many values is not exact.
+        # We use float64, because float32 cannot index a quantile among many values exactly.
         values = x.flatten().double()
         if spec.symmetric:
             high = float(values.abs().quantile(keep))

@@ -1,4 +1,4 @@
-"""Calibration statistics on disk, so that a killed run goes on where it was."""
+"""Calibration statistics on disk, so that a killed run can continue."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from quantface_arch.utils.safetensors_header import check_header
 
 __all__ = ["CalibrationStore", "digest"]
 
-# Raised when the statistics are others, so that older files are not used.
+# This number grows when the statistics change, so that older files are not used.
 FORMAT = "2"
 
 
 def digest(net: nn.Module) -> str:
-    """Hash of a network's weights, by which a file knows what it was made from."""
+    """Return a hash of a network's weights, which tells what a file was made from."""
     state = hashlib.sha256()
     for name, value in net.state_dict().items():
         state.update(name.encode())
@@ -32,12 +32,12 @@ def digest(net: nn.Module) -> str:
 
 
 class CalibrationStore:
-    """One file with the statistics of a calibration that is under way.
+    """A file with the statistics of a calibration in progress.
 
     Args:
-        path: of the file.
-        key: names everything the statistics depend on (model, recipe, pictures, batch size); a file
-            of another key is not used.
+        path: path of the file.
+        key: names everything the statistics depend on (model, recipe, images, batch size); a file
+            with another key is not used.
         every: save after this many batches.
     """
 
@@ -47,14 +47,14 @@ class CalibrationStore:
         self.every = every
 
     def stage(self, name: str) -> CalibrationStore:
-        """The store of another pass over the same images, in a file beside this one."""
+        """Return the store of another pass over the same images, in a file beside this one."""
         path = self.path.with_name(f"{self.path.stem}-{name}{self.path.suffix}")
         return CalibrationStore(path, self.key, self.every)
 
     def load(self, calibration: Calibration) -> int:
         """Fill ``calibration`` and return how many batches it has seen.
 
-        0, and nothing filled, where there is no file, a damaged one or one of another key.
+        If the file is missing, damaged or has another key, return 0 and fill nothing.
         """
         try:
             check_header(self.path)
@@ -70,11 +70,11 @@ class CalibrationStore:
         return batches
 
     def save(self, calibration: Calibration, batches: int) -> None:
-        """Write the statistics after ``batches`` batches, if it is time to."""
+        """Write the statistics if ``batches``, the number seen, is a multiple of ``every``."""
         if batches % self.every:
             return
-        # Layers that nothing has reached yet hold empty tensors, which may share their (no) memory.
-        # Files hold contiguous ones alone.
+        # We clone, because safetensors refuses tensors that share memory, as the empty ones of
+        # layers without input may, and tensors that are not contiguous.
         state = {
             name: value.clone(memory_format=torch.contiguous_format)
             for name, value in calibration.state_dict().items()
@@ -84,6 +84,6 @@ class CalibrationStore:
             save_file(state, temporary, metadata=header)
 
     def remove(self) -> None:
-        """Delete the file, and those of other passes beside it."""
+        """Delete the file and the files of other passes beside it."""
         for path in (self.path, *self.path.parent.glob(f"{self.path.stem}-*{self.path.suffix}")):
             path.unlink(missing_ok=True)

@@ -1,1 +1,1 @@
-"""What is wanted of a network: specs of layers, recipes, bit maps."""
+"""Settings of the quantization: specs of layers, recipes and bit maps."""

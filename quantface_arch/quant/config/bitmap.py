@@ -1,4 +1,4 @@
-"""Bit maps: small YAML or JSON files that say at which widths each layer stands.
+"""Bit maps: small YAML or JSON files that give the bit widths of each layer.
 
 A person can read and edit them::
 
@@ -9,7 +9,7 @@ A person can read and edit them::
       unet.conv_in: {w: 8, a: 8}
       unet.mid_block.resnets.0.conv1: {w: 4, a: 5}
 
-``average`` and ``note`` are for the reader; what counts is ``layers``.
+``average`` and ``note`` are for the reader; only ``layers`` has an effect.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ def save_bit_map(
     average: Mapping[str, float] | None = None,
     note: str = "",
 ) -> None:
-    """Write a bit map, whole or not at all.
+    """Write a bit map atomically.
 
     Args:
-        path: ends in ``.yml``, ``.yaml`` or ``.json``.
+        path: a path that ends in ``.yml``, ``.yaml`` or ``.json``.
         bits: layer → (bits of the weight, bits of the input).
-        average: average widths, for the reader.
-        note: what the map is, for the reader.
+        average: average bit widths, for the reader.
+        note: a description of the map, for the reader.
 
     Raises:
-        QuantFaceError: another suffix, or the file cannot be written.
+        QuantFaceError: the path has another suffix, or the file cannot be written.
     """
     path = Path(path)
     document = {
@@ -66,7 +66,8 @@ def _dumped(path: Path, document: Mapping[str, Any]) -> str:
         return json.dumps(document, indent=1) + "\n"
     import yaml
 
-    # One line a layer: the innermost mappings in braces, and no line broken.
+    # With these options, each layer takes one line: the innermost mappings stand in braces, and no
+    # line is wrapped.
     return yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=10**6)
 
 
@@ -76,14 +77,14 @@ def load_bit_map(
     """Read and check a bit map.
 
     Args:
-        names: the layers that the map has to name, each of them and no other; None checks nothing.
+        names: the layers that the map has to name, all of them and no others; None skips the check.
 
     Returns:
         layer → (bits of the weight, bits of the input), in the order of ``names`` or of the file.
 
     Raises:
-        QuantFaceError: no such file, no bit map, an unknown or a missing layer, a width that is not
-            a whole number from 2 to 8; the message names the file and the layer.
+        QuantFaceError: the file does not exist or is no bit map, a layer is unknown or missing, or
+            a bit width is not a whole number from 2 to 8. The message names the file and the layer.
     """
     path = Path(path)
     document = _read(path)
@@ -115,10 +116,11 @@ def in_order(
     """Return a bit map in the order of ``names``.
 
     Args:
-        where, unknown, missing: the beginning and the two ends of messages, around the layer.
+        where: how error messages begin, before the layer's name.
+        unknown, missing: how they end for an unknown and for a missing layer.
 
     Raises:
-        QuantFaceError: the map names other layers than ``names``.
+        QuantFaceError: the map does not name exactly the layers of ``names``.
     """
     wanted = dict.fromkeys(names)
     for first, second, end in ((bits, wanted, unknown), (wanted, bits, missing)):

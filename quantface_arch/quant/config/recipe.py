@@ -40,10 +40,10 @@ class Recipe:
         weights: quantizer of every layer's weight.
         activations: quantizer of every layer's input.
         include: layers to convert.
-        exclude: layers to leave in floating point, of those included.
-        eight_bit: layers that stand at 8 bits (weights and activations) whatever the widths above:
-            the first and last convolution of a network, its time embedding.
-        name: a setting's, see ``from_dict``, or what reports and checkpoints are to call it.
+        exclude: included layers that stay in floating point.
+        eight_bit: layers whose weights and activations have 8 bits whatever the bit widths above,
+            such as the first and last convolution of a network and its time embedding.
+        name: a name of the form wXaY, see ``from_dict``, or the name in reports and checkpoints.
         balance: balancing of every layer's input channels.
         branch: ranks of every layer's low-rank branches.
     """
@@ -77,13 +77,13 @@ class Recipe:
 
     @classmethod
     def from_name(cls, name: str) -> Recipe:
-        """The recipe of a setting's name, such as ``w4a8``.
+        """Return the recipe of a name such as ``w4a8``.
 
         Weights are symmetric per output channel, activations asymmetric per tensor; both ranges
-        are those of least squared error. Balancing and branches are the specs' own defaults.
+        minimize the squared error. Balancing and branches have the defaults of their specs.
 
         Raises:
-            QuantFaceError: not of the form wXaY with X and Y from 2 to 8.
+            QuantFaceError: the name is not of the form wXaY with X and Y from 2 to 8.
         """
         match = re.fullmatch(r"w([2-8])a([2-8])", name.lower()) if isinstance(name, str) else None
         if match is None:
@@ -100,13 +100,13 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> Recipe:
-        """A recipe from YAML or JSON.
+        """Return a recipe from the mapping in a YAML or JSON file.
 
-        ``name`` may be a setting's name; the other keys then replace parts of that recipe. Any
-        other name needs ``weights`` and ``activations`` with their ``bits``.
+        If ``name`` has the form wXaY, the other keys replace parts of that recipe. Any other name
+        needs ``weights`` and ``activations`` with their ``bits``.
 
         Raises:
-            QuantFaceError: an unknown key, or a value that is not allowed.
+            QuantFaceError: a key is unknown, or a value is not allowed.
         """
         given = checked("recipe", options, names_of(cls))
         try:
@@ -126,11 +126,11 @@ class Recipe:
 
     @classmethod
     def of(cls, value: str | Mapping[str, Any] | Recipe) -> Recipe:
-        """A recipe from any of its three forms: a name, a mapping, or itself."""
+        """Return a recipe from any of its three forms: a name, a mapping, or a recipe."""
         if isinstance(value, Recipe):
             return value
         return cls.from_name(value) if isinstance(value, str) else cls.from_dict(value)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data that ``from_dict`` turns into an equal recipe."""
+        """Return plain data that ``from_dict`` turns into an equal recipe."""
         return plain(asdict(self))

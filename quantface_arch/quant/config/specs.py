@@ -1,4 +1,4 @@
-"""What is wanted of a layer: grids, balancing, branches. Frozen, checked, plain data."""
+"""Specs of a layer's grids, balancing and branches. They are frozen, validated plain data."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ ROUNDINGS = ("nearest", "gptq")
 PLAIN_KINDS = ("none", "scale", "rotate", "both")
 KINDS = (*PLAIN_KINDS, "auto")
 BLOCKS = (16, 32, 64, 128)
-# Exponents that a search for balancing tries.
+# The search for balancing tries these exponents.
 ALPHAS = (0.2, 0.35, 0.5, 0.65, 0.8)
 
 
 def is_width(value: object) -> bool:
-    """Whether a value is a width that quantizers know: a whole number from 2 to 8."""
+    """Return whether a value is a supported bit width: a whole number from 2 to 8."""
     return type(value) is int and MIN_BITS <= value <= MAX_BITS
 
 
 def checked(what: str, options: object, allowed: tuple[str, ...]) -> dict[str, Any]:
-    """A copy of a mapping of options, all of whose keys are allowed.
+    """Return a copy of a mapping of options after checking that all keys are allowed.
 
     Raises:
-        QuantFaceError: no mapping, or an unknown key; ``what`` names the options.
+        QuantFaceError: ``options`` is no mapping, or a key is unknown; messages begin with
+            ``what``.
     """
     if not isinstance(options, Mapping):
         raise QuantFaceError(f"{what}: found {options!r}, a mapping of options is wanted")
@@ -51,7 +52,7 @@ def checked(what: str, options: object, allowed: tuple[str, ...]) -> dict[str, A
 
 
 def names_of(kind: type) -> tuple[str, ...]:
-    """Names of a dataclass's fields."""
+    """Return the names of a dataclass's fields."""
     return tuple(item.name for item in fields(kind))
 
 
@@ -60,25 +61,26 @@ class QuantSpec:
     """One affine quantizer.
 
     Attributes:
-        bits: width, 2 to 8.
-        symmetric: zero point fixed at the middle, see ``quantizer.grid``.
-        granularity: what shares a step. ``tensor``: everything. Of weights ``channel``: an output
-            channel; ``group``: ``group`` neighbouring input channels of it, at one tap. Of inputs
-            ``token``: a position, ``group``: ``group`` neighbouring channels of it, both found
-            anew for every input (dynamic).
-        range: how the range is found: ``minmax``; ``ema``, of inputs: the moving average of the
-            batches' extremes; ``percentile``; or ``mse``, the least error. Dynamic ranges are
-            ``minmax``.
-        percentile: share of values kept by ``percentile``, in percent, in (50, 100].
+        bits: bit width, 2 to 8.
+        symmetric: whether the zero point is fixed at the middle, see ``quantizer.grid``.
+        granularity: which values share a scale. ``tensor``: all of them. For weights, ``channel``:
+            those of an output channel; ``group``: those of ``group`` neighbouring input channels
+            of an output channel, at one tap. For inputs, ``token``: those of a position; ``group``:
+            those of ``group`` neighbouring channels at a position; both are found anew for every
+            input (dynamic).
+        range: how the range is found: ``minmax``; ``ema``, for inputs only, the moving average of
+            the batches' extremes; ``percentile``; or ``mse``, the least error. Dynamic ranges are
+            always ``minmax``.
+        percentile: share of the values that ``percentile`` keeps, in percent, in (50, 100].
         power: exponent of the error that ``mse`` sums, 2 or more.
-        weighted: of weights: ``mse`` weighs errors by the input's energy, which is the error of
-            the layer's output.
-        group: channels that share a step with granularity ``group``.
-        rounding: of weights: ``nearest``, or ``gptq``, which lets later columns make up for the
-            rounding of earlier ones; layers of grouped channels go to nearest all the same.
+        weighted: for weights, whether ``mse`` weights errors by the energy of the inputs, which
+            minimizes the error of the layer's output.
+        group: number of channels that share a scale with granularity ``group``.
+        rounding: for weights, ``nearest``, or ``gptq``, which lets later columns compensate for the
+            rounding of earlier ones; layers with grouped channels always use ``nearest``.
 
     Raises:
-        QuantFaceError: a value that is not allowed.
+        QuantFaceError: a value is not allowed.
     """
 
     bits: int
@@ -113,15 +115,15 @@ class QuantSpec:
 
     @property
     def dynamic(self) -> bool:
-        """Of inputs: whether the range is found anew for every input."""
+        """Return whether the range is found anew for every input; this is for inputs only."""
         return self.granularity in ("token", "group")
 
     def with_bits(self, bits: int) -> QuantSpec:
-        """The same quantizer at another width."""
+        """Return the same quantizer at another bit width."""
         return replace(self, bits=bits)
 
     def updated(self, what: str, options: object) -> QuantSpec:
-        """The same quantizer with some options replaced; ``what`` names it in error messages."""
+        """Return a copy with some options replaced; ``what`` names the spec in error messages."""
         return replace(self, **checked(what, options, names_of(type(self))))
 
 
@@ -146,18 +148,20 @@ class BalanceSpec:
     """Rotation-scaling channel balancing, see ``balance``.
 
     Attributes:
-        kind: ``none``, ``scale``, ``rotate``, ``both`` (the paper's), or a list of them: per layer
-            the one with the least error of the layer's output at its widths. ``auto``: of all.
-        alpha: exponent of the input's magnitudes in [0, 1]; a list of them, or ``search``, which
-            is a list: the one with the least error, too.
-        beta: exponent of the weight's magnitudes, or a list; None: 1 - alpha.
-        block: 16, 32, 64 or 128 rotates blocks of so many channels, cheaper to run; None: all.
+        kind: ``none``, ``scale``, ``rotate``, ``both`` (the paper's), or a list of them, from which
+            each layer takes the one with the least error of its output at its bit widths. ``auto``
+            is the list of all four.
+        alpha: exponent of the input's magnitudes in [0, 1], or a list, from which each layer takes
+            the one with the least error. ``search`` is a built-in list.
+        beta: exponent of the weight's magnitudes, or a list; None means 1 - alpha.
+        block: 16, 32, 64 or 128 rotates blocks of that many channels, which is faster at run time;
+            None rotates all channels at once.
         sources: ``whole`` rotates concatenated inputs as one, ``split`` each by itself.
-        seed: of the rotations' random signs.
-        layers: name patterns → kind or list, for layers that are to differ; the first match counts.
+        seed: seed of the rotations' random signs.
+        layers: name pattern → kind or list, for layers that differ; the first match counts.
 
     Raises:
-        QuantFaceError: a value that is not allowed.
+        QuantFaceError: a value is not allowed.
     """
 
     kind: str | tuple[str, ...] = "auto"
@@ -170,21 +174,21 @@ class BalanceSpec:
 
     @property
     def wanted(self) -> bool:
-        """Whether any layer is to be balanced."""
+        """Return whether any layer may be balanced."""
         return self.kind != "none" or bool(self.layers)
 
     @property
     def alphas(self) -> tuple[float, ...]:
-        """The exponents to choose from."""
+        """Return the exponents alpha to choose from."""
         return ALPHAS if self.alpha == "search" else _listed(self.alpha)
 
     @property
     def betas(self) -> tuple[float | None, ...]:
-        """Exponents of the weight to choose from; None: 1 - alpha."""
+        """Return the exponents beta to choose from; None means 1 - alpha."""
         return _listed(self.beta)
 
     def kinds(self, layer: str) -> tuple[str, ...]:
-        """The kinds that a layer may choose from."""
+        """Return the kinds that a layer may choose from."""
         named = (kind for pattern, kind in self.layers.items() if fnmatchcase(layer, pattern))
         kind = next(named, self.kind)
         return PLAIN_KINDS if kind == "auto" else _listed(kind)
@@ -220,18 +224,18 @@ class BranchSpec:
     """Ranks of the two low-rank branches of a layer, see ``lowrank``.
 
     Attributes:
-        svd: rank of the branch that takes the weight's leading singular vectors; ``auto``: the
-            largest, up to 16, with which the budget is kept.
+        svd: rank of the branch that takes the weight's leading singular vectors; ``auto`` is the
+            largest rank, up to 16, that keeps the budget.
         distill: rank of the branch that starts at zero, for training.
-        ranks: name patterns → [svd, distill], for layers that are to differ; the first match
-            counts.
-        cap: largest share of a layer's full rank that both may have together.
+        ranks: name pattern → [svd, distill], for layers that differ; the first match counts.
+        cap: largest share of a layer's full rank that its two branches may have together.
         budget: largest share of the model's parameters that all branches may have together.
-        iterations: rounds of splitting off the SVD branch, each from what rounding left over in
-            the last, while the output's error falls (SVDQuant); 1: of the weight alone.
+        iterations: rounds of computing the SVD branch (SVDQuant). The first decomposes the weight;
+            each later one decomposes the part that the last round's rounded weight does not
+            represent, as long as the error of the layer's output falls.
 
     Raises:
-        QuantFaceError: a value that is not allowed.
+        QuantFaceError: a value is not allowed.
     """
 
     svd: int | str = "auto"

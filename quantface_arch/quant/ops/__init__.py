@@ -1,1 +1,1 @@
-"""Functions of tensors that the method is made of."""
+"""Pure tensor functions that the method is built from."""

@@ -1,6 +1,6 @@
 """Rotation-scaling channel balancing: x̂ = x S⁻¹ H and Ŵ = W S H, so that x̂ Ŵᵀ = x Wᵀ.
 
-S = diag(s) evens out the channels' magnitudes, H is a randomized Hadamard rotation. Both act on the
+S = diag(s) equalizes the channels' magnitudes; H is a randomized Hadamard rotation. Both act on the
 input channels alone, at each position of x and at each tap of a kernel, so padding by zeros,
 reflection or wrapping commutes with them (QuantFace, arXiv 2506.00820, rotation-scaling).
 """
@@ -18,23 +18,23 @@ from quantface_arch.quant.ops.hadamard import Segments, rotate
 
 __all__ = ["LayerBalance", "channel_scale"]
 
-# Scales further from their geometric mean than this would trade range for rounding in 16 bits.
+# Channel scales stay within this factor of their geometric mean, to keep precision in float16.
 REACH = 1e3
 
 
 def channel_scale(
     input_absmax: Tensor, weight_absmax: Tensor, alpha: float, beta: float | None = None
 ) -> Tensor:
-    """s_j = max|x_j|^α / max|W_·j|^β, its geometric mean brought to 1.
+    """Return s_j = max|x_j|^α / max|W_·j|^β, divided by its geometric mean.
 
     Args:
         input_absmax: float (Cin,), largest magnitude of each input channel during calibration.
         weight_absmax: float (Cin,), largest magnitude of each column of the weight.
-        alpha, beta: exponents; β = 1 - α where None (SmoothQuant, Xiao et al., 2023).
+        alpha, beta: exponents; None means β = 1 - α (SmoothQuant, Xiao et al., 2023).
 
     Returns:
-        float32 (Cin,), positive; 1 for a channel that is never used, on either side. Each is the
-        reciprocal of its reciprocal, which is what layers keep, so that nothing is lost by it.
+        float32 (Cin,), positive; 1 for a channel whose inputs or weights are all zero. Layers store
+        1/s, so s is rounded such that 1/(1/s) gives exactly s again.
     """
     x, w = input_absmax.double(), weight_absmax.double()
     exponent = 1 - alpha if beta is None else beta
@@ -51,9 +51,9 @@ class LayerBalance:
     """Balancing of one layer.
 
     Attributes:
-        scale: s, float32 (Cin,), positive; None: no scaling.
-        segments: blocks of the rotation, see ``hadamard``; (): no rotation.
-        seed: of the rotation's random signs.
+        scale: s, float32 (Cin,), positive; None means no scaling.
+        segments: blocks of the rotation, see ``hadamard``; () means no rotation.
+        seed: seed of the rotation's random signs.
     """
 
     scale: Tensor | None = None
@@ -62,25 +62,28 @@ class LayerBalance:
 
     @property
     def kind(self) -> str:
-        """``none``, ``scale``, ``rotate`` or ``both``."""
+        """Return the kind: ``none``, ``scale``, ``rotate`` or ``both``."""
         if self.scale is None:
             return "rotate" if self.segments else "none"
         return "both" if self.segments else "scale"
 
     def signs(self, channels: int) -> Tensor:
-        """D: float32 (channels,) of ±1, fixed by the seed; all 1 without a rotation."""
+        """Return D, float32 (channels,) of ±1, fixed by the seed; all are 1 without a rotation."""
         if not self.segments:
             return torch.ones(channels)
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randint(0, 2, (channels,), generator=generator).float() * 2 - 1
 
     def multiplier(self, channels: int) -> Tensor:
-        """The diagonal part of the input's transform, S⁻¹ D: float32 (channels,)."""
+        """Return S⁻¹ D, the diagonal part of the input's transform, float32 (channels,)."""
         signs = self.signs(channels)
         return signs if self.scale is None else signs / self.scale
 
     def weight(self, weight: Tensor, groups: int = 1, inverse: bool = False) -> Tensor:
-        """Ŵ = W S D H of a weight (Cout, Cin/groups, ...), or W of Ŵ; computed in float64."""
+        """Return Ŵ = W S D H of a weight (Cout, Cin/groups, ...), computed in float64.
+
+        If ``inverse``, ``weight`` is Ŵ and W is returned.
+        """
         rows, columns, *taps = weight.shape
         grouped = weight.double().view(groups, rows // groups, columns, *taps)
         scale = self.multiplier(groups * columns).double().reciprocal().to(weight.device)
@@ -97,21 +100,21 @@ class LayerBalance:
         return grouped.reshape(weight.shape).to(weight.dtype)
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the scale's values, as plain data."""
+        """Return everything but the scale's values as plain data."""
         segments = [list(segment) for segment in self.segments]
         return {"segments": segments, "seed": self.seed, "scaled": self.scale is not None}
 
     @classmethod
     def from_dict(cls, name: str, options: object, scale: Tensor | None) -> LayerBalance:
-        """Inverse of ``to_dict``; ``name`` is the layer's.
+        """Rebuild a balancing from ``to_dict`` and its scale; errors name the layer ``name``.
 
         Raises:
-            QuantFaceError: malformed.
+            QuantFaceError: the options are malformed, or do not match the scale.
         """
         if isinstance(options, dict) and options.keys() == {"segments", "seed", "scaled"}:
             segments, seed = options["segments"], options["seed"]
             if options["scaled"] is not (scale is not None):
-                raise QuantFaceError(f"balance of layer {name!r}: a scale missing or too many")
+                raise QuantFaceError(f"balance of layer {name!r}: scale missing or unexpected")
             pairs = isinstance(segments, list) and all(
                 isinstance(pair, list) and len(pair) == 2 and all(_is_count(n) for n in pair)
                 for pair in segments

@@ -1,9 +1,9 @@
-"""GPTQ: rounding a weight column by column, later columns making up for earlier ones.
+"""GPTQ: round a weight column by column, and let later columns compensate for earlier errors.
 
 Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
 Transformers", 2023: the layer's squared output error is quadratic in the weight with the Hessian
-H = Σ x xᵀ over the layer's inputs, so after rounding one column the best change of the others is
-known.
+H = Σ x xᵀ over the layer's inputs, so the best change of the other columns after rounding one has a
+closed form.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from quantface_arch.quant.ops.quantizer import fake_quantize
 
 __all__ = ["MAX_COLUMNS", "check_memory", "free_memory", "gptq"]
 
-# Columns that are rounded before the rest of the weight is changed.
+# After this many columns, the rest of the weight is updated at once.
 BLOCK = 128
-# Share of H's mean diagonal that is added to it.
+# We add this share of the mean of H's diagonal to the diagonal.
 DAMPING = 0.01
-# Beyond this H itself takes more than a gigabyte.
+# With more columns than this, a float64 Hessian takes more than 2 GiB.
 MAX_COLUMNS = 2**14
 
 
 def gptq(
     weight: Tensor, hessian: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int
 ) -> Tensor:
-    """Values on a given grid for a weight, with little error of the layer's output.
+    """Round a weight to a given grid with a small error of the layer's output.
 
     Args:
         weight: float (rows, columns).
         hessian: float (columns, columns), sum or mean of x xᵀ over inputs x.
-        scale, zero_point: of the grid, broadcast against the weight.
+        scale, zero_point: those of the grid; they broadcast against the weight.
 
     Returns:
-        of the weight's shape and dtype.
+        the rounded values, in the weight's shape and dtype.
 
     Raises:
         QuantFaceError: the Hessian is not finite.
@@ -60,7 +60,8 @@ def gptq(
             left[:, column:end] -= error[:, None] * factor[column, column:end]
             errors[:, column - start] = error
         left[:, end:] -= errors @ factor[start:end, end:]
-    # In the weight's own precision: the very values that the integers read back as.
+    # Rounding again in the weight's own dtype gives exactly the values that the integers dequantize
+    # to.
     return fake_quantize(rounded.to(weight.dtype), scale, zero_point, qmin, qmax)
 
 
@@ -68,21 +69,21 @@ def check_memory(columns: Sequence[int], copies: int = 1) -> None:
     """Raise QuantFaceError if the Hessians of a network do not fit into the memory that is free.
 
     Args:
-        columns: of each layer's weight, which is the side of its float64 Hessian.
-        copies: of all Hessians, held at one time.
+        columns: the number n of columns of each layer's weight; its float64 Hessian is (n, n).
+        copies: how many copies of all Hessians are held at a time.
     """
     wanted = 8 * copies * sum(side * side for side in columns)
     free = free_memory()
     if free is not None and wanted > free:
         raise QuantFaceError(
             f"recipe weights: rounding: gptq needs {wanted / 1e9:.1f} GB for the Hessians of "
-            f"{len(columns)} layers, {free / 1e9:.1f} GB of memory are free; allowed are nearest, "
-            "or fewer and narrower layers by include and exclude"
+            f"{len(columns)} layers, {free / 1e9:.1f} GB of memory are free; use nearest, or "
+            "select fewer or narrower layers by include and exclude"
         )
 
 
 def free_memory() -> int | None:
-    """Return the bytes that the system can give, or None where it does not tell."""
+    """Return the available memory in bytes, or None where the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -92,7 +93,7 @@ def free_memory() -> int | None:
 
 
 def _inverse_factor(hessian: Tensor) -> Tensor:
-    """Upper Cholesky factor of H⁻¹, float64; inputs that are never seen count as unit ones."""
+    """Return the upper Cholesky factor of H⁻¹ in float64; inputs that are always 0 count as 1."""
     matrix = hessian.double().clone()
     diagonal = matrix.diagonal()
     diagonal[diagonal <= 0] = 1

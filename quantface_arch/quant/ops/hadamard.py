@@ -1,9 +1,9 @@
-"""Hadamard rotations of a channel axis: any order that Sylvester and Paley give, and blocks.
+"""Hadamard rotations of a channel axis, whole or in blocks.
 
 Orders are products of 2 (Sylvester) and q + 1 with q prime, q ≡ 3 mod 4 (Paley's first
 construction); no table of matrices is kept. A rotation of n channels is a tuple of *segments*
 ``(count, size)``: ``count`` neighbouring blocks of Hadamard order ``size`` each. ``((1, 320),)``
-mixes all of 320 channels, ``((5, 64),)`` five groups of 64, ``((1, 640), (1, 320))`` two sources.
+mixes all 320 channels, ``((5, 64),)`` five groups of 64, ``((1, 640), (1, 320))`` two sources.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 
 __all__ = ["MIN_WIDTH", "Segments", "factors", "hadamard", "has_order", "rotate", "segments_of"]
 
-# Narrower layers stay unbalanced.
+# Layers with fewer channels than this stay unbalanced.
 MIN_WIDTH = 16
-# Sylvester's factor is applied in Kronecker factors of at most this order: n·(16·log₁₆ n) work,
-# in a few dense products rather than log₂ n passes over memory.
+# A Sylvester matrix is applied as Kronecker factors of at most this order. They take n·16·log₁₆ n
+# operations, but in a few dense products rather than in log₂ n passes over memory.
 RADIX = 16
 
 Segments = tuple[tuple[int, int], ...]
@@ -34,10 +34,10 @@ def _is_paley(order: int) -> bool:
 
 @cache
 def factors(n: int) -> tuple[int, ...] | None:
-    """Orders whose Kronecker product is a Hadamard matrix of order n, or None if there is none.
+    """Return orders whose Kronecker product is a Hadamard matrix of order n; None if none exist.
 
-    Powers of two come last, merged up to ``RADIX``; Paley orders first. Of several products the one
-    with the smallest sum, which is the work a channel costs.
+    Paley orders come first, then powers of two, merged up to ``RADIX``. Of several products, the
+    one with the smallest sum is returned, because the sum is the work per channel.
     """
     if n < 1:
         return None
@@ -63,7 +63,7 @@ def has_order(n: int) -> bool:
 
 @cache
 def _base(order: int) -> Tensor:
-    """Hadamard matrix, float32 (order, order) of ±1, by Sylvester or by Paley I."""
+    """Return a Hadamard matrix, float32 (order, order) of ±1, by Sylvester or by Paley I."""
     if order & (order - 1) == 0:
         matrix = torch.ones(1, 1)
         while matrix.shape[0] < order:
@@ -80,29 +80,30 @@ def _base(order: int) -> Tensor:
     return skew + torch.eye(order)
 
 
-# Orthogonal factors by order, device and dtype, so that each is copied to a GPU once.
+# Orthogonal factors are cached by order, device and dtype, so that each is copied to a GPU once.
 _FACTORS: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
 
 
 def _factor(order: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return the Hadamard matrix over the root of its order, from a cache by device and dtype."""
+    """Return the Hadamard matrix divided by the square root of its order, from the cache."""
     key = (order, device, dtype)
     if key not in _FACTORS:
         # A tensor made in inference mode could not be saved for a backward pass later.
         with torch.inference_mode(False):
             matrix = (_base(order).double() * order**-0.5).to(device, dtype)
         if type(matrix) is not Tensor:
-            # Tracing made a stand-in, which is of no use outside of the trace.
+            # Tracing returns a proxy tensor, which is useless outside the trace, so we do not cache
+            # it.
             return matrix
         _FACTORS[key] = matrix
     return _FACTORS[key]
 
 
 def hadamard(n: int) -> Tensor:
-    """A Hadamard matrix as ``rotate`` applies it: float32 (n, n) of ±1, rows orthogonal.
+    """Return the Hadamard matrix that ``rotate`` applies: float32 (n, n) of ±1, rows orthogonal.
 
     Raises:
-        ValueError: no such order can be built.
+        ValueError: no Hadamard matrix of this order can be built.
     """
     parts = factors(n)
     if parts is None:
@@ -114,15 +115,15 @@ def hadamard(n: int) -> Tensor:
 
 
 def segments_of(sources: tuple[int, ...], block: int | None = None) -> Segments:
-    """Blocks that rotate channels made of ``sources``, each source by itself.
+    """Return the blocks that rotate the channels of ``sources``, each source by itself.
 
     Args:
         sources: channels of each of the concatenated inputs; one number for a plain input.
-        block: wanted size of the blocks; None takes the whole source where an order fits.
+        block: largest size of a block; None allows a block for the whole source.
 
     Returns:
-        segments over all channels; () where a source has no order that divides it into blocks of
-        at least ``MIN_WIDTH``.
+        segments over all channels; () if a source cannot be divided into Hadamard blocks of at
+        least ``MIN_WIDTH`` channels.
     """
     segments = []
     for width in sources:
@@ -136,14 +137,14 @@ def segments_of(sources: tuple[int, ...], block: int | None = None) -> Segments:
 
 
 def rotate(x: Tensor, segments: Segments, axis: int, inverse: bool = False) -> Tensor:
-    """x H along one axis, H = blockdiag(Had/√size): orthogonal, so norms are kept.
+    """Return x H along one axis. H = blockdiag(Had/√size) is orthogonal, so norms are kept.
 
-    n·log n work: each Hadamard matrix is applied by its Kronecker factors.
+    Each Hadamard matrix is applied by its Kronecker factors, which takes n·log n operations.
 
     Args:
         x: float, any shape; ``axis`` holds Σ count·size channels.
         axis: index of the channel axis.
-        inverse: x Hᵀ instead.
+        inverse: return x Hᵀ instead.
     """
     axis %= x.ndim
     if len(segments) == 1:
@@ -167,6 +168,6 @@ def _rotate_blocks(x: Tensor, count: int, size: int, axis: int, inverse: bool) -
         rest //= part
         matrix = _factor(part, x.device, x.dtype)
         x = x.reshape(before * (size // (part * rest)), part, rest * after)
-        # x stands right of the matrix here, so x H is Hᵀ x.
+        # Here x is the right operand, so x H becomes Hᵀ x.
         x = torch.matmul(matrix if inverse else matrix.T, x)
     return x.reshape(shape)

@@ -2,8 +2,8 @@
 
 Branch 1 holds the leading singular vectors of the balanced weight, so that less is left to
 quantize; branch 2 starts at zero and is trained by distillation (QuantFace, arXiv 2506.00820,
-QD-LoRA). Since x L₁ᵀ + x L₂ᵀ is the product with the concatenated factors, nothing has to be merged
-in the end.
+QD-LoRA). Since x L₁ᵀ + x L₂ᵀ is the product with the concatenated factors, the branches need no
+merging after training.
 """
 
 from __future__ import annotations
@@ -26,24 +26,25 @@ __all__ = [
     "zero_factors",
 ]
 
-# Beyond this, a randomized SVD is used: exact to far below the residual's rounding, and far faster.
+# Above this size, we use a randomized SVD. It is far faster, and its error is far below the
+# rounding error of the residual.
 EXACT = 512
-# Largest rank that ``auto`` gives the SVD branch.
+# ``auto`` gives the SVD branch at most this rank.
 AUTO = 16
 
 
 def full_rank(weight: Tensor) -> int:
-    """Largest rank of a weight seen as (Cout, Cin·taps)."""
+    """Return the largest possible rank of a weight as a matrix (Cout, Cin·taps)."""
     return min(weight.shape[0], weight[0].numel())
 
 
 def low_rank_weight(down: Tensor, up: Tensor) -> Tensor:
-    """The weight (Cout, Cin, *taps) that factors (r, Cin, *taps) and (Cout, r) stand for."""
+    """Return the weight (Cout, Cin, *taps) whose factors are (r, Cin, *taps) and (Cout, r)."""
     return (up @ down.flatten(1)).view(up.shape[0], *down.shape[1:])
 
 
 def svd_factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Best approximation of a weight by ``rank`` singular vectors, Σ shared evenly by the factors.
+    """Return the factors of a weight's best approximation of this rank, each with √Σ.
 
     Args:
         weight: float (Cout, Cin, *taps).
@@ -68,7 +69,10 @@ def svd_factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def zero_factors(weight: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Branch 2 before training: down ~ N(0, 1/(Cin·taps)), up = 0; shapes as ``svd_factors``."""
+    """Return branch 2 before training: down ~ N(0, 1/(Cin·taps)), up = 0.
+
+    The shapes are those of ``svd_factors``.
+    """
     generator = torch.Generator().manual_seed(seed)
     fan_in = weight[0].numel()
     down = torch.randn(rank, *weight.shape[1:], generator=generator) * fan_in**-0.5
@@ -76,32 +80,32 @@ def zero_factors(weight: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def branch_parameters(weight: Tensor, rank: int) -> int:
-    """Numbers that a branch of this rank holds."""
+    """Return how many parameters a branch of this rank has."""
     return rank * (weight.shape[0] + weight[0].numel())
 
 
 def choose_ranks(
     weights: Mapping[str, Tensor], spec: BranchSpec, parameters: int
 ) -> dict[str, tuple[int, int]]:
-    """Ranks (SVD, distillation) of every layer.
+    """Choose the ranks (SVD, distillation) of every layer.
 
-    The two default ranks are lowered in proportion where they pass a layer's cap; ranks that a
-    pattern names are taken as they are.
+    Where the two default ranks exceed a layer's cap, both are lowered in proportion. Ranks from a
+    pattern are never lowered.
 
     Args:
-        weights: by layer name, of the layers that may have a branch.
-        parameters: of the whole model, of which ``spec.budget`` is a share.
+        weights: weights of the layers that may have a branch, by layer name.
+        parameters: parameter count of the whole model; ``spec.budget`` is a share of it.
 
     Raises:
-        QuantFaceError: a pattern that matches no layer, a rank that does not fit a layer, branches
-            that pass the budget.
+        QuantFaceError: a pattern matches no layer, a rank does not fit a layer, or the branches
+            exceed the budget.
     """
     able = "layer that may have a branch (grouped ones and those at 8 bits have none)"
     check_patterns("branch ranks", spec.ranks, weights, able)
     largest = max((full_rank(weight) for weight in weights.values()), default=0)
     if weights and spec.distill + (0 if isinstance(spec.svd, str) else spec.svd) > largest:
         raise QuantFaceError(
-            f"branch: found ranks {spec.svd} + {spec.distill}, the largest layer has {largest}"
+            f"branch: found ranks {spec.svd} + {spec.distill}, the largest layer has rank {largest}"
         )
     candidates = range(AUTO, -1, -1) if isinstance(spec.svd, str) else (spec.svd,)
     chosen, spent = {}, 0

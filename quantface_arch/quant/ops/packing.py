@@ -1,4 +1,4 @@
-"""Integers of 2 to 8 bits as a gapless stream of bits in bytes."""
+"""Pack integers of 2 to 8 bits into bytes, as a stream of bits without gaps."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Affine quantization as pure functions.
 
 A value x stands on the grid as the integer q = clamp(round(x/scale) + zero_point, qmin, qmax), with
-ties rounded to even, and q reads back as (q - zero_point)·scale. Everything is computed in float32;
+ties rounded to even, and q dequantizes to (q - zero_point)·scale. All is computed in float32;
 ``scale`` and ``zero_point`` are float32 tensors that broadcast against ``x``.
 """
 
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 
-# A little below float32's largest number, by more than a product's rounding.
+# This is just below float32's largest number, by more than the rounding error of a product.
 LARGEST_LEVEL = torch.finfo(torch.float32).max * (1 - 2**-22)
 
 
@@ -98,22 +98,22 @@ def dynamic_grid(
 
 
 def _steps(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """Rounded but not yet clamped grid position of x, in new float32 memory."""
+    """Return the rounded, not yet clamped, grid position of x in a new float32 tensor."""
     return (x.float() * scale.float().reciprocal()).round_().add_(zero_point)
 
 
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int) -> Tensor:
-    """Integers of ``x`` on the grid: int32, of x's shape, in [qmin, qmax]."""
+    """Return the integers of ``x`` on the grid: int32, of x's shape, in [qmin, qmax]."""
     return _steps(x, scale, zero_point).clamp_(qmin, qmax).to(torch.int32)
 
 
 def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """Real values (float32) of integers on the grid."""
+    """Return the real values (float32) of integers on the grid."""
     return (q.float() - zero_point) * scale
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """Straight-through for the input; learned step size (LSQ) for the scale and the zero point."""
+    """Fake quantization with straight-through gradients for x and LSQ+ gradients for the grid."""
 
     @staticmethod
     def forward(
@@ -135,7 +135,7 @@ class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grad = grad_outputs[0]
-        # Read once: gradient checkpointing makes them again for one reading only.
+        # We read them once, because gradient checkpointing recomputes them for one read only.
         saved = ctx.saved_tensors
         if len(saved) == 1:
             return grad * saved[0], None, None, None, None
@@ -144,8 +144,8 @@ class _FakeQuantize(torch.autograd.Function):
         steps = _steps(x, scale, zero_point)
         inside = (steps >= qmin) & (steps <= qmax)
         grad_x = grad * inside
-        # On the grid, a longer step moves the value by its rounding error, counted in steps;
-        # clamped, by the outermost level's place.
+        # The slope with respect to the scale is the rounding error, in units of the scale, for a
+        # value inside the grid, and the outermost level for a clamped one.
         slope = steps.clamp_(qmin, qmax).sub_(zero_point)
         slope -= x.float() / scale * inside
         grad_scale = (grad.float() * slope).sum_to_size(scale.shape)
@@ -154,13 +154,13 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int) -> Tensor:
-    """``dequantize(quantize(x))`` in x's dtype, with straight-through gradients.
+    """Return ``dequantize(quantize(x))`` in x's dtype, with straight-through gradients.
 
     The gradient with respect to ``x`` is 1 where x falls on the grid and 0 where it is clamped
-    (Bengio et al., 2013). Those of the step and of the zero point are LSQ+'s (Esser et al., 2020;
-    Bhalgat et al., 2020).
+    (Bengio et al., 2013). The gradients of the scale and the zero point are LSQ+'s (Esser et al.,
+    2020; Bhalgat et al., 2020).
     """
-    # Composed of in-place operations: on a CPU four times as fast as torch's own operator.
+    # Our in-place operations are four times as fast on a CPU as torch's own operator.
     result = _FakeQuantize.apply(x, scale, zero_point, qmin, qmax)
     assert isinstance(result, Tensor)
     return result

@@ -1,6 +1,6 @@
-"""Ranges that a grid has to cover: of weights from the values, of activations from a histogram.
+"""Find the range that a grid covers: a weight's from its values, an input's from a histogram.
 
-Weights are searched as rows of values that share a step: see ``QuantSpec.granularity``.
+A weight is searched as rows of values that share a scale, see ``QuantSpec.granularity``.
 """
 
 from __future__ import annotations
@@ -14,28 +14,34 @@ from quantface_arch.quant.ops.quantizer import fake_quantize, grid, scale_and_ze
 
 __all__ = ["histogram_range", "per_weight", "step_rows", "steps_shape", "weight_range"]
 
-# Fractions of the full range that a search tries: 1.00, 0.99, ..., 0.21.
+# A search tries these fractions of the full range: 1.00, 0.99, ..., 0.21.
 SHRINKS = tuple(1 - 0.01 * step for step in range(80))
-# Elements that a search works on at a time, small enough for a core's cache.
+# A search works on about this many elements at a time, so that they fit into a core's cache.
 CHUNK = 2**18
 
 
 def steps_shape(weight: Tensor, spec: QuantSpec) -> tuple[int, ...]:
-    """Shape of a weight's steps: (1,), (Cout,), or (Cout, groups of input channels, *taps)."""
+    """Return the shape of a weight's scales.
+
+    It is (1,), (Cout,), or (Cout, groups of input channels, *taps).
+    """
     rows, channels, *taps = weight.shape
     groups = -(-channels // spec.group)
     return {"tensor": (1,), "channel": (rows,), "group": (rows, groups, *taps)}[spec.granularity]
 
 
 def per_weight(steps: Tensor, weight: Tensor, spec: QuantSpec) -> Tensor:
-    """Steps of ``steps_shape``, shaped to broadcast against the weight."""
+    """Reshape scales of ``steps_shape`` so that they broadcast against the weight."""
     if spec.granularity == "group":
         return steps.repeat_interleave(spec.group, 1)[:, : weight.shape[1]]
     return steps.view(-1, *[1] * (weight.ndim - 1))
 
 
 def step_rows(weight: Tensor, spec: QuantSpec) -> Tensor:
-    """What shares a step as one row each, in the order of the steps; groups are filled with 0."""
+    """Return the values that share a scale as one row each, in the order of the scales.
+
+    Incomplete groups are padded with 0.
+    """
     if spec.granularity != "group":
         return weight.reshape(weight.shape[0] if spec.granularity == "channel" else 1, -1)
     fill = -weight.shape[1] % spec.group
@@ -46,15 +52,15 @@ def step_rows(weight: Tensor, spec: QuantSpec) -> Tensor:
 def weight_range(
     weight: Tensor, spec: QuantSpec, importance: Tensor | None = None, every: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Range of everything in a weight that shares a step.
+    """Return the ranges of a weight, one for all values that share a scale.
 
     Args:
         weight: float (Cout, Cin, ...), finite.
-        spec: of the quantizer; ``mse`` is searched at its width.
-        importance: float (Cin,), mean square of each input channel: where the spec is ``weighted``,
-            ``mse`` weighs a weight's error by it, which is the error of the layer's output. None:
-            all alike.
-        every: ``mse`` tries every so many of its hundredths, for a quicker and coarser search.
+        spec: the quantizer's spec; ``mse`` searches at its bit width.
+        importance: float (Cin,), mean square of each input channel. If the spec is ``weighted``,
+            ``mse`` weights the error of each value by it, so that the search minimizes the error of
+            the layer's output. None weights all channels alike.
+        every: ``mse`` tries one in this many fractions, for a quicker and coarser search.
 
     Returns:
         low and high, float32, of ``steps_shape``.
@@ -96,9 +102,9 @@ def _search_rows(
     cost: Tensor | None,
     fractions: tuple[float, ...],
 ) -> Tensor:
-    """Per row, the fraction of its range with the least error, each weight at its cost.
+    """Return the fraction of each row's range with the least error, weighted by ``cost``.
 
-    Costs are of one row, for all of them (columns,), or of each (rows, columns).
+    ``cost`` is one row for all rows, (columns,), or one row for each, (rows, columns).
     """
     qmin, qmax = grid(spec.bits, spec.symmetric)
     best_fraction = torch.ones_like(low)
@@ -125,16 +131,16 @@ def _search_rows(
 def histogram_range(
     counts: Tensor, reach: float, low: float, high: float, spec: QuantSpec
 ) -> tuple[float, float]:
-    """Range of activations of which only a histogram is known.
+    """Return the range of an input from the histogram of its values.
 
     Args:
         counts: int64 (bins,), an even number of equal bins over [-reach, reach].
         reach: outer edge of the histogram, > 0.
         low, high: the smallest and the largest value that were seen, or their moving averages.
-        spec: of the quantizer; ``mse`` is searched at its width.
+        spec: the quantizer's spec; ``mse`` searches at its bit width.
 
     Returns:
-        low and high, of granularity ``tensor``.
+        low and high, for the whole tensor.
     """
     if spec.range in ("minmax", "ema") or not bool(counts.any()):
         return low, high
@@ -163,7 +169,7 @@ def _histogram_percentiles(values: Tensor, weights: Tensor, spec: QuantSpec) -> 
 def _search_histogram(
     values: Tensor, weights: Tensor, low: float, high: float, spec: QuantSpec
 ) -> tuple[float, float]:
-    """Shrink both ends together, then each alone: one-sided tails clip on their side only."""
+    """Shrink both ends together, then each alone, to clip a one-sided tail on its side only."""
     low, high = _least_error(values, weights, [(low * f, high * f) for f in SHRINKS], spec)
     if not spec.symmetric:
         low, high = _least_error(values, weights, [(low, high * f) for f in SHRINKS], spec)
@@ -185,5 +191,5 @@ def _least_error(
 
 
 def _powered(error: Tensor, power: float) -> Tensor:
-    """|error|^power, in place."""
+    """Return |error|^power, computed in place."""
     return error.square_() if power == 2 else error.abs_().pow_(power)
