@@ -1,4 +1,4 @@
-"""BasicSR's test loop with QuantFace registered: python basicsr/test.py -opt options/….yml"""
+"""Run BasicSR's test loop with QuantFace registered: python basicsr/test.py -opt FILE.yml"""
 
 from pathlib import Path
 

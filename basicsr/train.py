@@ -1,4 +1,4 @@
-"""BasicSR's training loop with QuantFace registered: python basicsr/train.py -opt options/….yml"""
+"""Run BasicSR's training loop with QuantFace registered: python basicsr/train.py -opt FILE.yml"""
 
 from pathlib import Path
 

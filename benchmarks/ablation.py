@@ -77,7 +77,7 @@ class Bench:
     bit_map: Path | None
 
     def derive(self, cell: Cell, steps: int) -> dict[str, Any]:
-        """Return a cell's options, with a name that hashes everything the figures depend on."""
+        """Return a cell's options, with a name that hashes everything the scores depend on."""
         opt = deepcopy(self.options)
         quant = opt["quant"]
         quant["balance"] = {**(quant.get("balance") or {}), "kind": cell.balance}
@@ -121,7 +121,7 @@ def figures(image: np.ndarray, clean: np.ndarray, first: np.ndarray) -> dict[str
 def row(
     cell: Cell | None, steps: int, faces: Mapping[str, Mapping[str, float]], size: int
 ) -> dict[str, Any]:
-    """Return the names of the cell (None: full precision) and its mean figures."""
+    """Return the names of the cell (None: full precision) and its mean scores."""
     names = (cell.bits, cell.balance, cell.branch) if cell else ("full precision", "", "")
     labels = dict(zip(("bits", "balance", "branch"), names, strict=True))
     means = {
@@ -165,7 +165,7 @@ def bench_of(args: argparse.Namespace) -> Bench:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Build the command-line parser."""
+    """Return the parser of the command line."""
     made = parser(__doc__)
     add = made.add_argument
     add("--balance", nargs="+", choices=BALANCES, default=BALANCES, help="rows (all)")

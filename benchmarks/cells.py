@@ -1,6 +1,6 @@
-"""Cells of a table: networks trained in BasicSR's loop and scored face by face.
+"""Fill the cells of a table: train networks in BasicSR's loop and score them face by face.
 
-A cell's experiment, figures and some images are kept in a folder, so that a killed run resumes,
+A cell's experiment, scores and some images are kept in a folder, so that a killed run resumes,
 even in the middle of a training, and a finished cell is not computed again.
 """
 
@@ -43,17 +43,17 @@ __all__ = [
     "shrink",
 ]
 
-# Folder of the full-precision network's images, and name of its figures.
+# This is the folder of the full-precision network's images, and the name of its scores.
 FULL = "full-precision"
 REPO = Path(__file__).resolve().parents[1]
-# Equals basicsr/train.py, but writes experiments below the folder in the first argument.
+# This equals basicsr/train.py, but writes experiments below the folder in the first argument.
 LAUNCH = """\
 import pathlib, sys, quantface_arch.launch
 quantface_arch.launch.launch("train", pathlib.Path(sys.argv.pop(1)))
 """
 
 Image = np.ndarray
-# (restored, clean, full precision's), BGR uint8 → figures by name.
+# A scorer maps (restored, clean, full precision's) images, BGR uint8, to scores by name.
 Scorer = Callable[[Image, Image, Image], dict[str, float]]
 
 
@@ -104,7 +104,7 @@ def set_steps(opt: dict[str, Any], steps: int) -> None:
 
 
 def identified(name: str, opt: dict[str, Any], faces: Sequence[Path], *more: Any) -> dict[str, Any]:
-    """Return the options with a name that ends in a hash of everything the figures depend on.
+    """Return the options with a name that ends in a hash of everything the scores depend on.
 
     Only the last part of absolute paths counts, because data folders differ between machines.
     """
@@ -121,7 +121,7 @@ def _portable(value: Any) -> Any:
 
 
 def _named(face: Path) -> str:
-    """Return folder and stem, since other folders may hold faces of the same name."""
+    """Return folder and stem, because other folders may hold faces of the same name."""
     return f"{face.parent.name}/{face.stem}"
 
 
@@ -167,7 +167,7 @@ class Cells:
         return self.cache / "experiments" / name
 
     def run(self, opt: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a cell's figures: ``faces`` (name → figures) and the checkpoint's ``bytes``."""
+        """Return a cell's ``faces`` (name → scores) and the ``bytes`` of its checkpoint."""
         kept = self.cache / f"{opt['name']}.json"
         if not kept.exists():
             path = self.train(opt) / "models/net_g_latest.safetensors"
@@ -177,7 +177,7 @@ class Cells:
         return json.loads(kept.read_text())
 
     def run_teacher(self, *names: str) -> dict[str, Any]:
-        """Return the same for the full-precision network; ``names`` name the figures."""
+        """Return what ``run`` does, for the full-precision network; ``names`` name the scores."""
         path = resolve_model(self.teacher)
         key = {"teacher": self.teacher, "bytes": path.stat().st_size}
         kept = self.cache / f"{identified(FULL, key, self.faces, names)['name']}.json"
@@ -186,7 +186,7 @@ class Cells:
         return json.loads(kept.read_text())
 
     def score(self, model: torch.nn.Module | None, name: str) -> dict[str, dict[str, float]]:
-        """Return figures by face; None scores the full-precision network itself."""
+        """Return scores by face; None scores the full-precision network itself."""
         rows = {}
         for place, path in enumerate(progress_bar(self.faces, desc=name, unit="face", leave=False)):
             clean, low, _ = degrade_file(path)

@@ -23,7 +23,7 @@ import quantface_arch
 import quantface_arch.register
 from basicsr.archs import build_network
 
-# Keys of the block ``quant`` that are no part of a recipe, or that name layers of its network.
+# These keys of the block ``quant`` are no part of a recipe, or name layers of its network.
 NOT_RECIPE = ("calibration", "bit_map", "eight_bit", "include", "exclude")
 SIDE = 64
 WIDTH = 448
@@ -83,7 +83,7 @@ def recipe(options: dict[str, Any]) -> str:
     )
 
 
-# Several options files share a recipe.
+# Several options files share a recipe, so the digests are kept.
 @functools.cache
 def _quantized(recipe_json: str) -> str:
     torch.manual_seed(0)
@@ -97,7 +97,7 @@ def _quantized(recipe_json: str) -> str:
 
 @torch.no_grad()
 def main(tree: Path, smoke: bool) -> int:
-    """Print one JSON object: what the image is of, and its digest."""
+    """Print one JSON object that maps what each image is of to its digest."""
     face = cv2.imread(str(sorted((tree / "inputs").glob("astronaut*"))[0]))
     face = np.ascontiguousarray(cv2.resize(face[:512, :512], (512, 512))[..., ::-1])
     found: dict[str, str | None] = shipped(

@@ -1,9 +1,9 @@
-"""Compare this checkout with an earlier commit: the same images to the last bit, and start-up.
+"""Compare this checkout with an earlier commit: images to the last bit, and start-up.
 
     python benchmarks/compare_commits.py                    # against the release 0.1.0
     python benchmarks/compare_commits.py --commit COMMIT --repeats 5
 
-The commit's files are unpacked beside this checkout's and run by the same Python.
+The commit's files are unpacked into a folder of their own and run by the same Python.
 
 - Images: every checkpoint that the commit ships restores one shipped face through the runtime
   ``reference``, and every network and recipe in its options files is built from the same random
@@ -30,10 +30,10 @@ from report import data_root, parser, table, write
 from quantface_arch.errors import QuantFaceError
 
 ROOT = Path(__file__).resolve().parents[1]
-# The release 0.1.0.
+# This commit is the release 0.1.0.
 RELEASE = "c592999"
 PROBE = Path(__file__).with_name("commit_probe.py")
-# Each detector by the name that both versions know.
+# Both versions know these names of detectors.
 DETECTORS = ("haar", "retinaface_mobile0.25")
 
 
@@ -53,7 +53,7 @@ def unpack(commit: str, folder: Path) -> Path:
 
 
 def digests(code: Path, files: Path, smoke: bool) -> dict[str, str]:
-    """Return the digest of each image that the code of one tree makes from the files of one."""
+    """Return the digest of each image that one tree's code makes from one tree's files."""
     smoke_option = ["--smoke"] if smoke else []
     environment = {**os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -103,7 +103,7 @@ def start_up(code: Path, detector: str, folder: Path) -> tuple[float, float]:
 
 
 def start_up_rows(before: Path, repeats: int) -> list[dict[str, Any]]:
-    """Return a row for each detector whose weights are at hand, and version."""
+    """Return a row for each version and each detector whose weights exist."""
     detectors = [
         name
         for name in DETECTORS

@@ -44,7 +44,7 @@ DETECTORS = ("yunet", "retinaface_mobile0.25")
 SIDE = 512
 SIDES = (256, 512, 1024, 2048, 4096)
 SMALL = (20, 32, 64)
-# Left, top, right and bottom of every face in inputs/whole, marked by hand.
+# The left, top, right and bottom of every face in inputs/whole were marked by hand.
 WHOLE = {
     "codeformer_00.jpg": (
         *((57, 81, 100, 130), (177, 77, 212, 126)),
@@ -207,7 +207,7 @@ def measure(name: str, detector: Detector, samples: Iterator[Sample]) -> dict[st
     errors, seconds = [], []
     for sample in samples:
         start = time.perf_counter()
-        # Faces whose landmarks fit no face are left as they are.
+        # Faces with implausible landmarks do not count, because they are not restored.
         faces = [face for face in detector.detect(sample.rgb) if face.plausible]
         seconds.append(time.perf_counter() - start)
         places = match(faces, sample)

@@ -15,12 +15,12 @@ from quantface_arch.losses import QuantFaceIdentityLoss, QuantFaceLPIPSLoss
 __all__ = ["FaceMetrics", "PatternMeter"]
 
 PERIODS = 8
-# Offsets of the neighbouring bins that a frequency is compared with.
+# A frequency is compared with the neighbouring bins at these offsets.
 NEAREST, FARTHEST = 2, 6
 
 
 class FaceMetrics:
-    """LPIPS (SqueezeNet) and the cosine of face embeddings (MobileFaceNet).
+    """Measures LPIPS (SqueezeNet) and the cosine of face embeddings (MobileFaceNet).
 
     A metric whose weights are not in the data's ``weights/`` is left out, and stderr says so.
     """
@@ -51,7 +51,7 @@ class FaceMetrics:
 
 
 class PatternMeter:
-    """Measure how far regular patterns stand out in the spectrum of a set of images.
+    """Measures how far regular patterns stand out in the spectrum of a set of images.
 
     The mean log power spectrum of the luma's second differences is compared, at every frequency
     that is a multiple of 1/8 cycle per pixel, with the median of its neighbourhood. Photographs

@@ -1,4 +1,4 @@
-"""Long commands with small inputs, into which ``robustness_faults`` injects faults."""
+"""Define long commands with small inputs, into which ``robustness_faults`` injects faults."""
 
 from __future__ import annotations
 

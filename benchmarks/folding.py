@@ -26,9 +26,9 @@ from quantface_arch.quant import quant_layers
 from quantface_arch.runtime.lowering import MODES, Lowering
 from quantface_arch.utils.progress import progress_bar
 
-# Noise power that stands for exact equality.
+# A noise power this low stands for exact equality.
 LEAST = 1e-30
-# Layers that are printed without --all.
+# This many layers are printed without --all.
 SHOWN = 8
 
 Powers = dict[str, dict[str, float]]

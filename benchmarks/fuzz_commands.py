@@ -1,6 +1,6 @@
-"""Command lines for benchmarks/robustness_fuzz.py: every command with wrong and right arguments.
+"""Make command lines for benchmarks/robustness_fuzz.py, with right and wrong arguments.
 
-A command runs in the process of the fuzzer, in a folder of small files, good and bad ones. Its
+Every command runs in the process of the fuzzer, in a folder of small files, good and bad ones. Its
 arguments are those of a valid command line with options and values exchanged, removed and added.
 """
 
@@ -39,7 +39,7 @@ __all__ = ["VALUES", "command_lines", "make_inputs", "run_command", "run_inside"
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPO / "scripts"))
-# A valid command line of each command. OpenVINO's compiler would take most of the time.
+# Each command has a valid line. None uses OpenVINO, whose compiler would take most of the time.
 SEEDS = {
     "restore": "-i faces -o out --model net.safetensors --aligned --runtime reference --offline",
     "restore whole": "-i photo.png -o out --model net.safetensors --runtime reference --offline",
@@ -56,7 +56,7 @@ SEEDS = {
     "prepare_testset": "lfw -i faces -o set",
 }
 SIZES = ("net.safetensors", "w4a8.safetensors")
-# Files that commands write are removed before the next one.
+# Commands may name these files. Files that a command writes are removed before the next one.
 INPUTS = (
     *SIZES,
     "faces",
@@ -77,7 +77,7 @@ VALUES = (
     "mini", "mini-w4a4", "missing", "missing.png", "*.png", "[", "fac*", "", " ", "ä", "a=b", "--",
     "-", "out", "new.safetensors", "new.onnx", "map.yml", "new", *INPUTS,
 )  # fmt: skip
-# Names of files cannot leave the folder.
+# Without these characters, names of files cannot leave the folder.
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="/~\0"), max_size=8)
 Parsed = tuple[Callable[[argparse.Namespace], int], Callable[[], argparse.ArgumentParser]]
 
@@ -103,7 +103,7 @@ def run_command(path: Path) -> None:
 
     Raises:
         QuantFaceError: the command refused its arguments or the files that they name.
-        RuntimeError: it ended in an error that it did not expect.
+        RuntimeError: the command ended in an error that it did not expect.
     """
     name, *words = json.loads(path.read_text())
     main, make_parser = _command(name)
@@ -122,8 +122,8 @@ def run_inside(
         statuses: exit statuses that it may end with.
 
     Raises:
-        QuantFaceError: the command ended with another status than 0.
-        RuntimeError: its status is not allowed, or it reported an unexpected error.
+        QuantFaceError: the command ended with a status other than 0.
+        RuntimeError: the command's status is not allowed, or it reported an unexpected error.
     """
     before = {entry.name for entry in folder.iterdir()}
     arguments, here = sys.argv, Path.cwd()
@@ -161,7 +161,7 @@ def _command(name: str) -> Parsed:
     if name.startswith("restore"):
         return restore_cli.main, restore_cli.make_parser
     if name == "app":
-        # Checks its options; the page itself would run for ever.
+        # Only parse the options; the page itself would run for ever.
         return lambda args: bool(web_cli.parse_options(args)) - 1, web_cli.make_parser
     module = importlib.import_module(name)
     return module.main, module.make_parser
@@ -170,7 +170,7 @@ def _command(name: str) -> Parsed:
 def _options(name: str) -> list[str]:
     parser = _command(name)[1]()
     flags = [flag for action in parser._actions for flag in action.option_strings]
-    # Downloads would leave the machine, and launching processes is not what is tested here.
+    # Downloads would leave the machine, and help runs no command.
     return [flag for flag in flags if flag not in ("--download", "-h", "--help")]
 
 

@@ -1,4 +1,4 @@
-"""Inputs of benchmarks/robustness_fuzz.py: valid files, and strategies that damage them."""
+"""Make inputs for benchmarks/robustness_fuzz.py: valid files, and strategies that damage them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Strategy", "damaged", "documents", "pictures", "png_fixed", "tensor_
 
 Strategy = st.SearchStrategy[bytes]
 
-# Values that often break parsers of sizes, counts and offsets.
+# These values often break parsers of sizes, counts and offsets.
 EDGES = (b"\0" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\0\0\xff\xff", b"\xff" * 8)
 SCALARS = (
     st.none()

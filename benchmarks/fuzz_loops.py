@@ -1,4 +1,4 @@
-"""Command lines of BasicSR's training and test loops for benchmarks/robustness_fuzz.py.
+"""Make command lines of BasicSR's training and test loops for benchmarks/robustness_fuzz.py.
 
 A loop runs in the process of the fuzzer with the options of a small training or test, of which
 --force_yml changes some.
@@ -23,7 +23,7 @@ from quantface_arch.launch import launch
 
 __all__ = ["loop_lines", "run_loop"]
 
-# Seconds after which a loop is interrupted, because some options ask for a long training.
+# A loop is interrupted after this many seconds, because some options ask for a long training.
 SECONDS = 10
 INTERRUPTED = 130
 WORDS = ("-opt", "--launcher", "--auto_resume", "--debug", "--local_rank", *VALUES)
@@ -50,9 +50,9 @@ def run_loop(path: Path) -> None:
 
     Raises:
         QuantFaceError: the loop refused its arguments, options or files, or was interrupted.
-        RuntimeError: it ended in an error that it did not expect.
+        RuntimeError: the loop ended in an error that it did not expect.
     """
-    # BasicSR can be imported only after this package has mended it.
+    # BasicSR can be imported only after this package has patched it.
     import quantface_arch.register  # noqa: F401
 
     from basicsr.utils.logger import initialized_logger  # isort: skip

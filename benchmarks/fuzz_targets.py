@@ -1,4 +1,4 @@
-"""Targets of benchmarks/robustness_fuzz.py: readers and the inputs for each."""
+"""Define the targets of benchmarks/robustness_fuzz.py: readers, and the inputs for each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["TARGETS"]
 REPO = Path(__file__).resolve().parents[1]
 ARCH = {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1}
 ARCH["num_grow_ch"] = 4
-# Without this a network so small has no room for branches.
+# Without these limits, a network so small has no room for branches.
 ROOMY = {"cap": 1, "budget": 1}
 RECIPES: tuple[dict[str, Any], ...] = (
     {
@@ -39,7 +39,7 @@ RECIPES: tuple[dict[str, Any], ...] = (
     {"name": "w3a3", "balance": {"kind": "scale", "layers": {"body.*": "none"}}},
 )
 
-# A target: a strategy for file contents, the file suffix, and the reader.
+# A target has a strategy for file contents, the file suffix, and the reader.
 Target = tuple[Strategy, str, Callable[[Path], Any]]
 
 

@@ -40,12 +40,12 @@ from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import quantize, read_metadata, save_checkpoint
 from quantface_arch.utils.progress import progress_bar
 
-# The child process measures and prints the result as its last line.
+# With this option, a child process measures a row and prints the result as its last line.
 ROW = "--row"
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """Build the command-line parser."""
+    """Return the parser of the command line."""
     made = parser(description)
     add = made.add_argument
     add("--float", default="mini", dest="full", help="full-precision checkpoint (mini)")
@@ -206,7 +206,7 @@ def main() -> None:
         args.kinds = ["quantized"]
     results = run_rows(args)
     report(table(results), args.json)
-    # Imported here, so that it does not count in the memory of the rows.
+    # Import this here, so that it does not count in the memory of the rows.
     from detection_rows import detection
 
     report(detection(args.photo, args.weights_dir, args.repeats, args.threads), None)

@@ -1,4 +1,4 @@
-"""Rows of latency.py: time one runtime of a restorer in this process."""
+"""Measure a row of latency.py: time one runtime of a restorer in this process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from quantface_arch.runtime.parts import record
 __all__ = ["KINDS", "NNCF", "measure"]
 
 NNCF = "openvino nncf w8a8"
-# Rows by device type; the others are compared with the first.
+# Each type of device has these rows. The first is the one that the others are compared with.
 KINDS = {
     "cpu": (
         "torch fp32",
@@ -126,7 +126,7 @@ def _network(row: dict[str, Any], x: Tensor) -> tuple[nn.Module, torch.dtype]:
 
 
 def _quantize(part: Any, inputs: tuple[Tensor, ...]) -> None:
-    """Replace a part by its 8-bit quantization from NNCF, calibrated on one batch."""
+    """Replace a part by NNCF's 8-bit quantization of it, calibrated on one batch."""
     import nncf
     import openvino
 

@@ -2,9 +2,9 @@
 
     make_lq.py [GT_DIR OUT_DIR] [--size 512] [--seed 0] [--gt-out DIR]
 
-This applies the usual blind-face model: blur, downsample, noise, JPEG, upsample. The parameters
+This applies the usual degradation model: blur, downsample, noise, JPEG, upsample. The parameters
 come from a generator seeded by the file name, so a file gets the same degradation on every machine
-and in every run. Writes OUT_DIR/<name>.png, each of size x size, and the parameters to OUT_DIR.csv.
+and in every run. Images go to OUT_DIR/<name>.png in size x size, and parameters to OUT_DIR.csv.
 --gt-out also writes the clean images, resized the same, to DIR/<name>.png, so that the two folders
 form pairs for BasicSR's PairedImageDataset. Without folders, the faces that ship with the package
 are degraded and written to datasets/faces_val/gt and lq, where options files read validation pairs.

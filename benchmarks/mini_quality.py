@@ -7,13 +7,14 @@
     python benchmarks/mini_quality.py --faces diverse512 --groups   # the faces kept out of training
 
 Models run in the runtime reference; NAME@RUNTIME selects another one.
-Faces are degraded as make_lq.py does (seed 0). Of diverse512 only the faces are used that
-options/train_mini.yml holds out. LPIPS is SqueezeNet's, identity the cosine of MobileFaceNet's
-embeddings, the worst peak that of a pattern woven into the images, in dB. The columns "vs_first"
-compare a model's images with those of the first model named: mean PSNR, and edge PSNR. Against
-clean faces noise raises edge PSNR where the restorer blurs; against full precision it does not.
---groups adds a table of PSNR, LPIPS and identity, each less the input's own, by skin tone (measured
-at the cheeks) and by what benchmarks/diverse512_groups.csv says of age, sex and glasses.
+Faces are degraded as in make_lq.py (seed 0). Of diverse512, only the faces that
+options/train_mini.yml holds out are used. LPIPS uses SqueezeNet, identity is the cosine of
+MobileFaceNet's embeddings, and the worst peak is that of a regular pattern in the images, in dB.
+The columns "vs_first" compare a model's images with those of the first model: mean PSNR, and edge
+PSNR. Against clean faces, noise raises the edge PSNR of a restorer that blurs; against full
+precision it does not. --groups adds a table of PSNR, LPIPS and identity, each minus the input's
+own, by skin tone (measured at the cheeks) and by age, sex and glasses (from
+benchmarks/diverse512_groups.csv).
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def read_labels() -> dict[str, dict[str, str]]:
 
 
 def parse() -> argparse.Namespace:
-    """Return the options of the command line."""
+    """Return the parsed command line."""
     args_parser = parser(__doc__)
     args_parser.add_argument("--models", nargs="+", default=["mini", "mini-w4a8"])
     args_parser.add_argument("--faces", default="val512", help="subfolder of faces/ (val512)")

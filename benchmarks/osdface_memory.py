@@ -2,7 +2,7 @@
 
     python benchmarks/osdface_memory.py
 
-Builds the published sizes (979 million parameters) and restores one 512×512 image. "peak GB" is
+It builds the published sizes (979 million parameters) and restores one 512×512 image. "peak GB" is
 the largest resident memory of the process with interpreter and libraries, in 10⁹ bytes.
 """
 
@@ -16,7 +16,7 @@ from report import parser, peak_gb, report
 
 from quantface_arch.archs.build import build_arch
 
-# The same blocks with only a few thousand weights.
+# A smoke run has the same blocks with only a few thousand weights.
 SMOKE: dict[str, Any] = {
     "vre": {
         "resolution": 64,

@@ -135,7 +135,7 @@ def first_face(restorer: FaceRestorer, rgb: np.ndarray) -> FoundFaces | None:
 def pasted(
     found: FoundFaces, face: np.ndarray, mask: HeadMask
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Paste a face; return the image and its figures."""
+    """Paste a face; return the image and its measurements."""
     rgb = found.image.rgb.copy()
     start = time.process_time()
     paste_face(rgb, face, found.matrices[0], mask=mask)
@@ -189,7 +189,7 @@ def main() -> None:
     args_parser = parser(__doc__)
     args_parser.add_argument("--model", default="mini-w4a8", help="(%(default)s)")
     args_parser.add_argument("--images", type=int, default=16, help="portraits (16)")
-    where = "input, square and head side by side"
+    where = "write images: input, square mask and head mask side by side"
     args_parser.add_argument("--images-to", type=Path, metavar="FOLDER", help=where)
     args = args_parser.parse_args()
     paths = sorted((data_root() / "portraits").glob("*.jpg"))

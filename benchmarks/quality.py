@@ -54,7 +54,7 @@ PEERS = (
     "svdquant",
     "mixdq",
 )
-# Setting → name of its bit widths in the options, and QuantFace's own options file.
+# Each setting has the name of its bit widths in the options, and QuantFace's own options file.
 SETTINGS = {
     "W6A6": ("w6a6", "w6"),
     "W4A6": ("w4a6", "w4a6"),
@@ -64,7 +64,7 @@ SETTINGS = {
 }
 MIXED = (OURS, "mixdq")
 FIGURES = ("psnr", "ssim", "ms_ssim", "haarpsi", "vre")
-# The methods' original granularities, if they differ from the main table's.
+# These are the methods' original granularities, if they differ from the main table's.
 DYNAMIC = {"granularity": "token", "symmetric": True}
 GROUPED = {"granularity": "group", "group": 64}
 OWN: dict[str, dict[str, dict[str, Any]]] = {
@@ -131,7 +131,7 @@ def rows_of(args: argparse.Namespace) -> list[Row]:
 
 
 def run_cell(cells: Cells, row: Row, args: argparse.Namespace) -> dict[str, Any]:
-    """Return a cell's figures by face, bytes, operations and steps, cached if possible."""
+    """Return a cell's scores by face, bytes, operations and steps, from the cache if possible."""
     opt = options_of(row, args)
     kind = "-own" if args.own else ""
     opt = identified(f"{row.method}-{row.setting.lower()}{kind}", opt, cells.faces, FIGURES)
@@ -159,12 +159,12 @@ def interval(differences: np.ndarray) -> tuple[float, float, float]:
 
 
 def column(found: Mapping[str, Any], name: str) -> np.ndarray:
-    """Return one figure for all faces, in order."""
+    """Return the scores of all faces in one metric, in order."""
     return np.array([values[name] for _, values in sorted(found["faces"].items())])
 
 
 def mean_rows(results: Mapping[Row, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the first table."""
+    """Return the first table: mean scores, size and operations."""
     names = [*FIGURES, *(f"{name}_fp" for name in FIGURES)]
     return [
         {
@@ -213,7 +213,7 @@ def gap_rows(
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Build the command-line parser."""
+    """Return the parser of the command line."""
     made = parser(__doc__)
     add = made.add_argument
     add("--methods", nargs="+", choices=(OURS, *PEERS), default=(*PEERS, OURS), help="rows (all)")

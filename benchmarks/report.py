@@ -1,4 +1,4 @@
-"""Helpers of all benchmarks: options, a Markdown table, a JSON file."""
+"""Share options, Markdown tables and JSON files among all benchmarks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument(
-        "--json", type=Path, metavar="FILE", help="also write the figures to this file"
+        "--json", type=Path, metavar="FILE", help="also write the results to this file"
     )
     made.add_argument("--smoke", action="store_true", help="a short run that checks that it works")
     return made

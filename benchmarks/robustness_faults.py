@@ -1,6 +1,6 @@
 """Inject faults into long commands and resume them: ``benchmarks/robustness.py faults``.
 
-Each command runs undisturbed once. Then each fault is injected half-way. The row has the exit code
+Each command runs undisturbed once. Then each fault is injected half-way. A row has the exit code
 and the message of the command; ``damaged`` counts results that exist but differ, and ``resumed
 equal`` says whether the resumed command gives the same bytes as the undisturbed run. A full disk
 and a read-only folder are small file systems in memory, which only root can mount.

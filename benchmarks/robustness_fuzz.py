@@ -1,14 +1,14 @@
 """Feed damaged and generated files to every reader of untrusted files.
 
-python benchmarks/robustness_fuzz.py --inputs 20000 --seconds 900 --seed 0
+    python benchmarks/robustness_fuzz.py --inputs 20000 --seconds 900 --seed 0
 
-Hypothesis makes the inputs: valid files of every kind with bytes, fields and values changed, and
-generated ones, and command lines. A process of its own per kind reads them, its address space
-limited to what it had at the start and 2 GB more (5 GB for commands). The only good results are
-success ("accepted") and the project's own error ("refused"). Everything else is a crash: another
-exception, a command that reports an unexpected error, the end of the process, more than 5 seconds
-of the processor (60 for a command; or 180 of the clock), or memory that the limit refused. The
-input of a crash is kept in the folder of --keep.
+Hypothesis makes the inputs: valid files of every kind with bytes, fields and values changed,
+generated files, and command lines. Each kind has its own process, whose address space may grow by
+2 GB after the start (5 GB for commands). The only good results are success ("accepted") and the
+project's own error ("refused"). Everything else is a crash: another exception, a command that
+reports an unexpected error, the end of the process, memory that the limit refused, or too much
+time: 5 seconds of the processor (60 for a command) or 180 seconds of the clock. The input of a
+crash is kept in the folder of --keep.
 Exit status: 0 no crash, 1 some.
 """
 
@@ -30,14 +30,14 @@ from typing import Any
 
 import report
 
-# Seconds of the processor for an input, and for a whole command.
+# An input, or a whole command, may take this many seconds of the processor.
 WATCHDOG_SECONDS = 5
 COMMAND_SECONDS = 60
 STALL_SECONDS = 180
 MEMORY = 2 << 30
-# Commands import more on their way, OpenVINO alone 1 GB.
+# Commands import more while they run; OpenVINO alone takes 1 GB.
 COMMAND_MEMORY = 5 << 30
-# Share of all inputs by target.
+# Each target gets this share of --inputs.
 SHARES = {
     "checkpoints": 0.3,
     "balance files": 0.05,
@@ -47,19 +47,19 @@ SHARES = {
     "options files": 0.1,
     "recipes": 0.1,
     "images": 0.2,
-    # Commands: as many again as all others together.
+    # Commands get as many inputs as all other targets together.
     "command lines": 0.9,
     "loops": 0.1,
 }
-# Targets whose inputs are whole commands.
+# The inputs of these targets are whole commands.
 COMMANDS = ("command lines", "loops")
-# Targets whose workers start quickly.
+# A smoke run has only targets whose workers start quickly.
 SMOKE_INPUTS = 400
 SMOKE_TARGETS = ("bit maps", "recipes", "images")
 
 
 def main() -> int:
-    """Measure and report."""
+    """Run the fuzzer and report the results."""
     parser = report.parser(__doc__)
     parser.add_argument(
         "--inputs", type=int, default=20_000, help="inputs in total (default: %(default)s)"

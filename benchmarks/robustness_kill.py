@@ -20,7 +20,7 @@ from quantface_arch.utils.files import file_digest
 from quantface_arch.utils.progress import progress_bar
 
 VICTIMS = ("a process", "torchrun", "all")
-# Maximum number of images that a run finishes before it is killed.
+# A run finishes at most this many images before it is killed.
 LONGEST = 4
 
 

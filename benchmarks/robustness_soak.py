@@ -15,7 +15,7 @@ from batch_runs import Run, faces_folder, restore_command, tallied
 from restore_memory import resident
 
 MIB = 2**20
-# Parts of the run by the share of finished images.
+# Each part of the run lies between these shares of finished images.
 PARTS = {"start": (0.03, 0.1), "middle": (0.45, 0.55), "end": (0.93, 1.0)}
 SECONDS = 0.2
 

@@ -31,13 +31,13 @@ from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime import openvino
 from quantface_arch.runtime.parts import record
 
-# Kind of latency.py's rows → number format of its products.
+# Each kind of latency.py's rows has products in this number format.
 WIDTHS = {"openvino fp32": "fp32", "openvino bf16": "bf16", "quantized": "int8"}
-# Format of the layers' products → format of everything else, including attention's products.
+# If layers have the first format, all else has the second, including attention's products.
 WITHIN = {"fp32": "fp32", "bf16": "bf16", "int8": "bf16"}
-# OpenVINO's names of the latter formats.
+# OpenVINO has its own names for the latter formats.
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
-# Of the convolutions whose rate is the peak: channels, side of the image, how many.
+# The peak is the rate of DEPTH convolutions with WIDE channels on an image of this SIDE.
 WIDE, SIDE, DEPTH = 512, 64, 4
 
 

@@ -3,8 +3,9 @@
     score.py RESTORED_DIR GT_DIR [--size 512]
 
 Images are matched by file stem, resized to size x size. Sharpness is the mean gradient magnitude
-divided by the ground truth's: 1 is right, less means blur, more means noise or invented texture.
-Prints one JSON line. A missing or unreadable restored image is an error, so means are complete.
+divided by the ground truth's: 1 is ideal, less means blur, more means noise or invented texture.
+The output is one JSON line. A missing or unreadable restored image is an error, so means are
+complete.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def score(restored: np.ndarray, clean: np.ndarray) -> dict[str, float]:
-    """Return the four figures of a pair of BGR images of equal size on the 0…255 scale."""
+    """Return the four scores of a pair of BGR images of equal size on the 0…255 scale."""
     a, b = restored.astype(np.float32), clean.astype(np.float32)
     values = (
         psnr(a, b),

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 
 __all__ = ["write_sheet"]
 
-# The centre of an aligned 512×512 face, with eyes, nose and mouth.
+# This is the centre of an aligned 512×512 face, with eyes, nose and mouth.
 CROP = slice(150, 406), slice(128, 384)
 
 

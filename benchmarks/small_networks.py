@@ -1,4 +1,4 @@
-"""Networks that run in milliseconds: OSDFace in tiny sizes, and one of BasicSR's networks."""
+"""Define networks that run in milliseconds: a tiny OSDFace, and one of BasicSR's networks."""
 
 from __future__ import annotations
 

@@ -3,11 +3,11 @@
     python benchmarks/video_kinds.py              # 60 videos, about half a minute
 
 Each video is made with PyAV, so that its frames, the time of each and the start of a tone are known
-exactly. The product reads and writes it without changing the frames, and PyAV reads the result.
+exactly. This package reads and writes it without changing the frames, and PyAV reads the result.
 "frames equal" counts the videos that show the same frames in the same order. The errors are the
-largest of a kind, in frames: of the time of any frame or of the length, and of the time between the
-first frame and the tone. "complete" counts the videos that keep subtitles, chapters and title. The
-exit status is 1 if a video is not kept to within one frame.
+largest of a kind, in frames: the time error is that of any frame or of the length, and the sound
+error is that of the time between the first frame and the tone. "complete" counts the videos that
+keep subtitles, chapters and title. The exit status is 1 if a video is not kept to within one frame.
 """
 
 from __future__ import annotations

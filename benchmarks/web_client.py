@@ -84,11 +84,11 @@ def serving(*options: str, environment: dict[str, str] | None = None) -> Iterato
     """Run ``inference/app.py`` on a free port and end it afterwards.
 
     Args:
-        options: of the command line.
-        environment: the process's variables; None is those of this one.
+        options: options of the command line.
+        environment: variables of the server's process; None takes those of this process.
 
     Raises:
-        RuntimeError: it ended before the page opened; the message has its output.
+        RuntimeError: the server ended before the page opened. The message has its output.
     """
     command = [sys.executable, str(APP), "--port", "0", "--offline", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)

@@ -1,4 +1,4 @@
-"""One width for every layer, within budgets: measured, solved, and written as a bit map."""
+"""Choose a bit width for every layer within budgets, and write them as a bit map."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from quantface_arch.utils.devices import check_device
 from quantface_arch.utils.distributed import Shard
 
 DESCRIPTION = """\
-Choose the width of every layer: measure how much the network's images suffer from each layer and
-width alone, then find the cheapest plan within the budgets (an integer program). Writes the bit map
-that 'quant: bit_map:' of an options file names, a plot of it (MAP.png), and the sensitivities
-(MAP.sensitivities.json).
+Choose a bit width for every layer: measure how much the network's images suffer if one layer alone
+has one width, then find the cheapest plan within the budgets (an integer program). The results are
+a bit map, which 'quant: bit_map:' of an options file can name, a plot of it (MAP.png), and the
+sensitivities (MAP.sensitivities.json).
 
 examples:
   the shipped restorer, activations of at most 4 bits on average:
@@ -30,8 +30,8 @@ examples:
     python scripts/allocate_bits.py -opt options/allocate_mini.yml -i datasets/faces_val/lq \\
         --out mini_mp.yml
 
-Killed half-way, the same command goes on where it was. Under torchrun the images of calibration
-and the layers to measure are shared out among its processes:
+After a kill, the same command continues where it stopped. Under torchrun the calibration images
+and the layers to measure are divided among its processes:
   torchrun --nproc-per-node 2 scripts/allocate_bits.py -opt options/allocate_mini.yml --out map.yml
 """
 
@@ -43,17 +43,17 @@ def make_parser() -> Parser:
     add("-opt", required=True, type=Path, help="options file, see options/allocate_mini.yml")
     add("--out", required=True, type=Path, help=f"bit map to write, {', '.join(SUFFIXES)}")
     add("--sensitivities", type=Path, help="solve from this file; nothing is measured")
-    add("-i", "--input", type=Path, help="folder of degraded faces, instead of the options' ones")
-    add("--num-images", type=int, help="images to measure on (default: as the options say)")
-    add("--activation-bits", type=float, help="budget, instead of the options' one")
-    add("--weight-bits", type=float, help="budget, instead of the options' one")
-    add("--bytes", type=float, help="budget, instead of the options' one")
+    add("-i", "--input", type=Path, help="folder of degraded faces (default: from the options)")
+    add("--num-images", type=int, help="images to measure on (default: from the options)")
+    add("--activation-bits", type=float, help="budget (default: from the options)")
+    add("--weight-bits", type=float, help="budget (default: from the options)")
+    add("--bytes", type=float, help="budget (default: from the options)")
     add("--device", default="cpu", help="torch device (default: %(default)s)")
     return parser
 
 
 def main(args: argparse.Namespace) -> int:
-    """Measure, solve, write, print the summary."""
+    """Measure, solve, write the bit map, and print a summary."""
     if args.out.suffix not in SUFFIXES:
         raise UsageError(f"{args.out}: bit maps end in {', '.join(SUFFIXES)}")
     if args.input is not None and not args.input.is_dir():
@@ -69,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def run_of(args: argparse.Namespace) -> AllocationRun:
-    """Return what the command line asks for."""
+    """Return the run that the command line asks for."""
     budget = {name: getattr(args, name) for name in ("activation_bits", "weight_bits", "bytes")}
     return AllocationRun(
         options=args.opt,

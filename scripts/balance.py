@@ -1,4 +1,4 @@
-"""The balancing of a network's channels, chosen and written to a file of its own."""
+"""Choose how a network's channels are balanced, and write the choice to a file."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ DESCRIPTION = """\
 Choose how the input channels of every layer are balanced (not at all, scaled, rotated or both),
 and write it to a file that options can name. Nothing is quantized or trained.
 
-The network is network_g of the options file, in full precision; quant holds the widths that errors
-are measured at and the balance block, for example
+The network is network_g of the options file, in full precision; quant holds the bit widths that
+errors are measured at and the balance block, for example
 
   quant:
     name: w4a4
     balance: {kind: auto}           # or none, scale, rotate, both: the same for every layer
 
-and the images are those that training would calibrate on, or those of -i.
+The images are those that training would calibrate on, or those of -i.
 
 examples:
   choose for the shipped restorer:
@@ -58,20 +58,20 @@ examples:
 
 
 def make_parser() -> Parser:
-    """The command line."""
+    """Return the parser of the command line."""
     parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("-opt", required=True, type=Path, help="options file of a training, see options/")
     add("--out", required=True, type=Path, help="file to write, .safetensors")
-    add("-i", "--input", type=Path, help="folder of degraded faces, instead of the options' ones")
-    add("--num-images", type=int, help="images to use (default: as the options say, else 32)")
+    add("-i", "--input", type=Path, help="folder of degraded faces (default: from the options)")
+    add("--num-images", type=int, help="images to use (default: from the options, else 32)")
     add("--device", default="cpu", help="torch device (default: %(default)s)")
     add("--report", type=Path, help="write the table of layers to this file, not to the screen")
     return parser
 
 
 def main(args: argparse.Namespace) -> int:
-    """Choose, save, print the table."""
+    """Choose the balancing, save it, and print the table."""
     if args.out.suffix != ".safetensors":
         raise UsageError(f"{args.out}: the balancing is written as .safetensors")
     if args.input is not None and not args.input.is_dir():
@@ -108,11 +108,13 @@ def output_ratios(
     images: list[Tensor],
     plan: Mapping[str, LayerBalance],
 ) -> dict[str, tuple[float, float]]:
-    """SQNR in dB of each layer's output, the layer alone quantized, without and with balancing.
+    """Return the SQNR in dB of each layer's output, without and with balancing.
+
+    Only the layer that is measured is quantized.
 
     Args:
-        net: float network of which the plan was made; it is converted.
-        images: float (3, H, W); crops of what the layers make of them are measured.
+        net: float network that the plan was made for; it is converted.
+        images: float (3, H, W); samples of the layers' inputs are taken from them.
     """
     convert(net, recipe, bits)
     ranks = branch_ranks(net, recipe.branch)
@@ -142,7 +144,7 @@ def _decibels(ratio: float) -> float:
 
 
 def table(plan: Mapping[str, LayerBalance], ratios: Mapping[str, tuple[float, float]]) -> str:
-    """A row per layer: its kind, rotation, spread of its scales, and its SQNR."""
+    """Return a table with a row per layer: kind, rotation, spread of its scales, and SQNR."""
     rows = [("layer", "kind", "rotation", "scales", "dB plain", "dB balanced")]
     for name, balance in plan.items():
         rotation = " ".join(f"{count}x{size}" for count, size in balance.segments)

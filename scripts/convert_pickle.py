@@ -33,7 +33,7 @@ example:
       weights/OSDFace/associate_2.ckpt weights/OSDFace/associate_2.safetensors
 """
 
-# Everything that rebuilding tensors needs.
+# Rebuilding tensors needs these names and no others.
 NEEDED = {
     ("collections", "OrderedDict"),
     ("torch", "Size"),
@@ -105,8 +105,8 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.file}: no such file")
     if not args.i_trust_this_file:
         raise UsageError(
-            f"{args.file}: reading a pickle runs what its maker wrote; if you trust this file, "
-            "add --i-trust-this-file (--help says more)"
+            f"{args.file}: reading a pickle runs its author's code; if you trust this file, add "
+            "--i-trust-this-file (--help says more)"
         )
     tensors = read_pickle(args.file)
     with atomic_path(args.output) as temporary:

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, bytes, multiply-accumulates and bit-operations per layer."""
+"""Count what each layer costs: parameters, bytes, multiply-accumulates and bit-operations."""
 
 from __future__ import annotations
 
@@ -33,46 +33,47 @@ from quantface_arch.utils.cli import Parser, run
 
 DESCRIPTION = """\
 Count what the network of an options file costs once it is quantized: bytes of its checkpoint, and
-work for one image. Nothing is run, no weights are needed, and a network of a thousand million
-weights takes some seconds. Counted are, per part of the network and in total:
+work for one image. Nothing is run, no weights are needed, and a network of a billion weights takes
+some seconds. The first table has, per part of the network and in total:
 
-  operations       multiply-accumulates, one at 32 bits being 1, one at w and a bits max(w, a)/32;
-                   those of branches, scales and rotations at 16 bits
-  bit-operations   multiply-accumulates times both widths, w*a
-  products         multiply-accumulates outside of layers, as inside attention: in floating point
-                   in every setting, and in none of the sums
+  operations       multiply-accumulates; one at 32 bits counts 1, one at w and a bits max(w, a)/32,
+                   and those of branches, scales and rotations count as 16 bits
+  bit-operations   multiply-accumulates times both bit widths, w*a
+  products         multiply-accumulates outside layers, such as those inside attention: they stay in
+                   floating point, and none of the sums includes them
 
-Both are compared with the network at 32 bits. The layers with the most operations follow.
+Both kinds of operations are compared with the network at 32 bits. The layers with the most
+operations follow.
 
 examples:
-  the setting of an options file, with an image of where the bytes and the operations are:
+  the setting of an options file, with a plot of the bytes and the operations of each part:
     python scripts/count_cost.py -opt options/osdface/quantface_w4.yml --picture cost.png
-  a checkpoint, whose bytes are compared with the file's:
+  a checkpoint, whose bytes are compared with the size of the file:
     python scripts/count_cost.py --checkpoint mini-w4a4
   every layer, for a spreadsheet:
     python scripts/count_cost.py -opt options/quantface_w4.yml --top 0 --csv layers.csv
 
-A bit map that the options name is counted with its widths. Which layers are rotated is chosen by
-calibration where balance: kind: auto; before it the most expensive choice is counted, and said so.
+If the options name a bit map, its bit widths count. With balance: kind: auto, calibration chooses
+which layers are rotated; before that, the most expensive choice is counted, and a note says so.
 """
 
 
 def make_parser() -> Parser:
-    """The command line."""
+    """Return the parser of the command line."""
     parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("-opt", type=Path, help="options file, see options/")
     add("--checkpoint", help="count this quantized .safetensors file or shipped model instead")
     add("--size", type=int, default=512, help="side of the network's input (default: %(default)s)")
     add("--top", type=int, default=10, help="layers to print (default: %(default)s)")
-    add("--picture", type=Path, help="picture to write, .png")
-    add("--csv", type=Path, help="table of all layers to write")
-    add("--json", type=Path, help="all figures to write")
+    add("--picture", type=Path, help="plot to write, .png")
+    add("--csv", type=Path, help="table of all layers to write, .csv")
+    add("--json", type=Path, help="file of all numbers to write, .json")
     return parser
 
 
 def main(args: argparse.Namespace) -> int:
-    """Count, print, write."""
+    """Count the cost, print it, and write the files."""
     _check(args)
     opt = None if args.opt is None else read_options(args.opt, ("network_g",))
     checkpoint = find_checkpoint(opt, args.checkpoint)
@@ -109,11 +110,11 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def find_checkpoint(opt: Mapping[str, Any] | None, given: str | None) -> Path | None:
-    """The quantized checkpoint to count: the one given, else one that the options load."""
+    """Return the quantized checkpoint to count: the one given, else one that the options load."""
     if given is not None:
         path = resolve_model(given)
         if path.is_dir():
-            raise QuantFaceError(f"--checkpoint {given}: a folder; a .safetensors file is wanted")
+            raise QuantFaceError(f"--checkpoint {given}: a folder, expected a .safetensors file")
         return path
     named = [opt["network_g"].get("weights"), (opt.get("path") or {}).get("pretrain_network_g")]
     for name in named:
@@ -124,7 +125,7 @@ def find_checkpoint(opt: Mapping[str, Any] | None, given: str | None) -> Path | 
 
 
 def _existing(name: str | None) -> Path | None:
-    """A checkpoint of this project, if a name means one; other weights need not be there."""
+    """Return the checkpoint of this project that a name means; None for weights of other kinds."""
     if name is None:
         return None
     try:
@@ -135,10 +136,10 @@ def _existing(name: str | None) -> Path | None:
 
 
 def find_arch(opt: Mapping[str, Any] | None, checkpoint: Path | None) -> dict[str, Any]:
-    """Type and options of the float network.
+    """Return the type and options of the float network.
 
     Raises:
-        QuantFaceError: the options do not say it, or say another than the checkpoint.
+        QuantFaceError: the options name no architecture, or another than the checkpoint's.
     """
     network = {} if opt is None else dict(opt["network_g"])
     wrapped = network.get("type") == "QuantFaceArch"
@@ -149,7 +150,7 @@ def find_arch(opt: Mapping[str, Any] | None, checkpoint: Path | None) -> dict[st
     if not arch and Path(network.get("weights") or "-").is_dir():
         return {"type": "OSDFace"}
     if not arch:
-        raise QuantFaceError("network_g option arch: missing, and the weights are not there to ask")
+        raise QuantFaceError("network_g option arch: missing, and no weights exist that define it")
     return arch
 
 
@@ -159,7 +160,7 @@ def counted(
     work: Mapping[str, LayerWork],
     products: Mapping[str, int],
 ) -> tuple[list[Entry], str]:
-    """The account of a network that the options will quantize, and what was assumed."""
+    """Return the cost of a network that the options will quantize, and a note on assumptions."""
     recipe, bits, plan = read_quant_options(opt["quant"], net)
     convert(net, recipe, bits)
     note = f"recipe {recipe.name}"
@@ -169,14 +170,14 @@ def counted(
         check_plan(net, plan)
     elif not learned and (open_layers := undecided(net, recipe.balance)):
         note += (
-            f"; calibration chooses how {len(open_layers)} layers are balanced: counted is the "
-            "most that it can cost, --checkpoint FILE counts what was chosen"
+            f"; calibration chooses how {len(open_layers)} layers are balanced: the most expensive "
+            "choice is counted, --checkpoint FILE counts what was chosen"
         )
     return recipe_cost(net, recipe, work, products, plan, learned), note
 
 
 def write(args: argparse.Namespace, entries: list[Entry], about: Mapping[str, Any]) -> None:
-    """The files that were asked for."""
+    """Write the files that were asked for."""
     if args.csv is not None:
         write_csv(args.csv, entries)
     if args.json is not None:

@@ -1,4 +1,4 @@
-"""mkdocs hook: include files outside docs/ that pages link to, such as the README."""
+"""Include, as an mkdocs hook, files outside docs/ that pages link to, such as the README."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Rewrite links to these files, and the links of these files back into docs/."""
+    """Rewrite links to such files, and the links from such files back into docs/."""
     if page.file.src_uri.startswith("repository/"):
         return re.sub(r"\]\(docs/", "](../", markdown)
     return LINK.sub(r"](repository/\1", markdown)

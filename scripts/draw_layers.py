@@ -41,7 +41,7 @@ Use aligned faces, degraded like those that you want to restore; 2 to 8 are enou
 
 
 def make_parser() -> Parser:
-    """Build the command-line parser."""
+    """Return the parser of the command line."""
     parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", default="mini", help="the full-precision restorer (default: %(default)s)")
@@ -51,7 +51,7 @@ def make_parser() -> Parser:
     add("--layer", nargs="+", metavar="NAME", default=[], help="layers whose input to plot")
     add("--errors", action="store_true", help="plot the error of every layer")
     add("--num-images", type=int, default=4, help="faces to use (default: %(default)s)")
-    add("--size", type=int, default=512, help="side faces are resized to (default: %(default)s)")
+    add("--size", type=int, default=512, help="resize faces to this side (default: %(default)s)")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Metrics of restored images: a mean of each, and every image's figures in a CSV file."""
+"""Compute metrics of restored images: print the means, and write every score as CSV."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from quantface_arch.utils.progress import progress_bar
 
 DESCRIPTION = """\
 Compute metrics of restored images and print their means as a markdown table. Images of the two
-folders belong together when their names are equal up to the suffix; their sizes have to be equal.
+folders form a pair if their names are equal except for the suffix; their sizes must be equal.
 
 examples:
   everything that can be computed here:
     python scripts/evaluate.py -r results/restored_faces -g datasets/faces_val/gt
-  some metrics, every image's figures in a file; the same command goes on where it was:
+  some metrics, with every image's scores in a file; the same command continues where it stopped:
     python scripts/evaluate.py -r results/restored_faces -g datasets/faces_val/gt \\
         --metrics psnr ssim haarpsi vre --csv scores.csv
   without clean images:
@@ -44,13 +44,13 @@ examples:
 """
 EPILOG = """\
 psnr and ssim are BasicSR's (RGB; ssim has a Gaussian window, that of benchmarks/score.py a square
-one). sharpness is the gradients' mean over the clean image's: 1 is right. vre compares features
+one). sharpness is the mean gradient divided by the clean image's: 1 is ideal. vre compares features
 of the shipped mini's encoder. deg is the angle between ArcFace embeddings, lmd the distance of
-landmarks in pixels (lmd_detector: of a detector's five); vre, deg and lmd want aligned faces. fid
+landmarks in pixels (lmd_detector: of a detector's five); vre, deg and lmd need aligned faces. fid
 compares the two folders as wholes and has no column in the CSV file.
 
-A metric that cannot be computed here is skipped, by name and with the reason. Weights are looked
-for in --weights-dir, then where their own libraries keep them. Wanted are:
+A metric that cannot be computed here is skipped, and its name and the reason are printed. Weights
+are searched in --weights-dir, then where their own libraries keep them. Metrics need these files:
 {files}
 dists, musiq, maniqa, clipiqa and fid also need pyiqa: pip install -e ".[metrics]"
 
@@ -59,7 +59,7 @@ Exit status: 0 all done, 1 some image failed (the others are in the table), 2 wr
 
 
 def make_parser() -> Parser:
-    """The command line."""
+    """Return the parser of the command line."""
     names = {name: [url.rsplit("/", 1)[-1] for _, url in files] for name, files in FILES.items()}
     files = "\n".join(f"  {name:13}{' and '.join(wanted)}" for name, wanted in names.items())
     parser = Parser(
@@ -69,24 +69,24 @@ def make_parser() -> Parser:
     )
     add = parser.add_argument
     add("-r", "--restored", required=True, type=Path, help="folder of restored images")
-    add("-g", "--gt", type=Path, help="of clean ones; not for niqe, musiq, maniqa, clipiqa")
-    add("--fid-gt", type=Path, metavar="DIR", help="what fid compares with instead, of any names")
+    add("-g", "--gt", type=Path, help="folder of clean images, which some metrics do not need")
+    add("--fid-gt", type=Path, metavar="DIR", help="folder that fid compares with instead of -g")
     add(
         "--metrics",
         nargs="+",
         choices=METRICS,
         metavar="NAME",
-        help=f"{', '.join(METRICS)} (default: all that can be computed here, but lmd_detector)",
+        help=f"{', '.join(METRICS)} (default: all that can be computed here, except lmd_detector)",
     )
-    add("--csv", type=Path, metavar="FILE", help="write a row per image there, as they come")
-    add("--weights-dir", type=Path, metavar="DIR", help="holds the published weights of metrics")
-    add("--download", action="store_true", help="get weights that are missing, see below for which")
+    add("--csv", type=Path, metavar="FILE", help="add a row for each image when it is done")
+    add("--weights-dir", type=Path, metavar="DIR", help="folder of the metrics' published weights")
+    add("--download", action="store_true", help="download missing weights, which are listed below")
     add("--device", default="cpu", help="torch device of the networks (default: %(default)s)")
     return parser
 
 
 def main(args: argparse.Namespace) -> int:
-    """Compute, print the table."""
+    """Compute the metrics and print the table."""
     _check(args)
     pairs, missing = find_pairs(args.restored, args.gt)
     metrics = _prepare(args)
@@ -107,7 +107,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuse what can be seen to be wrong before anything is loaded."""
+    """Refuse wrong options before anything is loaded."""
     if args.weights_dir is not None and not args.weights_dir.is_dir():
         raise UsageError(f"--weights-dir {args.weights_dir}: no such folder")
     if args.fid_gt is not None and not args.fid_gt.is_dir():
@@ -115,11 +115,11 @@ def _check(args: argparse.Namespace) -> None:
     check_device(args.device)
     for name in args.metrics or ():
         if METRICS[name].reference and _clean(args, name) is None:
-            raise UsageError(f"--metrics {name}: it wants clean images: give -g FOLDER")
+            raise UsageError(f"--metrics {name}: it needs clean images: give -g FOLDER")
 
 
 def _clean(args: argparse.Namespace, name: str) -> Path | None:
-    """The folder that a metric compares with."""
+    """Return the folder that a metric compares with."""
     return (name == "fid" and args.fid_gt) or args.gt
 
 
@@ -129,14 +129,14 @@ def _options(args: argparse.Namespace, name: str) -> dict[str, Any]:
 
 
 def _prepare(args: argparse.Namespace) -> list[str]:
-    """The metrics to compute, with their networks loaded; prints which are skipped, and why."""
+    """Load the metrics to compute and return their names; print which are skipped, and why."""
     defaults = [name for name, metric in METRICS.items() if metric.by_default]
     ready = []
     for name in dict.fromkeys(args.metrics or defaults):
         metric = METRICS[name]
         try:
             if metric.reference and _clean(args, name) is None:
-                raise MetricUnavailable(f"{name}: it wants clean images (-g)")
+                raise MetricUnavailable(f"{name}: it needs clean images (-g)")
             if metric.build:
                 network(name, metric.build, **_options(args, name))
             ready.append(name)
@@ -180,7 +180,7 @@ class Evaluation:
         return True
 
     def compare_folders(self, pairs: Sequence[Pair]) -> list[float]:
-        """FID of the images that could be read; empty if it failed."""
+        """Return the FID of the images that could be read, or an empty list if it failed."""
         try:
             with _linked(pairs) as (restored, clean):
                 clean = self.args.fid_gt or clean
@@ -190,7 +190,7 @@ class Evaluation:
             return []
 
     def fail(self, message: str, error: Exception | None = None) -> None:
-        """Report in one line, with ``--debug`` the traceback as well."""
+        """Report a failure in one line; with ``--debug`` print the traceback as well."""
         if self.args.debug and error is not None:
             tqdm.write("".join(traceback.format_exception(error)), file=sys.stderr)
         tqdm.write(f"error: {message}", file=sys.stderr)
@@ -204,7 +204,7 @@ def _named(pair: Pair, error: Exception) -> str:
 
 @contextlib.contextmanager
 def _linked(pairs: Sequence[Pair]) -> Iterator[tuple[Path, Path]]:
-    """Two folders with links to these images and nothing else."""
+    """Yield two folders with links to these images and nothing else."""
     with tempfile.TemporaryDirectory() as root:
         folders = Path(root, "restored"), Path(root, "clean")
         for folder in folders:
@@ -217,7 +217,7 @@ def _linked(pairs: Sequence[Pair]) -> Iterator[tuple[Path, Path]]:
 
 
 def _print_table(figures: Mapping[str, Sequence[float]]) -> None:
-    """Print the means of finite figures, and how many others there are."""
+    """Print the means of finite scores, and how many scores are infinite."""
     print("| metric | mean | better | images |")
     print("|---|---|---|---|")
     infinite = {}

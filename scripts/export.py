@@ -1,4 +1,4 @@
-"""Write a checkpoint as a file of ONNX or OpenVINO, for programs other than this one."""
+"""Export a checkpoint to ONNX or OpenVINO, for programs other than this one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from quantface_arch.utils.cli import Parser, run
 
 DESCRIPTION = """\
 Write a checkpoint, float or quantized, as one network that takes degraded faces and gives restored
-ones: float (N, 3, H, W) in [-1, 1], RGB, N as the caller likes. H and W are multiples of what the
-network needs, 32 for the minis; as the reference does, the file refuses others. Quantized layers
-keep their integers, and run as int8 where the program that reads the file can do that.
+ones: float (N, 3, H, W) in [-1, 1], RGB, with any N. H and W must be multiples of a number that the
+network gives, 32 for the minis; like the reference, the file refuses others. Quantized layers keep
+their integers, and run as int8 if the program that reads the file supports it.
 
 examples:
   for ONNX Runtime, on phones too:
@@ -24,36 +24,42 @@ examples:
   for OpenVINO's own tools (a .bin is written beside the .xml):
     python scripts/export.py --model mini-w4a8 --format openvino -o mini-w4a8.xml
 
-For layers with inputs of 8 bits, --mode folded multiplies balancing and branch into the weight,
-which is rounded again, to 8 bits: the fastest. --mode faithful keeps the reference's operations.
+For layers with inputs of 8 bits, --mode folded folds balancing and branch into the weight, which is
+rounded again, to 8 bits; this is the fastest. --mode faithful keeps the reference's operations.
 
 x86 processors without VNNI add pairs of products in 16 bits, which 8-bit weights overflow: files
-for those want --weight-bits 7.
+for them need --weight-bits 7.
 """
 LARGEST = {8: FULL, 7: SPARE}
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
 
 
 def make_parser() -> Parser:
-    """The command line."""
+    """Return the parser of the command line."""
     parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", required=True, help="shipped name or checkpoint")
-    add("--format", required=True, choices=SUFFIXES, help="of the file")
+    add("--format", required=True, choices=SUFFIXES, help="format of the file")
     add("-o", "--output", required=True, type=Path, help="file to write, .onnx or .xml")
     add("--mode", "--way", choices=MODES, default="auto", help="auto folds 8-bit inputs (default)")
-    add("--weight-bits", type=int, choices=LARGEST, default=8, help="while running (8)")
+    add(
+        "--weight-bits",
+        type=int,
+        choices=LARGEST,
+        default=8,
+        help="weight bits at run time (8)",
+    )
     return parser
 
 
 def main(args: argparse.Namespace) -> int:
-    """Check what was asked for, write the file."""
+    """Check the options and write the file."""
     suffix = SUFFIXES[args.format]
     if args.output.suffix != suffix:
-        raise UsageError(f"--output {args.output}: a name that ends in {suffix} is wanted")
+        raise UsageError(f"--output {args.output}: expected a name that ends in {suffix}")
     path = resolve_model(args.model)
     if path.is_dir():
-        raise UsageError(f"--model {path}: a checkpoint is wanted; scripts/quantize.py makes one")
+        raise UsageError(f"--model {path}: expected a checkpoint; scripts/quantize.py makes one")
     lowering = Lowering(args.mode, LARGEST[args.weight_bits])
     if args.format == "onnx":
         hint = missing()

@@ -66,7 +66,7 @@ REGIONS = {
 
 @dataclass(frozen=True)
 class Person:
-    """One portrait and who is on it."""
+    """A portrait and the person in it."""
 
     file: str
     age: int
@@ -94,7 +94,7 @@ class Person:
 
 
 def make_parser() -> Parser:
-    """Build the command line."""
+    """Return the parser of the command line."""
     parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("portraits", type=Path, help=f"folder of portraits with people.csv and {LICENCE}")
@@ -106,7 +106,7 @@ def make_parser() -> Parser:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Align, choose, write, and print how many faces each group has."""
+    """Align the faces, choose and write some, and print how many each group has."""
     people = read_people(args.portraits / "people.csv")
     detector = build_detector("retinaface_mobile0.25", weights_dir=args.weights_dir)
     faces, scales = {}, {}
@@ -124,7 +124,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def read_people(path: Path) -> list[Person]:
-    """Read who is on which portrait."""
+    """Return the person in each portrait."""
     if not path.is_file():
         raise UsageError(f"{path}: no such file; it lists file, age, sex and country")
     with path.open(newline="") as file:
@@ -147,7 +147,7 @@ def choose_balanced(scales: dict[Person, float], count: int) -> list[Person]:
     """Choose people one by one, each from the groups that have the fewest so far.
 
     Args:
-        scales: enlargement of each person's face; between equals the least enlarged one is taken.
+        scales: enlargement of each person's face; ties go to the least enlarged face.
         count: people to choose.
     """
     chosen: list[Person] = []
@@ -155,7 +155,7 @@ def choose_balanced(scales: dict[Person, float], count: int) -> list[Person]:
     for _ in range(count):
         left = [person for person in scales if person not in chosen]
         if not left:
-            raise QuantFaceError(f"found {len(chosen)} faces, {count} are wanted")
+            raise QuantFaceError(f"found {len(chosen)} faces, expected {count}")
         best = min(left, key=lambda p: (_crowding(p, counts), scales[p], p.file))
         chosen.append(best)
         counts.update(best.groups)
@@ -163,7 +163,7 @@ def choose_balanced(scales: dict[Person, float], count: int) -> list[Person]:
 
 
 def _crowding(person: Person, counts: Counter[str]) -> int:
-    """Weigh a person's groups by their share: there are 4 ages, 2 sexes and 5 regions."""
+    """Return how full a person's groups are, relative to 4 ages, 2 sexes and 5 regions."""
     kinds = (len(AGES) + 1, 2, len(COUNTRIES))
     return sum(counts[group] * kind for group, kind in zip(person.groups, kinds, strict=True))
 

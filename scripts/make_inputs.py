@@ -34,11 +34,11 @@ class Photograph:
 
     Attributes:
         portraits: rows of portraits that stand side by side; a single one is larger.
-        blur: σ in pixels.
+        blur: σ of the blur in pixels.
         factor: how much the photograph is shrunk before it is brought back to its size.
-        noise: σ on the 0…255 scale.
-        quality: of the JPEG file.
-        old: grey, faded and scratched.
+        noise: σ of the noise in levels of 0…255.
+        quality: quality of the JPEG file.
+        old: whether it is grey, faded and scratched.
     """
 
     portraits: tuple[tuple[str, ...], ...]
@@ -62,10 +62,12 @@ PHOTOGRAPHS = {
 
 
 def make_parser() -> Parser:
-    """Build the command line."""
+    """Return the parser of the command line."""
     parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("portraits", type=Path, help="folder of portraits, NAME.jpg")
-    parser.add_argument("-o", "--output", type=Path, default=OUTPUT, help="(default: inputs/)")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=OUTPUT, help="folder to write (default: inputs/)"
+    )
     return parser
 
 

@@ -16,8 +16,8 @@ from quantface_arch.utils.cli import Parser, run
 DESCRIPTION = """\
 Average the weights of two full-precision checkpoints of one architecture.
 
-Between two points of one training run the average behaves like a point between them (Wortsman et
-al., 2022): an early checkpoint that is faithful and a late one that is sharp give one that is both.
+The average of two points of one training run behaves like a point between them (Wortsman et al.,
+2022): an early, faithful checkpoint and a late, sharp one give one that is both.
 
 example:
   python scripts/mix_checkpoints.py soft.safetensors sharp.safetensors -o mixed.safetensors
@@ -25,27 +25,27 @@ example:
 
 
 def make_parser() -> Parser:
-    """The command line."""
+    """Return the parser of the command line."""
     parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("first", help="shipped name or checkpoint")
-    parser.add_argument("second", help="another one, of the same architecture")
-    parser.add_argument("--share", type=float, default=0.5, help="of the second, 0 to 1 (0.5)")
+    parser.add_argument("second", help="another checkpoint of the same architecture")
+    parser.add_argument("--share", type=float, default=0.5, help="the second's share, 0 to 1 (0.5)")
     parser.add_argument("-o", "--output", required=True, type=Path, help="checkpoint to write")
     return parser
 
 
 @torch.no_grad()
 def main(args: argparse.Namespace) -> int:
-    """Mix, save, say so."""
+    """Mix the checkpoints, save the result, and print the shares."""
     if not 0 <= args.share <= 1:
         raise UsageError(f"--share: found {args.share}, allowed is 0 to 1")
     paths = [resolve_model(args.first), resolve_model(args.second)]
     first, second = (read_metadata(path) for path in paths)
     for path, metadata in zip(paths, (first, second), strict=True):
         if metadata["state"] != "float":
-            raise QuantFaceError(f"{path}: found state {metadata['state']}, float is wanted")
+            raise QuantFaceError(f"{path}: found state {metadata['state']}, expected float")
     if first["arch"] != second["arch"]:
-        raise QuantFaceError(f"{paths[1]}: found arch {second['arch']}, wanted is {first['arch']}")
+        raise QuantFaceError(f"{paths[1]}: found arch {second['arch']}, expected {first['arch']}")
     mixed, other = (load_checkpoint(path, build_arch) for path in paths)
     for value, towards in zip(mixed.parameters(), other.parameters(), strict=True):
         value.lerp_(towards, args.share)

@@ -1,4 +1,4 @@
-"""Lay out a published test set of faces as the options files of options/testsets want it."""
+"""Lay out a published test set of faces as the options files of options/testsets expect it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from quantface_arch.utils.images import read_image, write_image
 from quantface_arch.utils.progress import progress_bar
 
 DESCRIPTION = """\
-Lay out a published test set of faces as options/testsets/*.yml want it:
+Lay out a published test set of faces as options/testsets/*.yml expect it:
 
   celeba     datasets/celeba_test/lq and gt   3000 pairs of CelebA-Test
   lfw        datasets/lfw_test/lq             1711 faces of LFW-Test
   webphoto   datasets/webphoto_test/lq         407 faces of WebPhoto-Test
   wider      datasets/wider_test/lq            970 faces of Wider-Test
 
-Nothing is downloaded: docs/test_sets.md says who distributes the sets. Name what you got, a .zip
-file or a folder, whatever it is called and however deep the images lie in it.
+Nothing is downloaded: docs/test_sets.md says who distributes the sets. Name the .zip file or folder
+that you got; neither its name nor the depth of the images in it matters.
 
 examples:
   python scripts/prepare_testset.py celeba -i self_celeba_512_v2.zip -g celeba_512_validation.zip
@@ -37,9 +37,9 @@ examples:
     python scripts/prepare_testset.py wider -i ~/downloads/Wider-Test --link
 """
 EPILOG = """\
-Every image is read once, so that damaged ones are found. All are to be 512x512, and are stored as
-PNG under their own names; pairs have equal names. The set appears when it is whole: a run that
-fails or is killed leaves the old one, or none, and the same command begins anew.
+Every image is read once, so that damaged ones are found. All must be 512x512, and are stored as PNG
+under their own names; pairs have equal names. The set appears only when it is complete: a run that
+fails or is killed leaves the old one, or none, and the same command starts again.
 """
 SIDE = 512
 
@@ -69,13 +69,19 @@ def make_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("set", choices=SETS, help="which one it is")
+    add("set", choices=SETS, help="which test set it is")
     add("-i", "--lq", required=True, type=Path, help="degraded faces: a folder or a .zip file")
-    add("-g", "--gt", type=Path, help="the clean ones, of the same names; for celeba")
-    add("-o", "--out", type=Path, default=Path("datasets"), help="where to (default: %(default)s)")
-    add("--link", action="store_true", help="hard-link the images of a folder, do not copy them")
-    add("--resize", action="store_true", help=f"bring square images of other sizes to {SIDE}")
-    add("--redo", action="store_true", help="replace the set if it is there already")
+    add("-g", "--gt", type=Path, help="clean faces with the same names; for celeba")
+    add(
+        "-o",
+        "--out",
+        type=Path,
+        default=Path("datasets"),
+        help="folder in which the set is made (default: %(default)s)",
+    )
+    add("--link", action="store_true", help="hard-link a folder's images instead of copying them")
+    add("--resize", action="store_true", help=f"resize square images of other sizes to {SIDE}")
+    add("--redo", action="store_true", help="replace the set if it exists")
     return parser
 
 
@@ -94,7 +100,7 @@ def main(args: argparse.Namespace) -> int:
     if count != testset.count:
         print(
             f"warning: images found: {count}, published: {testset.count}; "
-            "figures of this set do not compare with papers",
+            "scores on this set are not comparable with papers",
             file=sys.stderr,
         )
     print(f"{target}: images in {' and '.join(sources)}: {count}")
@@ -105,23 +111,23 @@ def main(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace, testset: TestSet, target: Path) -> None:
     """Refuse wrong options before anything is read."""
     if testset.paired and args.gt is None:
-        raise UsageError(f"{args.set} has clean images too: give -g")
+        raise UsageError(f"{args.set} has clean images, too: give -g")
     if not testset.paired and args.gt is not None:
         raise UsageError(f"-g {args.gt}: {args.set} has no clean images")
     if not target.exists():
         return
     if not args.redo:
-        raise UsageError(f"{target} is there already; --redo replaces it")
+        raise UsageError(f"{target} exists already; --redo replaces it")
     foreign = sorted(path.name for path in target.iterdir() if path.name not in ("lq", "gt"))
     if foreign:
-        raise UsageError(f"{target} holds other things, which --redo would delete: {foreign[0]}")
+        raise UsageError(f"{target} holds other files, which --redo would delete: {foreign[0]}")
 
 
 def _check_pairs(lq: ImageSource, gt: ImageSource) -> None:
     for source, other in ((lq, gt), (gt, lq)):
         missing = [stem for stem in source.images if stem not in other.images]
         if missing:
-            more = f" ({len(missing)} such pictures)" if len(missing) > 1 else ""
+            more = f" ({len(missing)} such images)" if len(missing) > 1 else ""
             raise QuantFaceError(
                 f"{source.origin(missing[0])}: no image of that name in {other.path}{more}"
             )
@@ -141,7 +147,7 @@ def _replacing(target: Path) -> Iterator[Path]:
         os.close(handle)
         raise QuantFaceError(f"{target}: another run is preparing it") from error
     try:
-        # Remove what a killed run has left.
+        # Remove what a killed run left behind.
         for path in part.iterdir():
             shutil.rmtree(path)
         new, old = part / "new", part / "old"
@@ -175,10 +181,8 @@ def _standardize(path: Path, resize: bool) -> None:
     image = read_image(path)
     width, height = image.size
     if width != height or (width != SIDE and not resize):
-        way_out = "--resize takes square ones" if width != height else "--resize brings it there"
-        raise QuantFaceError(
-            f"{path}: {width}x{height} pixels, {SIDE}x{SIDE} are wanted; {way_out}"
-        )
+        way_out = "--resize needs a square" if width != height else "--resize makes it fit"
+        raise QuantFaceError(f"{path}: {width}x{height} pixels, expected {SIDE}x{SIDE}; {way_out}")
     final = path.with_suffix(".png")
     if width == SIDE and path == final:
         return

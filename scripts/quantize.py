@@ -1,4 +1,4 @@
-"""Post-training quantization of a face restorer, without training."""
+"""Quantize a face restorer after training, without training it again."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ from quantface_arch.utils.files import atomic_path
 from quantface_arch.utils.images import FORMAT_NAMES, find_images, load_rgb, resize
 
 DESCRIPTION = """\
-Quantize a face restorer after training: watch its layers run on a few faces, balance their
-channels, give each a low-rank branch, fix their ranges, round what is left of their weights, and
-write one small .safetensors file that needs nothing else. Nothing is trained: for that, see
+Quantize a face restorer after training: run its layers on a few faces, balance their channels, give
+each a low-rank branch, choose the ranges, round the rest of the weights, and write one small
+.safetensors file that needs nothing else. Nothing is trained: for that, see
 options/quantface_w4.yml.
 
 examples:
@@ -58,22 +58,22 @@ examples:
     python scripts/quantize.py --model mini --recipe w4a4 --include 'unet.*' --balance none \\
         --rank 0 -o mini-unet4.safetensors
 
-Faces: aligned, degraded as the ones to be restored; 16 to 64 are enough. Without -i the clean faces
-of datasets/faces are degraded in memory, the same way in every run; where that folder is missing,
-the faces that ship with the package. Killed half-way, the same command goes on where it was
-(statistics are kept in OUTPUT.calib.safetensors until it ends). Under torchrun the faces are shared
-out among its processes:
+Use aligned faces, degraded like those that you want to restore; 16 to 64 are enough. Without -i,
+clean faces are degraded in memory, the same way in every run: those of datasets/faces, or those
+that ship with the package if that folder is missing. After a kill, the same command continues where
+it stopped (statistics are kept in OUTPUT.calib.safetensors until it ends). Under torchrun the faces
+are divided among its processes:
     torchrun --nproc-per-node 2 scripts/quantize.py --model mini -o FILE
 """
 
 
 def make_parser() -> Parser:
-    """The command line."""
+    """Return the parser of the command line."""
     parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", required=True, help="shipped name, checkpoint, or folder of OSDFace's files")
     add("--base", help="Stable Diffusion 2.1-base: folder or hub id (for a folder of OSDFace's)")
-    tiny = "tiny one instead of the VAE's: folder or hub id of an AutoencoderTiny"
+    tiny = "replace the VAE's by a tiny one: folder or hub id of an AutoencoderTiny"
     add("--fast-encoder", metavar="TAESD", help=tiny)
     add("--fast-decoder", metavar="TAESD", help=tiny)
     add("--recipe", default="w4a8", help="wXaY with X and Y from 2 to 8 (default: %(default)s)")
@@ -81,21 +81,21 @@ def make_parser() -> Parser:
     add("-i", "--input", type=Path, help=faces)
     add("-o", "--output", required=True, type=Path, help="checkpoint to write, .safetensors")
     add("--num-images", type=_positive, default=32, help="faces to use (default: %(default)s)")
-    add("--size", type=_positive, default=512, help="side faces are resized to (%(default)s)")
-    add("--batch-size", type=_positive, default=4, help="faces at a time (default: %(default)s)")
+    add("--size", type=_positive, default=512, help="resize faces to this side (%(default)s)")
+    add("--batch-size", type=_positive, default=4, help="faces per batch (default: %(default)s)")
     add("--range", choices=RANGES, default="mse", help="how ranges are found (%(default)s)")
-    add("--balance", choices=KINDS, default="auto", help="of every layer's channels (%(default)s)")
-    add("--rank", type=_rank, default="auto", help="of the SVD branches, or auto (%(default)s)")
-    add("--bit-map", type=Path, metavar="FILE", help="widths by layer, of allocate_bits.py")
+    add("--balance", choices=KINDS, default="auto", help="how channels are balanced (%(default)s)")
+    add("--rank", type=_rank, default="auto", help="rank of SVD branches, or auto (%(default)s)")
+    add("--bit-map", type=Path, metavar="FILE", help="bit widths by layer, from allocate_bits.py")
     add("--include", nargs="+", metavar="GLOB", default=["*"], help="layers to quantize (all)")
-    add("--exclude", nargs="+", metavar="GLOB", default=[], help="layers to leave as they are")
+    add("--exclude", nargs="+", metavar="GLOB", default=[], help="layers to leave unquantized")
     add("--device", default="cpu", help="torch device to calibrate on (default: %(default)s)")
     add("--report", type=Path, help="write the table of layers to this file")
     return parser
 
 
 def main(args: argparse.Namespace) -> int:
-    """Quantize, save, print the sizes."""
+    """Quantize the model, save it, and print the sizes."""
     _check_output(args.output)
     shard = Shard.here()
     with shard.joined():
@@ -166,16 +166,16 @@ def check_is_float(model: str) -> None:
     """Refuse a model that is quantized already, before anything is loaded.
 
     Raises:
-        QuantFaceError: it is, or there is no such model.
+        QuantFaceError: the model is quantized already, or does not exist.
     """
     path = resolve_model(model)
     state = "float" if path.is_dir() else read_metadata(path)["state"]
     if state != "float":
-        raise QuantFaceError(f"{path}: found state {state}, a float model is wanted")
+        raise QuantFaceError(f"{path}: found state {state}, expected a float model")
 
 
 def replace_halves(model: nn.Module, args: argparse.Namespace) -> None:
-    """Put tiny networks in the place of the VAE's, where the command line names them.
+    """Replace the VAE's halves by the tiny networks that the command line names.
 
     Raises:
         UsageError: the model has no VAE.
@@ -185,13 +185,13 @@ def replace_halves(model: nn.Module, args: argparse.Namespace) -> None:
     sources = {half: source for half, source in given.items() if source is not None}
     if not sources:
         return
-    # Now, since importing diffusers takes seconds, which nobody else should wait for.
+    # Import this late: diffusers takes seconds, and only these options need it.
     from quantface_arch.archs.osdface_arch import OSDFace
     from quantface_arch.pretrained.tiny_vae import load_half
 
     for half, source in sources.items():
         if not isinstance(model, OSDFace):
-            raise UsageError(f"--fast-{half}: {args.model} is no OSDFace, which alone has a VAE")
+            raise UsageError(f"--fast-{half}: {args.model} is not an OSDFace, so it has no VAE")
         load_half(model, half, source)
 
 
@@ -221,7 +221,7 @@ def open_faces(source: Path | None, size: int, count: int) -> Faces:
             return rgb.permute(2, 0, 1).float() / 255
 
         return Faces(paths, read, count)
-    # Now, since importing basicsr takes seconds, which nobody else should wait for.
+    # Import this late: basicsr takes seconds, and only the default set needs it.
     from quantface_arch.data import QuantFaceDataset
     from quantface_arch.data.default_faces import DEFAULT_FACES
 
@@ -231,7 +231,7 @@ def open_faces(source: Path | None, size: int, count: int) -> Faces:
 
 
 class Faces(Sequence[Tensor]):
-    """Faces read when they are asked for, float (3, size, size) in [-1, 1].
+    """A sequence of faces, float (3, size, size) in [-1, 1], that reads each when it is needed.
 
     Args:
         paths: files of all faces.
@@ -253,7 +253,7 @@ class Faces(Sequence[Tensor]):
 
 
 def fingerprint(model: nn.Module, settings: object, faces: Faces) -> str:
-    """Hash of everything that calibration statistics depend on; ``settings`` is plain data."""
+    """Hash everything that calibration statistics depend on; ``settings`` is plain data."""
     state = hashlib.sha256((digest(model) + json.dumps(settings)).encode())
     for face in faces.paths:
         state.update(hashlib.sha256(face.read_bytes()).digest())
@@ -263,7 +263,7 @@ def fingerprint(model: nn.Module, settings: object, faces: Faces) -> str:
 def _check_output(path: Path) -> None:
     if path.suffix != ".safetensors":
         raise UsageError(f"{path}: checkpoints are written as .safetensors")
-    # Asked for now rather than after minutes of calibration.
+    # Check this now rather than after minutes of calibration.
     parent = path.parent
     while not parent.exists():
         parent = parent.parent

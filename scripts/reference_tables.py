@@ -1,4 +1,4 @@
-"""Tables of options from the fields that declare them, or from signatures and docstrings."""
+"""Make tables of options from the fields that declare them, or from signatures and docstrings."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Section:
         source: a dataclass whose fields ``option`` made; or a class or function whose docstring
             documents the parameters of its signature.
         own: leave out the fields that a dataclass inherits.
-        allowed: option → values that the code allows, where a constant lists them.
-        defaults: option → its default where the signature's is replaced by the caller.
+        allowed: option → values that the code allows, if a constant lists them.
+        defaults: option → its default, if the caller replaces that of the signature.
         intro: a paragraph before the table.
     """
 
@@ -94,7 +94,7 @@ def _signature_rows(section: Section) -> Iterator[tuple[str, str, str, str]]:
 
 
 def documented(source: Callable[..., Any]) -> dict[str, str]:
-    """Return parameter → text of a docstring's section Args or Attributes."""
+    """Return the text of each parameter in a docstring's section Args or Attributes."""
     found: dict[str, str] = {}
     names: list[str] = []
     inside = False
@@ -112,7 +112,7 @@ def documented(source: Callable[..., Any]) -> dict[str, str]:
 
 
 def _signature(source: Callable[..., Any]) -> dict[str, tuple[str, str]]:
-    """Return parameter → (type, default)."""
+    """Return the (type, default) of each parameter."""
     if is_dataclass(source):
         return {item.name: (str(item.type), _field_default(item)) for item in fields(source)}
     parameters = inspect.signature(source).parameters.values()
@@ -136,7 +136,7 @@ def _field_default(item: Any) -> str:
 
 
 def yaml_value(value: Any) -> str:
-    """A value as it stands in YAML."""
+    """Return a value as YAML writes it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, (tuple, list)):
@@ -145,7 +145,7 @@ def yaml_value(value: Any) -> str:
 
 
 def _kind(annotation: str) -> str:
-    """A type in YAML's words."""
+    """Return a type in YAML's words."""
     text = re.sub(r"os\.PathLike\[str\] \| | \| os\.PathLike\[str\]", "", annotation)
     text = re.sub(r"Sequence\[.+\]", "list", text)
     text = re.sub(r"Mapping\[.+\]|dict\[.+\]|\bdict\b", "mapping", text)
@@ -156,7 +156,7 @@ def _kind(annotation: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """A docstring's text as Markdown, with YAML's words for values."""
+    """Return a docstring's text as Markdown, with YAML's words for values."""
     text = re.sub(r":\w+:`([^`]+)`", r"`\1`", text).replace("``", "`")
     text = re.sub(r"::\n\n((?: {4}.*\n)+)", lambda m: f":\n\n```yaml\n{_dedent(m[1])}```\n", text)
     return re.sub(r"\bNone\b", "null", text).replace(" | ", " or ")

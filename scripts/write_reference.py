@@ -1,4 +1,4 @@
-"""The YAML reference, docs/yaml_reference.md, from the fields that declare the options."""
+"""Write the YAML reference, docs/yaml_reference.md, from the fields that declare the options."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ default and meaning, taken from the code that checks them.
 
 examples:
   python scripts/write_reference.py
-  python scripts/write_reference.py --check     exit status 1 where the page is not up to date
+  python scripts/write_reference.py --check     exit status 1 if the page is not up to date
 """
 PAGE = Path(__file__).resolve().parents[1] / "docs/yaml_reference.md"
 INTRODUCTION = """\
@@ -42,7 +42,7 @@ INTRODUCTION = """\
 *Written by `python scripts/write_reference.py` from the code that checks the options; change that,
 not this page.*
 
-Options files are BasicSR's; these tables list what this project adds. All else (`path`, `logger`,
+Options files are BasicSR's; these tables list what this project adds. The rest (`path`, `logger`,
 the rest of `val`, other data sets) is as BasicSR documents it. `options/quantface_w4.yml` has every
 block in its place. An option that is in no table is refused with the names of those that are. Old
 names of options still work.
@@ -55,17 +55,16 @@ RECIPE_DEFAULTS = {
     "activations": "the name's",
     "eight_bit": "the network's own",
 }
-# What the docstrings refer to, as the reader of the page finds it.
+# References in docstrings are replaced by what the reader of the page can find.
 REFERENCES = {
     "see `bitmap`": "see bit maps below",
     "see `from_dict`": "see above",
-    "see `VREFeatures`": "that of a shipped model or of a checkpoint",
 }
 WIDTHS = f"{specs.MIN_BITS} to {specs.MAX_BITS}"
 
 
 def sections() -> list[Section]:
-    """Return all tables but those of losses and metrics, in their order on the page."""
+    """Return all tables except those of losses and metrics, in their order on the page."""
     return [*_networks(), *_quant(), *_train(), *_data()]
 
 
@@ -111,14 +110,14 @@ def _train() -> list[Section]:
         Section(
             "`train: losses`, each entry",
             options.LossTermOptions,
-            intro="Beside the options of the loss itself, see losses below.",
+            intro="These options add to those of the loss itself, see losses below.",
         ),
         Section("`train: reconstruction`", options.ReconstructionOptions),
         Section("`train` with `OSDFaceModel`", options.OSDFaceOptions, own=True),
         Section("`train` with `TinyDecoderModel`", options.TinyDecoderOptions, own=True),
         Section("`train: discriminator`", options.DiscriminatorOptions),
         Section("`val`, every model", options.ValidationOptions),
-        Section("`logger`", options.LoggerOptions, intro="Beside BasicSR's own options."),
+        Section("`logger`", options.LoggerOptions, intro="These options add to BasicSR's own."),
     ]
 
 
@@ -127,16 +126,18 @@ def _data() -> list[Section]:
         Section(
             "`datasets: train` with `type: QuantFaceDataset`",
             FaceDatasetOptions,
-            intro="Beside BasicSR's own options of a loader, such as `batch_size_per_gpu`.",
+            intro="These options add to BasicSR's own for a loader, such as `batch_size_per_gpu`.",
         ),
         Section("`datasets: train: degradation`", Degradation),
-        Section("`allocate`", AllocateOptions, intro="Read by `scripts/allocate_bits.py` alone."),
+        Section(
+            "`allocate`", AllocateOptions, intro="Only `scripts/allocate_bits.py` reads this block."
+        ),
         Section("`allocate: budget`", Budget),
     ]
 
 
 def _departures(spec: specs.QuantSpec) -> str:
-    """What a quantizer has beside the defaults."""
+    """Return the options of a quantizer that differ from the defaults."""
     plain = vars(specs.QuantSpec(spec.bits))
     changed = {name: value for name, value in vars(spec).items() if value != plain[name]}
     return ", ".join(f"`{name}: {yaml_value(value)}`" for name, value in changed.items())
@@ -164,7 +165,7 @@ def _ours(registry: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 def _losses() -> str:
     lines = [
         "\n## Losses\n",
-        "Registered beside BasicSR's own (`L1Loss`, `MSELoss`, `PerceptualLoss` and others).",
+        "These losses add to BasicSR's own (`L1Loss`, `MSELoss`, `PerceptualLoss` and others).",
     ]
     for name, loss in _ours(LOSS_REGISTRY, "QuantFace"):
         summary = (inspect.getdoc(loss) or "").partition("\n\n")[0]
@@ -186,14 +187,14 @@ def _metrics() -> str:
 
 
 def make_parser() -> Parser:
-    """The command line."""
+    """Return the parser of the command line."""
     parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    parser.add_argument("--check", action="store_true", help="compare the page, and write nothing")
     return parser
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the page, or compare it."""
+    """Write the page, or compare it with the code."""
     text = page()
     if args.check:
         same = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text

@@ -1,4 +1,4 @@
-"""Networks built from their options."""
+"""Build networks from their options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from quantface_arch.quant.checkpoint.builder import Builder
 __all__ = ["ARCH_BUILDER", "build_arch", "build_shell"]
 
 OSDFACE = "OSDFace"
-# BasicSR registers some of its networks under a name that ends in this, and finds them without it.
+# BasicSR registers some of its networks with this suffix, and finds them by the name without it.
 SUFFIX = "_basicsr"
 # These feature extractors of BasicSR's registry download or unpickle weights when they are built.
 # They are not restorers.
@@ -26,8 +26,8 @@ def build_arch(options: Mapping[str, Any]) -> nn.Module:
     """Build any architecture in BasicSR's registry from ``{"type": NAME, **options}``.
 
     Raises:
-        QuantFaceError: the type is missing or not registered, it does not take the options, or
-            they give a layer without weights.
+        QuantFaceError: the type is missing or not registered, it does not take the options, or a
+            layer would have no weights.
     """
     options = dict(options)
     name = options.pop("type", None)
@@ -39,7 +39,7 @@ def build_arch(options: Mapping[str, Any]) -> nn.Module:
     except MemoryError as error:
         raise QuantFaceError(f"network {name}: too large for the memory of this machine") from error
     except Exception as error:
-        # Any class of a registry may meet values of options that it does not check.
+        # A registered class may raise any exception for option values that it does not check.
         raise QuantFaceError(f"network {name}: {one_line(error)}") from error
     for key, parameter in net.named_parameters():
         if not parameter.numel():
@@ -62,7 +62,7 @@ ARCH_BUILDER = Builder(build_arch, build_shell)
 
 
 def _builder(name: Any) -> Callable[..., nn.Module]:
-    """Return the class of a type, imported here since diffusers and BasicSR take seconds."""
+    """Return the class of a type; imports are here, since diffusers and BasicSR take seconds."""
     if name == OSDFACE:
         from quantface_arch.archs.osdface_arch import OSDFace
 

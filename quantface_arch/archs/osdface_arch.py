@@ -31,10 +31,10 @@ class OSDFace(Pipeline):
         vre, vae, unet: options that replace single entries of the preset.
         patch_size: the side of the pixel patches that are folded into channels before the VAE. None
             takes the preset's.
-        timestep: the one step at which the UNet is evaluated.
+        timestep: the timestep at which the UNet is evaluated.
         beta_start, beta_end: the ends of the scaled-linear noise schedule with 1000 steps.
-        initial_logvar: the initial bias of the posterior's log-variance. It keeps training from
-            scratch from beginning in unit noise.
+        initial_logvar: the initial bias of the posterior's log-variance. A low value avoids unit
+            noise in the latent at the start of a training from scratch.
         fast_encoder, fast_decoder: options of ``tiny_half`` for a tiny network that replaces half
             of the VAE. {} takes TAESD's sizes, None keeps the VAE's own half.
 
@@ -136,7 +136,7 @@ class OSDFace(Pipeline):
         return torch.cat((mean, torch.full_like(mean, LOGVAR[0])), dim=1)
 
     def predict_noise(self, z: Tensor, prompt: Tensor) -> Tensor:
-        """Return the UNet's ε at the timestep, of z's shape."""
+        """Return the noise ε that the UNet predicts at the timestep, in z's shape."""
         return self.unet(z, self.timestep, encoder_hidden_states=prompt).sample
 
     def constant_layers(self) -> dict[str, Tensor]:

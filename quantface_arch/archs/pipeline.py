@@ -18,9 +18,9 @@ from quantface_arch.errors import QuantFaceError
 
 __all__ = ["OSDFaceOutput", "Pipeline"]
 
-# The length of the noise schedule with which Stable Diffusion was trained.
+# Stable Diffusion was trained with a noise schedule of this length.
 TIMESTEPS = 1000
-# The bounds of a latent's log-variance in diffusers' VAE.
+# diffusers' VAE clamps a latent's log-variance to these bounds.
 LOGVAR = (-30.0, 20.0)
 
 
@@ -79,7 +79,7 @@ class Pipeline(nn.Module):
             raise QuantFaceError(f"network option preset: found {preset!r}, allowed are {known}")
         preset_sizes = PRESETS[preset]
         own = {"vre": vre, "vae": vae, "unet": unet}
-        # The options of the three networks by name.
+        # This holds the options of the three networks by name.
         self.sizes = {name: {**preset_sizes[name], **(own[name] or {})} for name in own}
         self.patch_size = preset_sizes["patch_size"] if patch_size is None else patch_size
         self.latent_spread = preset_sizes["latent_spread"]
@@ -97,12 +97,12 @@ class Pipeline(nn.Module):
 
     @property
     def stride(self) -> int:
-        """The side of the square of pixels behind one latent position."""
+        """Return the side in pixels of the square that one latent position covers."""
         return self.patch_size * 2 ** (len(self.sizes["vae"]["block_out_channels"]) - 1)
 
     @property
     def side_step(self) -> int:
-        """The number of which both sides of an image in pixels must be multiples."""
+        """Return the number that must divide both sides of an image in pixels."""
         return self.stride * 2 ** (len(self.sizes["unet"]["block_out_channels"]) - 1)
 
     def latent_shape(self, batch: int, height: int, width: int) -> tuple[int, int, int, int]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["HALVES", "tiny_half"]
 
 HALVES = ("encoder", "decoder")
-# diffusers' names for the sizes of a half, with TAESD's values.
+# These are diffusers' names for the sizes of a half, with TAESD's values.
 _SIZES: dict[str, dict[str, tuple[int, ...]]] = {
     "encoder": {"num_blocks": (1, 3, 3, 3), "block_out_channels": (64, 64, 64, 64)},
     "decoder": {"num_blocks": (3, 3, 3, 1), "block_out_channels": (64, 64, 64, 64)},

@@ -93,8 +93,8 @@ class Middle(nn.Module):
 class Encoder(nn.Module):
     """A VQGAN-style encoder: ``len(channel_mult) - 1`` halvings, residual blocks and attention.
 
-    Attention follows every level whose resolution is in ``attn_resolutions``, and stands in the
-    middle.
+    Attention follows every residual block at a resolution in ``attn_resolutions``, and the middle
+    layers contain it too.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Encoder(nn.Module):
 
 
 def select_codes(z: Tensor, codebook: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose at most ``num_tokens`` distinct codes, those nearest to some position first.
+    """Choose at most ``num_tokens`` distinct codes, those nearest to any position first.
 
     Every position has a nearest code. Positions are sorted by the distance to it, ascending, and
     codes are taken in that order, each once.

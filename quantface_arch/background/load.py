@@ -25,7 +25,7 @@ from quantface_arch.utils.state_dict import PARAM_KEYS, fill, read_state
 
 __all__ = ["load_background", "rrdbnet_options"]
 
-# Scale by the input channels of the first layer: at x2 the network folds 2x2 pixels into channels.
+# The input channels of the first layer give the scale: at x2, 2x2 pixels are folded into channels.
 _SCALES = {3: 4, 12: 2}
 # Increase this when the contents of the cached checkpoint change.
 _VERSION = 1
@@ -71,7 +71,7 @@ def rrdbnet_options(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]
         tensors: the state dict.
 
     Raises:
-        QuantFaceError: it does not fit an RRDBNet, or the scale is neither 2 nor 4.
+        QuantFaceError: the tensors do not fit an RRDBNet, or the scale is neither 2 nor 4.
     """
     try:
         first, growing = tensors["conv_first.weight"], tensors["body.0.rdb1.conv1.weight"]

@@ -15,7 +15,7 @@ from quantface_arch.utils.images import MAX_OUTPUT_PIXELS
 
 __all__ = ["CONTEXT", "TILE", "BackgroundUpsampler", "windows"]
 
-# Side of the input area that one run of the network enlarges, and the margin it sees around it.
+# One run of the network enlarges a square of this side, and sees this margin around the square.
 TILE = 256
 CONTEXT = 16
 # Networks fold up to 4x4 pixels into channels, so all windows are aligned to that grid.
@@ -78,7 +78,7 @@ class BackgroundUpsampler:
 
     @torch.inference_mode()
     def _run(self, rgb: np.ndarray) -> np.ndarray:
-        """Enlarge one window."""
+        """Enlarge one window of the image."""
         peak = np.iinfo(rgb.dtype).max
         scaled = torch.from_numpy(rgb.transpose(2, 0, 1).astype(np.float32) / peak)
         large = self.network(scaled[None].to(self.device))[0].float().cpu()

@@ -32,7 +32,8 @@ def check_name(name_or_path: str) -> None:
     """Check, without opening the file, that this can be a background network.
 
     Raises:
-        QuantFaceError: it is neither a published name nor a .pth or .safetensors file.
+        QuantFaceError: ``name_or_path`` is neither a published name nor a .pth or .safetensors
+            file.
     """
     path = Path(name_or_path)
     if path.is_file() and path.suffix in _SUFFIXES:

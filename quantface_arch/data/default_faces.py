@@ -11,18 +11,18 @@ from quantface_arch.utils.images import find_images
 
 __all__ = ["DEFAULT_FACES", "DEFAULT_PAIRS", "SHIPPED_FACES", "find_faces"]
 
-# Where options files look for clean faces, and for gt/ and lq/ of validation.
+# Options files look here for clean faces, and for gt/ and lq/ of validation.
 DEFAULT_FACES = Path("datasets/faces")
 DEFAULT_PAIRS = Path("datasets/faces_val")
-# Clean 256×256 faces in train/ and val/, made by scripts/make_default_faces.py.
+# This folder holds clean 256×256 faces in train/ and val/, made by scripts/make_default_faces.py.
 SHIPPED_FACES = Path(__file__).parent / "faces"
 
 
 def find_faces(root: str | Path) -> Path:
     """Return the folder to read faces from, and log a line if it is not ``root``.
 
-    Only the default folders fall back to the shipped faces; any other folder that is missing stays
-    missing.
+    Only missing default folders are replaced by the shipped faces. Any other folder is returned as
+    it is.
     """
     root = Path(root)
     parts = {DEFAULT_FACES: "train", DEFAULT_PAIRS / "gt": "val"}

@@ -1,4 +1,4 @@
-"""Degradations of clean faces, made of BasicSR's own operators and repeatable from a seed."""
+"""Degradations of clean faces, built from BasicSR's own operators and repeatable from a seed."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SHARE = Limits(least=0, most=1)
 
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Seed Python's and NumPy's global generators from ``key`` and put their states back after.
+    """Seed Python's and NumPy's global generators from ``key``, and restore them afterwards.
 
-    BasicSR's degradations draw from both; this makes a sample depend on its key alone, whichever
-    worker makes it and in whatever order.
+    BasicSR's degradations draw from both. Inside this context, a sample depends only on its key,
+    whichever worker makes it and in whatever order.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     words = np.random.SeedSequence(list(key)).generate_state(2)
@@ -42,19 +42,20 @@ def seeded(*key: int) -> Iterator[None]:
 class Degradation:
     """Blur, downsample, noise, JPEG, upsample back: the usual blind-face model.
 
-    Ranges, [least, most], are those of uniform draws.
+    Values are drawn uniformly from their ranges, [least, most].
     """
 
     blur_sigma: tuple[float, float] = option(
-        "range of the blur in pixels of a 512×512 face; it shrinks with the face.", (0.5, 8.0)
+        "range of the blur's sigma, in pixels of a 512×512 face; it scales with the face.",
+        (0.5, 8.0),
     )
-    downsample: tuple[float, float] = option("range of the factor.", (1.0, 10.0))
+    downsample: tuple[float, float] = option("range of the downsampling factor.", (1.0, 10.0))
     noise: tuple[float, float] = option(
-        "range of the standard deviation on the 0…255 scale.", (0.0, 15.0)
+        "range of the noise's standard deviation on the 0…255 scale.", (0.0, 15.0)
     )
-    jpeg: tuple[float, float] = option("range of the quality.", (50, 95))
+    jpeg: tuple[float, float] = option("range of the JPEG quality.", (50, 95))
     aniso_prob: float = option("share of anisotropic blur kernels.", 0.2, limits=SHARE)
-    gray_noise_prob: float = option("share of grey noise.", 0.0, limits=SHARE)
+    gray_noise_prob: float = option("share of images with grey noise.", 0.0, limits=SHARE)
     second_order_prob: float = option(
         "share of images on which the chain runs a second time, at half strength (after "
         "Real-ESRGAN, Wang et al., 2021).",
@@ -105,8 +106,8 @@ class Degradation:
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     """Compress (H, W, 3) float32 BGR in [0, 1] as JPEG, and decode it again.
 
-    The result equals that of BasicSR's ``add_jpg_compression``, which hands floats to OpenCV.
-    Newer versions of OpenCV warn about them, once in every process that loads data.
+    The result equals that of BasicSR's ``add_jpg_compression``, which passes floats to OpenCV.
+    Newer versions of OpenCV warn about floats once in every process that loads data.
     """
     levels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
     _, encoded = cv2.imencode(".jpg", levels, [cv2.IMWRITE_JPEG_QUALITY, quality])

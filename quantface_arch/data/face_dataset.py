@@ -28,10 +28,10 @@ from quantface_arch.utils.option_fields import parse_options
 
 __all__ = ["QuantFaceDataset", "held_out"]
 
-# Unusable files that one message names.
+# A message names at most this many unusable files.
 MAX_NAMED = 10
 
-# What BasicSR's loop reads from, or writes into, a dataset's options.
+# BasicSR's loop reads these options of a dataset, or writes them.
 LOOP_OPTIONS = {
     "name",
     "type",
@@ -49,9 +49,10 @@ LOOP_OPTIONS = {
 
 
 def held_out(stem: str, parts: int) -> bool:
-    """Return whether an image, by its name without suffix, is in the part kept for evaluation.
+    """Return whether an image, given its name without suffix, is held out for evaluation.
 
-    The part is one of ``parts``: names whose SHA-256, as a number, is a multiple of it.
+    Of ``parts`` parts, one is held out: the names whose SHA-256, as a number, is a multiple of
+    ``parts``.
     """
     return int(hashlib.sha256(stem.encode()).hexdigest(), 16) % parts == 0
 
@@ -60,13 +61,14 @@ def held_out(stem: str, parts: int) -> bool:
 class QuantFaceDataset(Dataset):
     """Pairs ``lq`` (degraded) and ``gt`` (clean), float32 RGB (3, S, S) in [0, 1].
 
-    A sample depends on ``seed`` and on its place in the run alone, not on workers or order.
+    A sample depends only on ``seed`` and on its position in the run, not on workers or order.
 
     ``FaceDatasetOptions`` lists its options.
 
     Raises:
-        QuantFaceError: no such folder, no images in it, none as large as ``gt_size``, or more
-            than half of the files cannot be read. Fewer are named in a warning and skipped.
+        QuantFaceError: the folder does not exist or has no images, none is as large as ``gt_size``,
+            or more than half of the files cannot be read. Fewer unreadable files are named in a
+            warning and skipped.
     """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
@@ -82,8 +84,7 @@ class QuantFaceDataset(Dataset):
         self.keys = self._repeated(list(sides), options.repeat)
         self.whole_every = options.whole_every
         self.degradation = options.degradation
-        size = options.gt_size
-        self.schedule: Sequence[Sequence[int]] = [[0, size]] if isinstance(size, int) else size
+        self.schedule = _schedule(options.gt_size)
         self.rescale_prob = options.rescale_prob
         self.use_hflip = options.use_hflip
         self.seed = options.seed
@@ -100,7 +101,7 @@ class QuantFaceDataset(Dataset):
         self.tones = self._by_skin_tone() if options.equalize_skin_tones else []
 
     def _list_sides(self) -> dict[str, int]:
-        """Shorter side in pixels of every clean face, by key; reads headers only."""
+        """Return the shorter side in pixels of every clean face by key, from the files' headers."""
         if not self.root.is_dir():
             raise QuantFaceError(
                 f"training faces: no folder {self.root}; put clean, aligned, square images of "
@@ -127,7 +128,7 @@ class QuantFaceDataset(Dataset):
         return sides
 
     def _report_unreadable(self) -> None:
-        """Warn of the files that cannot be used, or raise if they are more than half."""
+        """Warn of the files that cannot be used, or raise an error if they are more than half."""
         count = len(self.unreadable)
         listed = "; ".join(self.unreadable[-MAX_NAMED:])
         more = f"; and {count - MAX_NAMED} more" if count > MAX_NAMED else ""
@@ -209,7 +210,7 @@ class QuantFaceDataset(Dataset):
         """Return a random crop, shrunk at random, and the side of the face that it came from."""
         side = min(image.shape[:2])
         if side < size:
-            # Lanczos interpolation overshoots.
+            # We clip, because Lanczos interpolation overshoots.
             return np.clip(resize(image, size, size), 0, 1), size
         if whole:
             return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), size
@@ -235,3 +236,20 @@ class QuantFaceDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.keys)
+
+
+def _schedule(gt_size: Any) -> Sequence[Sequence[int]]:
+    """Return the sizes of samples as [[iteration, size], ...].
+
+    Raises:
+        QuantFaceError: the option is neither a size nor such a schedule.
+    """
+    found = [[0, gt_size]] if isinstance(gt_size, int) else gt_size
+    pairs = [tuple(pair) for pair in found if isinstance(pair, (list, tuple)) and len(pair) == 2]
+    whole = all(isinstance(number, int) for pair in pairs for number in pair)
+    if not pairs or len(pairs) < len(found) or not whole or min(size for _, size in pairs) < 1:
+        raise QuantFaceError(
+            f"dataset option gt_size: found {gt_size!r}, allowed is a whole number from 1, or a "
+            "schedule [[iteration, size], ...] of them"
+        )
+    return found

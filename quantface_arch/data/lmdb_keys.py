@@ -1,4 +1,4 @@
-"""What BasicSR's ``meta_info.txt`` says of the images of an LMDB."""
+"""Read the keys and sizes of an LMDB's images from BasicSR's ``meta_info.txt``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from quantface_arch.utils.files import read_bytes
 __all__ = ["MAX_META_BYTES", "read_sides"]
 
 MAX_META_BYTES = 1 << 30
-# The name may have spaces, dots and brackets, so that what follows it counts from the right.
+# The name may have spaces, dots and brackets, so the fields after it are matched from the right.
 LINE = re.compile(r"(?P<key>.+)\.[^./ ]+ \((?P<height>\d+),(?P<width>\d+),\d+\)(?: \d+)?")
 
 
@@ -19,7 +19,7 @@ def read_sides(folder: Path) -> dict[str, int]:
     """Return the shorter side in pixels of every image of an LMDB, by its key.
 
     A line is ``NAME.png (HEIGHT,WIDTH,CHANNELS) COMPRESSION``, and the key is the name without its
-    suffix, which may have spaces and dots. COMPRESSION may be missing; empty lines are passed over.
+    suffix, which may have spaces and dots. COMPRESSION may be missing; empty lines are skipped.
 
     Args:
         folder: the ``.lmdb`` folder.
@@ -41,7 +41,7 @@ def read_sides(folder: Path) -> dict[str, int]:
         found = LINE.fullmatch(text)
         if found is None:
             raise QuantFaceError(
-                f"{path}: line {number}: found {text[:80]!r}, wanted is "
+                f"{path}: line {number}: found {text[:80]!r}, expected "
                 "'NAME.png (HEIGHT,WIDTH,CHANNELS) COMPRESSION'"
             )
         if found["key"] in sides:

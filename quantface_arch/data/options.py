@@ -1,4 +1,4 @@
-"""The options of the face data set, as options files give them: declared and checked once."""
+"""The options of the face data set in options files, each declared and checked in one place."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class FaceDatasetOptions:
     """Options of an entry of ``datasets`` with ``type: QuantFaceDataset``."""
 
     dataroot_gt: str = option(
-        "folder of clean square faces, scanned with its subfolders, or a `.lmdb`. Where "
+        "folder of clean square faces, scanned with its subfolders, or a `.lmdb`. If "
         "`datasets/faces` is missing, the faces that ship with the package are used, enlarged "
-        "where `gt_size` is larger."
+        "if `gt_size` is larger."
     )
     io_backend: Mapping[str, Any] = option(
-        "BasicSR's, `type: disk` or `type: lmdb`.", {"type": "disk"}, shown="disk"
+        "BasicSR's option, `type: disk` or `type: lmdb`.", {"type": "disk"}, shown="disk"
     )
     gt_size: int | Sequence[Sequence[int]] = option(
-        "side S of the samples; or a schedule [[iteration, size], …] of which the last entry that "
-        "is not after the current iteration counts. Larger images are cropped at random; in place "
-        "of a smaller one, one that is large enough is drawn at random."
+        "side S of the samples, or a schedule [[iteration, size], …]; a size holds from its "
+        "iteration on. Larger images are cropped at random. A smaller image is replaced by a "
+        "random one that is large enough."
     )
     rescale_prob: float = option(
         "share of images shrunk by a random factor, down to S, before cropping.", 0.0, limits=SHARE
@@ -38,14 +38,14 @@ class FaceDatasetOptions:
         "subfolder name → how many times an epoch goes through its images.", {}, shown="once"
     )
     holdout: Mapping[str, int] = option(
-        "subfolder name → n: images whose name's SHA-256 is a multiple of n are left out, for "
-        "evaluation.",
+        "subfolder name → n: images are held out for evaluation if the SHA-256 of their name is a "
+        "multiple of n.",
         {},
         shown="none",
     )
     whole_every: int = option(
-        "at iterations that this number divides, samples are whole faces shrunk to S, not crops, "
-        "so that a loss may look at faces there.",
+        "at iterations that are multiples of this number, samples are whole faces shrunk to S, not "
+        "crops, so that a loss can compare whole faces.",
         0,
         limits=Limits(least=0),
         shown="0: never",

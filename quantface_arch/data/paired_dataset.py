@@ -23,15 +23,15 @@ SHIPPED_SIZE = 512
 
 @DATASET_REGISTRY.register()
 class QuantFacePairedDataset(Dataset):
-    """BasicSR's ``PairedImageDataset``, which works on a fresh checkout as well.
+    """BasicSR's ``PairedImageDataset``, made to work on a fresh checkout too.
 
-    Where the folders are ``datasets/faces_val/gt`` and ``datasets/faces_val/lq`` and there is no
-    ``datasets/faces_val``, faces that ship with the package are degraded on the fly, at 512×512 and
-    the same in every run.
+    If the folders are ``datasets/faces_val/gt`` and ``datasets/faces_val/lq``, and there is no
+    ``datasets/faces_val``, the faces that ship with the package are degraded on the fly, at 512×512
+    and in the same way in every run.
 
     Options:
         dataroot_gt (str): folder of clean images.
-        dataroot_lq (str): folder of degraded images, of the same names.
+        dataroot_lq (str): folder of degraded images with the same names.
 
     All other options are those of ``PairedImageDataset``.
 
@@ -45,7 +45,7 @@ class QuantFacePairedDataset(Dataset):
         if not all(isinstance(folder, str) for folder in given):
             raise QuantFaceError(
                 f"{type(self).__name__}: found dataroot_gt {given[0]!r} and dataroot_lq "
-                f"{given[1]!r}, wanted are two folders"
+                f"{given[1]!r}, expected two folders"
             )
         folders = [Path(str(folder)) for folder in given]
         default = folders == [DEFAULT_PAIRS / "gt", DEFAULT_PAIRS / "lq"]

@@ -1,4 +1,4 @@
-"""A sampler that resumes within an epoch and tells each sample when it is drawn."""
+"""A sampler that can resume within an epoch and gives each sample its place in the training."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ __all__ = ["ResumableSampler", "SampleIndex"]
 
 
 class SampleIndex(int):
-    """A dataset index that also knows the training iteration and its place in the whole run.
+    """A dataset index with the training iteration and the position in the whole run.
 
-    Any dataset can use it as a plain integer; ours derives the sample's randomness from
-    ``position`` (samples drawn before it, all epochs counted) and its size from ``iteration``.
+    Any dataset can use it as a plain integer. ``QuantFaceDataset`` derives a sample's randomness
+    from ``position``, the number of samples drawn before it in all epochs, and its size from
+    ``iteration``.
     """
 
     iteration: int
@@ -34,15 +35,15 @@ class SampleIndex(int):
 class ResumableSampler(EnlargedSampler):
     """BasicSR's sampler in the same order, with ``SampleIndex`` items and a starting point.
 
-    ``batch_size`` is that of one process. ``resume_at`` is an epoch and how many of its batches the
-    run was trained on already: they are left out of that epoch.
+    ``batch_size`` is that of one process. ``resume_at`` is an epoch and the number of its batches
+    that were trained on already, which are skipped in that epoch.
     """
 
     batch_size: int = 1
     resume_at: tuple[int, int] = (0, 0)
 
     def batches_per_epoch(self) -> int:
-        """Batches that a loader with ``drop_last`` makes of one epoch."""
+        """Return the number of batches that a loader with ``drop_last`` makes in one epoch."""
         return self.num_samples // self.batch_size
 
     def __iter__(self) -> Iterator[SampleIndex]:

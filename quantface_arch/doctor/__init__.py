@@ -1,1 +1,1 @@
-"""A self-check of the installation: ``python -m quantface_arch.doctor``."""
+"""Check an installation: ``python -m quantface_arch.doctor``."""

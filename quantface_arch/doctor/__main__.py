@@ -1,4 +1,4 @@
-"""The command ``python -m quantface_arch.doctor``."""
+"""Run the command ``python -m quantface_arch.doctor``."""
 
 from __future__ import annotations
 

@@ -35,9 +35,9 @@ examples:
 Exit status: 0 if inference/restore.py would work, 1 if not.
 """
 
-# The packages whose module has another name.
+# The modules of these packages have other names.
 MODULES = {"opencv-python": "cv2", "pillow": "PIL", "pyyaml": "yaml"}
-# The extras for people who develop this project.
+# Only people who develop this project need these extras.
 DEVELOPMENT = {"test", "docs"}
 CPU_FLAGS = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "avx512_bf16", "amx_bf16", "i8mm")
 PATIENCE_SECONDS = 120
@@ -97,7 +97,7 @@ def wanted_packages() -> list[Package]:
     try:
         from packaging.requirements import Requirement
     except ImportError:
-        # Requirements cannot be parsed, and only this one is known to be missing or broken.
+        # Without it no requirement can be parsed, so only this package is known to be missing.
         return [Package("packaging", "packaging", None)]
     extras = [extra for extra in metadata.get_all("Provides-Extra", []) if extra not in DEVELOPMENT]
     requirements = metadata.get_all("Requires-Dist", [])
@@ -161,7 +161,7 @@ def attempt(steps: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def _child(steps: Sequence[str]) -> tuple[list[str], str]:
-    """Return the lines that the process wrote, and how it ended."""
+    """Return the lines that a child process wrote, and how it ended."""
     command = [sys.executable, "-m", "quantface_arch.doctor.steps", *steps]
     try:
         done = subprocess.run(
@@ -170,7 +170,7 @@ def _child(steps: Sequence[str]) -> tuple[list[str], str]:
     except subprocess.TimeoutExpired as late:
         output = late.stdout or b""
         text = output.decode(errors="replace") if isinstance(output, bytes) else output
-        # A line that was cut off is not a result.
+        # Drop a last line that was cut off.
         return text.splitlines()[: text.count("\n")], f"no answer in {PATIENCE_SECONDS} s"
     if done.returncode < 0:
         return done.stdout.splitlines(), f"crashed with signal {-done.returncode}"

@@ -1,4 +1,4 @@
-"""The doctor's findings as plain data."""
+"""Hold the doctor's findings as plain data."""
 
 from __future__ import annotations
 

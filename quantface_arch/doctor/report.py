@@ -1,4 +1,4 @@
-"""The doctor's findings as one screen of text, with a verdict."""
+"""Render the doctor's findings as one screen of text, with a verdict."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def render(findings: Findings) -> tuple[list[str], bool]:
 
 
 def judge(results: dict[str, dict[str, Any]]) -> tuple[bool, str]:
-    """Return whether ``inference/restore.py`` would work with its defaults, and a sentence."""
+    """Return whether ``inference/restore.py`` would work with its defaults, and a verdict."""
     for step in ("restore", "detector"):
         if "error" in results[step]:
             return False, f"A restoration would NOT work: {step}: {results[step]['error']}"

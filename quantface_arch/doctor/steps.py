@@ -1,4 +1,4 @@
-"""The doctor's steps, which run in a process of their own, so that a crash ends only that process.
+"""Run the doctor's steps in a process of their own, so that a crash ends only that process.
 
 ``python -m quantface_arch.doctor.steps STEP ...`` writes one line of JSON, ``[step, result]``, per
 step. The result of a step that raises is ``{"error": one line}``.
@@ -22,7 +22,7 @@ from quantface_arch.errors import QuantFaceError, one_line
 
 __all__ = ["run_steps"]
 
-# The greatest error of a runtime's output, relative to the standard deviation of the reference's.
+# A runtime's output may be off by this share of the standard deviation of the reference's output.
 TOLERANCE = 0.05
 
 

@@ -1,1 +1,1 @@
-"""From a photograph to aligned faces and back: detection, alignment, pasting."""
+"""Detect faces, align them, and paste restored faces back into their image."""

@@ -21,7 +21,7 @@ TEMPLATE = np.array(
         [313.08905, 371.15118],
     ]
 )
-# Interpolation reads a few pixels around each position.
+# Interpolation reads a few pixels around each position, so regions are this much wider.
 _MARGIN = 4
 
 
@@ -99,7 +99,7 @@ def covered_region(
         bounds: (width, height) of the image.
 
     Returns:
-        (left, top, right, bottom) in whole pixels with a margin, or None if it is empty.
+        (left, top, right, bottom) in whole pixels with a margin, or None if nothing is left.
     """
     width, height = size
     corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]], np.float64)

@@ -16,7 +16,7 @@ from quantface_arch.errors import check_choice
 
 __all__ = ["COLOR_FIXES", "default_color_fix", "fix_color"]
 
-# A face has 32×32 patches of 16×16 pixels. Degradation preserves tones at this scale.
+# A face has 32×32 patches of 16×16 pixels. Degradation preserves tones at this resolution.
 _PATCHES = 32
 _WAVELET_LEVELS = 5
 # A channel with a smaller deviation, as a fraction of the full range, is treated as flat.

@@ -1,4 +1,4 @@
-"""Finding the faces of a photograph."""
+"""Build the face detector that a name selects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["ALIASES", "DETECTORS", "build_detector"]
 
 DETECTORS = ("auto", "yunet", "retinaface_mobile0.25", "retinaface_resnet50")
-# Names of detectors that are gone, and those that stand in for them.
+# Each of these detectors was removed; the one that it maps to replaces it.
 ALIASES = {"haar": "yunet"}
 
 
@@ -27,23 +27,23 @@ def build_detector(
     device: str | torch.device = "cpu",
     notify: Callable[[str], None] = lambda message: None,
 ) -> Detector:
-    """Make a detector, fetching its weights if need be.
+    """Return a detector; its weights are downloaded if they are missing.
 
     Args:
         name: one of :data:`DETECTORS` or of :data:`ALIASES`; ``auto`` is YuNet, which is shipped.
-        weights_dir: folder that directly holds RetinaFace's ``.pth``; facexlib's own cache if
-            None.
-        offline: never download.
-        device: where RetinaFace runs; YuNet runs on the CPU.
-        notify: told, in one line, about a download and about a name that is an alias.
+        weights_dir: folder that directly holds RetinaFace's ``.pth`` file; None is facexlib's
+            cache.
+        offline: never download weights.
+        device: device of RetinaFace; YuNet runs on the CPU.
+        notify: receives one line about each download and about a name that is an alias.
 
     Raises:
-        QuantFaceError: unknown name; or weights that are missing or damaged.
+        QuantFaceError: the name is unknown, or the weights are missing or damaged.
     """
     if name not in (*DETECTORS, *ALIASES):
         raise QuantFaceError(f"unknown detector {name!r}: choose from {', '.join(DETECTORS)}")
     if name in ALIASES:
-        notify(f"the detector {name} is gone; {ALIASES[name]} stands in for it")
+        notify(f"the detector {name} was removed; {ALIASES[name]} replaces it")
         name = ALIASES[name]
     if name in ("auto", "yunet"):
         from quantface_arch.faces.yunet import YuNetDetector

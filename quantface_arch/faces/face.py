@@ -17,9 +17,9 @@ class Face:
     Attributes:
         box: (4,) float: left, top, right, bottom.
         landmarks: (5, 2) float: left eye, right eye (as seen), nose, left and right mouth corner;
-            or (2, 2), the eyes alone, from a detector of your own that finds no more.
+            or (2, 2), the eyes alone, if a custom detector finds no more.
         score: confidence, from 0 to 1.
-        plausible: whether the landmarks can be those of a face; others are left as they are.
+        plausible: whether a real face can have these landmarks; others stay unrestored.
     """
 
     box: np.ndarray

@@ -1,4 +1,4 @@
-"""How well five landmarks fit a face, and a closer look at the faces that fit badly."""
+"""Measure how well five landmarks fit a face, and look again at faces that fit badly."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from quantface_arch.utils.images import to_uint8
 
 __all__ = ["Fit", "Look", "fit", "look_closer", "turn"]
 
-# Finds faces in an (H, W, 3) uint8 image, in that image's pixels.
+# A function that finds the faces in an (H, W, 3) uint8 image, in that image's pixels.
 Look = Callable[[np.ndarray], list[Face]]
 
-# Side of the square that a closer look sees, and of the face in it, in pixels. The neighbourhood
-# that is turned is wider, so that its corners stay outside.
+# A closer look sees a square of this side, with a face of this size in its middle, in pixels. The
+# neighbourhood that is turned is wider, so that its corners stay outside.
 _VIEW, _FACE_IN_VIEW, _WIDE = 224, 88, 320
-# Degrees between two views, and the tilt below which no view is turned further.
+# Views are _STEP degrees apart. A face tilted by less than _UPRIGHT degrees is not turned further.
 _STEP, _UPRIGHT = 45, 1
 _REFINEMENTS = 3
-# A view whose score is lower by more than this shows something else.
+# A view shows something else if its score is lower by more than this.
 _WORSE = 0.05
 # Small faces that are enlarged further become too blurred to be found.
 _MOST_ENLARGED = 2
-# A face in the middle of the view: at most this share of its size away from it.
+# A face counts only if it is at most this many face sizes away from the middle of the view.
 _MOST_OFF_CENTRE = 0.4
 
 
@@ -39,7 +39,8 @@ class Fit:
         angle: clockwise rotation of the face in the image, in degrees from -180 to 180.
         residual: root mean square distance of the landmarks from the mean face's, in pixels of
             the 512×512 frame. Frontal faces have 2 to 10, half profiles up to 30.
-        scale: width of the 512×512 frame in sizes of the box. Upright faces have 1.4 to 1.8.
+        scale: width of the 512×512 frame in multiples of the box's size. Upright faces have 1.4
+            to 1.8.
     """
 
     angle: float
@@ -73,9 +74,9 @@ def look_closer(rgb: np.ndarray, face: Face, look: Look) -> Face:
     """Look at one face again, turned by every multiple of 45 degrees, and keep the best view.
 
     Detectors place the landmarks of a face that lies on its side or upside down as if it were
-    upright, with nearly the score of a true face. Seen upright, its score is higher and its
-    landmarks fit better. They also underestimate a tilt, so the best view is turned further
-    until the face in it is upright.
+    upright, with nearly the score of a true face. When such a face is seen upright, its score is
+    higher and its landmarks fit better. Detectors also underestimate a tilt, so the best view is
+    turned further until the face in it is upright.
 
     Args:
         rgb: (H, W, 3) uint8 or uint16 image.
@@ -83,9 +84,9 @@ def look_closer(rgb: np.ndarray, face: Face, look: Look) -> Face:
         look: finds faces in an (H, W, 3) uint8 image, in that image's pixels.
 
     Returns:
-        The face of the best view, in pixels of ``rgb``; if that is the upright one, the given face
-        with the view's score. The score is 0 if no view shows a face, and ``plausible`` is False
-        if the landmarks cannot be those of a face.
+        The face of the best view, in pixels of ``rgb``. If the unturned view is best, it is the
+        given face with that view's score. The score is 0 if no view shows a face, and
+        ``plausible`` is False if no real face can have the landmarks.
     """
     to_view = _to_neighbourhood(face)
     neighbourhood = to_uint8(warp(rgb, to_view, (_WIDE, _WIDE), cv2.BORDER_CONSTANT))
@@ -95,7 +96,7 @@ def look_closer(rgb: np.ndarray, face: Face, look: Look) -> Face:
         return replace(face, score=0.0, plausible=False)
     seen = _straighten(neighbourhood, seen, look)
     if seen.angle == 0:
-        # The landmarks that were given may be a mean of several passes, which is more exact.
+        # The given landmarks may be the mean of several passes, which is more exact.
         return replace(face, score=seen.face.score, plausible=fit(face).is_possible)
     back = invert(_turned(seen.angle) @ np.vstack([to_view, (0, 0, 1)]))
     return replace(turn(seen.face, back), plausible=fit(seen.face).is_possible)
@@ -167,7 +168,7 @@ def _quality(seen: _Seen) -> float:
 
 
 def turn(face: Face, matrix: np.ndarray) -> Face:
-    """Return a face as a similarity moves it; its box stays upright, of equal size."""
+    """Return a face moved by a similarity; its box is scaled but not rotated."""
     size = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
     middle = transform((face.box[:2] + face.box[2:])[None] / 2, matrix)[0]
     half = size * (face.box[2:] - face.box[:2]) / 2

@@ -1,4 +1,4 @@
-"""Head-shaped masks in the aligned 512×512 frame."""
+"""Make head-shaped masks in the aligned 512×512 frame."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _CROWN, _CHIN = 36.0, 486.0
 _HALF_WIDTH = 186.0
 _NARROWING = 36.0
 _EXPONENT = 2.3
-# The head's middle moves by this many pixels for each pixel of the nose. A larger turn would bring
-# the nose of a profile near the outline.
+# The head's middle moves by this many pixels for each pixel of the nose. Turns are limited, because
+# a larger one would bring the nose of a profile near the outline.
 _SHIFT = 1.5
 _MAX_TURN = 40.0
 # The interval in which each weight rises from 0 to 1: the outline is at 0, the middle at 1.

@@ -1,4 +1,4 @@
-"""Detection at several sizes of one image, and the merging of what the passes found."""
+"""Detect faces at several sizes of one image, and merge what the passes find."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_OVERLAP = 0.4
 _MAX_INSIDE = 0.6
 # Smaller faces have too little detail to be told from patterns.
 _SMALLEST = 10.0
-# Longer side of an image that is looked at lying on its sides, in pixels.
+# An image is shrunk to this longer side, in pixels, before it is turned and searched again.
 _TURNED_SIDE = 640
 
 
@@ -37,17 +37,17 @@ def detect_in_passes(
     size it is good at. The finest pass keeps smaller faces too, down to 10 pixels, and the
     coarsest keeps larger ones, because no other pass sees them better. Faces with a low score or
     with landmarks unlike an upright face's are looked at again, turned. If there is no face, a
-    small image is looked at twice as large, and any image lying on each side and upside down.
+    small image is searched at twice its size, and then any image turned by 90, 180 and 270 degrees.
 
     Args:
         rgb: upright (H, W, 3) uint8 or uint16.
         look: finds faces in an (H, W, 3) uint8 image, in that image's pixels.
         long_sides: longer side of the image in each pass, in pixels, ascending. An image is
-            not enlarged, and no size is looked at twice.
+            not enlarged, and no size is searched twice.
         sizes: smallest and largest face that ``look`` places well, in pixels of a pass; the size
             of a face is the square root of its box's area.
-        scores: what a second look, or the mean of both looks, has to give; and the score from
-            which a face with the landmarks of an upright one needs no second look.
+        scores: lowest score that a second look, or the mean of both looks, must reach; and the
+            score from which a face with the landmarks of an upright one needs no second look.
 
     Returns:
         Every face once, in pixels of ``rgb``, from left to right.
@@ -60,8 +60,8 @@ def detect_in_passes(
     for face in faces:
         is_sure = face.score >= sure and fit(face).is_sure
         closer = face if is_sure else look_closer(rgb, face, look)
-        # Seen alone, wheels score lower than at first, and turned faces higher. Faces in half
-        # profile lose some, but had a high score.
+        # In a second look, wheels score lower than before, and turned faces score higher. Half
+        # profiles score lower, too, but their first score was high enough to lift the mean.
         if closer.score and max(closer.score, (face.score + closer.score) / 2) >= lowest:
             kept.append(closer)
     kept = merge(kept)
@@ -69,7 +69,7 @@ def detect_in_passes(
 
 
 def _twice_as_large(rgb: np.ndarray, look: Look) -> list[Face]:
-    """Return the faces of a small image that is enlarged twice; none of a larger image."""
+    """Return the faces of a small image at twice its size; none if the image is larger."""
     if 2 * max(rgb.shape[:2]) > _TURNED_SIDE:
         return []
     faces = look(cv2.resize(to_uint8(rgb), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC))
@@ -77,7 +77,7 @@ def _twice_as_large(rgb: np.ndarray, look: Look) -> list[Face]:
 
 
 def _on_other_sides(rgb: np.ndarray, look: Look) -> list[Face]:
-    """Return the faces of the view with the best one, of an image turned by 90 to 270 degrees."""
+    """Turn an image by 90, 180 and 270 degrees; return the faces of the view with the best one."""
     small, factor = shrink(rgb, _TURNED_SIDE)
 
     def faces(quarters: int) -> list[Face]:

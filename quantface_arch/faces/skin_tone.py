@@ -1,4 +1,4 @@
-"""Skin tone of an aligned face, measured at the cheeks."""
+"""Measure the skin tone of an aligned face at its cheeks."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import numpy as np
 
 __all__ = ["SKIN_TONES", "skin_tone", "typology_angle"]
 
-# Classes of the individual typology angle in degrees (Chardon et al., 1991), two of the six steps
-# each: brown and dark up to 10, tan and intermediate up to 41, light and very light above.
+# Each class ends at this individual typology angle in degrees (Chardon et al., 1991), and joins two
+# of the six published classes: brown and dark up to 10, tan and intermediate up to 41, light and
+# very light above.
 SKIN_TONES = {"dark": 10.0, "medium": 41.0, "light": 90.0}
-# Centres of both cheeks (x, y) and half the side of the squares measured there, as shares of the
-# side of a face in FFHQ's alignment.
+# The squares to measure lie around the centres of both cheeks (x, y). Centres and half the side of
+# the squares are shares of the width of a face in FFHQ's alignment.
 CHEEKS, HALF = ((0.344, 0.633), (0.656, 0.633)), 0.047
 
 
 def typology_angle(face: np.ndarray) -> float:
     """Return the individual typology angle of an aligned face, in degrees from -90 to 90.
 
-    The angle is atan((L* - 50) / b*), of the mean of both cheeks' median colours.
+    The angle is atan((L* - 50) / b*) for the mean of both cheeks' median colours.
 
     Args:
         face: float32 (H, W, 3), BGR in [0, 1], in FFHQ's alignment.
@@ -35,6 +36,6 @@ def typology_angle(face: np.ndarray) -> float:
 
 
 def skin_tone(face: np.ndarray) -> str:
-    """Return the class of ``SKIN_TONES`` of an aligned face (see ``typology_angle``)."""
+    """Return the class in ``SKIN_TONES`` of an aligned face (see ``typology_angle``)."""
     angle = typology_angle(face)
     return next(name for name, most in SKIN_TONES.items() if angle <= most)

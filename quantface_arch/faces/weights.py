@@ -1,4 +1,4 @@
-"""Where the detectors' weights come from: a folder, facexlib's cache, or its release page."""
+"""Find the detectors' weights: in a folder, in facexlib's cache, or on its release page."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _facexlib_cache() -> Path:
 
 
 def check_weights_dir(weights_dir: str | os.PathLike[str] | None) -> None:
-    """Raise UsageError if something that is not a folder stands there; a download may make one."""
+    """Raise UsageError if the path exists but is not a folder; a download makes a missing one."""
     if weights_dir is not None and Path(weights_dir).exists() and not Path(weights_dir).is_dir():
         raise UsageError(f"--weights-dir {weights_dir} is not a folder")
 
@@ -42,14 +42,15 @@ def find_weights(
     offline: bool,
     notify: Callable[[str], None],
 ) -> Path:
-    """The file with a detector's weights: in ``weights_dir``, in facexlib's cache, or downloaded.
+    """Return the file of a detector's weights, from a folder, facexlib's cache or a download.
 
-    A download goes to ``weights_dir`` if given, else to facexlib's cache.
+    ``weights_dir`` is searched before facexlib's cache. A download goes to ``weights_dir`` if it is
+    given, else to the cache.
 
     Raises:
         UsageError: ``weights_dir`` is not a folder.
-        Unavailable: nothing found, and offline or no network; the message says where to put the
-            file.
+        Unavailable: the file is not there, and the download is forbidden or fails. The message says
+            where to put the file.
     """
     file = FILES[network]
     check_weights_dir(weights_dir)

@@ -1,4 +1,4 @@
-"""YuNet, the shipped face detector, with five landmarks for each face."""
+"""Detect faces with YuNet, the shipped detector, with five landmarks for each face."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["MODEL", "YuNetDetector"]
 MODEL = Path(__file__).resolve().parents[1] / "weights/face_detection_yunet_2023mar.onnx"
 
 _LONG_SIDES = (120, 160, 226, 320, 452, 640, 1024, 2048)
-# Sizes that the network was trained on are 10 to 300 pixels.
+# The network was trained on faces of 10 to 300 pixels.
 _SIZES = (40.0, 320.0)
 _MIN_SCORE, _SCORES = 0.7, (0.845, 0.93)
 _MAX_OVERLAP = 0.3
 _MOST_CANDIDATES = 5000
-# OpenCV finds faces in memory that it never wrote when an image is a few pixels high or wide.
+# Smaller images are padded: with a few rows or columns, OpenCV reads memory that it never wrote.
 _SMALLEST_SIDE = 64
 
 
 class YuNetDetector:
-    """Find faces with five landmarks each. One detector may serve several threads.
+    """Finds faces with five landmarks each. Threads may share a detector.
 
     Args:
         weights: the network as OpenCV Zoo publishes it, ``.onnx``.
@@ -41,7 +41,8 @@ class YuNetDetector:
 
     def __init__(self, weights: str | os.PathLike[str] = MODEL) -> None:
         self._network = _load(Path(weights))
-        # The network keeps the size of its input between the two calls of a pass.
+        # The network keeps the size of its input between the two calls of a pass, so that passes
+        # must take turns.
         self._lock = threading.Lock()
 
     def detect(self, rgb: np.ndarray) -> list[Face]:

@@ -1,1 +1,1 @@
-"""The connection to BasicSR: options files, registration, and patches of BasicSR itself."""
+"""Connect to BasicSR: read options files, register networks, and patch BasicSR itself."""

@@ -1,4 +1,4 @@
-"""Bit allocation as an options file describes it."""
+"""Run bit allocation as an options file describes it."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class AllocationRun:
         options: the options file.
         out: the bit map to write. The sensitivities are kept beside it, in
             ``<stem>.sensitivities.json``.
-        sensitivities: file to solve from; None measures.
-        input: folder of degraded faces, in place of the options' ones.
-        num_images: number of images to measure on, in place of the options' one.
-        budget: upper limits by name, which go before the options' ones.
+        sensitivities: file to solve from; None measures them.
+        input: folder of degraded faces; None is the one in the options.
+        num_images: number of images to measure on; None is the number in the options.
+        budget: upper limits by name, which override those of the options.
         device: torch device.
     """
 
@@ -59,10 +59,10 @@ class AllocationRun:
 
 
 def allocate_from_options(run: AllocationRun, shard: Shard) -> Allocation | None:
-    """Measure unless sensitivities are given, and solve.
+    """Measure sensitivities unless they are given, and solve for bit widths.
 
     Args:
-        shard: this one of the processes that measure together, joined; the first one solves.
+        shard: this process among those that measure together; the first one solves.
 
     Returns:
         the allocation, or None in every process but the first.
@@ -91,10 +91,10 @@ def read_settings(
 
     Args:
         given: the block.
-        budget: upper limits by name, which go before those of the block.
+        budget: upper limits by name, which override those of the block.
 
     Raises:
-        QuantFaceError: an unknown option, or a value that is not allowed.
+        QuantFaceError: an option is unknown, or its value is not allowed.
     """
     options = parse_options(AllocateOptions, "allocate", given)
     for pattern, bits in options.protect.items():
@@ -128,7 +128,7 @@ def _measure(
     shard: Shard,
 ) -> Sensitivities:
     """Measure the sensitivities of the options' network."""
-    # These imports take seconds, which solving from a file does not need.
+    # Import these late: they take seconds, and solving from a file does not need them.
     import quantface_arch.data
     import quantface_arch.integration.registered
     import quantface_arch.losses  # noqa: F401
@@ -139,7 +139,7 @@ def _measure(
     net = build_arch(opt["network_g"]).eval().to(run.device)
     if next(quant_layers(net), None) is not None:
         raise QuantFaceError(
-            f"{run.options}: network_g is quantized already, a float one is wanted"
+            f"{run.options}: network_g is already quantized, expected a float network"
         )
     quant = {key: value for key, value in opt["quant"].items() if key != "bit_map"}
     recipe, _, plan = read_quant_options(quant, net)
@@ -169,7 +169,7 @@ def _perceptual_distance(
     if not isinstance(options, Mapping) or options.get("type") not in LOSS_REGISTRY:
         known = ", ".join(sorted(name for name, _ in LOSS_REGISTRY))
         raise QuantFaceError(
-            f"allocate option perceptual: found {options!r}, wanted is {{type: NAME, ...}} "
+            f"allocate option perceptual: found {options!r}, expected {{type: NAME, ...}} "
             f"with NAME one of {known}"
         )
     return build_loss(dict(options)).to(device)

@@ -1,4 +1,4 @@
-"""The options of bit allocation, as options files give them."""
+"""Define the options of bit allocation in options files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class AllocateOptions:
     """The block ``allocate`` of an options file."""
 
     weight_bits: Sequence[int] = option(
-        f"candidate bit widths of weights, {WIDTHS}; one alone is fixed and not measured.",
+        f"candidate bit widths of weights, {WIDTHS}; a single one is used without measuring.",
         [4],
         old_name="weights",
     )
@@ -29,10 +29,10 @@ class AllocateOptions:
     budget: Mapping[str, Any] = option(
         "upper limits, see `allocate: budget` below.", {}, shown="none"
     )
-    # "lambda" is a word of Python.
+    # "lambda" is a keyword of Python.
     lambda_: float = option(
-        "what a bit width costs. 1: the quantization error alone; 0: the perceptual distance "
-        "alone.",
+        "share of the quantization error in what a bit width costs; the rest is the perceptual "
+        "distance.",
         0.5,
         limits=Limits(least=0, most=1),
         key="lambda",
@@ -41,15 +41,15 @@ class AllocateOptions:
         "a registered loss, `{type: ..., ...}`.", None, shown="null: 1 - SSIM"
     )
     protect: Mapping[str, int] = option(
-        "name pattern → bit width, of layers to leave alone.",
+        "name pattern → bit width of layers that are not allocated.",
         {},
-        shown="none beside the network's own 8-bit layers",
+        shown="none besides the network's own 8-bit layers",
     )
     count: Sequence[str] = option(
-        "name patterns of the layers that count in averages.", ["*"], shown="all"
+        "name patterns of the layers that count towards averages.", ["*"], shown="all"
     )
     macs_size: int = option(
-        "side in pixels of the images whose multiply-accumulates weigh inputs.",
+        "side in pixels of the image whose multiply-accumulates are the weights of inputs.",
         512,
         limits=Limits(least=1),
     )

@@ -1,4 +1,4 @@
-"""The options that BasicSR's own loops read, checked before BasicSR uses them."""
+"""Check the options that BasicSR's own loops read before BasicSR uses them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LoopOptions:
     train: Mapping[str, Any] = option("see below.", {}, shown="none")
     val: Mapping[str, Any] = option("see below.", {}, shown="none")
     logger: Mapping[str, Any] = option("see below.", {}, shown="none")
-    dist_params: Mapping[str, Any] = option("options of several processes.", {}, shown="none")
+    dist_params: Mapping[str, Any] = option("options of distributed training.", {}, shown="none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class TestingOptions:
 
     val_freq: int = option("steps between evaluations.", 5000, limits=Limits(least=1))
     save_img: bool = option("write the restored images.", False)
-    suffix: str | None = option("what their names end in.", None)
+    suffix: str | None = option("suffix of the names of restored images.", None)
     metrics: Mapping[str, Any] | None = option("metrics by name.", None)
 
 
@@ -75,8 +75,8 @@ def check_loop(opt: Any) -> None:
     """Check what BasicSR's loops read without a check of their own.
 
     Raises:
-        QuantFaceError: an option is missing or wrong; the message names it, what was found and
-            what is allowed.
+        QuantFaceError: an option is missing or wrong. The message names the option, what was found
+            and what is allowed.
     """
     if not isinstance(opt, Mapping):
         raise QuantFaceError(f"options file: found {opt!r}, allowed is a mapping of options")
@@ -126,13 +126,16 @@ def force(opt: Any, words: Sequence[str], value_of: Any) -> Any:
         if not isinstance(inner, dict):
             raise QuantFaceError(f"--force_yml {entry}: no block {':'.join(blocks)} in the options")
         inner[key] = value_of(text.strip())
+        if not blocks and key == "manual_seed" and inner[key] is None:
+            # BasicSR draws a seed before it forces options.
+            raise QuantFaceError(f"--force_yml {entry}: allowed is a whole number")
     return opt
 
 
 def _check(kind: type[Any], block: str, given: Any) -> Any:
     """Return the options of a block that a dataclass declares; others are left to their readers.
 
-    Whole numbers that are not of the type int become so: 2.0 becomes 2.
+    Whole numbers of the type float become int: 2.0 becomes 2.
     """
     if not isinstance(given, Mapping):
         return parse_options(kind, block, given)

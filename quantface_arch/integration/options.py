@@ -1,4 +1,4 @@
-"""Options files read outside BasicSR's loop, with the same result as inside it."""
+"""Read options files outside BasicSR's loop, with the same result as inside it."""
 
 from __future__ import annotations
 

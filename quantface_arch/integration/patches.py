@@ -1,4 +1,4 @@
-"""Patches of BasicSR: plain options files, names in LMDBs, resuming without a GPU, in an epoch."""
+"""Patch how BasicSR reads options files and names in LMDBs, and how it resumes a training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from quantface_arch.utils.files import read_bytes
 
 __all__ = ["patch_lmdb", "patch_options", "patch_resume"]
 
-# The attribute of a module of BasicSR that is already patched.
+# A module of BasicSR has this attribute once it is patched.
 PATCHED = "quantface_patched"
 
 
@@ -84,9 +84,9 @@ def _patch_loop(train: Any) -> None:
 
 
 def patch_lmdb() -> None:
-    """Make BasicSR take the names of LMDBs from the right of their lines. Idempotent.
+    """Make BasicSR read names with dots in LMDBs. Idempotent.
 
-    BasicSR 1.4.2 cuts names at their first dot, so that some are not found, and others collapse.
+    BasicSR 1.4.2 cuts names at their first dot, so that some are not found and others become equal.
     """
     from basicsr.data import data_util, paired_image_dataset, single_image_dataset
 
@@ -97,7 +97,7 @@ def patch_lmdb() -> None:
 
 
 def _keys_of_lmdb(folder: str) -> list[str]:
-    """Return the keys of an LMDB, in the order of its file.
+    """Return the keys of an LMDB, in the order of its list of names.
 
     Raises:
         QuantFaceError: see ``read_sides``; or the folder's name does not end in .lmdb.
@@ -105,7 +105,7 @@ def _keys_of_lmdb(folder: str) -> list[str]:
     from quantface_arch.data.lmdb_keys import read_sides
 
     if not str(folder).endswith(".lmdb"):
-        raise QuantFaceError(f"{folder}: an LMDB's name ends in .lmdb")
+        raise QuantFaceError(f"{folder}: the name of an LMDB must end in .lmdb")
     return list(read_sides(Path(folder)))
 
 
@@ -119,7 +119,7 @@ def _pairs_of_lmdbs(folders: list[str], names: list[str]) -> list[dict[str, str]
     if first != second:
         raise QuantFaceError(
             f"{' and '.join(map(str, folders))}: found key {min(first ^ second)!r} in one of them "
-            "alone, wanted are the same keys in both"
+            "alone, expected the same keys in both"
         )
     return [{f"{name}_path": key for name in names} for key in sorted(first)]
 
@@ -170,9 +170,13 @@ def _ordered_mapping(loader: Any, node: Any) -> OrderedDict[Any, Any]:
 
 
 def _forced_value(text: str, original_value: Callable[[str], Any]) -> Any:
-    """Return a value of ``--force_yml``; lists are read as literals instead of evaluated."""
+    """Return a value of ``--force_yml``; lists are read as literals instead of evaluated.
+
+    A whole number such as 2.0 becomes 2, since BasicSR counts with what is meant to be whole.
+    """
     if not text.startswith("["):
-        return original_value(text)
+        value = original_value(text)
+        return int(value) if isinstance(value, float) and value.is_integer() else value
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError) as error:

@@ -42,7 +42,8 @@ def QuantFaceArch(
             random. A quantized checkpoint gives the quantized network.
         param_key: the key of the weights in a ``.pth`` file. None takes ``params_ema`` if it
             exists, else ``params``, else the whole file.
-        base: where Stable Diffusion 2.1-base is. Only a folder of OSDFace's files needs it.
+        base: folder or hub id of Stable Diffusion 2.1-base. Only a folder of OSDFace's files needs
+            it.
 
     Raises:
         QuantFaceError: the architecture is unknown, the file is missing, or the weights are of
@@ -76,7 +77,7 @@ def _random(arch: Mapping[str, Any] | None) -> nn.Module:
 def _params(path: Path, param_key: str | None) -> dict[str, Any]:
     keys = PARAM_KEYS if param_key is None else (param_key,)
     state = read_state(path, keys)
-    # The file was saved from a network that was wrapped for several devices.
+    # A network that is wrapped for several devices is saved with this prefix.
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 

@@ -1,4 +1,4 @@
-"""BasicSR's ARCH_REGISTRY with this package's architectures added."""
+"""Add this package's architectures to BasicSR's ARCH_REGISTRY."""
 
 from __future__ import annotations
 

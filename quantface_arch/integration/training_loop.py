@@ -1,4 +1,4 @@
-"""Patches of BasicSR's training loop: processes without GPUs, and no folder of a failed start."""
+"""Patch BasicSR's training loop to run without GPUs and to remove the folders of failed starts."""
 
 from __future__ import annotations
 

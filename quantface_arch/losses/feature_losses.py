@@ -14,7 +14,7 @@ from quantface_arch.losses.features import EdgePyramid, FrozenLoss, VREFeatures,
 __all__ = ["QuantFaceFeatureLoss", "QuantFaceStructureLoss"]
 
 DISTANCES = ("l1", "l2")
-# Against division by zero in flat regions, in squares of the image's range.
+# This avoids divisions by zero in flat regions. Its unit is the square of the image's range.
 SMALL = 1e-5
 
 
@@ -22,18 +22,18 @@ SMALL = 1e-5
 class QuantFaceFeatureLoss(FrozenLoss):
     """Distance of two faces in the features of a restorer's frozen VRE encoder.
 
-    The mean over the encoder's levels of |a - b| (or its square), each level's maps being divided
-    by the root mean square of the target's. Nothing is downloaded: the weights are a shipped
-    model's, or those of a checkpoint of yours.
+    The loss is the mean of |a - b| (or its square) over the encoder's levels, where each level's
+    maps are divided by the root mean square of the target's. Nothing is downloaded: the weights are
+    those of a shipped model or of your own checkpoint.
 
     Args:
         loss_weight: factor of the result.
-        weights: whose VRE, see ``VREFeatures``.
+        weights: a shipped model's name or a checkpoint's path; its VRE is used.
         distance: ``l1`` or ``l2``.
-        size: side in pixels at which faces are looked at; None: the VRE's own resolution.
+        size: side in pixels to which faces are resized; None takes the VRE's own resolution.
 
     Raises:
-        QuantFaceError: no such model, one without a VRE, or another distance.
+        QuantFaceError: there is no such model, it has no VRE, or the distance is unknown.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class QuantFaceFeatureLoss(FrozenLoss):
         self.features = VREFeatures(weights, size)
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Compare two images (N, 3, H, W) in [-1, 1]; returns a scalar."""
+        """Compare two batches of images (N, 3, H, W) in [-1, 1]; return a scalar."""
         with torch.no_grad():
             wanted = self.features(target)
         levels = zip(self.features(pred), wanted, strict=True)
@@ -69,13 +69,14 @@ class QuantFaceStructureLoss(FrozenLoss):
 
     Args:
         loss_weight: factor of the result, which is 0 for equal images and at most 2.
-        texture: share of the texture term, 0 to 1; the rest is the structure term's.
+        texture: share of the texture term, 0 to 1; the structure term has the rest.
         window: side of the windows in positions of each map.
-        scales: of the gradients, see ``EdgePyramid``.
-        weights: None: gradients; else whose VRE, see ``VREFeatures``.
+        scales: number of scales of the gradients, each half the size of the one before.
+        weights: a shipped model's name or a checkpoint's path, whose VRE is used; None takes the
+            gradients.
 
     Raises:
-        QuantFaceError: no such model, one without a VRE, or a share outside 0 to 1.
+        QuantFaceError: there is no such model, it has no VRE, or the share is outside 0 to 1.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class QuantFaceStructureLoss(FrozenLoss):
         self.features = EdgePyramid(scales) if weights is None else VREFeatures(weights)
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Compare two images (N, 3, H, W) in [-1, 1]; returns a scalar."""
+        """Compare two batches of images (N, 3, H, W) in [-1, 1]; return a scalar."""
         with torch.no_grad():
             wanted = self.features(target)
         levels = zip(self.features(pred), wanted, strict=True)

@@ -1,4 +1,4 @@
-"""Feature maps that losses compare, from networks that came with the package or none at all."""
+"""Feature maps that losses compare, from networks in the package or from no network at all."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class EdgePyramid(nn.Module):
     """An image and its edges by direction (half-wave rectified Sobel gradients), at some scales.
 
     Args:
-        scales: how many, each half the size of the one before; fewer where a side gets below 8
-            pixels.
+        scales: number of scales, each half the size of the one before. There are fewer if a side
+            would have less than 8 pixels.
     """
 
     sobel: Tensor
@@ -47,7 +47,7 @@ class EdgePyramid(nn.Module):
         self.register_buffer("sobel", filters.unsqueeze(1), persistent=False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Maps (N, 7, h, w) of an image (N, 3, H, W) in [-1, 1], the finest first."""
+        """Return maps (N, 7, h, w) of an image (N, 3, H, W) in [-1, 1], the finest first."""
         x = (image + 1) / 2
         maps: list[Tensor] = []
         for scale in range(self.scales):
@@ -60,14 +60,14 @@ class EdgePyramid(nn.Module):
 
 
 class VREFeatures(nn.Module):
-    """What a restorer's frozen VRE encoder makes of a face, at the end of each of its levels.
+    """The features of a face at the end of each level of a restorer's frozen VRE encoder.
 
     Args:
         weights: a shipped model's name or a path, as ``zoo.load_model`` takes.
-        size: side in pixels that images are resized to; None: the VRE's own resolution.
+        size: side in pixels to which images are resized; None takes the VRE's own resolution.
 
     Raises:
-        QuantFaceError: no such model, or one without a VRE.
+        QuantFaceError: there is no such model, or it has no VRE.
     """
 
     def __init__(self, weights: str, size: int | None = None) -> None:
@@ -77,7 +77,7 @@ class VREFeatures(nn.Module):
         vre = getattr(load_model(weights, runtime="reference"), "vre", None)
         if vre is None:
             raise QuantFaceError(
-                f"weights {weights!r}: this network has no VRE to take features of"
+                f"weights {weights!r}: this network has no VRE to take features from"
             )
         self.size = size or vre.resolution
         self.encoder = vre.encoder.requires_grad_(False)
@@ -90,7 +90,7 @@ class VREFeatures(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return the maps (N, C, h, w) of images (N, 3, H, W) in [-1, 1], the finest first."""
         side = (self.size, self.size)
-        # Antialiased, unlike what the VRE itself sees: else most pixels would get no gradient.
+        # We resize with antialiasing, unlike the VRE, so that every pixel gets a gradient.
         x = F.interpolate(image, size=side, mode="bilinear", align_corners=False, antialias=True)
         maps: list[Tensor] = []
 
@@ -99,7 +99,7 @@ class VREFeatures(nn.Module):
 
         hooks = [module.register_forward_hook(keep) for module in self._ends()]
         try:
-            # The VRE's second normalization, see ``VRE.features``.
+            # This is the VRE's second normalization, see ``VRE.features``.
             self.encoder((x - 0.5) / 0.5)
         finally:
             for hook in hooks:

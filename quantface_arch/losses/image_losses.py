@@ -13,7 +13,7 @@ __all__ = ["QuantFaceColorLoss", "QuantFaceEdgeLoss", "QuantFaceTextureLoss"]
 
 
 def gradients(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Forward differences along x and y, each of the image's shape less one pixel on both sides."""
+    """Return forward differences along x and y, one pixel smaller than the image on both axes."""
     dx = image[..., 1:, 1:] - image[..., 1:, :-1]
     dy = image[..., 1:, 1:] - image[..., :-1, 1:]
     return dx, dy
@@ -21,7 +21,7 @@ def gradients(image: Tensor) -> tuple[Tensor, Tensor]:
 
 @LOSS_REGISTRY.register()
 class QuantFaceEdgeLoss(nn.Module):
-    """Mean absolute difference of the two images' gradients: edges in place, at their strength.
+    """Mean absolute difference of two images' gradients, which compares the edges at each pixel.
 
     Args:
         loss_weight: factor of the result.
@@ -32,7 +32,7 @@ class QuantFaceEdgeLoss(nn.Module):
         self.loss_weight = loss_weight
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Compare two images (N, C, H, W); returns a scalar."""
+        """Compare two batches of images (N, C, H, W); return a scalar."""
         (found_x, found_y), (wanted_x, wanted_y) = gradients(pred), gradients(target)
         along_x, along_y = (found_x - wanted_x).abs().mean(), (found_y - wanted_y).abs().mean()
         return self.loss_weight * (along_x + along_y)
@@ -57,13 +57,13 @@ class _BlockLoss(nn.Module):
 
 @LOSS_REGISTRY.register()
 class QuantFaceTextureLoss(_BlockLoss):
-    """Difference of local detail: as much as the target has, wherever exactly it lies.
+    """Difference in the amount of local detail, wherever exactly the detail lies.
 
-    A pixelwise loss prefers blur to detail that is a pixel off; here the mean gradient magnitude of
-    each ``window`` × ``window`` block is compared instead, so that blur costs more. The mean, not
-    the root mean square: that one is content with a single strong edge amid smoothed-out texture;
-    and Sobel's gradient, not the difference of neighbours: that one can be had from a pattern of
-    single pixels that nobody sees.
+    A pixelwise loss prefers blur to detail that is a pixel off. This loss compares the mean
+    gradient magnitude of each ``window`` × ``window`` block instead, so blur costs more. The mean
+    is better than the root mean square, which a single strong edge amid smoothed-out texture can
+    match. Sobel's gradient is better than the difference of neighbours, which an invisible pattern
+    of single pixels can match.
 
     Args:
         loss_weight: factor of the result.
@@ -87,10 +87,10 @@ class QuantFaceTextureLoss(_BlockLoss):
 
 @LOSS_REGISTRY.register()
 class QuantFaceColorLoss(_BlockLoss):
-    """Mean absolute difference of the two images' colour, brightness left out, at low resolution.
+    """Mean absolute difference of two images' colour without brightness, at low resolution.
 
-    Most of a face is one hue, so a pixelwise loss is nearly content with it everywhere; red lips
-    are few pixels. Compared are the block means of R - G and (R + G)/2 - B.
+    Most of a face has one hue, and red lips are few pixels, so a pixelwise loss is low even if the
+    whole face has that hue. This loss compares the block means of R - G and (R + G)/2 - B.
 
     Args:
         loss_weight: factor of the result.

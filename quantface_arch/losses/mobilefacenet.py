@@ -13,8 +13,8 @@ from quantface_arch.errors import QuantFaceError
 
 __all__ = ["MobileFaceNet", "load_mobilefacenet"]
 
-# Channels between the blocks, hidden channels and stride of each of the fifteen inverted residual
-# blocks (Chen et al., "MobileFaceNets", CCBR 2018, table 1, with one more block at the start).
+# Each of the fifteen inverted residual blocks has output channels, hidden channels and a stride
+# (Chen et al., "MobileFaceNets", CCBR 2018, table 1, with one more block at the start).
 BLOCKS = (
     *((64, 128, stride) for stride in (2, 1, 1, 1, 1)),
     (128, 256, 2),
@@ -26,7 +26,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel, and project; a block that keeps its shape adds its input."""
+    """A block that expands, filters each channel and projects; it adds an input of equal shape."""
 
     def __init__(self, in_channels: int, out_channels: int, hidden: int, stride: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileFaceNet(nn.Module):
-    """Embed 112×112 faces in 128 dimensions; batch normalization is folded into the weights."""
+    """A network that embeds 112×112 faces in 128 dimensions, with batch normalization folded."""
 
     mean: Tensor
     std: Tensor

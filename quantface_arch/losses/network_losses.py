@@ -37,18 +37,18 @@ class QuantFaceLPIPSLoss(FrozenLoss):
     Args:
         loss_weight: factor of the result.
         net: ``alex``, ``vgg`` or ``squeeze``.
-        weights: torchvision's file of that network's weights, or the folder that holds it; None:
-            torch's own cache.
-        download: get the file into torch's cache if it is not there.
+        weights: torchvision's file of that network's weights, or the folder that holds it; None
+            takes torch's own cache.
+        download: download the file into torch's cache if it is missing.
         shrink: [least, most] factor by which both images are shrunk first, drawn anew for every
-            batch; None: they are compared as they are. The backbones' first convolutions have a
-            stride, which training exploits by patterns of single pixels; at random sizes there is
-            no such pattern to find.
+            batch; None compares them at their own size. The backbones' first convolutions have a
+            stride, which training exploits by patterns of single pixels. At random sizes, no such
+            pattern works.
 
     Raises:
-        QuantFaceError: another network, a factor outside (0, 1], ``lpips`` is not installed, or the
-            weights are missing, damaged or could not be downloaded; the message names a loss that
-            does without.
+        QuantFaceError: the network is unknown, a factor is outside (0, 1], ``lpips`` is not
+            installed, or the weights are missing, damaged or cannot be downloaded. The message
+            names a loss that needs no downloaded weights.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class QuantFaceLPIPSLoss(FrozenLoss):
         super().__init__(loss_weight)
         check_choice("net", net, BACKBONES)
         if shrink is not None and not 0 < shrink[0] <= shrink[1] <= 1:
-            raise QuantFaceError(f"shrink: found {shrink!r}, wanted are two numbers in (0, 1]")
+            raise QuantFaceError(f"shrink: found {shrink!r}, expected two numbers in (0, 1]")
         self.shrink = shrink
         try:
             import lpips
@@ -73,15 +73,15 @@ class QuantFaceLPIPSLoss(FrozenLoss):
         url = get_model_weights(BACKBONES[net])["IMAGENET1K_V1"].url
         cache = Path(torch.hub.get_dir()) / "checkpoints"
         path = find_weights("QuantFaceLPIPSLoss", url, cache, weights, download)
-        # ``pnet_rand`` keeps lpips from downloading; the backbone is filled right below.
+        # ``pnet_rand`` keeps lpips from downloading. The backbone is filled right below.
         self.lpips = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
         _fill_slices(self.lpips.net, path)
         self.eval().requires_grad_(False)
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Compare two images (N, 3, H, W) in [-1, 1]; returns a scalar."""
+        """Compare two batches of images (N, 3, H, W) in [-1, 1]; return a scalar."""
         if self.shrink is not None:
-            # A number that depends on the data alone, so that a resumed training draws it again.
+            # The factor depends only on the data, so that a resumed training draws it again.
             draw = float(target.double().sum().abs() * 1000) % 1
             factor = self.shrink[0] + (self.shrink[1] - self.shrink[0]) * draw
             size = [round(side * factor) for side in pred.shape[-2:]]
@@ -104,7 +104,7 @@ def _fill_slices(net: nn.Module, path: Path) -> None:
 
 
 def _load_arcface(path: Path) -> nn.Module:
-    # Not facexlib's ``init_recognition_model``, which needs a GPU and downloads unasked.
+    # facexlib's ``init_recognition_model`` needs a GPU and downloads unasked, so we avoid it.
     from facexlib.recognition.arcface_arch import Backbone
 
     net = Backbone(num_layers=50, drop_ratio=0.6, mode="ir_se")
@@ -116,23 +116,23 @@ def _load_arcface(path: Path) -> nn.Module:
 class QuantFaceIdentityLoss(FrozenLoss):
     """1 - cosine similarity of two faces' embeddings (ArcFace; Deng et al., CVPR 2019).
 
-    The network is facexlib's IR-SE-50 or the small MobileFaceNet. Both want a tight 112×112 crop;
-    the part of an aligned face (FFHQ's alignment) is the one that pixel2style2pixel takes
-    (Richardson et al., CVPR 2021).
+    The network is facexlib's IR-SE-50 or the small MobileFaceNet. Both take a tight 112×112 crop,
+    which is cut from an aligned face (FFHQ's alignment) as in pixel2style2pixel (Richardson et al.,
+    CVPR 2021).
 
     Args:
         loss_weight: factor of the result, 0 to 2.
         net: ``arcface`` (IR-SE-50, 174 MB) or ``mobileface`` (4 MB).
         weights: the file ``recognition_arcface_ir_se50.pth`` or ``MobileFaceNet.onnx``, or the
-            folder that holds it; None: facexlib's own folder.
-        download: get the file into facexlib's folder if it is not there.
+            folder that holds it; None takes facexlib's own folder.
+        download: download the file into facexlib's folder if it is missing.
 
     Raises:
-        QuantFaceError: the weights are missing, damaged or could not be downloaded; the message
-            names a loss that does without.
+        QuantFaceError: the weights are missing, damaged or cannot be downloaded. The message names
+            a loss that needs no downloaded weights.
     """
 
-    # Top, bottom, left and right of the crop, as shares of an aligned face's side.
+    # These are the top, bottom, left and right of the crop, as shares of an aligned face's side.
     crop = (35 / 256, 223 / 256, 32 / 256, 220 / 256)
 
     def __init__(
@@ -160,7 +160,7 @@ class QuantFaceIdentityLoss(FrozenLoss):
         return self.net(F.adaptive_avg_pool2d(faces[..., rows, columns], (112, 112)))
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Compare two aligned faces (N, 3, H, W) in [-1, 1], RGB; returns a scalar."""
+        """Compare two batches of aligned RGB faces (N, 3, H, W) in [-1, 1]; return a scalar."""
         with torch.no_grad():
             wanted = self.embed(target)
         return self.loss_weight * (1 - (self.embed(pred) * wanted).sum(dim=1)).mean()

@@ -74,7 +74,7 @@ METRICS = {
     "haarpsi": Metric("calculate_quantface_haarpsi", "higher"),
     "edge_psnr": Metric("calculate_quantface_edge_psnr", "higher"),
     "sharpness": Metric("calculate_quantface_sharpness", "1"),
-    # BasicSR's NIQE fits a Gaussian to blocks of 96×96, of which it needs some.
+    # BasicSR's NIQE fits a Gaussian to blocks of 96×96 pixels and needs several of them.
     "niqe": Metric("calculate_quantface_niqe", "lower", reference=False, least=192),
     "vre": Metric("calculate_quantface_vre", "lower"),
     "lpips": Metric("calculate_quantface_lpips", "lower", build=build_lpips),

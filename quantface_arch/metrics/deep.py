@@ -1,7 +1,7 @@
-"""Metrics through networks that were trained on human judgement, and FID.
+"""Metrics by networks that were trained on human judgement, and FID.
 
-LPIPS is the ``lpips`` package's; the others are those of ``pyiqa`` (the extra ``metrics``), with
-its default settings. Nothing is downloaded unless ``download`` says so.
+LPIPS comes from the ``lpips`` package. The others come from ``pyiqa`` (the extra ``metrics``), with
+its default settings. Nothing is downloaded unless ``download`` is set.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ __all__ = [
 
 
 def build_lpips(_metric: str, files: tuple[Path, ...], device: str) -> Callable[..., Tensor]:
-    """LPIPS on AlexNet, for images (N, 3, H, W) in [0, 1]."""
+    """Build LPIPS on AlexNet, for images (N, 3, H, W) in [0, 1]."""
     loss = QuantFaceLPIPSLoss(weights=files[0]).to(device)
     return lambda found, wanted: loss(2 * found - 1, 2 * wanted - 1)
 
 
 def build_pyiqa(metric: str, files: tuple[Path, ...], device: str) -> nn.Module:
-    """A metric of pyiqa, for RGB images (N, 3, H, W) in [0, 1]; FID's is for two folders."""
+    """Build a metric of pyiqa, for RGB images (N, 3, H, W) in [0, 1], or for two folders (FID)."""
     # A path in place of a backbone's name keeps pyiqa from checking, and overwriting, the file.
     options = {"backbone": str(files[0])} if metric == "clipiqa" else {}
     try:
@@ -56,39 +56,39 @@ def build_pyiqa(metric: str, files: tuple[Path, ...], device: str) -> nn.Module:
     except QuantFaceError:
         raise
     except Exception as error:
-        # torch answers damaged and foreign files with many exception types.
+        # torch raises many types of exceptions for damaged and foreign files.
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         names = " and ".join(map(str, files))
-        raise QuantFaceError(f"pyiqa makes no {metric} of {names}: {first_line}") from error
+        raise QuantFaceError(f"pyiqa cannot build {metric} from {names}: {first_line}") from error
 
 
 def check_digest(metric: str, file: Path, url: str) -> None:
-    """Let a file through that is the published one, byte for byte.
+    """Check that a file is the published one, byte for byte.
 
     Args:
-        url: where it is published, its SHA-256 in hexadecimal being a part of the path.
+        url: where the file is published; the path contains its SHA-256 in hexadecimal.
 
     Raises:
-        QuantFaceError: it is another one.
+        QuantFaceError: the file differs from the published one.
     """
     found = file_digest(file)
     if f"/{found}/" not in url:
         raise QuantFaceError(
             f"{metric} of {file}: it holds a program, and is not the published one: found SHA-256 "
-            f"{found}, {url} is wanted"
+            f"{found}, expected the file of {url}"
         )
 
 
 @contextlib.contextmanager
 def _offline(metric: str, files: tuple[Path, ...]) -> Iterator[None]:
-    """Let pyiqa find these files, and no others, where it looks before it downloads."""
+    """Make pyiqa find exactly these files where it looks before it downloads."""
     import timm  # pyright: ignore[reportMissingImports]  (it comes with pyiqa)
     from pyiqa.utils import download_util  # pyright: ignore[reportMissingImports]  (as above)
 
     create, cache, hub = timm.create_model, download_util.DEFAULT_CACHE_DIR, torch.hub.get_dir()
     with tempfile.TemporaryDirectory() as folder:
         for (place, url), file in zip(FILES[metric], files, strict=True):
-            # CLIP's file is TorchScript, a program. pyiqa unpickles the others without a check.
+            # CLIP's file is TorchScript, which is a program. pyiqa unpickles the others unchecked.
             if place == "clip":
                 check_digest(metric, file, url)
             else:
@@ -97,7 +97,7 @@ def _offline(metric: str, files: tuple[Path, ...]) -> Iterator[None]:
             (Path(folder) / place / file.name).symlink_to(file.resolve())
         torch.hub.set_dir(folder)
         download_util.DEFAULT_CACHE_DIR = f"{folder}/pyiqa"
-        # MANIQA's file holds its backbone as well, which pyiqa would fetch for nothing.
+        # MANIQA's file also holds its backbone, so pyiqa need not download that.
         timm.create_model = lambda name, **given: create(name, **{**given, "pretrained": False})
         try:
             yield

@@ -1,8 +1,8 @@
-"""What is left of a face: its identity, its landmarks, its features in a restorer's encoder.
+"""Metrics of how well a face is kept: its identity, landmarks, and features in a VRE encoder.
 
 Images are aligned faces, as restorers see them. The networks of identity and landmarks are
-facexlib's; papers that print "Deg." and "LMD" mostly used others, so values compare within this
-project only.
+facexlib's. Papers that report "Deg." and "LMD" mostly use others, so values can be compared within
+this project only.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ __all__ = ["calculate_quantface_deg", "calculate_quantface_lmd", "calculate_quan
 
 FAN_SIDE = 256
 
-# BGR (H, W, 3), 0…255 → landmarks (K, 2), x and y in pixels.
+# Such a function maps an image, BGR (H, W, 3), 0…255, to landmarks (K, 2), x and y in pixels.
 Landmarks = Callable[[np.ndarray], np.ndarray]
 
 
 def build_arcface(_metric: str, files: tuple[Path, ...], device: str) -> QuantFaceIdentityLoss:
-    """ArcFace with the crop of aligned faces that the identity loss takes."""
+    """Build ArcFace with the crop of aligned faces that the identity loss takes."""
     return QuantFaceIdentityLoss(weights=files[0]).to(device)
 
 
 def build_alignment(_metric: str, files: tuple[Path, ...], device: str) -> Landmarks:
-    """facexlib's alignment network: 98 landmarks."""
+    """Build facexlib's alignment network, which finds 98 landmarks."""
     from facexlib.alignment import FAN
 
     net = FAN(num_modules=4, num_landmarks=98, device=device)
@@ -49,7 +49,7 @@ def build_alignment(_metric: str, files: tuple[Path, ...], device: str) -> Landm
 
 
 def _align(net: nn.Module, device: str, image: np.ndarray) -> np.ndarray:
-    # Resized as facexlib does. Not by its ``get_landmarks``, which needs NumPy before 1.24.
+    # We resize like facexlib's ``get_landmarks``, which itself needs NumPy before 1.24.
     small = cv2.resize(image, (FAN_SIDE, FAN_SIDE))
     with torch.no_grad():
         heatmaps = net(*as_tensors(small, device=device))[0][-1][0, :-1].cpu().numpy()
@@ -58,9 +58,9 @@ def _align(net: nn.Module, device: str, image: np.ndarray) -> np.ndarray:
 
 
 def peaks(heatmaps: np.ndarray) -> np.ndarray:
-    """Where heatmaps are highest, float64 (K, 2): x and y as shares of width and height.
+    """Return where heatmaps are highest, float64 (K, 2): x and y as shares of width and height.
 
-    A peak is moved a quarter of a pixel towards the higher one of its neighbours, along each axis.
+    Along each axis, a peak is moved by a quarter of a pixel towards its higher neighbour.
 
     Args:
         heatmaps: (K, h, w).
@@ -77,7 +77,7 @@ def peaks(heatmaps: np.ndarray) -> np.ndarray:
 
 
 def build_detector(_metric: str, files: tuple[Path, ...], device: str) -> Landmarks:
-    """RetinaFace's five landmarks of the largest face."""
+    """Build RetinaFace, which finds five landmarks; those of the largest face are used."""
     from quantface_arch.faces.retinaface import RetinaFaceDetector
 
     return functools.partial(_detect, RetinaFaceDetector("retinaface_mobile0.25", files[0], device))
@@ -102,7 +102,7 @@ def calculate_quantface_deg(
     device: str = "cpu",
     **_: Any,
 ) -> float:
-    """Angle in degrees between two aligned faces' ArcFace embeddings (Deng et al., 2019).
+    """Return the angle in degrees between two faces' ArcFace embeddings (Deng et al., 2019).
 
     Args:
         img, img2: BGR (H, W, 3), 0…255; aligned as FFHQ.
@@ -110,16 +110,16 @@ def calculate_quantface_deg(
         device: a torch device.
 
     Returns:
-        0 for one identity; unrelated faces are near 90, and 180 is the most.
+        0 for equal embeddings; unrelated faces are near 90, and the maximum is 180.
 
     Raises:
-        QuantFaceError: see ``networks.network``, or images of different sizes.
+        QuantFaceError: see ``networks.network``; or the sizes of the images differ.
     """
     net = network("deg", build_arcface, weights, download, device)
     faces = torch.cat(as_tensors(img, img2, device=device)) * 2 - 1
     with torch.no_grad():
         first, second = net.embed(faces).double()
-    # The arc cosine is blind to small angles: its argument is 1 up to rounding.
+    # We avoid the arc cosine, because its argument is 1 up to rounding for all small angles.
     half = torch.atan2((first - second).norm(), (first + second).norm())
     return float(torch.rad2deg(2 * half))
 
@@ -134,18 +134,18 @@ def calculate_quantface_lmd(
     device: str = "cpu",
     **_: Any,
 ) -> float:
-    """Mean distance of two aligned faces' landmarks, in pixels of the images.
+    """Return the mean distance of two aligned faces' landmarks, in pixels of the images.
 
     Args:
         img, img2: BGR (H, W, 3), 0…255.
         landmarks: ``alignment``, 98 points of facexlib's alignment network, or ``detector``, the
-            five of RetinaFace (MobileNet 0.25); the two do not compare.
+            five of RetinaFace (MobileNet 0.25). Their values cannot be compared with each other.
         weights, download: see ``networks.find_files``.
         device: a torch device.
 
     Raises:
-        QuantFaceError: see ``networks.network``, other landmarks, images of different sizes, or
-            the detector found no face.
+        QuantFaceError: see ``networks.network``; or ``landmarks`` is unknown, the sizes of the
+            images differ, or the detector finds no face.
     """
     check_choice("landmarks", landmarks, LANDMARKS)
     check_sizes(img, img2)
@@ -157,15 +157,15 @@ def calculate_quantface_lmd(
 def calculate_quantface_vre(
     img: np.ndarray, img2: np.ndarray, weights: str = "mini", device: str = "cpu", **_: Any
 ) -> float:
-    """Distance of two aligned faces in the features of a restorer's VRE: ``QuantFaceFeatureLoss``.
+    """Return the distance of two aligned faces in a VRE's features, see ``QuantFaceFeatureLoss``.
 
     Args:
         img, img2: BGR (H, W, 3), 0…255.
-        weights: whose VRE: a shipped model's name or a checkpoint.
+        weights: a shipped model's name or a checkpoint's path; its VRE is used.
         device: a torch device.
 
     Raises:
-        QuantFaceError: no such model, one without a VRE, or images of different sizes.
+        QuantFaceError: there is no such model, it has no VRE, or the sizes of the images differ.
     """
     a, b = as_tensors(img, img2, device=device)
     with torch.no_grad():

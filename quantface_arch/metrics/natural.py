@@ -1,4 +1,4 @@
-"""How natural an image looks by itself: BasicSR's NIQE, with a reason where it is undefined."""
+"""Score how natural a single image looks, by BasicSR's NIQE; say why where it is undefined."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def calculate_quantface_niqe(img: np.ndarray, crop_border: int = 0, **options: A
 
     Args:
         img: BGR (H, W, 3), 0…255.
-        crop_border: pixels that are left out on every side.
-        options: others of BasicSR's ``calculate_niqe``.
+        crop_border: number of pixels to leave out on every side.
+        options: other options of BasicSR's ``calculate_niqe``.
 
     Raises:
         QuantFaceError: fewer than two blocks have texture, so that no Gaussian can be fitted.

@@ -1,4 +1,4 @@
-"""Networks that metrics look through: where their weights are, and one copy of each in memory."""
+"""The networks of metrics: find their weights, and keep one copy of each in memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from quantface_arch.losses.weights import find_weights
 
 __all__ = ["FILES", "Builder", "MetricUnavailable", "find_files", "network"]
 
-# (metric, its files, device) → the network, or a function that runs it.
+# A builder maps (metric, its files, device) to the network, or to a function that runs it.
 Builder = Callable[[str, tuple[Path, ...], str], Any]
 
 TORCHVISION = "https://download.pytorch.org/models"
@@ -28,7 +28,8 @@ CLIP = (
     "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"
 )
 FACEXLIB = ARCFACE.rsplit("/", 1)[0]
-# Of each metric: in which cache the file's own library looks for it, and where it is published.
+# For every file of a metric, this gives the cache in which the file's library looks for it, and the
+# URL at which it is published.
 FILES: dict[str, tuple[tuple[str, str], ...]] = {
     "lpips": (("checkpoints", f"{TORCHVISION}/alexnet-owt-7be5be79.pth"),),
     "dists": (
@@ -48,17 +49,17 @@ HINT = "name its folder with weights: FOLDER (scripts/evaluate.py: --weights-dir
 
 
 class MetricUnavailable(QuantFaceError):
-    """A package or weights that a metric needs are not here; the message begins with its name."""
+    """A metric lacks a package or weights; the message begins with the metric's name."""
 
 
 def find_files(
     metric: str, weights: str | os.PathLike[str] | None = None, download: bool = False
 ) -> tuple[Path, ...]:
-    """The files of weights of a metric, in the order of ``FILES``.
+    """Return the files of weights of a metric, in the order of ``FILES``.
 
     Args:
-        weights: a folder that is searched first; then comes the cache of the file's own library.
-        download: get missing files, into ``weights`` if given, else into the cache.
+        weights: a folder that is searched before the cache of the file's own library.
+        download: download missing files, into ``weights`` if given, else into the cache.
 
     Raises:
         MetricUnavailable: a file or pyiqa is missing, or the download failed.
@@ -93,7 +94,7 @@ def network(
     download: bool = False,
     device: str | torch.device = "cpu",
 ) -> Any:
-    """What ``build`` makes of a metric's files, made once per process, files and device.
+    """Return a metric's network, which is built once per process, files and device.
 
     Raises:
         MetricUnavailable: see ``find_files``.

@@ -1,4 +1,4 @@
-"""Restored images and the clean ones that they are compared with, in two folders."""
+"""Pairs of a restored image and the clean image that it is compared with, from two folders."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Pair:
         return self.restored.name
 
     def digest(self) -> str:
-        """16 hexadecimal digits of the SHA-256 of both files' bytes."""
+        """Return 16 hexadecimal digits of the SHA-256 of both files' bytes."""
         files = [path for path in (self.restored, self.clean) if path is not None]
         return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
     def read(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Both images as metrics take them: BGR (H, W, 3) uint8, upright.
+        """Return both images as metrics take them: BGR (H, W, 3) uint8, upright.
 
         Raises:
-            QuantFaceError: a file is not readable, or the sizes differ; the message names it.
+            QuantFaceError: a file is not readable, or the sizes differ. The message names the file.
         """
         restored = _read_bgr(self.restored)
         if self.clean is None:
@@ -53,15 +53,16 @@ def _read_bgr(path: Path) -> np.ndarray:
 
 
 def find_pairs(restored: Path, clean: Path | None) -> tuple[list[Pair], list[str]]:
-    """The images of a folder, sorted, each with that of the same stem in another one.
+    """Return the images of a folder, sorted, each with the image of the same stem in another one.
 
-    Hidden files and those whose suffix is not an image's are left out; so are subfolders.
+    Hidden files, files without an image's suffix, and subfolders are left out.
 
     Returns:
-        the pairs, and for every image without its counterpart a message that names it.
+        the pairs, and for every image without a counterpart a message that names it.
 
     Raises:
-        UsageError: no such folder, one without images or with two of one stem, or no pair at all.
+        UsageError: a folder does not exist, has no images or two with the same stem, or there is
+            no pair at all.
     """
     if clean is None:
         return [Pair(path) for path in _images(restored)], []

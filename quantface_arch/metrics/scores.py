@@ -1,4 +1,4 @@
-"""Figures of images, kept in a CSV file as they come."""
+"""Scores of images, written to a CSV file as soon as they are computed."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ IMAGE, DIGEST = "image", "digest"
 class ScoreFile:
     """A CSV file with a row per image: its name, the digest of its files, a column per metric.
 
-    A row is appended as soon as it is known, so that a run that is killed loses nothing. Opening
-    and closing write the file anew, whole or not at all, with one row per image. Figures of an
-    earlier run are kept, those of other metrics too, until the image's files change.
+    A row is appended as soon as its scores are known, so that a killed run loses nothing. Opening
+    and closing rewrite the file atomically, with one row per image. Scores of an earlier run,
+    including those of other metrics, are kept until the image's files change.
 
     Args:
-        path: the file; None: figures are kept in memory alone.
-        metrics: the columns that are wanted.
+        path: the file; None keeps the scores in memory only.
+        metrics: the metrics of this run, which have columns in the file.
         images: names of the images, in the order of the rows.
 
     Raises:
-        UsageError: the file cannot be written, or is another one: no such table, or with rows of
-            other images.
+        UsageError: the file cannot be written, is not such a table, or has rows of other images.
     """
 
     def __init__(self, path: Path | None, metrics: Iterable[str], images: Iterable[str]) -> None:
@@ -45,7 +44,7 @@ class ScoreFile:
             raise UsageError(f"--csv: {error}") from error
 
     def _load(self, path: Path) -> list[str]:
-        """Take over the rows of a file; returns its metrics."""
+        """Load the rows of a file, and return its metrics."""
         try:
             text = path.read_bytes().decode()
             # The last row of a run that was killed may be cut short.
@@ -68,7 +67,7 @@ class ScoreFile:
         return columns[2:]
 
     def known(self, image: str, digest: str) -> dict[str, float]:
-        """Figures of an image by metric, none if its files are not those they were made of."""
+        """Return the known scores of an image by metric; empty if the image's files changed."""
         found, values = self._rows.get(image, ("", {}))
         if found != digest:
             return {}
@@ -76,7 +75,7 @@ class ScoreFile:
         return dict(values)
 
     def add(self, image: str, digest: str, values: Mapping[str, float]) -> None:
-        """Set an image's figures and append them to the file."""
+        """Set an image's scores and append them to the file."""
         self._rows[image] = (digest, dict(values))
         self._confirmed.add(image)
         if self.path is not None:
@@ -88,7 +87,7 @@ class ScoreFile:
         self._write()
 
     def column(self, metric: str) -> list[float]:
-        """All figures of a metric, of the images that this run has seen."""
+        """Return all scores of a metric, for the images that this run has seen."""
         rows = (self._rows[image][1] for image in self.images if image in self._confirmed)
         return [values[metric] for values in rows if metric in values]
 

@@ -1,4 +1,4 @@
-"""How much of a face's detail is there: edge PSNR and sharpness, on grey gradients."""
+"""Metrics of a face's detail, on the gradients of the grey image: edge PSNR and sharpness."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SOBEL_PEAK = 4 * 255.0
 
 
 def gradient_magnitude(image: np.ndarray) -> np.ndarray:
-    """Sobel gradient magnitude of the grey image, float32 (H, W), at most √2·1020.
+    """Return the Sobel gradient magnitude of the grey image, float32 (H, W), at most √2·1020.
 
     Args:
         image: BGR (H, W, 3) on the 0…255 scale.
@@ -28,7 +28,7 @@ def gradient_magnitude(image: np.ndarray) -> np.ndarray:
 
 @METRIC_REGISTRY.register()
 def calculate_quantface_edge_psnr(img: np.ndarray, img2: np.ndarray, **_: Any) -> float:
-    """PSNR in dB between the gradient magnitudes of two images; peak 1020.
+    """Return the PSNR in dB between the gradient magnitudes of two images, with the peak 1020.
 
     Args:
         img, img2: BGR (H, W, 3), 0…255.
@@ -39,16 +39,16 @@ def calculate_quantface_edge_psnr(img: np.ndarray, img2: np.ndarray, **_: Any) -
 
 @METRIC_REGISTRY.register()
 def calculate_quantface_sharpness(img: np.ndarray, img2: np.ndarray, **_: Any) -> float:
-    """Mean gradient magnitude of ``img`` over that of ``img2``.
+    """Return the mean gradient magnitude of ``img`` divided by that of ``img2``.
 
-    1 is right, less is blurred, more is noise or invented texture. It is 1 for equal images, flat
-    ones too.
+    1 is best. Lower values mean blur, higher values mean noise or invented texture. Equal images
+    have 1, even if they are flat.
 
     Args:
         img, img2: restored and clean BGR images (H, W, 3), 0…255.
 
     Raises:
-        QuantFaceError: the clean image is flat and the restored one is another.
+        QuantFaceError: the clean image is flat, and the restored one differs from it.
     """
     if np.array_equal(img, img2):
         return 1.0

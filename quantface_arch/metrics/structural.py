@@ -15,21 +15,21 @@ from quantface_arch.metrics.tensors import as_tensors
 
 __all__ = ["calculate_quantface_haarpsi", "calculate_quantface_ms_ssim"]
 
-# An 11×11 window on the fifth scale, which is 16 times smaller.
+# MS-SSIM must have an 11×11 window at the fifth scale, which is 16 times smaller.
 MS_SSIM_SIDE = 161
-# The widest of three Haar filters, on images of half the size.
+# The widest of HaarPSI's three filters must fit into an image of half the size.
 HAARPSI_SIDE = 16
 
 
 @METRIC_REGISTRY.register()
 def calculate_quantface_ms_ssim(img: np.ndarray, img2: np.ndarray, **_: Any) -> float:
-    """Multi-scale SSIM (Wang et al., 2003), the mean of the colour channels; 1 for equal images.
+    """Return multi-scale SSIM (Wang et al., 2003), the mean of colour channels; at most 1.
 
     Args:
-        img, img2: BGR (H, W, 3), 0…255, at least 161 pixels a side.
+        img, img2: BGR (H, W, 3), 0…255, at least 161 pixels per side.
 
     Raises:
-        QuantFaceError: smaller images, or of different sizes.
+        QuantFaceError: the images are smaller, or their sizes differ.
     """
     import piq
 
@@ -40,15 +40,15 @@ def calculate_quantface_ms_ssim(img: np.ndarray, img2: np.ndarray, **_: Any) -> 
 
 @METRIC_REGISTRY.register()
 def calculate_quantface_haarpsi(img: np.ndarray, img2: np.ndarray, **_: Any) -> float:
-    """HaarPSI (Reisenhofer et al., 2018): similarity of Haar wavelet coefficients, 0 to 1.
+    """Return HaarPSI (Reisenhofer et al., 2018), the similarity of Haar wavelets, from 0 to 1.
 
-    It is 1 for equal images, black ones too, where the formula divides by 0.
+    Equal images have 1, even black ones, for which the formula divides by 0.
 
     Args:
-        img, img2: BGR (H, W, 3), 0…255, at least 16 pixels a side.
+        img, img2: BGR (H, W, 3), 0…255, at least 16 pixels per side.
 
     Raises:
-        QuantFaceError: smaller images, of different sizes, or whose HaarPSI is undefined.
+        QuantFaceError: the images are smaller, their sizes differ, or their HaarPSI is undefined.
     """
     import piq
 
@@ -64,7 +64,7 @@ def calculate_quantface_haarpsi(img: np.ndarray, img2: np.ndarray, **_: Any) -> 
 
 
 def _check_side(name: str, img: np.ndarray, least: int) -> None:
-    """Raise QuantFaceError if an image (H, W, 3) has a side of fewer pixels than a metric needs."""
+    """Raise QuantFaceError if a side of an image (H, W, 3) has fewer pixels than ``least``."""
     height, width = img.shape[:2]
     if min(height, width) < least:
         raise QuantFaceError(

@@ -1,4 +1,4 @@
-"""Images as BasicSR hands them to metrics, brought to what networks take."""
+"""Convert the images that BasicSR passes to metrics into tensors for networks."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["as_tensors", "check_sizes"]
 
 
 def check_sizes(*images: np.ndarray) -> None:
-    """Raise QuantFaceError unless images (H, W, 3) are all of one size."""
+    """Raise QuantFaceError if the sizes of images (H, W, 3) differ."""
     sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in images]
     if len(set(sizes)) > 1:
-        raise QuantFaceError(f"images of one size are wanted, found {' and '.join(sizes)} pixels")
+        raise QuantFaceError(f"the images' sizes differ: found {' and '.join(sizes)} pixels")
 
 
 def as_tensors(*images: np.ndarray, device: str | torch.device = "cpu") -> tuple[Tensor, ...]:
-    """BGR images as RGB float32 (1, 3, H, W) in [0, 1], one tensor each.
+    """Return BGR images as RGB tensors, float32 (1, 3, H, W) in [0, 1], one for each image.
 
     Args:
-        images: (H, W, 3) of any dtype, on the 0…255 scale, all of one size.
+        images: (H, W, 3) of any dtype, on the 0…255 scale, all of the same size.
 
     Raises:
         QuantFaceError: their sizes differ.

@@ -1,4 +1,4 @@
-"""Checkpoints and states of a training: written whole, thinned out, and checked when resumed."""
+"""Write the checkpoints and states of a training, remove old ones, and check those resumed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
     "write_torch_file",
 ]
 
-# Where a network's weights lie says nothing about the network.
+# These options only say where a network's weights are, so a resumed training may change them.
 PLACES = ("weights", "param_key", "base")
 
 
@@ -40,12 +40,12 @@ def write_checkpoint(
     Args:
         models: folder of the networks' files.
         networks: label of a file → its content.
-        step: ends the files' names.
-        state_path, state: the training state; None: there is none.
+        step: the iteration, or ``latest``, at the end of the files' names.
+        state_path, state: the training state; None if there is none.
 
     Raises:
-        WriteError: the disk refuses a file. Without their state the networks would be of no use, so
-            they are removed; files that an earlier state needs stay.
+        WriteError: a file cannot be written. The networks are useless without their state, so they
+            are removed; files that an earlier state needs are kept.
     """
     written: list[Path] = []
     try:
@@ -63,35 +63,35 @@ def write_checkpoint(
 
 
 def write_torch_file(path: Path, content: Any) -> None:
-    """Write plain data and tensors with ``torch.save``, whole or not at all.
+    """Write plain data and tensors atomically with ``torch.save``.
 
     Raises:
         WriteError: the path cannot be written.
     """
-    # torch.save reports why a path cannot be written less clearly than a file does.
+    # We open the file here, because torch.save reports less clearly why it cannot be written.
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         torch.save(content, file)
 
 
 def remove_old_checkpoints(models: Path, states: Path, keep: int) -> None:
-    """Remove all but the last training states that were written, and the networks beside them.
+    """Remove all but the newest training states and their networks.
 
     Args:
-        keep: how many states stay; 0 keeps all.
+        keep: number of states to keep; 0 keeps all.
     """
     if keep == 0:
         return
     found = [path for path in states.glob("*.state") if path.stem.isdigit()]
     found.sort(key=lambda path: (path.stat().st_mtime_ns, int(path.stem)))
     for state in found[:-keep]:
-        # The state goes last: a process killed in between leaves it for the next time.
+        # We remove the state last, so that a killed process leaves it to be removed next time.
         for path in models.glob(f"net_*_{state.stem}.pth"):
             path.unlink(missing_ok=True)
         state.unlink(missing_ok=True)
 
 
 def options_record(network: Mapping[str, Any], options: TrainOptions) -> dict[str, Any]:
-    """Return the options that a training state should be resumed with, as plain data."""
+    """Return the options with which a training state should be resumed, as plain data."""
     record = {
         "network_g": {key: value for key, value in network.items() if key not in PLACES},
         "train": asdict(options),
@@ -100,17 +100,18 @@ def options_record(network: Mapping[str, Any], options: TrainOptions) -> dict[st
 
 
 def check_resumed(state: Mapping[str, Any], record: Mapping[str, Any], optimizers: int) -> None:
-    """Compare the options that a state was saved with to those that resume it.
+    """Compare the options with which a state was saved to those of the resuming training.
 
-    Other losses, rates and the like are a warning in the log that names each of them.
+    Other differences, such as in losses or learning rates, are named in a warning in the log.
 
     Args:
-        state: a training state; those of earlier versions hold no options.
-        record: the present ``options_record``.
-        optimizers: how many the training has now.
+        state: a training state; states of earlier versions hold no options.
+        record: the current ``options_record``.
+        optimizers: number of optimizers of the current training.
 
     Raises:
-        QuantFaceError: another network, or a discriminator or an EMA that only one of them has.
+        QuantFaceError: the network differs, or only one of the two trainings has a discriminator or
+            an EMA.
     """
     step = state["iter"]
     saved = state.get("options")

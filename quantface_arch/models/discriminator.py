@@ -28,7 +28,7 @@ class Discriminator:
     Args:
         options: the block ``train: discriminator``.
         device: where the network lives.
-        autocast: makes the context of its forward passes.
+        autocast: returns the context of its forward passes.
 
     Raises:
         QuantFaceError: the network or the loss cannot be built.
@@ -53,7 +53,7 @@ class Discriminator:
         return scores.float()
 
     def generator_loss(self, restored: Tensor) -> Tensor:
-        """Return how badly restored faces fool the discriminator, whose own weights stay still."""
+        """Return the adversarial loss of restored faces; the discriminator is not trained."""
         self.net.requires_grad_(False)
         return self.loss(self._scores(restored), True, is_disc=False)
 

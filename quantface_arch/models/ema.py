@@ -15,9 +15,9 @@ class EMA:
     """The exponential moving average of parameters over the steps of a training.
 
     Args:
-        parameters: by name; nothing else of the network is held.
-        decay: share of the average that a step keeps, in [0, 1). With 0 the average is the
-            parameters themselves and takes no memory.
+        parameters: the trained parameters by name.
+        decay: share of the average that remains after a step, in [0, 1). With 0, the average equals
+            the parameters and takes no memory.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
@@ -28,15 +28,15 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the parameters' present values into the average."""
+        """Update the average with the current values of the parameters."""
         for name, value in self._values.items():
             value.lerp_(self._parameters[name], 1 - self.decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Let the network compute with the average inside the block; nothing is copied.
+        """Swap the average into the network inside the block, without copying.
 
-        Inside another such block, a block changes nothing.
+        A nested block changes nothing.
         """
         if self._is_applied:
             yield
@@ -54,6 +54,6 @@ class EMA:
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take the average over from a state dict of the network."""
+        """Load the average from a state dict of the network."""
         for name, value in self._values.items():
             value.copy_(state[name])

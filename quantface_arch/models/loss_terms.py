@@ -25,7 +25,7 @@ __all__ = [
     "require_clean",
 ]
 
-# Where the models of BasicSR look for losses.
+# BasicSR's own models read losses from these options.
 BASICSR_LOSSES = ("pixel_opt", "perceptual_opt", "gan_opt", "ldl_opt", "fft_opt", "edge_opt")
 
 
@@ -39,7 +39,7 @@ class LossTerm:
         target: ``teacher``, the same output of the teacher, or ``gt``, the clean image.
         loss: called with the output and its target; it applies its own weight.
         start_iter: first iteration at which it counts.
-        every: it counts at the iterations that this number divides.
+        every: it counts at iterations that are multiples of this number.
     """
 
     name: str
@@ -55,11 +55,11 @@ class LossTerm:
 
     @property
     def counts_always(self) -> bool:
-        """Whether the term is part of the loss at every iteration."""
+        """Return whether the term is part of the loss at every iteration."""
         return self.every == 1 and self.start_iter <= 1
 
     def __call__(self, found: Tensor, wanted: Tensor) -> Tensor:
-        """Return the weighted loss as a scalar; if the loss has several parts, they are added."""
+        """Return the weighted loss as a scalar, the sum of its parts if it has several."""
         value = self.loss(found, wanted)
         if isinstance(value, Tensor):
             return value
@@ -80,7 +80,7 @@ def build_loss_terms(
         targets: targets that ``target`` may name; the first is the default.
 
     Raises:
-        QuantFaceError: an empty list, or a term that cannot be built; the message says which.
+        QuantFaceError: the list is empty, or a term cannot be built; the message names the term.
     """
     if not options:
         raise QuantFaceError("train option losses: empty; list at least one registered loss")
@@ -105,7 +105,7 @@ def build_loss_terms(
 
 
 def refuse_basicsr_losses(train: Mapping[str, Any]) -> None:
-    """Raise QuantFaceError if a loss stands where BasicSR's own models look for it."""
+    """Raise QuantFaceError if a loss is given by an option of BasicSR's own models."""
     for key in train:
         if key in BASICSR_LOSSES:
             raise QuantFaceError(

@@ -1,4 +1,4 @@
-"""The options of a training, as options files give them: declared and checked once."""
+"""The training options in options files, each declared and checked in one place."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class LoggerOptions:
     """Options under ``logger`` that this project adds to BasicSR's."""
 
     keep_checkpoints: int = option(
-        "how many of the checkpoints and training states saved every `save_checkpoint_freq` steps "
-        "are kept, the newest ones; 0 keeps all. Older ones are removed once a new one is "
+        "number of checkpoints and training states to keep, of those saved every "
+        "`save_checkpoint_freq` steps; 0 keeps all. The oldest one is removed once a new one is "
         "complete.",
         3,
         limits=Limits(least=0),
@@ -44,8 +44,8 @@ class ValidationOptions:
     """Options under ``val`` that this project adds to BasicSR's."""
 
     color_fix: str = option(
-        "what the tested image takes over from its input, see [colours](pasting.md#colours); with "
-        "`none`, figures are those of the network alone.",
+        "colours that the tested image takes from its input, see [colours](pasting.md#colours); "
+        "with `none`, metrics score the network alone.",
         "none",
         allowed=COLOR_FIXES,
     )
@@ -53,24 +53,24 @@ class ValidationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LossTermOptions:
-    """Options of an entry of ``train: losses``, beside those of the loss itself."""
+    """Options of an entry of ``train: losses``, besides those of the loss itself."""
 
     type: str = option("a loss of BasicSR's registry.")
     of: str = option(
-        "which output of the network is compared: `image`, in [-1, 1], or where the architecture "
-        "returns them `latent`, `eps`, `x0`.",
+        "output of the network that is compared: `image`, in [-1, 1], or `latent`, `eps` or `x0`, "
+        "if the architecture returns them.",
         "image",
     )
     target: str | None = option(
-        "what it is compared with: `teacher`, the full-precision network's same output, or `gt`, "
-        "the clean image.",
+        "what the output is compared with: `teacher`, the same output of the full-precision "
+        "network, or `gt`, the clean image.",
         None,
-        shown="teacher, without a teacher gt",
+        shown="teacher; gt if there is none",
     )
     start_iter: int = option("first iteration at which the loss counts.", 0, limits=Limits(least=0))
     every: int = option(
-        "the loss counts at iterations that this number divides: 4 with `whole_every: 4` of the "
-        "data set has a loss see whole faces alone.",
+        "the loss counts at iterations that are multiples of this number. With `whole_every: 4` of "
+        "the data set, 4 applies the loss to whole faces only.",
         1,
         limits=Limits(least=1),
     )
@@ -84,7 +84,7 @@ class DiscriminatorOptions:
     loss: Mapping[str, Any] = option("a GAN loss of BasicSR's registry.")
     lr: float = option("learning rate of the discriminator.", limits=Limits(above=0))
     start_iter: int = option(
-        "first iteration at which the discriminator takes part.", 0, limits=Limits(least=0)
+        "first iteration at which the discriminator is used.", 0, limits=Limits(least=0)
     )
 
 
@@ -93,11 +93,11 @@ class ReconstructionOptions:
     """Options under ``train: reconstruction``, see ``quant.reconstruct``."""
 
     blocks: Sequence[str] = option(
-        "name patterns of the blocks; of nested matches the outermost is the block."
+        "name patterns of the blocks; of nested matches, the outermost is the block."
     )
     steps: int = option("steps of Adam for each block.", limits=Limits(least=1))
     lr: float = option(
-        "learning rate at the start; it falls to 0 by a cosine.", limits=Limits(above=0)
+        "learning rate at the start; it falls to 0 by a cosine schedule.", limits=Limits(above=0)
     )
     num_images: int | None = option(
         "number of images.", None, limits=Limits(least=1), shown="that of the calibration"
@@ -123,9 +123,9 @@ class ReconstructionOptions:
 class TrainOptions:
     """Options under ``train`` that every training has."""
 
-    total_iter: int = option("steps of the training.", limits=Limits(least=0))
+    total_iter: int = option("number of training steps.", limits=Limits(least=0))
     warmup_iter: int = option(
-        "steps in which the learning rate rises to its full height.", -1, shown="-1: none"
+        "number of steps in which the learning rate rises to its full value.", -1, shown="-1: none"
     )
     optim_g: Mapping[str, Any] = option(
         "`type`, a class of `torch.optim`, and its options.", {}, shown="required"
@@ -140,7 +140,7 @@ class TrainOptions:
         "registered losses, see `train: losses` below.", (), shown="required"
     )
     autocast: str | None = option(
-        "`bfloat16` runs forward passes in that type.", None, allowed=("bfloat16", None)
+        "`bfloat16` runs forward passes in that dtype.", None, allowed=("bfloat16", None)
     )
     clip_grad: float = option("largest norm of the gradient.", 1.0, limits=Limits(above=0))
 
@@ -153,15 +153,15 @@ class OSDFaceOptions(TrainOptions):
     """Options under ``train`` with ``OSDFaceModel``."""
 
     ema_decay: float = option(
-        "decay of an exponential moving average (EMA) of the weights, which is then what is tested "
-        "and written in the end.",
+        "decay of an exponential moving average (EMA) of the weights, which is then tested and "
+        "written at the end.",
         0.0,
         limits=EMA_DECAY,
         shown="0: none",
     )
     autoencode_every: int = option(
-        "every so many steps the clean image itself is encoded and decoded, without the UNet, so "
-        "that the latent keeps what the decoder needs.",
+        "at iterations that are multiples of this number, the clean image itself is encoded and "
+        "decoded without the UNet, so that the latent keeps what the decoder needs.",
         0,
         limits=Limits(least=0),
         shown="0: never",
@@ -178,26 +178,26 @@ class QuantFaceOptions(TrainOptions):
     """Options under ``train`` with ``QuantFaceModel``."""
 
     bounds: bool | str = option(
-        "train the activation ranges' ends too; `step`: only the distance of their levels.",
+        "train the ends of the activation ranges too; `step` trains only their scale.",
         False,
         allowed=BOUNDS,
     )
     train_weights: str | None = option(
-        "train the rounded weights too: `merged`, by a low-rank change that is rounded with them "
-        "(EfficientDM), or `scale`, by scales and offsets of the input's channels (PassionSR).",
+        "train the rounded weights too: `merged` by a low-rank change that is rounded with them "
+        "(EfficientDM), `scale` by scales and offsets of the input's channels (PassionSR).",
         None,
         allowed=(None, "merged", "scale"),
         old_name="weights",
     )
     accumulate: int = option(
-        "a batch goes through in so many pieces whose gradients add up: the memory of one piece, "
-        "the same step.",
+        "number of pieces into which a batch is split. Their gradients are added, so the step is "
+        "the same, but only one piece is in memory at a time.",
         1,
         limits=Limits(least=1),
     )
     ema_decay: float = option(
-        "decay of an exponential moving average (EMA) of what is trained, which is then what is "
-        "tested and written in the end.",
+        "decay of an exponential moving average (EMA) of the trained parameters, which is then "
+        "tested and written at the end.",
         0.0,
         limits=EMA_DECAY,
         shown="0: none",
@@ -206,7 +206,7 @@ class QuantFaceOptions(TrainOptions):
         "keep fewer activations and compute them again in the backward pass.", False
     )
     reconstruction: ReconstructionOptions | None = option(
-        "tune block by block before, see `train: reconstruction` below.", None, shown="none"
+        "train block by block first, see `train: reconstruction` below.", None, shown="none"
     )
 
 
@@ -224,11 +224,11 @@ class CalibrationOptions:
     """Options under ``quant: calibration``."""
 
     num_images: int = option(
-        "images to use, spread evenly over what there is.", 32, limits=Limits(least=1)
+        "number of images, spread evenly over those available.", 32, limits=Limits(least=1)
     )
-    batch_size: int = option("images at a time.", 4, limits=Limits(least=1))
+    batch_size: int = option("number of images per batch.", 4, limits=Limits(least=1))
     size: int | None = option(
-        "side in pixels.", None, limits=Limits(least=1), shown="null: as in training"
+        "side of the images in pixels.", None, limits=Limits(least=1), shown="null: as in training"
     )
     dataroot_lq: str | None = option(
         "folder of degraded images.", None, shown="null: samples of `datasets: train`"
@@ -237,13 +237,13 @@ class CalibrationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantBlockOptions:
-    """Options under ``quant`` beside those of a recipe."""
+    """Options under ``quant`` besides those of a recipe."""
 
     bit_map: str | None = option(
-        "file of bit widths by layer, see bit maps below; it overrules the widths of `name`.", None
+        "file of bit widths by layer, see bit maps below; it overrides those of `name`.", None
     )
     balance: Mapping[str, Any] = option(
-        "see `quant: balance` below; or `file`, which `scripts/balance.py` wrote.",
+        "see `quant: balance` below; or `file`, a file that `scripts/balance.py` wrote.",
         {},
         shown="as there",
     )

@@ -43,7 +43,7 @@ class OSDFaceModel(RestorerModel):
                 self.options.discriminator, self.device, self.autocast
             )
         self.net_g.train()
-        # Encoding and decoding alone leaves the UNet and the VRE without gradients.
+        # A step that only encodes and decodes leaves the UNet and the VRE without gradients.
         self.net_g = self.parallel(self.net_g, bool(self.options.autoencode_every))
         self.setup_training()
 
@@ -56,18 +56,18 @@ class OSDFaceModel(RestorerModel):
     def noise(self, batch: int, current_iter: int) -> Tensor:
         """Return the posterior's noise at an iteration, for this process's part of the batch.
 
-        A sample gets the same noise however many processes share the work.
+        A sample gets the same noise for any number of processes.
         """
         rank, processes = self.opt["rank"], self.opt["world_size"]
         net = cast("Pipeline", self.get_bare_model(self.net_g))
         shape = net.latent_shape(batch * processes, *self.lq.shape[-2:])
         seed = self.opt["manual_seed"] * 1_000_003 + current_iter
         generator = torch.Generator().manual_seed(seed)
-        # The sampler deals samples out in turn, see ``ResumableSampler``.
+        # The sampler gives samples to the processes in turn, see ``ResumableSampler``.
         return torch.randn(shape, generator=generator)[rank::processes].to(self.device)
 
     def restore_batch(self, lq: Tensor, gt: Tensor, current_iter: int) -> dict[str, Tensor]:
-        """Run the forward pass of one step, set ``output``, and return the losses it brings."""
+        """Run the forward pass of one step, set ``output``, and return the network's own losses."""
         every = self.options.autoencode_every
         autoencode = every > 0 and current_iter % every == 0
         noise = self.noise(len(lq), current_iter)
@@ -116,7 +116,7 @@ class OSDFaceModel(RestorerModel):
         return states
 
     def load_states(self, step: int) -> None:
-        """Take over what ``save`` wrote at iteration ``step``."""
+        """Load the networks that ``save`` wrote at iteration ``step``."""
         super().load_states(step)
         if self.discriminator is not None:
             path = str(self.saved("net_d", step))

@@ -1,4 +1,4 @@
-"""How the processes of a distributed training keep their networks the same."""
+"""Keep the networks of all processes in a distributed training the same."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 __all__ = ["average_gradients", "broadcast_state"]
 
-# Larger buckets than these would double the memory of a large network.
+# Gradients are averaged in buckets of about this size, because a copy of all gradients would double
+# the memory of a large network.
 BUCKET_BYTES = 1 << 26
 
 
 def broadcast_state(net: nn.Module) -> None:
-    """Give every process the first one's parameters and buffers; alone, do nothing."""
+    """Give every process the first one's parameters and buffers; a single process does nothing."""
     if not dist.is_initialized():
         return
     for value in chain(net.parameters(), net.buffers()):
@@ -24,7 +25,7 @@ def broadcast_state(net: nn.Module) -> None:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace gradients by their means over all processes; alone, do nothing.
+    """Replace gradients by their means over all processes; a single process does nothing.
 
     Every process must have gradients of the same parameters.
     """

@@ -29,16 +29,16 @@ OUTPUTS = ("image", "latent", "eps", "x0")
 
 @MODEL_REGISTRY.register()
 class QuantFaceModel(RestorerModel):
-    """QD-LoRA's training (QuantFace, arXiv 2506.00820): only the student's branches learn.
+    """QD-LoRA's training (QuantFace, arXiv 2506.00820), in which only the student's branches learn.
 
-    The network of the options file, in full precision, is the frozen teacher. The student begins as
-    a copy that shares its weights; ``QuantizeStage`` quantizes
-    it. Both run in evaluation mode, on the posterior's mean, so that they differ by the
-    quantization alone. Beside BasicSR's files, ``net_g_latest.safetensors`` is written at the end.
+    The full-precision network of the options file is the frozen teacher. The student starts as a
+    copy that shares its weights, and ``QuantizeStage`` quantizes it. Both run in evaluation mode,
+    on the posterior's mean, so that they differ only by the quantization. Besides BasicSR's files,
+    ``net_g_latest.safetensors`` is written at the end.
 
-    ``QuantFaceOptions`` lists its options under ``train``. With ``total_iter: 0`` the network is
-    quantized, reconstructed if that is wanted, and saved; the options of training steps are not
-    read then.
+    ``QuantFaceOptions`` lists its options under ``train``. With ``total_iter: 0``, the network is
+    quantized, reconstructed if ``reconstruction`` is given, and saved. The options of training
+    steps are then ignored.
 
     For testing, ``path: pretrain_network_g`` or ``network_g: weights`` names a checkpoint.
     """
@@ -47,7 +47,7 @@ class QuantFaceModel(RestorerModel):
     options: QuantFaceOptions
 
     def init_training_settings(self) -> None:
-        """Build the losses, quantize a copy of the teacher, and choose what is trained of it."""
+        """Build the losses, quantize a copy of the teacher, and choose its parameters to train."""
         self.read_train_options()
         self.teacher = self.net_g.eval().requires_grad_(False)
         if any(True for _ in quant_layers(self.teacher)):
@@ -73,7 +73,7 @@ class QuantFaceModel(RestorerModel):
 
     @property
     def takes_steps(self) -> bool:
-        """Whether the training has any step after the quantization."""
+        """Return whether the training has any step after the quantization."""
         return self.options.total_iter > 0
 
     def outputs(self, net: nn.Module, lq: Tensor) -> dict[str, Tensor]:
@@ -99,7 +99,7 @@ class QuantFaceModel(RestorerModel):
         }
 
     def final_network(self) -> tuple[nn.Module, Mapping[str, Any]]:
-        """Return a copy with the EMA, its bounds folded into its grids; training could go on."""
+        """Return a copy with the EMA and all trained values folded in; training may continue."""
         with self.averaged():
             final = _sharing_copy(self.get_bare_model(self.net_g))
         fold_trained(final)
@@ -107,7 +107,7 @@ class QuantFaceModel(RestorerModel):
 
 
 def _sharing_copy(net: nn.Module) -> nn.Module:
-    """Copy a network; frozen parameters are shared, modules, buffers and trained ones are new."""
+    """Copy a network's modules, buffers and trained parameters, and share its frozen ones."""
     return copy.deepcopy(net, {id(p): p for p in net.parameters() if not p.requires_grad})
 
 

@@ -1,4 +1,4 @@
-"""Calibration, balancing and branches before the steps of a training, kept in a file."""
+"""Quantize a network before its training steps, and keep the result in a file."""
 
 from __future__ import annotations
 
@@ -45,23 +45,23 @@ from quantface_arch.utils.option_fields import parse_options, split_options
 
 __all__ = ["QuantizeStage", "calibration_images", "read_quant_options"]
 
-# Other processes wait for the first so long; calibration of a large network takes its time.
+# Other processes wait this long for the first one, because calibrating a large network takes hours.
 PATIENCE = timedelta(days=2)
 
 
 def read_quant_options(
     options: Mapping[str, Any] | None, net: nn.Module
 ) -> tuple[Recipe, BitMap | None, dict[str, Any] | None]:
-    """The block ``quant`` of an options file, without its ``calibration``.
+    """Read the block ``quant`` of an options file, except its ``calibration``.
 
-    ``QuantBlockOptions`` lists the options beside those of ``Recipe``.
+    ``QuantBlockOptions`` lists the options besides those of ``Recipe``.
 
     Args:
         options: the block.
-        net: the float network; its ``eight_bit_patterns`` hold unless ``eight_bit`` is given.
+        net: the float network; its ``eight_bit_patterns`` apply unless ``eight_bit`` is given.
 
     Returns:
-        the recipe, the bit map and the balancing, None where no file is named.
+        the recipe, the bit map and the balancing. The last two are None if no file is named.
 
     Raises:
         QuantFaceError: the block is missing, or a value in it is not allowed.
@@ -89,18 +89,18 @@ def read_quant_options(
 def calibration_images(
     opt: Mapping[str, Any], net: nn.Module, count: int | None = None, size: int | None = None
 ) -> list[Tensor]:
-    """Return degraded images on which the network is calibrated, in the range that it sees.
+    """Return degraded images to calibrate a network on, in the network's range.
 
     Args:
         opt: a whole options file.
         net: the network, for its ``input_range``.
-        count, size: another number of images, and another side.
+        count, size: number and side of the images, instead of those in the options file.
 
     Returns:
         float32 (3, H, W) each, the same in every run.
 
     Raises:
-        QuantFaceError: an unknown option, or no images.
+        QuantFaceError: an option is unknown, or there are no images.
     """
     options = _calibration_options(opt)
     wanted = count or options.num_images
@@ -145,7 +145,7 @@ def _from_dataset(opt: Mapping[str, Any], size: int | None) -> Any:
     def read(wanted: int) -> list[Tensor]:
         images = []
         for index in _spread(wanted, len(dataset)):
-            # Datasets of BasicSR crop and flip at random.
+            # We set the seed, because BasicSR's data sets crop and flip at random.
             with seeded(opt["manual_seed"], index):
                 images.append(dataset[index]["lq"])
         return images
@@ -155,7 +155,7 @@ def _from_dataset(opt: Mapping[str, Any], size: int | None) -> Any:
 
 @dataclass
 class QuantizeStage:
-    """Turns a copy of the teacher into a quantized student, or loads what an earlier run made.
+    """The stage that quantizes a copy of the teacher, or loads the result of an earlier run.
 
     The result is ``prepared.safetensors`` among the experiment's models.
 
@@ -179,7 +179,7 @@ class QuantizeStage:
             self._check_blocks(self.reconstruction.blocks)
 
     def _check_blocks(self, patterns: Sequence[str]) -> None:
-        """Find patterns that match nothing before calibration, not after it."""
+        """Raise QuantFaceError before calibration, not after it, if a pattern matches nothing."""
         names = [name for name, _ in self.teacher.named_modules()]
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
@@ -191,16 +191,17 @@ class QuantizeStage:
         """Quantize ``student``, a copy of the teacher, in place; the first process does the work.
 
         Raises:
-            QuantFaceError: see ``prepare``; when resuming, a file made for other widths or weights.
+            QuantFaceError: see ``prepare``; or the file to resume from was made with other bit
+                widths or weights.
         """
         found = self._found()
         made = found is None and self.opt["rank"] == 0
         if made:
             self._make(student)
         if self.opt["dist"]:
-            # A group of its own: the main one's processes would give up waiting within minutes.
+            # We make a new group, because processes of the main one stop waiting within minutes.
             group = dist.new_group(backend="gloo", timeout=PATIENCE)
-            # Every process is a member, so that each is given the group itself.
+            # Every process is a member, so each gets a group and not a placeholder.
             dist.barrier(group=cast("dist.ProcessGroup", group))
         if not made:
             source = found or self.path
@@ -229,7 +230,7 @@ class QuantizeStage:
     def _check_resumed(self, metadata: Mapping[str, Any]) -> None:
         recipe = json.loads(json.dumps(self.recipe.to_dict()))
         widths = {name: {"w": w, "a": a} for name, (w, a) in (self.bits or {}).items()}
-        # Layers that calibration never reached are in the bit map alone.
+        # Layers that calibration never reached are only in the bit map.
         same_bits = not widths or all(
             widths.get(name) == bits for name, bits in metadata["bits"].items()
         )

@@ -1,4 +1,4 @@
-"""The training step, the checkpoints and the tests that this plugin's models share."""
+"""The training step, checkpoints and validation that all models of this package share."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ __all__ = ["RestorerModel"]
 
 
 class RestorerModel(SRModel):
-    """BasicSR's SRModel whose losses see images in [-1, 1], and whose files are whole or absent.
+    """BasicSR's SRModel with losses on images in [-1, 1] and with files written atomically.
 
-    ``lq`` is kept in the network's range, its attribute ``input_range`` ((0, 1) where it has none);
-    ``gt`` and ``output`` are in [-1, 1].
+    ``lq`` is in the network's ``input_range``, by default (0, 1); ``gt`` and ``output`` are in
+    [-1, 1].
 
-    ``path: pretrain_network_g`` may name a checkpoint of this project (``.safetensors``) or one of
-    its shipped models as well as BasicSR's ``.pth``.
+    ``path: pretrain_network_g`` may name a checkpoint of this project (``.safetensors``), one of
+    its shipped models, or a ``.pth`` file of BasicSR.
 
-    ``ValidationOptions`` lists its options under ``val`` beside BasicSR's.
+    ``ValidationOptions`` lists its options under ``val`` besides BasicSR's.
     """
 
     option_class: type[TrainOptions] = TrainOptions
@@ -72,7 +72,7 @@ class RestorerModel(SRModel):
 
     @property
     def takes_steps(self) -> bool:
-        """Whether the training has any step, and so needs an optimizer and losses."""
+        """Return whether the training has any step, and so needs an optimizer and losses."""
         return True
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -87,11 +87,11 @@ class RestorerModel(SRModel):
         return net
 
     def parallel(self, net: nn.Module, skips_parameters: bool = False) -> nn.Module:
-        """Wrap a network whose gradients the processes, or this process's GPUs, share.
+        """Wrap a network for training by several processes, or on several GPUs of one process.
 
         Args:
-            net: its trained parameters, and no others, must require gradients.
-            skips_parameters: some step may leave trained parameters without gradients.
+            net: a network of which exactly the trained parameters require gradients.
+            skips_parameters: whether a step may leave trained parameters without gradients.
         """
         if self.opt["dist"]:
             unused = skips_parameters or self.opt.get("find_unused_parameters", False)
@@ -101,11 +101,11 @@ class RestorerModel(SRModel):
 
     @property
     def input_range(self) -> tuple[float, float]:
-        """The smallest and largest value of the network's images."""
+        """Return the smallest and the largest value of the network's images."""
         return traits_of(self.get_bare_model(self.net_g)).input_range
 
     def to_signed(self, image: Tensor) -> Tensor:
-        """Return an image of the network's range in [-1, 1]."""
+        """Map an image from the network's range to [-1, 1]."""
         low, high = self.input_range
         scale = 2 / (high - low)
         return image * scale - (1 + low * scale)
@@ -114,7 +114,7 @@ class RestorerModel(SRModel):
         """Take a batch of images in [0, 1]."""
         low, high = self.input_range
         self.lq = data["lq"].to(self.device) * (high - low) + low
-        # A clean image of another data set must not be compared with.
+        # A clean image that is left from another data set must not be used.
         self.__dict__.pop("gt", None)
         if "gt" in data:
             self.gt = data["gt"].to(self.device) * 2 - 1
@@ -144,16 +144,16 @@ class RestorerModel(SRModel):
             super().validation(*args, **kwargs)
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Let the network compute with the EMA inside the context, if there is one."""
+        """Return a context in which the network has the values of the EMA, if there is one."""
         return self.ema.applied() if self.is_train else nullcontext()
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
-        """Return what the optimizer changes, by name."""
+        """Return the parameters that the optimizer changes, by name."""
         net = self.get_bare_model(self.net_g)
         return {name: value for name, value in net.named_parameters() if value.requires_grad}
 
     def setup_training(self) -> None:
-        """Make the optimizer, the EMA and the schedules of what is trained."""
+        """Make the optimizer, the schedules and the EMA of the trained parameters."""
         self.setup_optimizers()
         self.setup_schedulers()
         decay = getattr(self.options, "ema_decay", 0)
@@ -170,7 +170,7 @@ class RestorerModel(SRModel):
         """Return the losses of one piece of a batch that count at an iteration, by log name."""
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """Take one step: the losses of every piece of the batch, backward, update, EMA."""
+        """Take one training step: gradients of every piece of the batch, update, EMA."""
         self.optimizer_g.zero_grad()
         log: dict[str, Tensor] = {}
         pieces = self.lq.chunk(getattr(self.options, "accumulate", 1))
@@ -190,11 +190,11 @@ class RestorerModel(SRModel):
         self.log_dict = self.reduce_loss_dict(log)
 
     def train_others(self, current_iter: int) -> dict[str, Tensor]:
-        """Train what learns beside the network, and return its losses."""
+        """Train other networks, such as a discriminator, and return their losses."""
         return {}
 
     def synchronized(self, wanted: bool) -> AbstractContextManager[None]:
-        """Return a context whose backward passes average gradients over processes, or do not."""
+        """Return a context whose backward passes average gradients over processes if ``wanted``."""
         if wanted or not isinstance(self.net_g, DistributedDataParallel):
             return nullcontext()
         return self.net_g.no_sync()
@@ -205,13 +205,14 @@ class RestorerModel(SRModel):
         """Load a ``.pth`` of BasicSR, or a checkpoint or shipped model of this project.
 
         Raises:
-            QuantFaceError: no such file, or one of another network; the message names the keys.
+            QuantFaceError: the file does not exist, or is of another network; the message names the
+                keys.
         """
         get_root_logger().info(f"Loading {load_path} into {type(net).__name__}.")
         bare = self.get_bare_model(net)
         if not str(load_path).endswith(".pth"):
             load_into(bare, load_path)
-            # Layers that the checkpoint quantizes were made anew.
+            # Quantized layers of the checkpoint are new modules, which are still on the CPU.
             net.to(self.device)
             return
         state = read_state(load_path, (param_key, "params"))
@@ -228,32 +229,33 @@ class RestorerModel(SRModel):
         if self.ema.decay:
             with self.ema.applied():
                 trained = {name: p.detach().cpu() for name, p in self.trained_parameters().items()}
-            # What is not trained is stored once for both.
+            # Tensors that are not trained are stored once, for both state dicts.
             states["params_ema"] = {**states["params"], **trained}
         return {"net_g": states}
 
     def load_states(self, step: int) -> None:
-        """Take over what ``save`` wrote at iteration ``step``."""
+        """Load the networks that ``save`` wrote at iteration ``step``."""
         path = self.saved("net_g", step)
         fill(self.get_bare_model(self.net_g), path, read_state(path, ("params",)))
         if self.ema.decay:
             self.ema.load(read_state(path, ("params_ema",)))
 
     def final_network(self) -> tuple[nn.Module, Mapping[str, Any]]:
-        """Return the network that the training was for, and its architecture's options.
+        """Return the network to write at the end, and the options of its architecture.
 
-        ``save`` calls it while the network computes with the EMA.
+        ``save`` calls this while the network has the values of the EMA.
         """
         return self.get_bare_model(self.net_g), self.opt["network_g"]
 
     def save(self, epoch: int, current_iter: int) -> None:
-        """Save networks, this project's checkpoint at the end, and the training state last.
+        """Save the networks and the training state, or this project's checkpoint at the end.
 
-        A run that is killed meanwhile leaves whole files only. Older states go once the new one is
-        complete.
+        A run that is killed meanwhile leaves only complete files. Old states are removed once the
+        new one is complete.
 
         Raises:
-            WriteError: the disk is full; older checkpoints stay, and the incomplete one goes.
+            WriteError: a file cannot be written, for example because the disk is full. The
+                incomplete checkpoint is removed, and older ones are kept.
         """
         if self.opt["rank"] != 0:
             return
@@ -280,7 +282,7 @@ class RestorerModel(SRModel):
         """Return the file of a network that belongs to a training state.
 
         Raises:
-            QuantFaceError: it is missing.
+            QuantFaceError: the file is missing.
         """
         path = Path(self.opt["path"]["models"]) / f"{label}_{step}.pth"
         if not path.is_file():
@@ -291,8 +293,8 @@ class RestorerModel(SRModel):
         """Load the networks that belong to the state, then optimizers and schedulers.
 
         Raises:
-            QuantFaceError: the state is that of another network, or of one trained with or without
-                a discriminator or an EMA, unlike now.
+            QuantFaceError: the state is of another network, or only one of the two trainings has a
+                discriminator or an EMA.
         """
         check_resumed(resume_state, self.record, len(self.optimizers))
         self.load_states(resume_state["iter"])

@@ -15,7 +15,7 @@ from quantface_arch.models.options import TrainOptions
 
 __all__ = ["SCHEDULERS", "check_schedule", "make_optimizer"]
 
-# The schedules that BasicSR's loop knows.
+# BasicSR's loop supports these schedules.
 SCHEDULERS = {
     "MultiStepLR": lr_scheduler.MultiStepRestartLR,
     "MultiStepRestartLR": lr_scheduler.MultiStepRestartLR,
@@ -24,10 +24,10 @@ SCHEDULERS = {
 
 
 def make_optimizer(options: Mapping[str, Any], parameters: Any) -> torch.optim.Optimizer:
-    """Make any optimizer of torch.optim by name; BasicSR knows Adam alone.
+    """Make any optimizer of torch.optim by name; BasicSR itself supports only Adam.
 
     Raises:
-        QuantFaceError: no such optimizer, or options that it does not take.
+        QuantFaceError: there is no such optimizer, or it does not take the options.
     """
     rest = dict(options)
     kind = rest.pop("type", None)
@@ -40,7 +40,7 @@ def make_optimizer(options: Mapping[str, Any], parameters: Any) -> torch.optim.O
 
 
 def check_schedule(options: TrainOptions) -> None:
-    """Make the optimizer and the schedule for a parameter that nothing uses.
+    """Check the optimizer and the schedule by making them for an unused parameter.
 
     Raises:
         QuantFaceError: one of them cannot be made, or the schedule ends before the training does.

@@ -1,4 +1,4 @@
-"""What happens to images before and after a tested network."""
+"""Run a tested network on images of any size, and correct the colours of its outputs."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def run_padded(net: nn.Module, lq: Tensor) -> Tensor:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        # Networks of a registry refuse images in many ways.
+        # A registered network may raise any exception for images that it does not support.
         raise QuantFaceError(
             f"{type(net).__name__} cannot run on images {tuple(padded.shape)}: {one_line(error)}"
         ) from error
     if output.ndim != 4 or output.shape[1] not in _CHANNELS:
         raise QuantFaceError(
             f"{type(net).__name__} makes {tuple(output.shape)} of images {tuple(padded.shape)}, "
-            "wanted are images of 1 or 3 channels"
+            "expected images of 1 or 3 channels"
         )
     scale = output.shape[-1] // (width + -width % window)
     return output[..., : height * scale, : width * scale]
@@ -51,14 +51,14 @@ def color_fixed(output: Tensor, lq: Tensor, name: str) -> Tensor:
         name: see ``fix_color``; ``none`` changes nothing.
 
     Raises:
-        QuantFaceError: the images are of different sizes.
+        QuantFaceError: the sizes of the images differ.
     """
     if name == "none":
         return output
     if output.shape != lq.shape:
         raise QuantFaceError(
             f"val option color_fix {name}: found input {tuple(lq.shape)} and output "
-            f"{tuple(output.shape)}; both must be of one size"
+            f"{tuple(output.shape)}; both must have the same size"
         )
     faces = (
         ((image.permute(0, 2, 3, 1) + 1) / 2).clamp(0, 1).float().cpu().numpy()

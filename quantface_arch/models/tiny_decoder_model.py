@@ -23,19 +23,19 @@ LEARNS = "fast_decoder."
 
 @MODEL_REGISTRY.register()
 class TinyDecoderModel(RestorerModel):
-    """A restorer whose ``fast_decoder`` learns to decode as the VAE's decoder of its teacher does.
+    """A restorer whose ``fast_decoder`` learns to decode like the VAE's decoder of its teacher.
 
-    Everything else of ``network_g`` is the teacher's and stays as it is. Both decoders are given
-    the latents that the UNet makes of degraded images.
+    Everything else of ``network_g`` is copied from the teacher and not trained. Both decoders get
+    the latents that the UNet predicts from degraded images.
 
-    ``TinyDecoderOptions`` lists its options under ``train``; its losses compare the image alone.
+    ``TinyDecoderOptions`` lists its options under ``train``; its losses compare only the image.
     """
 
     option_class = TinyDecoderOptions
     options: TinyDecoderOptions
 
     def init_training_settings(self) -> None:
-        """Build the losses and the teacher, and leave the tiny decoder alone to be trained."""
+        """Build the losses and the teacher, and make only the tiny decoder trainable."""
         self.read_train_options()
         name = self.options.teacher
         targets = ("teacher", "gt")
@@ -65,10 +65,10 @@ class TinyDecoderModel(RestorerModel):
 
 
 def take_over(net: nn.Module, teacher: nn.Module, name: str) -> None:
-    """Copy all but the tiny decoder from a teacher.
+    """Copy everything but the tiny decoder from a teacher.
 
     Raises:
-        QuantFaceError: no tiny decoder, or a teacher of another architecture.
+        QuantFaceError: there is no tiny decoder, or the teacher has another architecture.
     """
     if getattr(net, "fast_decoder", None) is None:
         raise QuantFaceError("network_g option fast_decoder: missing; {} takes TAESD's sizes")
@@ -77,7 +77,7 @@ def take_over(net: nn.Module, teacher: nn.Module, name: str) -> None:
     wrong = [key for key, shape in wanted.items() if key not in given or given[key].shape != shape]
     if wrong:
         raise QuantFaceError(
-            f"train option teacher: {name}: of another architecture than network_g: {wrong[0]} "
-            f"and {len(wrong) - 1} more are missing or of another shape"
+            f"train option teacher: {name}: its architecture is not network_g's: {wrong[0]} "
+            f"and {len(wrong) - 1} more are missing or have another shape"
         )
     net.load_state_dict({**own, **{key: given[key] for key in wanted}})

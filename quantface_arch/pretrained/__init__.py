@@ -1,1 +1,1 @@
-"""Models by name or path, and the readers of the file formats in which others publish theirs."""
+"""Models by name or path, and readers of the file formats in which others publish models."""

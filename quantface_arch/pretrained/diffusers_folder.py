@@ -67,5 +67,5 @@ def _from_pretrained(
             found = kind.from_pretrained(source, variant="fp16", **options)
         except OSError:
             raise error from None
-    # ``output_loading_info`` makes it a pair, of which diffusers' annotation knows nothing.
+    # ``output_loading_info`` makes it return a pair, which diffusers' annotation leaves out.
     return cast("tuple[Any, dict[str, Any]]", found)

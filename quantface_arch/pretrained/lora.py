@@ -22,9 +22,9 @@ __all__ = ["merge_lora"]
 
 PREFIX = "unet."
 DEFAULT_ALPHA = 16.0
-# The key under which newer versions of diffusers store alpha in the header of a LoRA file.
+# Newer versions of diffusers store alpha under this key in the header of a LoRA file.
 HEADER = "lora_adapter_metadata"
-# LoRA variants with a merged weight other than W + (alpha/rank)·B·A.
+# These LoRA variants have a merged weight other than W + (alpha/rank)·B·A.
 VARIANTS = ("use_rslora", "use_dora", "alpha_pattern")
 
 Factors = dict[str, tuple[Tensor, Tensor]]

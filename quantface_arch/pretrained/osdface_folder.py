@@ -32,7 +32,8 @@ EMBEDDING_FILE = "embedding_change_weights.pth"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
 VRE_PREFIX = "vqvae_LQ."
-# The VQGAN's decoder, and the attention's norm of a second input, which self-attention lacks.
+# These keys are of the VQGAN's decoder, and of the attention's norm of a second input, which
+# self-attention lacks.
 VRE_UNUSED = re.compile(
     r"decoder.*|post_quant_conv\..*|encoder\.(down\.\d+\.attn\.\d+|mid\.attn_1)\.norm2\..*"
 )
@@ -92,7 +93,7 @@ def _fill_from_base(
 
 
 def _read_schedule(source: str, offline: bool) -> dict[str, float]:
-    """Return the noise schedule's betas, after a check that the model implements the schedule."""
+    """Return the noise schedule's betas after checking that the model implements the schedule."""
     name = f"{source}/scheduler/scheduler_config.json"
     try:
         found = DDPMScheduler.load_config(source, subfolder="scheduler", local_files_only=offline)

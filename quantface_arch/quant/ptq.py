@@ -85,7 +85,8 @@ def prepare(
     is still the full-precision model.
 
     Args:
-        model: any module whose ``forward`` takes one float tensor of images (N, 3, H, W).
+        model: any module. If its ``forward`` takes anything but one float tensor of images
+            (N, 3, H, W), ``data`` must hold calls, see ``CalibrationData``.
         recipe: a recipe's name such as ``w4a8``, a mapping (see ``Recipe.from_dict``) or a Recipe.
         data: the calibration images. They are read twice if layers are balanced, else once.
         bits: bit widths by layer, used instead of the recipe's.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_cost"]
 
-# Maps an attribute of a cost to its label and colour. The colours agree between the panels.
+# These map an attribute of a cost to its label and colour. The colours agree between the panels.
 BYTES = {
     "weight_bytes": ("integer weights", "C0"),
     "step_bytes": ("their scales, input ranges", "C9"),

@@ -15,8 +15,8 @@ from quantface_arch.utils.files import atomic_path
 
 __all__ = ["layer_table", "part_costs", "part_of", "part_table", "write_csv", "write_json"]
 
-# The parts of OSDFace in the order in which they run. The first match counts. In other networks the
-# first component of a module's name is its part.
+# These are the parts of OSDFace in the order in which they run. The first match counts. In other
+# networks, the first component of a module's name is its part.
 PARTS = (
     ("vre.*", "VRE"),
     ("embedding_change.*", "VRE"),
@@ -69,7 +69,7 @@ def part_table(entries: Sequence[Entry]) -> str:
         "part",
         "parameters, M",
         "MB",
-        "bits a parameter",
+        "bits per parameter",
         "GMACs",
         "branch GMACs",
         "balancing, G",
@@ -108,7 +108,7 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _figures(cost: Cost) -> dict[str, Any]:
-    """Return all counts and the figures derived from them."""
+    """Return all counts and the values derived from them."""
     return {
         **asdict(cost),
         "bytes": cost.bytes,

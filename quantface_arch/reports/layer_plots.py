@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_distribution", "draw_errors", "find_layers", "layer_errors", "sample_inputs"]
 
-# The number of values of one layer and one batch in a figure.
+# A plot shows about this many values of one layer and one batch.
 SAMPLES = 2**16
 # Grids with more levels are drawn by their two ends only.
 MOST_LEVELS = 64
 # Parts of a network with fewer layers get no label of their own.
 SMALLEST_PART = 3
-# The number of labels that fit side by side below a figure.
+# This many labels fit side by side below a plot.
 MOST_FLAT = 8
 PERCENTILE = 0.99
 KINDS = {"none": "none", "scale": "scaled", "rotate": "rotated", "both": "scaled and rotated"}
@@ -105,9 +105,9 @@ def sample_inputs(
 def draw_distribution(path: Path, layer: QuantLayer, before: Tensor, after: Tensor) -> None:
     """Draw a layer's input per channel, and as a histogram with its grid, as PNG.
 
-    The upper row shows the input as it arrives, the lower row shows it after balancing (QuantFace,
-    arXiv 2506.00820, Figure "overview"). Balancing makes channels equal, and fewer values then fall
-    outside the grid.
+    The upper row shows the unbalanced input, the lower row shows it after balancing (QuantFace,
+    arXiv 2506.00820, Figure "overview"). Balancing equalizes the channels, and fewer values then
+    fall outside the grid.
 
     Args:
         path: the image to write.
@@ -174,8 +174,8 @@ def layer_errors(
 ) -> dict[str, float]:
     """Return the signal-to-quantization-noise ratio of every quantized layer's output, in dB.
 
-    Each layer of the student receives the output of the student's earlier layers, so the figures
-    show how the error accumulates. They are in the order of execution.
+    Each layer of the student receives the output of the student's earlier layers, so the ratios
+    show how the error accumulates. Layers are in the order of execution.
 
     Args:
         teacher: the full-precision network, with modules of the student's names.

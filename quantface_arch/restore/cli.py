@@ -88,7 +88,7 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         "--upscale",
         type=number(1, MAX_UPSCALE),
         default=1.0,
-        help=f"factor that enlarges images, 1 (default) to {MAX_UPSCALE}",
+        help=f"enlarge images by this factor, 1 (default) to {MAX_UPSCALE}",
     )
     add(
         "--bg-upsampler",

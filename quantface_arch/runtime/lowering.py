@@ -7,8 +7,8 @@ int8 weights that are scaled per output channel. There are two modes:
   of levels other than 256, so inputs with fewer bits are first clamped to their range.
 - *folded* multiplies residual, branch and inverse balancing into one weight and rounds that weight
   again. The input is rounded without balancing. Balancing and branch then cost nothing. This mode
-  suits inputs of 8 bits, where the second rounding adds far less error than the first one, to 4
-  bits.
+  suits inputs of 8 bits, where the second rounding adds far less error than the first one, which
+  is to 4 bits.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from quantface_arch.quant.ops.quantizer import grid, quantize, scale_and_zero_po
 __all__ = ["FULL", "MODES", "SPARE", "LoweredLayer", "Lowering", "folded_weight"]
 
 MODES = ("auto", "faithful", "folded")
-# (input, weight, bias) → the output of a layer.
+# A product maps (input, weight, bias) to the output of a layer.
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-# The largest integer of a weight. SPARE leaves one bit unused, for processors that sum pairs of
-# products in 16 bits. Such sums of 8-bit weights overflow.
+# These are the largest integers of a weight. SPARE leaves one bit unused, for processors that sum
+# pairs of products in 16 bits, where sums of 8-bit weights would overflow.
 FULL, SPARE = 127, 63
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint as one ONNX file with its integers, for ONNX Runtime and tools built on it."""
+"""Write a checkpoint as one ONNX file with its integers, for ONNX Runtime and tools built on it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 # torch exports both functions, but its ``__all__`` leaves them out as deprecated.
 from torch.onnx import (
@@ -21,7 +22,8 @@ from torch.onnx import (
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.checkpoint.builder import Build
 from quantface_arch.runtime.lowering import Lowering
-from quantface_arch.runtime.parts import Whole, example_image, lowered_network
+from quantface_arch.runtime.parts import Whole, example_image, lowered_network, other_image
+from quantface_arch.runtime.sizes import check_sizes
 from quantface_arch.utils.files import atomic_path
 
 __all__ = ["missing", "write_onnx"]
@@ -42,27 +44,43 @@ def missing() -> str | None:
 def write_onnx(path: Path, build: Build, lowering: Lowering, target: Path) -> None:
     """Write a checkpoint's network as ONNX, with input ``degraded`` and output ``restored``.
 
-    Both are images (N, 3, H, W), H and W multiples of the network's ``side_step``; the program that
-    runs the file refuses others, as the reference does. Weights are stored as int8 before
-    DequantizeLinear. The inputs of products lie between QuantizeLinear and DequantizeLinear.
+    Both are images (N, 3, H, W), where H and W are multiples of the network's ``side_step``. The
+    program that runs the file refuses other sizes, as the reference does. Weights are stored as
+    int8 before DequantizeLinear. The inputs of products pass through QuantizeLinear and
+    DequantizeLinear.
 
     Args:
         build: see ``load_checkpoint``.
 
     Raises:
-        QuantFaceError: see ``lowered_network``; or ONNX lacks an operator.
+        QuantFaceError: see ``lowered_network`` and ``check_sizes``; or ONNX lacks an operator.
     """
     import onnx
 
     network = lowered_network(path, build, lowering)
-    with atomic_path(target) as temporary, warnings.catch_warnings(), _stable_sorting():
-        # torch warns of branches that depend on sizes. Tests cover other sizes.
+    whole, image = Whole(network), example_image(network)
+    check_sizes(whole, (image,), (other_image(network),), path)
+    with atomic_path(target) as temporary, _stable_sorting():
+        _export(whole, image, path, temporary)
+        model = onnx.load(temporary)
+        _dequantize_weights(model.graph)
+        onnx.save(model, temporary)
+
+
+def _export(whole: Whole, image: Tensor, path: Path, target: Path) -> None:
+    """Write a network as torch exports it.
+
+    Raises:
+        QuantFaceError: ONNX lacks an operator.
+    """
+    with warnings.catch_warnings():
+        # torch warns of sizes that become constants; ``check_sizes`` finds those that matter.
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(
-                Whole(network),
-                (example_image(network),),
-                str(temporary),
+                whole,
+                (image,),
+                str(target),
                 dynamo=False,
                 opset_version=OPSET,
                 # Constant folding would turn the integers into floating point.
@@ -74,9 +92,6 @@ def write_onnx(path: Path, build: Build, lowering: Lowering, target: Path) -> No
         except torch.onnx.OnnxExporterError as error:
             detail = str(error).strip().splitlines()[0]
             raise QuantFaceError(f"{path}: cannot be written as ONNX ({detail})") from error
-        model = onnx.load(temporary)
-        _dequantize_weights(model.graph)
-        onnx.save(model, temporary)
 
 
 def _dequantize_weights(graph: Any) -> None:

@@ -16,10 +16,19 @@ from quantface_arch.quant.nn.convert import replace_module
 from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime.lowering import Lowering
 
-__all__ = ["SIZE", "Part", "Whole", "example_image", "lowered_network", "only", "record"]
+__all__ = [
+    "SIZE",
+    "Part",
+    "Whole",
+    "example_image",
+    "lowered_network",
+    "only",
+    "other_image",
+    "record",
+]
 
-# The side of the square image on which networks are traced, rounded up to a multiple of their step.
-# The trace holds for other sizes.
+# Networks are traced on a square image of this side, rounded up to a multiple of their
+# ``side_step``. The trace holds for other sizes.
 SIZE = 128
 
 
@@ -48,16 +57,17 @@ class Part(nn.Module):
 
 
 def rounded_up(side: int, step: int) -> int:
-    """Return the smallest multiple of a step from ``side`` on; a traced side gives a traced one."""
+    """Return ``side`` rounded up to a multiple of ``step``; a traced side gives a traced result."""
     return (side + step - 1) // step * step
 
 
 class Multiples(nn.Module):
-    """A module that passes images on whose sides are multiples of a step, in a graph as well.
+    """A module that returns images unchanged, and fails if a side is not a multiple of ``step``.
 
-    Exported programs cannot raise errors of their own. Their reshaping to sides that are rounded up
-    fails for other sides, and compilers cannot know that it changes nothing. Sides rounded down may
-    be 0, by which ONNX means the side as it is.
+    It also fails inside an exported program, which cannot raise errors of its own: reshaping an
+    image to its sides rounded up is impossible if that makes them larger. Compilers keep the
+    reshape, because they cannot know that it changes nothing. We do not round down, because a side
+    of 0 means an unchanged side in ONNX.
     """
 
     def __init__(self, step: int) -> None:
@@ -73,7 +83,7 @@ class Multiples(nn.Module):
 class Whole(Part):
     """A whole network as a module that refuses the sizes that the network refuses.
 
-    Runtimes show the name of the operator that fails: it says what is allowed.
+    Runtimes show the name of the operator that fails, so the name says what is allowed.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -91,6 +101,13 @@ def example_image(network: nn.Module) -> Tensor:
     """Return a black image (1, 3, H, W) in float32 on which a network can be traced."""
     side = rounded_up(SIZE, traits_of(network).side_step)
     return torch.zeros(1, 3, side, side)
+
+
+def other_image(network: nn.Module) -> Tensor:
+    """Return a noise image (1, 3, H, W) in float32 with sides unlike those of ``example_image``."""
+    step = traits_of(network).side_step
+    height, width = (rounded_up(SIZE * n // 4, step) for n in (5, 6))
+    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of networks or quantization: files, images, downloads, commands."""
+"""Help with files, images, downloads and commands, without knowing networks or quantization."""

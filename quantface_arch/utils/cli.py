@@ -1,4 +1,4 @@
-"""The common part of every command: one-line errors and exit statuses."""
+"""Run every command in the same way, with one-line errors and exit statuses."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def describe(error: BaseException) -> str:
 
 
 def run(main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser) -> NoReturn:
-    """Parse the command line, call ``main`` and exit with its return value; never returns.
+    """Parse the command line, call ``main`` and exit with its return value; never return.
 
     The parser gets two more options: ``--debug`` shows tracebacks, and ``--version`` prints the
     version. The exit status is 2 for a :class:`UsageError` and for options that do not parse, 1 for
@@ -61,7 +61,7 @@ def run(main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentPars
         print(f"error: {describe(error)}", file=sys.stderr)
         status = EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
     if Shard.here().count > 1:
-        # A thread that torch leaves behind sometimes aborts a process whose work is done.
+        # A thread of torch sometimes aborts a process that is done, so end without waiting for it.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -1,4 +1,4 @@
-"""Old names of arguments, which still work."""
+"""Keep the old names of arguments working."""
 
 from __future__ import annotations
 

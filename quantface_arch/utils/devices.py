@@ -1,4 +1,4 @@
-"""The torch devices that commands take by name."""
+"""Check the torch devices that commands name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def check_device(name: str) -> str:
     Raises:
         UsageError: there is no such device here.
     """
-    # Import this late, since torch takes seconds.
+    # Import this late, because importing torch takes seconds.
     import torch
 
     try:

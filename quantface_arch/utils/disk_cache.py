@@ -1,8 +1,8 @@
-"""A disk cache of folders named by their key, used only while their files are unchanged.
+"""Keep folders of files on disk, named by their key, and use them while they are unchanged.
 
-It lies in the folder that ``QUANTFACE_CACHE`` names, or in ``~/.cache/quantface``. Any of it may be
-removed at any time. If several processes want the same folder at once, the first one makes it and
-the others wait.
+The cache lies in the folder that ``QUANTFACE_CACHE`` names, or in ``~/.cache/quantface``. Any part
+of it may be removed at any time. If several processes need the same folder at once, the first one
+makes it and the others wait.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from quantface_arch.utils.files import file_digest
 __all__ = ["cache_root", "cached"]
 
 MANIFEST = "manifest.json"
-# Temporary folders of this process, removed when it ends.
+# These temporary folders are removed when the process ends.
 _temporary: list[tempfile.TemporaryDirectory[str]] = []
 
 
@@ -39,7 +39,7 @@ def cache_root() -> Path:
 def cached(
     kind: str, key: Any, make: Callable[[Path], dict[str, Any]]
 ) -> tuple[Path, dict[str, Any]]:
-    """Return a folder of files that depend only on ``key``, made if it is missing or damaged.
+    """Return a folder of files that depend only on ``key``; make it if it is missing or damaged.
 
     Args:
         kind: the subfolder of the cache.
@@ -59,14 +59,14 @@ def cached(
     if kept is not None:
         return target, kept
     with _locked(target):
-        # Another process may have made it in the meantime.
+        # Another process may have made the folder in the meantime.
         kept = _read(target)
         return (target, kept) if kept is not None else _made(target, make)
 
 
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
-    """Hold a lock for one process at a time; the system releases it if the process is killed."""
+    """Hold the lock of a folder; the system releases it if the process is killed."""
     path = cache_root() / "locks" / f"{target.name}.lock"
     lock = FileLock(path)
     # If nothing can be written or locked, each process makes its own folder.
@@ -114,7 +114,7 @@ def _scratch(target: Path) -> Path:
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """Return the data kept with a folder's files; None if the files are not as written."""
+    """Return the data kept with a folder's files; None if a file is missing or has changed."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         for name, wanted in manifest["files"].items():

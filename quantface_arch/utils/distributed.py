@@ -1,4 +1,4 @@
-"""Work shared among the processes that torchrun started, or done by one process without it."""
+"""Share work among the processes that torchrun started; without it, one process does all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from quantface_arch.errors import QuantFaceError
 __all__ = ["Shard"]
 
 T = TypeVar("T")
-# The time to wait for processes with more work or slower machines.
+# A process waits this long for others that have more work or slower machines.
 PATIENCE = timedelta(days=7)
 
 
@@ -47,20 +47,20 @@ class Shard:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process speaks for all."""
+        """Whether this process prints and decides for all processes."""
         return self.rank == 0
 
     @property
     def threads(self) -> int:
-        """How many threads this process runs: an equal share of the machine's cores, at least 1."""
+        """The threads of this process: an equal share of the machine's cores, at least 1."""
         return max(1, len(os.sched_getaffinity(0)) // self.local_count)
 
     def share(self, items: Sequence[T]) -> list[T]:
-        """Return this process's items, every ``count``-th; shares differ by at most one item."""
+        """Return this process's share, every ``count``-th item; shares differ by at most one."""
         return list(items[self.rank :: self.count])
 
     def whole(self, shares: Sequence[Sequence[T]]) -> list[T]:
-        """Return all items in their order, from the shares of every process, see ``gather``."""
+        """Return all items in their order, given the shares of all processes (see ``gather``)."""
         whole: list[T] = [shares[0][0]] * sum(map(len, shares)) if any(shares) else []
         for rank, share in enumerate(shares):
             whole[rank :: self.count] = share

@@ -1,4 +1,4 @@
-"""Published files, downloaded completely or not at all."""
+"""Download published files, completely or not at all."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def download(
 
     Args:
         what: what messages call the file.
-        way_out: what to do with a file that one has downloaded by hand. It ends messages.
+        way_out: what to do with a file that was downloaded by hand, worded to end a message.
         offline: refuse to download.
         notify: receives one line before the download begins.
-        check: receives the complete file before it gets its name. It raises if this is the wrong
-            file.
+        check: function that gets the complete file before the file gets its name. It raises an
+            exception if the file is the wrong one.
 
     Raises:
         Unavailable: ``offline`` is set, there is no connection, the download ends early, the file

@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, and read only if they are regular files."""
+"""Write files completely or not at all, and read only regular files."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ __all__ = [
 
 _PREFIX = ".tmp-"
 _PIECE = 1 << 24
-# The errors of a disk or folder that takes no more files. A bad name, in contrast, concerns one
-# file.
+# With these errors a disk or folder refuses every file. A bad name, in contrast, concerns one file.
 _REFUSALS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
     *(errno.EACCES, errno.EPERM, errno.ENOTDIR),
@@ -51,8 +50,8 @@ def open_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a regular file for reading; a pipe or a device is refused at once.
 
     Raises:
-        QuantFaceError: the file is missing, not regular or not readable. This covers errors in the
-            block.
+        QuantFaceError: the file is missing, not regular or not readable, or an ``OSError`` occurs
+            in the block.
     """
     try:
         # Without O_NONBLOCK, opening a pipe that nobody writes to would wait.
@@ -80,7 +79,7 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
     """
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
-        # Files such as those in /proc are larger than their stated size.
+        # Files such as those in /proc are larger than their stated size, so count what is read.
         data = b"" if size > limit else file.read(limit + 1)
     size = max(size, len(data))
     if size > limit:
@@ -92,12 +91,12 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, and rename it to ``path`` when the block succeeds.
 
-    The suffix is kept, since image writers choose the format by it. On an exception the temporary
-    file is removed and ``path`` is unchanged.
+    The temporary path has the same suffix, because image writers choose the format by it. On an
+    exception the temporary file is removed and ``path`` is unchanged.
 
     Raises:
         QuantFaceError: the folder cannot be created or written.
-        WriteError: the disk refuses the file. This covers errors in the block, from any library.
+        WriteError: the disk refuses the file, here or in any library that the block calls.
     """
     target = Path(path)
     try:
@@ -126,7 +125,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _refusal(error: BaseException | None) -> int | None:
-    """Return the error number if the disk refused a file; Rust and C++ libraries wrap it."""
+    """Return the error number if the disk refused a file, even if a library wraps the error."""
     if error is None or isinstance(error, WriteError):
         return None
     wrapped = re.search(r"\(os error (\d+)\)", str(error))
@@ -142,7 +141,7 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal.
+    """Return the SHA-256 of a file in hexadecimal digits.
 
     Raises:
         QuantFaceError: see ``open_file``.

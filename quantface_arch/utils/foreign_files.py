@@ -1,4 +1,4 @@
-"""Files that lie where weights should be, recognized by their first bytes."""
+"""Recognize, by their first bytes, files that are not the weights that they are taken for."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _PYTORCH = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")
 def refuse_foreign(path: str | os.PathLike[str], *, pytorch: bool) -> None:
     """Check that a file is not one of those that are often taken for weights.
 
-    A file that cannot be read passes, since reading it fails.
+    A file that cannot be read passes, because its reader will report that.
 
     Args:
         path: the file.
-        pytorch: whether PyTorch's own format is wanted.
+        pytorch: whether PyTorch's own format is expected.
 
     Raises:
         QuantFaceError: the file is a Git LFS pointer, a web page or, if ``pytorch`` is false, in

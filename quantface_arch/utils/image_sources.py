@@ -1,4 +1,4 @@
-"""Images as others distribute them: in a folder or .zip file, at any depth, under any name."""
+"""Read images as others distribute them: in a folder or .zip file, at any depth, with any name."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from quantface_arch.utils.images import FORMAT_NAMES, SUFFIXES
 
 __all__ = ["MAX_BYTES", "MAX_IMAGE_BYTES", "ImageSource", "open_source"]
 
-# The limits of an unpacked .zip file. The largest published test set has 1.2 GB, and a 512×512 face
-# has 1 MB.
+# An unpacked .zip file and each image in it may have this size. The largest published test set has
+# 1.2 GB, and a 512×512 face has 1 MB.
 MAX_BYTES = 8 << 30
 MAX_IMAGE_BYTES = 64 << 20
 
@@ -155,8 +155,8 @@ def open_source(path: Path) -> ImageSource:
 
     Raises:
         UsageError: there is no such folder or file.
-        QuantFaceError: there are no images, images lie in several folders, or two have the same
-            stem. A .zip file that is damaged or refused, see ``Zip``, raises it too.
+        QuantFaceError: there are no images, images lie in several folders, two images have the same
+            stem, or a .zip file is damaged or refused (see ``Zip``).
     """
     if path.is_dir():
         return Folder(path)

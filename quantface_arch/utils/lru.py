@@ -1,4 +1,4 @@
-"""A cache of values that are costly to make for each shape of a network's inputs."""
+"""Cache values that are costly to make for each shape of a network's inputs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Blocks of options, declared once as frozen dataclasses and checked in one place.
+"""Check blocks of options that are declared once, as frozen dataclasses.
 
-A field made by ``option`` holds all that there is to say about an option: its type, its default,
-what it does, which values it allows, and an old name. ``parse_options`` checks a block of an
-options file against them, and ``scripts/write_reference.py`` prints them as a table.
+A field made by ``option`` describes an option completely: its type, its default, what it does,
+which values it allows, and its old name. ``parse_options`` checks a block of an options file
+against these fields, and ``scripts/write_reference.py`` prints them as a table.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ def option(
     Args:
         text: what the option does.
         default: without one, the option is required.
-        allowed: the values that it may take; None: any of its type.
-        limits: of a number.
+        allowed: the values that it may take; None allows any of its type.
+        limits: limits of a number; None is no limit.
         old_name: a name that options files of earlier versions use.
-        key: the option's name in options files, where it is not the field's.
-        shown: the default in the reference, where the value does not explain itself.
+        key: the option's name in options files, if it differs from the field's.
+        shown: how the reference shows the default, if the value does not explain itself.
     """
     metadata = {
         "help": text,
@@ -98,15 +98,15 @@ def option(
 def parse_options(kind: type[T], block: str, given: Mapping[str, Any] | None) -> T:
     """Build a dataclass of options from a block of an options file.
 
-    A null stands for the default where the option is a mapping or a list.
+    A null stands for the default if the option is a mapping or a list.
 
     Args:
         kind: a dataclass whose fields ``option`` made.
-        block: names the block in messages, such as ``train``.
+        block: what messages call the block, such as ``train``.
         given: the block; None is an empty one.
 
     Raises:
-        QuantFaceError: an unknown or missing option, or a value that is not allowed; the message
+        QuantFaceError: an option is unknown or missing, or its value is not allowed. The message
             names the option, what was found and what is allowed.
     """
     if given is not None and not isinstance(given, Mapping):
@@ -124,7 +124,7 @@ def parse_options(kind: type[T], block: str, given: Mapping[str, Any] | None) ->
         if found is not MISSING:
             values[item.name] = _checked(place, found, hints[item.name], item)
         elif _is_required(item):
-            raise QuantFaceError(f"{place}: missing; wanted is {item.metadata['help'].rstrip('.')}")
+            raise QuantFaceError(f"{place}: missing; expected {item.metadata['help'].rstrip('.')}")
     return kind(**values)
 
 
@@ -214,7 +214,7 @@ def _converted(place: str, value: Any, kind: Any) -> tuple[bool, Any]:
 
 
 def _converted_pair(place: str, value: Sequence[Any], kinds: Sequence[Any]) -> tuple[bool, Any]:
-    """Return whether a list holds one value of each type, and them as a tuple."""
+    """Return whether a list holds one value of each type, and the values as a tuple."""
     if len(value) != len(kinds):
         return False, None
     pairs = [_converted(place, part, kind) for part, kind in zip(value, kinds, strict=True)]
@@ -222,7 +222,7 @@ def _converted_pair(place: str, value: Sequence[Any], kinds: Sequence[Any]) -> t
 
 
 def _words(kind: Any) -> str:
-    """Return a type in a user's words."""
+    """Return what messages call a type."""
     base = get_origin(kind) or kind
     if base is tuple:
         return f"a list of {len(get_args(kind))} numbers"

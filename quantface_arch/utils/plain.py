@@ -1,4 +1,4 @@
-"""Options as JSON and YAML read them back."""
+"""Convert options to the types that JSON and YAML read back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress bars that stay readable in a log file."""
+"""Show progress bars that stay readable in a log file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 __all__ = ["LOG_INTERVAL", "progress_bar"]
 
-# Seconds between two lines of a bar in a log.
+# In a log, a bar prints a line at most once in this many seconds.
 LOG_INTERVAL = 5.0
 
 

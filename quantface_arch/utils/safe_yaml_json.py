@@ -1,4 +1,4 @@
-"""YAML and JSON from untrusted files: plain data, with its size checked before it is built.
+"""Read plain data from untrusted YAML and JSON, and check its size before it is built.
 
 An alias counts every time it is used, so a few lines cannot stand for gigabytes.
 """
@@ -29,7 +29,7 @@ MAX_JSON_BYTES = 16 << 20
 MAX_YAML_BYTES = 1 << 20
 # The limit counts the mappings, lists, keys and values of a YAML file, with aliases written out.
 MAX_VALUES = 100_000
-# The limit on the nesting of lists and mappings.
+# Lists and mappings may be nested this deep.
 MAX_DEPTH = 32
 
 
@@ -111,7 +111,7 @@ def parse_yaml(where: str, text: bytes) -> Any:
     try:
         return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
-        # Scalars such as a 13th month fail in the library's conversion.
+        # Scalars such as a date in a 13th month fail when the library converts them.
         raise QuantFaceError(f"{where}: not YAML: {one_line(error)}") from error
 
 

@@ -1,4 +1,4 @@
-"""The header of a ``.safetensors`` file, checked before any object is built from it.
+"""Check the header of a ``.safetensors`` file before any object is built from it.
 
 The library refuses a header of more than 100 MB, an unknown dtype, and a shape that does not match
 the tensor's bytes. It also refuses tensors that overlap, leave gaps or do not fill the file, sizes
@@ -29,11 +29,11 @@ _LENGTH = struct.Struct("<Q")
 def check_header(path: str | os.PathLike[str]) -> None:
     """Check what safetensors does not: sizes, counts, repeated names and foreign fields.
 
-    A file that ends inside its header passes, since opening it fails.
+    A file that ends inside its header passes, because the library will refuse it.
 
     Raises:
-        QuantFaceError: the message names the file and the field, and says what was found and what
-            is allowed.
+        QuantFaceError: the header breaks a limit or names a foreign field. The message names the
+            file and the field, and says what was found and what is allowed.
     """
     path = Path(path)
     if not path.is_file():

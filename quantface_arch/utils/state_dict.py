@@ -1,4 +1,4 @@
-"""Pickled tensors, read without unpickling anything else, and networks filled from them."""
+"""Read pickled tensors without unpickling anything else, and fill networks from them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from quantface_arch.utils.foreign_files import refuse_foreign
 
 __all__ = ["PARAM_KEYS", "fill", "read_state", "unpickle"]
 
-# The keys under which BasicSR saves a network, EMA first.
+# BasicSR saves a network under these keys. The EMA comes first.
 PARAM_KEYS = ("params_ema", "params")
-# Old files of batch norms lack this tensor, and torch adds it.
+# Old files lack this tensor of batch norms, and torch adds it.
 OPTIONAL = ".num_batches_tracked"
 # torch.compile wraps modules and lengthens the names of their tensors.
 _COMPILED = "_orig_mod."
@@ -32,8 +32,8 @@ def unpickle(path: Path) -> Any:
     """Load a file of ``torch.save`` that holds only tensors and plain data, uncompressed.
 
     Raises:
-        QuantFaceError: the file is unreadable or damaged, or holds anything else. The message says
-            what.
+        QuantFaceError: the file is unreadable or damaged, or holds anything else. The message
+            gives the reason.
     """
     is_zip = _check_size(path)
     try:
@@ -87,8 +87,8 @@ def read_state(path: str | os.PathLike[str], keys: tuple[str, ...] = ()) -> dict
     """Return the state dict in a ``.pth`` file, without the prefixes that torch.compile adds.
 
     Args:
-        keys: the keys under which it may lie in the file. The first one that exists is used, then
-            ``state_dict``. If none exists, the whole file is the state dict.
+        keys: the keys under which the state dict may lie in the file. The first one that exists is
+            used, then ``state_dict``. If none exists, the whole file is the state dict.
 
     Raises:
         QuantFaceError: see ``unpickle``; or there is no state dict.

@@ -19,11 +19,11 @@ __all__ = ["damaged", "demuxed", "file_url", "open_input", "step"]
 
 T = TypeVar("T")
 
-# Ends the packets of a file.
+# This packet marks the end of a file.
 _END = Packet()
 
-# FFmpeg's readers of single files. The others, such as those of playlists, open further files or
-# network addresses that the input names.
+# These readers of FFmpeg open only the file itself. Others, such as those of playlists, also open
+# files or network addresses that the input names.
 _FORMATS = (
     *("mov", "matroska", "avi", "mpeg", "mpegts", "mpegvideo", "m4v", "h264", "hevc"),
     *("flv", "asf", "ogg", "mxf", "nut", "ivf", "dv", "gif", "rm"),
@@ -55,15 +55,15 @@ def open_input(path: Path) -> InputContainer:
 
 
 def damaged(path: Path, reason: str) -> QuantFaceError:
-    """Return the error of a video that is truncated or damaged, to be raised."""
+    """Return the error to raise for a video that is truncated or damaged."""
     return QuantFaceError(f"{path}: truncated or damaged: {reason}")
 
 
 def step(action: Callable[[], T]) -> tuple[T | None, str]:
-    """Call a function that reads by FFmpeg; return its result, or None and why FFmpeg failed.
+    """Call a function that reads with FFmpeg; return its result, or None and why FFmpeg failed.
 
-    FFmpeg's error is not passed on. While a file is being written, it would be in the context of
-    the caller's error and count as one of writing.
+    The error itself is not passed on. It would be chained to the caller's error, and
+    ``atomic_path`` could report it as a failure to write.
     """
     try:
         return action(), ""

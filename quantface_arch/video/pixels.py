@@ -11,7 +11,7 @@ from av.video.reformatter import Colorspace
 
 __all__ = ["INTERPOLATION", "Orientation", "upright_rgb"]
 
-# With the usual rounding and chroma, frames become darker by one or two levels each time. These
+# With the usual rounding and chroma, each conversion darkens frames by one or two levels. These
 # are FFmpeg's SWS_BICUBIC, SWS_ACCURATE_RND, SWS_FULL_CHR_H_INT and SWS_FULL_CHR_H_INP; PyAV 17
 # does not name them all.
 INTERPOLATION = 0x4 | 0x40000 | 0x2000 | 0x4000
@@ -38,8 +38,8 @@ class Orientation:
     @classmethod
     def of(cls, frame: VideoFrame) -> Orientation:
         """Return the orientation in a frame's display matrix, to the nearest quarter turn."""
-        # A frame moves along (a, b) for each step to the right, and along (c, d) for each step
-        # down. The third column is for projections, which videos do not use.
+        # The matrix maps one pixel to the right to (a, b), and one pixel down to (c, d). The third
+        # column is for projections, which videos do not use.
         data = frame.side_data.get("DISPLAYMATRIX")
         a, b, _, c, d = struct.unpack("=9i", bytes(data))[:5] if data else (1, 0, 0, 0, 1)
         if abs(a) >= abs(b):
@@ -56,7 +56,7 @@ class Orientation:
 def upright_rgb(frame: VideoFrame, size: tuple[int, int]) -> np.ndarray:
     """Return a decoded frame as upright (H, W, 3) uint8 RGB.
 
-    The matrix and range of the colours are those of the frame's tags. Untagged frames are read as
+    The frame's tags give the matrix and range of its colours. Untagged frames are read as
     BT.601 if they have fewer than 720 lines, else as BT.709. Transparency is dropped.
 
     Args:

@@ -22,9 +22,9 @@ from quantface_arch.video.structure import flaw
 
 __all__ = ["Span", "VideoReader"]
 
-# The duration of a frame if the file states neither times nor durations, in seconds.
+# A frame lasts this many seconds if the file states neither times nor durations.
 _USUAL_GAP = Fraction(1, 25)
-# The formats that state the duration of the last frame.
+# These formats state the duration of the last frame.
 _STATE_DURATIONS = {"avi", "mp4"}
 # Frames that are a little out of order are put in order; a larger jump back, in seconds, is an
 # error, because it would shift the sound against the images.
@@ -61,8 +61,8 @@ class VideoReader:
         pixel_aspect: width of an upright pixel divided by its height.
 
     Raises:
-        QuantFaceError: the file is not a video, its size is not allowed, or it is truncated or
-            damaged. While iterating: the video is truncated or damaged.
+        QuantFaceError: the file is not a video, its frames have a size that is not allowed, or it
+            is truncated or damaged. Damage may appear only while iterating.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -80,8 +80,8 @@ class VideoReader:
                 raise QuantFaceError(f"{path}: cannot be read: no frame can be decoded")
             self._decoded_frames = chain([first], decoded)
             self._size = first.width, first.height
-            # Recordings of broadcasts start at any time, and sound may start before 0 with samples
-            # that are not played.
+            # Broadcast recordings start at any time, so times count from the start of the file.
+            # Sound does not move it below 0, because samples before 0 are not played.
             begin = max(Fraction(0), Fraction(self._container.start_time or 0, av.time_base))
             self.origin = min(begin, self._time(first, begin))
             aspect = self._stream.sample_aspect_ratio or Fraction(1)
@@ -116,8 +116,8 @@ class VideoReader:
                 following = start + gap
             shown, start = frame, following
         if shown is not None:
-            # For other formats FFmpeg guesses the duration from the mean rate, and the gap before
-            # it is the better guess.
+            # For other formats FFmpeg guesses the duration from the mean rate; the previous gap is
+            # a better guess.
             states_it = _STATE_DURATIONS & set(self._container.format.name.split(","))
             first, second = (_stated(shown), gap) if states_it else (gap, _stated(shown))
             yield upright_rgb(shown, self._size), Span(start, first or second or _USUAL_GAP)
@@ -157,14 +157,14 @@ class VideoReader:
             for frame in frames or ():
                 count += 1
                 yield frame
-        # FFmpeg passes over damaged chunks of .avi files without an error.
+        # FFmpeg skips damaged chunks of .avi files without an error, so the packets are counted.
         if packets < indexed:
             raise damaged(self.path, f"{indexed - packets} of {indexed} packets cannot be found")
         if "mp4" in names:
             self._check_structure()
 
     def _check_structure(self) -> None:
-        """Raise QuantFaceError if the file is not as its container says."""
+        """Raise QuantFaceError if the bytes of the file contradict its container."""
         found = flaw(self.path, self._container)
         if found:
             raise damaged(self.path, found)
@@ -191,5 +191,5 @@ class VideoReader:
 
 
 def _stated(frame: av.VideoFrame) -> Fraction:
-    """Return the duration of a frame in seconds by the file or by FFmpeg's guess; 0 if unknown."""
+    """Return a frame's duration in seconds, stated or guessed by FFmpeg; 0 if it is unknown."""
     return frame.duration * Fraction(frame.time_base or 0)

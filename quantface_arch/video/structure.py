@@ -1,6 +1,6 @@
 """Find video files whose bytes are not laid out as their containers say, or end too early.
 
-Only sizes in bytes are used: declared durations and numbers of frames are often wrong in whole
+Only sizes in bytes are used: declared durations and numbers of frames are often wrong in intact
 files.
 """
 
@@ -17,10 +17,11 @@ from quantface_arch.utils.files import open_file
 
 __all__ = ["flaw"]
 
-# Returns where the element at a position ends, or None if the position holds something else.
+# A function that returns where the element at a position ends; None if it is of another kind.
 _End = Callable[[BinaryIO, int, int], "int | None"]
 
-# Boxes of .mp4 files that are not media data. Other bytes after the last box are not a box.
+# Boxes of these kinds, which hold no media data, must fit into an .mp4 file. Anything else that
+# does not fit is taken for bytes after the last box.
 _BOXES = {b"ftyp", b"styp", b"moov", b"moof", b"mfra", b"sidx", b"free", b"skip", b"uuid", b"meta"}
 _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
 # Some writers of .avi files count the header of the file as part of its content.
@@ -56,10 +57,10 @@ def flaw(path: Path, container: InputContainer) -> str | None:
 
 
 def _mp4_flaw(file: BinaryIO, size: int, container: InputContainer) -> str | None:
-    """Return where an .mp4 file is truncated or damaged; None if it is whole.
+    """Return where an .mp4 file is truncated or damaged; None if it is intact.
 
     The size of media data is not judged, because some cameras declare more than they use; the index
-    tells which of them are needed. Bytes after the last box are harmless, except after fragments,
+    tells which bytes are needed. Bytes after the last box are harmless, except after fragments,
     where they may be the remains of more fragments.
     """
     position, fragmented = 0, False
@@ -84,7 +85,7 @@ def _mp4_flaw(file: BinaryIO, size: int, container: InputContainer) -> str | Non
 
 
 def _walked(file: BinaryIO, size: int, measure: _End) -> int:
-    """Return where the last element ends that starts within the file."""
+    """Return the end of the last element that starts within the file."""
     position = 0
     while position < size:
         end = measure(file, position, size)
@@ -100,9 +101,9 @@ def _read(file: BinaryIO, position: int, count: int) -> bytes:
 
 
 def _matroska_flaw(file: BinaryIO, size: int) -> str | None:
-    """Return where a Matroska or WebM file is truncated or damaged; None if it is whole.
+    """Return where a Matroska or WebM file is truncated or damaged; None if it is intact.
 
-    Live recordings do not state the size of segments and clusters; their elements follow directly.
+    Live recordings do not state the size of segments and clusters; the elements inside follow.
     """
     position, ends = 0, {}
     while position < size and position < ends.get(_SEGMENT, size):

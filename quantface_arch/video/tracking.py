@@ -73,7 +73,7 @@ class _Track:
 
 @dataclass
 class _Tracks:
-    """The tracks that the frames not yet returned need."""
+    """The tracks that are needed by frames not yet returned."""
 
     half: int
     tracks: list[_Track] = field(default_factory=list)
@@ -101,7 +101,7 @@ class _Tracks:
             track.open = False
 
     def take(self, number: int) -> list[np.ndarray]:
-        """Return a frame's smoothed rows from left to right, and forget the frames before it."""
+        """Return a frame's smoothed rows from left to right; drop what no later frame needs."""
         present = [t for t in self.tracks if t.first <= number <= t.last]
         rows = [track.smoothed(number, self.half) for track in present]
         self.tracks = [t for t in self.tracks if t.last >= number]
@@ -143,7 +143,7 @@ def track_faces(
 
 
 def _row(face: Face) -> np.ndarray:
-    """Return a face as a track's row."""
+    """Return the row of a track for a face."""
     return np.concatenate([face.box, invert(similarity(face.landmarks)).ravel(), [face.score]])
 
 

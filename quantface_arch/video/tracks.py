@@ -20,13 +20,13 @@ from quantface_arch.video.reader import VideoReader
 
 __all__ = ["OtherTracks", "unkept"]
 
-# The sound formats that are registered for .mp4; sound in others is encoded as AAC.
+# Sound in these formats, which are registered for .mp4, is copied; other sound becomes AAC.
 _SOUNDS = frozenset({"aac", "ac3", "alac", "dts", "eac3", "flac", "mp2", "mp3", "opus"})
 _AAC_RATES = frozenset(
     {7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000}
 )
 _OTHER_RATE = 48000
-# The layouts of channels that an AAC track has, for those of the input; others become stereo.
+# Each channel layout of the input becomes this layout of the AAC track; others become stereo.
 _LAYOUTS = {
     **{name: name for name in ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "7.1")},
     **{"1 channels": "mono", "5.0(side)": "5.0", "5.1(side)": "5.1"},
@@ -34,27 +34,27 @@ _LAYOUTS = {
 _BITS_PER_CHANNEL = 96_000
 _TEXTS = frozenset({"ass", "mov_text", "ssa", "subrip", "text", "webvtt"})
 _STREAM_TAGS = ("language", "title", "handler_name")
-# The muxer writes its own.
+# The muxer writes its own values of these tags.
 _OWN_TAGS = frozenset({"compatible_brands", "encoder", "major_brand", "minor_version"})
 
 
 def unkept(source: VideoReader) -> str:
-    """Return what a new video cannot keep of another one, as a list in words; "" if nothing."""
-    # FFmpeg discards the track that .mp4 files use for chapters, which are kept.
+    """Return in words which tracks of a video a new one cannot keep; "" if it keeps all."""
+    # FFmpeg discards the track that .mp4 files use for chapters. It is not lost: chapters are kept.
     others = (stream for stream in source.other_streams if stream.discard != Discard.all)
     lost = Counter(_kind(stream) for stream in others if not _is_kept(stream))
     return ", ".join(f"{count} {kind}{'s' * (count > 1)}" for kind, count in lost.items())
 
 
 class OtherTracks:
-    """The sound and subtitle tracks of a video, on their way into a new one.
+    """The sound and subtitle tracks of a video, which are written to a new one.
 
     The input is opened again and read only as far as the images have been written, so memory does
     not grow with the length of the video.
 
     Args:
         source: the video that has the tracks.
-        output: the new file, before anything was written to it.
+        output: the new file, to which nothing has been written yet.
 
     Raises:
         QuantFaceError: the input is damaged.
@@ -92,12 +92,12 @@ def _is_kept(stream: Stream) -> bool:
 
 
 def _codec(stream: Stream) -> str:
-    """Return FFmpeg's name of a format."""
+    """Return FFmpeg's name for the format of a stream."""
     return stream.codec_context.codec.canonical_name if stream.codec_context else "unknown format"
 
 
 def _kind(stream: Stream) -> str:
-    """Return what a stream that is not kept holds."""
+    """Return what messages call a stream that is not kept."""
     if isinstance(stream, VideoStream):
         is_cover = Disposition.attached_pic in stream.disposition
         return "cover image" if is_cover else "further video track"
@@ -106,7 +106,7 @@ def _kind(stream: Stream) -> str:
 
 
 def _copy_tags(source: InputContainer, output: OutputContainer, origin: Fraction) -> None:
-    """Copy the tags of the file and its chapters."""
+    """Copy the tags and the chapters of the file."""
     output.metadata.update(_without(source.metadata, _OWN_TAGS))
     chapters = source.chapters()
     for chapter in chapters:
@@ -122,7 +122,7 @@ def _without(tags: dict[str, str], names: frozenset[str]) -> dict[str, str]:
 
 
 def _track(stream: Stream, output: OutputContainer, origin: Fraction) -> _Track:
-    """Add a track to the new file and return what writes its packets."""
+    """Add a track to the new file, and return the object that converts its packets."""
     if isinstance(stream, SubtitleStream) and _codec(stream) != "mov_text":
         track: _Track = _Text(stream, output, origin)
     elif isinstance(stream, AudioStream) and _codec(stream) not in _SOUNDS:
@@ -149,13 +149,13 @@ class _Track:
         self._last: int | None = None
 
     def converted(self, packet: Packet) -> Iterator[Packet]:
-        """Yield the packets for the new file that one of the input becomes."""
+        """Yield the packets of the new file that replace one packet of the input."""
         raise NotImplementedError
 
     def _timed(self, packet: Packet) -> Packet:
         """Move a packet to this track, with its time counted from the origin.
 
-        The packets of a track must increase in time, which some inputs do not heed.
+        Times must increase within a track; in some inputs they do not.
         """
         time = packet.pts if packet.dts is None else packet.dts
         shift = round(self._origin / packet.time_base)
@@ -191,7 +191,7 @@ class _Sound(_Track):
         super().__init__(self._encoder, origin)
 
     def converted(self, packet: Packet) -> Iterator[Packet]:
-        # Players leave out damaged sound as well; the images tell whether the file is damaged.
+        # Skip damaged sound, as players do; the images tell whether the file is damaged.
         frames, _ = step(lambda: self._decoder.decode(packet))
         for frame in frames or ():
             yield from self._encoded(frame)

@@ -26,15 +26,16 @@ from quantface_arch.video.tracks import OtherTracks
 __all__ = ["video_writer"]
 
 Write = Callable[[np.ndarray, Span], None]
-# CRF 17 is nearly indistinguishable from the input. The durations in .mp4 files are those between
-# the decoding of frames; without B-frames, which are decoded out of order, they are exact.
+# CRF 17 is nearly indistinguishable from the input. In .mp4 files, durations are gaps between times
+# of decoding. They are exact only without B-frames, which are decoded out of order.
 _ENCODER, _OPTIONS = "libx264", {"crf": "17", "preset": "medium", "bf": "0"}
-# Players can start before they have the whole file.
+# With this flag, players can start before they have the whole file.
 _CONTAINER = {"movflags": "+faststart"}
-# Times are stored in units of at most 1/10000 s; a file has no more than _MAX_TICKS in a second.
+# Times are stored in units of at most 1/_MIN_TICKS s. Units below 1/_MAX_TICKS s become
+# 1/_OTHER_TICKS s.
 _MIN_TICKS, _MAX_TICKS = 10_000, 1_000_000
 _OTHER_TICKS = 90_000
-# The encoder's hint for a video that states no rate.
+# The encoder gets this rate as a hint if the video states none.
 _USUAL_RATE = 25
 
 
@@ -67,7 +68,7 @@ def video_writer(path: Path, source: VideoReader) -> Iterator[Write]:
 
 
 class _NoFrames(Exception):
-    """A video would be empty."""
+    """The video would be empty."""
 
 
 class _Encoder:

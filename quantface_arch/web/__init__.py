@@ -1,1 +1,1 @@
-"""A web page that restores photographs: ``python inference/app.py``."""
+"""Serve a web page that restores photographs: ``python inference/app.py``."""

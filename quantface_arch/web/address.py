@@ -1,4 +1,4 @@
-"""Where the page is served."""
+"""Check the address at which the page is served."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _LARGEST_PORT = 65535
 
 @dataclass(frozen=True)
 class Address:
-    """Where the page is served.
+    """The address at which the page is served.
 
     Attributes:
-        host, port: address to listen on; port 0 stands for a free one.
+        host, port: address to listen on; port 0 selects a free one.
         root_path: path or address at which a reverse proxy serves the page; empty without one.
     """
 
@@ -27,14 +27,14 @@ class Address:
 
 
 def free_port(address: Address) -> int:
-    """Return the port if the server can listen on it, or a free one for 0.
+    """Return the port if the server can listen on it; for port 0, return a free one.
 
     Raises:
         UsageError: the server cannot listen there.
     """
     host, port = address.host, address.port
     if port > _LARGEST_PORT:
-        raise UsageError(f"--port {port}: at most {_LARGEST_PORT}")
+        raise UsageError(f"--port {port}: at most {_LARGEST_PORT} is allowed")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         with socket.create_server((host, port), family=family) as listening:

@@ -35,7 +35,7 @@ class PageOptions:
     Attributes:
         address: where the page is served.
         limits: bounds on what visitors may ask for.
-        faces, runtime: the restorer.
+        faces, runtime: options of the restorer.
     """
 
     address: Address
@@ -55,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--host", default=Address.host, help="address to listen on (default: %(default)s)")
-    add("--port", type=integer(0), default=Address.port, help="0 takes a free one (%(default)s)")
+    add("--port", type=integer(0), default=Address.port, help="0 selects a free one (%(default)s)")
     add(
         "--root-path",
         type=_root_path,
@@ -86,7 +86,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "max_side": (
             integer(MIN_SIDE),
             "PIXELS",
-            f"largest side of an image, of at most {megapixels} in all",
+            f"largest side of an image (at most {megapixels} in all)",
         ),
         "max_faces": (integer(1), "N", "most faces in an image"),
         "max_users": (integer(1), "N", "most pending requests"),

@@ -1,4 +1,4 @@
-"""Middleware that refuses every request that the page itself never sends."""
+"""Refuse, as middleware, every request that the page itself never sends."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from starlette.types import (  # pyright: ignore[reportMissingImports]  (the ext
 
 __all__ = ["Guard"]
 
-# Allowance for the form around an uploaded file, and the limit of all other requests.
+# An upload may exceed the largest file by this much, for its form. No other request may be larger.
 _MARGIN = 1_000_000
-# Targets of the page's and Gradio clients' POST requests. Gradio has more, such as one that passes
+# The page and Gradio's clients POST to these targets. Gradio has more, such as one that passes
 # uploaded videos to ffmpeg.
 _TARGETS = ("/upload", "/queue/join", "/run/predict", "/call/restore", "/cancel", "/reset")
 # With this policy the browser loads nothing from other machines, whatever the page contains.
@@ -36,7 +36,7 @@ _HEADERS = {
 
 
 class Guard:
-    """Limit requests to those of the page, bound their size, and add security headers.
+    """Limits requests to those of the page, bounds their size, and adds security headers.
 
     Args:
         app: the application behind the guard.
@@ -82,7 +82,7 @@ class Guard:
 
 
 def refuse_download(url: str, cache_dir: str) -> Any:
-    """Replace Gradio's function that fetches the web address in a visitor's request.
+    """Refuse to fetch the web address in a visitor's request; this replaces Gradio's function.
 
     Raises:
         ValueError: always.

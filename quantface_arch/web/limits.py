@@ -1,4 +1,4 @@
-"""Limits on the requests that the page accepts."""
+"""Define limits on the requests that the page accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layout of the page, and the functions behind its controls."""
+"""Lay out the page, and define the functions behind its controls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from quantface_arch.web.views import message, timings, write_views
 __all__ = ["CSS", "THEME", "make_page"]
 
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-# Use fonts of the visitor's machine; the theme's default would load others.
+# Use fonts of the visitor's machine; the theme's own would be downloaded.
 THEME = Default(
     primary_hue="blue",
     font=("system-ui", "sans-serif"),
@@ -31,11 +31,11 @@ THEME = Default(
 )
 _EMPTY = "Drop a photograph on the left, or click there to choose one."
 _READY = "Press Restore."
-_BROKEN = "Not restored. The server failed, and your photograph is not the cause: see its log."
+_BROKEN = "Not restored. The server failed (see its log); your photograph is not the cause."
 # Gradio recognizes functions that report progress by this default value.
 _PROGRESS = gr.Progress()
 _OWN_COLOR = "default"
-# Images that visitors look at and cannot replace.
+# Visitors look at these images and cannot replace them.
 _SHOWN: dict[str, Any] = {"type": "filepath", "interactive": False, "buttons": ["fullscreen"]}
 
 
@@ -197,5 +197,6 @@ def _header(limits: Limits) -> str:
     return f"""<div id="top"><h1>QuantFace</h1>
 <p>Restores blurred, noisy and compressed faces in photographs. Photographs
 stay on this server and are deleted after {limits.keep_minutes:g} minutes.</p>
-<p class="limits">{FORMAT_NAMES}; at most {limits.max_mb:g} MB, {limits.max_side} pixels a side,
+<p class="limits">{FORMAT_NAMES};
+at most {limits.max_mb:g} MB, {limits.max_side} pixels on the longer side,
 {count(limits.max_faces)}.</p></div>"""

@@ -41,7 +41,7 @@ def _set_environment(folder: Path, host: str) -> None:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     os.environ["GRADIO_EXAMPLES_CACHE"] = str(folder)
-    # Gradio visits its own page once it serves. A proxy does not lead there.
+    # Gradio requests its own page once it serves, and a proxy would not find it.
     for name in ("no_proxy", "NO_PROXY"):
         others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
         names = [*filter(None, others.split(",")), "localhost", "127.0.0.1", "::1", host]
@@ -49,7 +49,7 @@ def _set_environment(folder: Path, host: str) -> None:
 
 
 def _delete_old(folder: Path, minutes: float) -> None:
-    """Delete uploads and results for ever when they become too old."""
+    """Delete uploads and results that are too old; never return."""
     while True:
         time.sleep(min(30.0, minutes * 60 / 4))
         oldest = time.time() - minutes * 60
@@ -71,7 +71,7 @@ def _launch(
     from quantface_arch.web.guard import Guard, refuse_download
     from quantface_arch.web.page import CSS, THEME, make_page
 
-    # Otherwise Gradio fetches a web address that a visitor sends in place of an upload.
+    # Without this, Gradio fetches a web address that a visitor sends in place of an upload.
     processing_utils.async_ssrf_protected_download = refuse_download
     page = make_page(service, folder)
     limit = service.limits.max_bytes

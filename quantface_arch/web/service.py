@@ -23,7 +23,7 @@ from quantface_arch.web.limits import Limits
 
 __all__ = ["Restoration", "Service"]
 
-# Receives the fraction of the work that is done, from 0 to 1, and the current step.
+# A function that receives the fraction of the work that is done, from 0 to 1, and the current step.
 Report = Callable[[float, str], object]
 
 

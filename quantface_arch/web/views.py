@@ -16,7 +16,7 @@ from quantface_arch.web.service import Restoration, count
 
 __all__ = ["Views", "message", "timings", "write_views"]
 
-# The page shows images of at most this size. The download has the full size.
+# The page shows images whose sides are at most this long. The download has the full size.
 _SHOWN_SIDE = 2048
 _QUALITY = 92
 _BOX = (255, 200, 0)
@@ -29,7 +29,7 @@ class Views:
 
     Attributes:
         result: restored image as a PNG of full size and bit depth, with its colour profile.
-        before, after: input and result as JPEG files of at most 2048 pixels a side.
+        before, after: input and result as JPEG files, shrunk to sides of at most 2048 pixels.
         boxes: the input with a box around each face, in the same format.
         faces: for each face, its crop before and after restoration, side by side.
     """

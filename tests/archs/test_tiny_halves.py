@@ -146,7 +146,7 @@ def test_a_folder_of_something_else_and_another_network_are_refused(
     words = ["--model", tmp_path / "sr.safetensors", "-i", tmp_path / "faces"]
     words += ["-o", tmp_path / "out.safetensors", "--fast-decoder", source[0]]
     status, _, err = run_script(load_script("quantize"), *words)
-    assert status == 2 and "is no OSDFace" in err
+    assert status == 2 and "is not an OSDFace" in err
     with pytest.raises(QuantFaceError, match="unknown key channels"):
         build_arch({**TINY, "fast_decoder": {"channels": 3}})
 

@@ -161,7 +161,7 @@ def test_pairs_in_lmdbs_have_names_with_spaces_and_dots(odd_names, tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a.png (8,8,3) 1\nb.png 8 8 3\n", "line 2: found 'b.png 8 8 3', wanted is 'NAME.png"),
+        ("a.png (8,8,3) 1\nb.png 8 8 3\n", "line 2: found 'b.png 8 8 3', expected 'NAME.png"),
         ("a.png (8,8,3) 1\n\na.jpg (9,9,3) 1\n", "line 3: key 'a' occurs twice"),
         ("\n", "names no images"),
     ],

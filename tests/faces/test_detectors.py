@@ -129,7 +129,7 @@ def no_weights(monkeypatch, tmp_path):
 def test_the_built_in_detector_needs_no_weights_and_no_network(no_weights, name):
     told = []
     assert build_detector(name, notify=told.append).name == "yunet"
-    assert told == (["the detector haar is gone; yunet stands in for it"] if name == "haar" else [])
+    assert told == (["the detector haar was removed; yunet replaces it"] if name == "haar" else [])
 
 
 @pytest.mark.parametrize("offline", [True, False])

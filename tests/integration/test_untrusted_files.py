@@ -214,7 +214,7 @@ def scans(count):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (png(40000, 40000, twice=(16, 16), depth=16), "two headers that contradict"),
+        (png(40000, 40000, twice=(16, 16), depth=16), "its two headers contradict"),
         (png(2**31 - 1, 2**31 - 1, twice=(16, 16)), ""),
         (scans(200), "210 scans of JPEG: at most 100"),
         (b"RIFF\xff\xff\xff\xffWEBPVP8X\n\0\0\0\0\0\0\0" + b"\xff" * 6, ""),

@@ -88,7 +88,7 @@ def test_what_cannot_be_distilled_is_refused_by_name(tmp_path, options, monkeypa
         (
             {"teacher": str(tmp_path / "other.safetensors")},
             {},
-            r"other.safetensors: of another architecture than network_g: unet\.",
+            r"other.safetensors: its architecture is not network_g's: unet\.",
         ),
     )
     for number, (changes, network, said) in enumerate(cases):

@@ -159,9 +159,12 @@ def test_openvino_reads_the_file_of_a_whole_network(repo, plain, tmp_path):
 def test_what_is_wrong_is_named_and_nothing_is_written(load_script, run_script, tmp_path):
     script, model = load_script("export"), ["--model", "mini-w4a8", "--format"]
     for words, message in (
-        ([*model, "onnx", "-o", tmp_path / "a.xml"], "ends in .onnx is wanted"),
+        ([*model, "onnx", "-o", tmp_path / "a.xml"], "expected a name that ends in .onnx"),
         ([*model, "tflite", "-o", tmp_path / "a.onnx"], "invalid choice: 'tflite'"),
-        (["--model", tmp_path, "--format", "onnx", "-o", tmp_path / "a.onnx"], "a checkpoint is"),
+        (
+            ["--model", tmp_path, "--format", "onnx", "-o", tmp_path / "a.onnx"],
+            "expected a checkpoint",
+        ),
         (["--model", "none", "--format", "onnx", "-o", tmp_path / "a.onnx"], "model 'none'"),
     ):
         status, _, errors = run_script(script, *words)

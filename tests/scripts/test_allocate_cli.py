@@ -78,7 +78,7 @@ def test_another_budget_is_solved_without_the_network(command, work):
     assert 5 < document["average"]["activation_bits"] <= 6
     assert not (work / "six.sensitivities.json").exists()
     status, _, err = command(*known, options=changed(activations=[3, 4, 5]))
-    assert status == 1 and "activation width 5 was not measured" in err
+    assert status == 1 and "activation bit width 5 was not measured" in err
     command(*known, options=changed(count=["conv_last"]), out="one.yml")
     assert average_of(work / "one.yml") in (3, 4)
 
@@ -157,7 +157,7 @@ def test_another_suffix_and_a_quantized_network_are_refused(command, work):
     model = build_arch(RRDB).eval()
     quantize(model, "w8a8", torch.rand(1, 3, 32, 32), progress=False)
     save_checkpoint(model, work / "float.safetensors", RRDB)
-    assert "quantized already" in command()[2]
+    assert "already quantized" in command()[2]
 
 
 def test_the_options_of_the_mini_work_on_a_tiny_one(command, work, repo):
@@ -183,4 +183,4 @@ def test_the_options_of_the_mini_work_on_a_tiny_one(command, work, repo):
 
 def test_help_teaches(script):
     text = script.make_parser().format_help()
-    assert "examples:" in text and "--activation-bits" in text and "goes on" in text
+    assert "examples:" in text and "--activation-bits" in text and "continues where" in text

@@ -63,7 +63,7 @@ def test_osdface_is_counted_in_seconds_without_its_weights(run_program, tmp_path
     assert percent(figures) == pytest.approx(DOCUMENTED, abs=0.01)
     assert abs(percent(figures)["parameters"] - PAPER["parameters"]) < 1
     assert "parameters -84.91 %, operations -79.65 %, bit-operations -95.01 %" in stdout
-    assert "counted is the most that it can cost" in stdout
+    assert "the most expensive choice is counted" in stdout
     parts = figures["parts"]
     giga = {
         name: (parts[name]["macs"] + parts[name]["product_macs"]) / 1e9
@@ -205,7 +205,7 @@ def test_training_that_learns_offsets_is_counted_with_them(command):
         (("--csv", "x.txt"), {"network_g": RRDB}, 2, "--csv x.txt: the file is written as .csv"),
         (("--picture", "x.jpg"), {"network_g": RRDB}, 2, "the file is written as .png"),
         (("--checkpoint", "nothing"), None, 1, "model 'nothing': neither a shipped model"),
-        (("--checkpoint", "."), None, 1, "a folder; a .safetensors file is wanted"),
+        (("--checkpoint", "."), None, 1, "a folder, expected a .safetensors file"),
         (("-opt", "none.yml"), None, 1, "options file none.yml: cannot be read: No such file"),
         ((), {"quant": {"name": "w4a4"}}, 1, "the block network_g is missing"),
         ((), {"network_g": {"type": "Nothing"}}, 1, "network type: found 'Nothing'"),

@@ -148,7 +148,7 @@ def test_pictures_are_written(command, work):
         (("--layer", "conv_lust"), {}, 1, "similar names are conv_last"),
         (("--errors", "--num-images", "0"), {}, 2, "--num-images"),
         (("--errors",), {"quantized": ("float",)}, 1, "expected quantized"),
-        (("--errors",), {"model": "w4"}, 1, "a float model is wanted"),
+        (("--errors",), {"model": "w4"}, 1, "expected a float model"),
     ],
 )
 def test_mistakes_are_one_line(command, work, words, options, status, message):

@@ -211,7 +211,7 @@ def test_wrong_usage_is_one_line_and_nothing_is_done(evaluate, folders, tmp_path
         (("--fid-gt", "nowhere"), "--fid-gt nowhere: no such folder"),
         (("--device", "abacus"), "unknown --device 'abacus'"),
         (("--metrics", "deg", "lmd"), "none of these metrics can be computed here"),
-        (("--metrics", "niqe", "vre"), "--metrics vre: it wants clean images: give -g"),
+        (("--metrics", "niqe", "vre"), "--metrics vre: it needs clean images: give -g"),
         (("-r", "empty"), "empty: no image in this folder"),
         (("-g", "other"), "have no images of the same names"),
         (("-g", "twice"), "which one is to be compared"),

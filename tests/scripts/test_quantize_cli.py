@@ -130,7 +130,7 @@ def test_a_quantized_model_is_refused(command, work):
     command()
     status, _, err = command(model=work / "out.safetensors", output=work / "twice.safetensors")
     assert status == 1
-    assert "a float model is wanted" in err
+    assert "expected a float model" in err
 
 
 def test_help_teaches(script):

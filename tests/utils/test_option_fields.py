@@ -40,7 +40,7 @@ def test_an_old_name_means_the_same_as_the_new_one(kind, given, old, new, value)
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "train option total_iter: missing; wanted is steps of the training"),
+        ({}, "train option total_iter: missing; expected number of training steps"),
         ({"totl": 1}, "train options: unknown key totl; allowed are accumulate, .*train_weights"),
         ({"total_iter": "9"}, "total_iter: found '9', allowed is a whole number from 0"),
         ({"total_iter": 1.5}, "total_iter: found 1.5, allowed is a whole number"),

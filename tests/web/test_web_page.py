@@ -224,7 +224,7 @@ def test_the_page_refers_to_no_other_machine(client):
     scripts = re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=[\"'](.*?)[\"']", page)
     assert scripts and not [address for address in scripts if "//" in address]
     config = client.get("/config").decode()
-    assert "at most 0.3 MB, 700 pixels a side" in config
+    assert "at most 0.3 MB, 700 pixels on the longer side" in config
     for word in ("/elsewhere", "googleapis", "gstatic", "gradio.live", '"analytics_enabled":true'):
         assert word not in config.replace(" ", ""), word
     with urllib.request.urlopen(client.url) as answer:

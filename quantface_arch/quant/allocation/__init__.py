@@ -1,1 +1,1 @@
-"""Bit widths by layer: how sensitive the layers are, and the best widths under a budget."""
+"""Bit allocation: measure each layer's sensitivity, then choose the bit widths under a budget."""

@@ -7,22 +7,22 @@ from torch import Tensor
 
 __all__ = ["ssim_distance"]
 
-# Windows of 8×8, one every 4 pixels: as telling as one at every pixel, and far cheaper.
+# Windows of 8×8, 4 pixels apart, are as informative as one at every pixel, and far cheaper.
 WINDOW, STRIDE, SCALES = 8, 4, 3
 
 
 def ssim_distance(pred: Tensor, target: Tensor, data_range: float = 1.0) -> Tensor:
-    """1 - SSIM (Wang et al., 2004), averaged over scales: 0 for equal images, at most 2.
+    """Return 1 - SSIM (Wang et al., 2004), averaged over image sizes.
 
-    Means and variances are those of 8×8 windows, 4 apart, at full size and halved once and twice,
-    as far as the images hold a window; all in float64.
+    Means and variances are computed in 8×8 windows, 4 pixels apart, at full, half and quarter size.
+    Sizes below that of a window are left out. All is computed in float64.
 
     Args:
         pred, target: float (N, C, H, W), both sides at least 8.
-        data_range: largest less smallest value that an image can have.
+        data_range: difference of the largest and the smallest value that an image can have.
 
     Returns:
-        a scalar.
+        a scalar, 0 for equal images and at most 2.
     """
     pred, target = pred.double(), target.double()
     total, scales = pred.new_zeros(()), 0

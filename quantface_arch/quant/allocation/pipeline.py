@@ -47,15 +47,16 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class AllocationSettings:
-    """What bits are allocated by.
+    """The settings of a bit allocation.
 
     Attributes:
         widths: candidate bit widths by kind, ``{"w": ..., "a": ...}``; a single one is fixed.
-        budget: upper limits.
-        error_weight: λ, from 0 to 1, of the quantization error against the perceptual distance.
-        protect: name pattern → bit width of layers that are left alone.
+        budget: upper limits of the averages and of the checkpoint's size.
+        error_weight: λ, from 0 to 1, the share of the quantization error in the cost; the rest is
+            the perceptual distance.
+        protect: name pattern → fixed bit width of the layers that match.
         count: name patterns of the layers that count in averages.
-        macs_size: side in pixels of the image whose multiply-accumulates weigh inputs.
+        macs_size: side in pixels of the image whose multiply-accumulates weight the inputs.
     """
 
     widths: Widths
@@ -70,19 +71,19 @@ class AllocationSettings:
         return found.costs(self.widths, self.error_weight, self.protect, self.count)
 
     def check_feasible(self, found: Sensitivities) -> None:
-        """Raise QuantFaceError for budgets or patterns that fail whatever is measured."""
+        """Raise QuantFaceError if a budget or pattern fails whatever the measurements are."""
         free = found.costs(self.widths, None, self.protect, self.count)
         allocate(free, self.budget, found.fixed_bytes)
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """The bit widths that were chosen, and what they were chosen from.
+    """The chosen bit widths, and the costs from which they were chosen.
 
     Attributes:
-        layers: costs by name.
+        layers: costs by layer name.
         bits: layer → (bits of the weight, bits of the input).
-        fixed_bytes: bytes of the checkpoint beside the packed weights.
+        fixed_bytes: bytes of the checkpoint other than the packed weights.
     """
 
     layers: Mapping[str, LayerCosts]
@@ -91,7 +92,7 @@ class Allocation:
 
     @property
     def averages(self) -> dict[str, float]:
-        """The average bit widths of weights and of inputs, rounded to 4 digits."""
+        """Return the average bit widths of weights and of inputs, rounded to 4 digits."""
         kinds = {"weight_bits": "w", "activation_bits": "a"}
         return {
             name: round(average_bits(self.layers, self.bits, kind), 4)
@@ -99,7 +100,7 @@ class Allocation:
         }
 
     def summary(self, path: Path) -> str:
-        """Return the averages, the layers per bit width, and the size of the checkpoint to come."""
+        """Return lines with the averages, the layers per bit width and the checkpoint's size."""
         lines = [f"{path}: {len(self.bits)} layers"]
         kinds = (("weight", "weight_bits"), ("input", "activation_bits"))
         for place, (kind, name) in enumerate(kinds):
@@ -118,12 +119,12 @@ class Measurement:
     """How the sensitivities of a network are measured, and where they are kept.
 
     Attributes:
-        recipe: names the layers and their quantizers.
-        plan: balancing by layer that was chosen before; None balances as the recipe says.
+        recipe: selects the layers and their quantizers.
+        plan: balancing by layer from an earlier run; None balances as the recipe says.
         distance: perceptual distance of two batches of images (pred, target), a scalar.
-        path: JSON file of the results, which an earlier run may have begun.
-        described_by: plain data that identify recipe, plan and distance. With the weights and the
-            images they decide whether earlier results are continued.
+        path: JSON file of the results, which may hold those of an earlier run.
+        described_by: plain data that identify recipe, plan and distance. Earlier results are
+            continued only if these data, the weights and the images are the same.
     """
 
     recipe: Recipe
@@ -148,7 +149,7 @@ def solve_allocation(found: Sensitivities, settings: AllocationSettings) -> Allo
 def measure_network(
     net: nn.Module, data: CalibrationData, job: Measurement, settings: AllocationSettings
 ) -> Sensitivities:
-    """Measure the sensitivities of a float network; results in the job's file are kept.
+    """Measure the sensitivities of a float network, continuing results in the job's file.
 
     Args:
         net: a float network in evaluation mode; it is converted in place.
@@ -156,8 +157,8 @@ def measure_network(
             of its shard; each process returns everything.
 
     Raises:
-        QuantFaceError: before anything is measured, a layer that never runs, or a budget or a
-            pattern that cannot be met; else see ``measure``.
+        QuantFaceError: a layer never runs, or a budget or pattern cannot be met (both are checked
+            before measuring); or see ``measure``.
     """
     images, shard = _only_images(data), data.shard or Shard()
     key = _fingerprint(net, images, job.described_by)
@@ -169,7 +170,8 @@ def measure_network(
     probes = found.probes(settings.widths, settings.protect)
     if not any(found.missing(probes)):
         return found
-    # Processes divide the layers, not the probes: a layer at hand is measured at all its widths.
+    # Processes share out the layers, not the probes, so that one process measures all bit widths of
+    # a layer.
     own = shard.share(list(found.layers))
     measure(
         net,
@@ -189,7 +191,7 @@ def _only_images(data: CalibrationData) -> list[Tensor]:
     """Return the images of calibration data.
 
     Raises:
-        QuantFaceError: there are calls with other arguments among them.
+        QuantFaceError: the data hold calls with other arguments.
     """
     images = []
     for image in data.images:
@@ -202,7 +204,7 @@ def _only_images(data: CalibrationData) -> list[Tensor]:
 
 
 def _calibrate(net: nn.Module, job: Measurement, data: CalibrationData) -> Calibration:
-    """Convert a network unless it is, balance it, and return what its layers saw."""
+    """Convert a network if it is not yet, balance it, and return its calibration."""
     if next(quant_layers(net), None) is None:
         convert(net, job.recipe)
     if job.plan is not None:
@@ -218,9 +220,9 @@ def prepare_sensitivities(
     """Convert a network in place and describe its layers; nothing is measured yet.
 
     Args:
-        key: names everything that the sensitivities will depend on.
-        batches: how many batches a probe is complete with.
-        macs_size: side in pixels of the image whose multiply-accumulates weigh inputs.
+        key: identifies everything that the sensitivities will depend on.
+        batches: number of batches on which each probe is measured.
+        macs_size: side in pixels of the image whose multiply-accumulates weight the inputs.
 
     Raises:
         QuantFaceError: a layer never runs, or see ``convert``.

@@ -1,4 +1,4 @@
-"""Run a network again with one layer changed, computing only what comes after that layer."""
+"""Run a network again with one layer replaced, and compute only that layer and later ones."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ Forward = Callable[..., Any]
 
 @dataclass
 class _Call:
-    """One call of a module: everything up to ``end`` happened inside it.
+    """A recorded call of a module.
 
-    ``output`` is None where the call cannot be replayed.
+    ``end`` is the index of the first call that is not inside this one. ``output`` is None if the
+    call cannot be replayed.
     """
 
     module: nn.Module
@@ -31,23 +32,22 @@ class _Call:
 
 
 class PrefixCache:
-    """One batch's way through a network, recorded.
+    """The recorded forward pass of one batch through a network.
 
-    A run with one layer substituted is the recorded one up to that layer. Until it is reached,
-    modules return what they returned then: whole blocks where a block had ended by then, else the
-    parts of it that had. From the layer on everything is computed. The result equals a plain run's
-    bit by bit.
+    A run with one layer replaced repeats the recorded pass up to that layer: every block that ends
+    before the layer returns its recorded output, and the block around the layer is entered. From
+    the layer on, everything is computed. The result equals that of a plain run bit by bit.
 
-    A call is replayed if it returned one tensor and left its inputs as they were; others are
-    entered. Recorded are quantized layers and the modules that hold any; memory is that of all
-    their outputs together.
+    A call is replayed if it returned one tensor and did not change its inputs; other calls are
+    entered. Quantized layers and the modules that contain them are recorded, which takes the memory
+    of all their outputs together.
 
     Attributes:
-        output: float, what the network returned.
+        output: float, the network's output.
 
     Args:
-        model: in evaluation mode; nothing about it is changed once a call has returned.
-        batch: its input.
+        model: a network in evaluation mode; no method changes it permanently.
+        batch: the network's input.
     """
 
     def __init__(self, model: nn.Module, batch: Tensor) -> None:
@@ -62,7 +62,7 @@ class PrefixCache:
         self.output = self._run(self._recorded)
 
     def run(self, layer: QuantLayer, substitute: nn.Module) -> Tensor:
-        """The network's output with ``substitute`` in the place of ``layer``.
+        """Return the network's output with ``substitute`` in place of ``layer``.
 
         Raises:
             QuantFaceError: the batch never reached the layer.
@@ -102,7 +102,7 @@ class PrefixCache:
             entry.end = len(self.calls)
             untouched = versions == [x._version for x in inputs]
             if isinstance(output, Tensor) and untouched:
-                # A copy: whoever gets the output may change it in place.
+                # We copy, because the caller may change the output in place.
                 entry.output = output.clone()
             return output
 
@@ -118,7 +118,7 @@ class PrefixCache:
 def _wrapped(
     modules: list[nn.Module], wrap: Callable[[nn.Module, Forward], Forward]
 ) -> Iterator[None]:
-    """Give modules other forwards for a while, also where they have one of their own already."""
+    """Wrap the modules' ``forward`` temporarily, including one that is set on an instance."""
     own = {module: vars(module).get("forward") for module in modules}
     try:
         for module in modules:

@@ -1,4 +1,4 @@
-"""How much the image suffers from each layer and width alone, the rest in floating point."""
+"""Measure how much the image suffers if one layer is quantized and the rest is not."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from quantface_arch.utils.progress import progress_bar
 
 __all__ = ["Measured", "Probe", "measure"]
 
-# A layer's name, "w" (its weight) or "a" (its input), and a width.
+# A probe is a layer's name, "w" (its weight) or "a" (its input), and a bit width.
 Probe = tuple[str, str, int]
-# By probe, for every batch so far: quantization error and perceptual distance.
+# Each probe has the quantization error and the perceptual distance of every batch so far.
 Measured = dict[Probe, list[tuple[float, float]]]
 
 SAVE_SECONDS = 20.0
@@ -38,21 +38,21 @@ def measure(
     save: Callable[[Measured], None] | None = None,
     progress: bool = True,
 ) -> Measured:
-    """Quantize one layer at a time, its weight or its input, and compare images (Sec. 3).
+    """Quantize one layer at a time, its weight or its input, and compare images (paper, Sec. 3).
 
-    A layer takes the range that suits the bit width. Layers before it are not computed again, see
-    ``PrefixCache``; the outputs are the same as if they were.
+    The range is found for each bit width. Layers before the quantized one are not computed again,
+    see ``PrefixCache``; the outputs are the same as if they were.
 
     Args:
-        model: converted, balanced if it is to be, not quantized yet, in evaluation mode; it is left
-            as it was. Its output is one tensor of images.
-        calibration: of the same model.
+        model: a converted network in evaluation mode, balanced or not, not quantized yet; it is not
+            changed. Its output is one tensor of images.
+        calibration: statistics of the same model.
         batches: float (n, 3, H, W) each. One recorded batch is in memory at a time.
-        probes: what to measure; quickest in the order in which the layers run.
+        probes: what to measure; it is fastest in the order in which the layers run.
         distance: perceptual distance of two batches of images (pred, target), a scalar.
         measured: results of an earlier run on the same batches, which are continued.
-        save: called with all results every so often, and at the end, also after an exception.
-        progress: show a bar on stderr.
+        save: called with all results from time to time and at the end, even after an exception.
+        progress: show a progress bar on stderr.
 
     Returns:
         probe → per batch, the squared error relative to the output's power, and the distance.
@@ -74,7 +74,7 @@ def measure(
 def _saving(
     measured: Measured, save: Callable[[Measured], None] | None
 ) -> Iterator[Callable[[], None]]:
-    """Save results at the end; inside, what is yielded saves them if that is long ago."""
+    """Yield a function that saves results if the last save is long ago; also save at the end."""
     saved = time.monotonic()
 
     def save_sometimes() -> None:
@@ -91,7 +91,7 @@ def _saving(
 
 
 class _Trials:
-    """Runs of a network with one quantizer at work."""
+    """Runs of a network with one active quantizer."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class _Trials:
         self.ranges: dict[Probe, tuple[float, float]] = {}
 
     def check(self, probes: Iterable[Probe]) -> None:
-        """Raise QuantFaceError if a probe is of a layer that the model does not have."""
+        """Raise QuantFaceError if a probe names a layer that the model does not have."""
         for name, _, _ in probes:
             if name not in self.layers:
                 raise QuantFaceError(f"sensitivity: the model has no quantizable layer {name!r}")
@@ -148,7 +148,7 @@ class _Trials:
             yield probe, (error, far)
 
     def _make(self, probe: Probe) -> QuantLayer:
-        """Return a copy of a layer with one quantizer at work."""
+        """Return a copy of a layer with one active quantizer."""
         name, kind, bits = probe
         trial, observer = copy.deepcopy(self.layers[name]), self.observers[name]
         if kind == "w":
@@ -159,7 +159,7 @@ class _Trials:
         if probe not in self.ranges:
             self.ranges[probe] = observer.range(trial.activation_spec)
         trial.set_activation_range(*self.ranges[probe])
-        # The weight is in floating point still: only the input is rounded.
+        # The weight is still in floating point, so only the input is rounded.
         trial.state = State.QUANTIZED
         return trial
 

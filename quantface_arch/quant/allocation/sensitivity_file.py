@@ -1,4 +1,4 @@
-"""Measured sensitivities on disk, with all that allocating bits for another budget needs."""
+"""Measured sensitivities on disk, with all data needed to allocate bits for another budget."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ Widths = Mapping[str, Sequence[int]]
 
 
 def part_of(path: Path, shard: Shard) -> Path:
-    """The file that a process saves to while it measures; the file itself where it is alone."""
+    """Return the file that a process saves to; a single process saves to ``path`` itself."""
     if shard.count == 1:
         return path
     return path.with_name(f"{path.stem}-part{shard.rank + 1}of{shard.count}{path.suffix}")
 
 
 def parts(path: Path) -> list[Path]:
-    """Files of processes that have not been collected."""
+    """Return the files of processes that have not been collected."""
     return sorted(path.parent.glob(f"{path.stem}-part*of*{path.suffix}"))
 
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """What allocation has to know of a layer beside its sensitivities.
+    """What allocation has to know about a layer besides its sensitivities.
 
     Attributes:
-        parameters: elements of the weight.
+        parameters: number of elements of the weight.
         macs: multiply-accumulates per image.
-        fixed: widths of weight and input that the network prescribes; None where they are free.
+        fixed: bit widths of weight and input that the network prescribes; None if they are free.
     """
 
     parameters: int
@@ -56,10 +56,10 @@ class Sensitivities:
     """Sensitivities of a network's layers.
 
     Attributes:
-        key: names everything they depend on (network, recipe, pictures, distance).
-        batches: how many a probe is complete with.
-        layers: in the order in which they run.
-        fixed_bytes: of the network's checkpoint beside the packed weights.
+        key: identifies everything that they depend on (network, recipe, images, distance).
+        batches: number of batches on which each probe is measured.
+        layers: facts by layer name, in the order in which the layers run.
+        fixed_bytes: bytes of the network's checkpoint other than the packed weights.
         measured: results so far.
     """
 
@@ -70,7 +70,7 @@ class Sensitivities:
     measured: Measured = field(default_factory=dict)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a JSON file, whole or not at all."""
+        """Write a JSON file atomically."""
         nested: dict[str, dict[str, list[tuple[float, float]]]] = {}
         for (name, kind, bits), values in self.measured.items():
             nested.setdefault(name, {})[f"{kind}{bits}"] = values
@@ -90,7 +90,7 @@ class Sensitivities:
         """Read what ``save`` wrote.
 
         Raises:
-            QuantFaceError: no such file, or none of this format.
+            QuantFaceError: the file does not exist or does not have this format.
         """
         try:
             document = read_json(path)
@@ -119,7 +119,7 @@ class Sensitivities:
 
     @classmethod
     def earlier(cls, path: Path, key: str) -> Sensitivities | None:
-        """What earlier runs of the same have left, their processes' parts taken together."""
+        """Return the results of earlier runs with this key, merged over processes, or None."""
         found: Sensitivities | None = None
         for place in (path, *parts(path)):
             try:
@@ -135,10 +135,10 @@ class Sensitivities:
         return found
 
     def collect(self, probes: Sequence[Probe], path: Path, shard: Shard) -> None:
-        """Make what each process has measured of its share that of all; the first writes the file.
+        """Merge the results of all processes into each process; the first writes the file.
 
         Args:
-            probes: all of them, in the order of the file.
+            probes: all probes, in the order of the file.
         """
         measured: Measured = {}
         for part in shard.gather(self.measured):
@@ -152,14 +152,14 @@ class Sensitivities:
                 part_path.unlink(missing_ok=True)
 
     def probes(self, widths: Widths, protect: Mapping[str, int]) -> list[Probe]:
-        """What has to be measured: layers that are free, kinds with more than one width.
+        """Return what to measure: free layers, and kinds with more than one bit width.
 
         Args:
-            widths: candidates by kind, ``{"w": …, "a": …}``.
-            protect: name pattern → width at which layers are kept.
+            widths: candidate bit widths by kind, ``{"w": …, "a": …}``.
+            protect: name pattern → fixed bit width of the layers that match.
 
         Raises:
-            QuantFaceError: a pattern of ``protect`` that matches no layer.
+            QuantFaceError: a pattern of ``protect`` matches no layer.
         """
         fixed = self.fixed_widths(protect)
         return [
@@ -172,11 +172,11 @@ class Sensitivities:
         ]
 
     def missing(self, probes: Iterable[Probe]) -> Iterator[Probe]:
-        """Probes that are not, or not completely, measured."""
+        """Return the probes that are not measured, or not on all batches."""
         return (p for p in probes if len(self.measured.get(p, ())) < self.batches)
 
     def fixed_widths(self, protect: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-        """Widths of layers that are not free: what ``protect`` says, else the network."""
+        """Return the bit widths that ``protect`` fixes, and those that the network prescribes."""
         check_patterns("protect", protect, self.layers)
         fixed = {name: facts.fixed for name, facts in self.layers.items() if facts.fixed}
         for pattern, bits in protect.items():
@@ -190,17 +190,17 @@ class Sensitivities:
         protect: Mapping[str, int],
         count: Sequence[str] = ("*",),
     ) -> dict[str, LayerCosts]:
-        """Every layer as ``allocate`` takes it.
+        """Return the costs of every layer, as ``allocate`` takes them.
 
         Args:
-            widths: candidates by kind, ``{"w": …, "a": …}``.
-            weight: λ, of the quantization error against the perceptual distance; None leaves all
-                costs at 0, and nothing has to be measured.
-            protect: name pattern → width at which layers are kept.
+            widths: candidate bit widths by kind, ``{"w": …, "a": …}``.
+            weight: λ, the share of the quantization error in the cost; the rest is the perceptual
+                distance. None makes all costs 0, which needs no measurements.
+            protect: name pattern → fixed bit width of the layers that match.
             count: name patterns of the layers that count in averages.
 
         Raises:
-            QuantFaceError: a pattern that matches no layer, a width that was not measured, λ
+            QuantFaceError: a pattern matches no layer, a bit width was not measured, or λ is
                 outside [0, 1].
         """
         check_patterns("count", count, self.layers)
@@ -225,7 +225,7 @@ class Sensitivities:
     def _mixed(self, probes: Sequence[Probe], weight: float) -> dict[Probe, float]:
         for name, kind, bits in self.missing(probes):
             what = "weight" if kind == "w" else "activation"
-            raise QuantFaceError(f"layer {name}: {what} width {bits} was not measured")
+            raise QuantFaceError(f"layer {name}: {what} bit width {bits} was not measured")
         means = {probe: np.mean(self.measured[probe], axis=0) for probe in probes}
         return combine_costs(
             {probe: float(mean[0]) for probe, mean in means.items()},

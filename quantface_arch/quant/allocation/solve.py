@@ -1,4 +1,4 @@
-"""Adaptive bit-width allocation: one width for every layer under budgets, by an integer program."""
+"""Adaptive bit allocation: an integer program chooses the layers' bit widths under budgets."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ __all__ = ["KINDS", "Budget", "LayerCosts", "allocate", "average_bits", "combine
 
 Key = TypeVar("Key", bound=Hashable)
 
-# A layer's two quantizers: of its weight and of its input.
+# The two quantizers of a layer are those of its weight and of its input.
 KINDS = ("w", "a")
-# Up to so many layers the optimum is found exactly, above to within a relative gap. The solver
-# also stops at an absolute gap of 1e-6, so exact costs reach it with a large mean.
+# With at most this many layers, the optimum is exact; with more, it is within the relative GAP. The
+# solver also stops at an absolute gap of 1e-6, so costs get a large mean (EXACT_SCALE) where the
+# optimum is to be exact.
 EXACT_LAYERS = 64
 GAP, SCALE, EXACT_SCALE = 1e-3, 1.0, 1e3
-# It lets budgets be missed by 1e-6: one that was missed is tightened by a little more than that.
+# The solver tolerates a budget that is exceeded by 1e-6. We tighten such a budget by slightly more.
 TIGHTER = 2e-6
 
 
 @dataclass(frozen=True)
 class LayerCosts:
-    """A layer as the program sees it.
+    """The costs of one layer in the integer program.
 
     Attributes:
-        weights: candidate width of the weight → cost; a single candidate is a fixed width.
-        activations: the same of the layer's input.
-        parameters: elements of the weight.
+        weights: candidate bit width of the weight → cost; a single candidate is a fixed bit width.
+        activations: the same for the layer's input.
+        parameters: number of elements of the weight.
         macs: multiply-accumulates per image.
         counted: whether the layer counts in the averages; the file's size counts every layer.
     """
@@ -45,11 +46,11 @@ class LayerCosts:
     counted: bool = True
 
     def candidates(self, kind: str) -> Mapping[int, float]:
-        """Width → cost of the weight (``w``) or of the input (``a``)."""
+        """Return bit width → cost for the weight (``w``) or the input (``a``)."""
         return self.weights if kind == "w" else self.activations
 
     def share(self, kind: str) -> int:
-        """What the layer weighs in the average of a kind; 0 where it does not count."""
+        """Return the layer's weight in the average of a kind; 0 if it does not count."""
         if not self.counted:
             return 0
         return self.parameters if kind == "w" else self.macs
@@ -57,15 +58,15 @@ class LayerCosts:
 
 @dataclass(frozen=True)
 class Budget:
-    """Upper limits; None is no limit.
+    """Upper limits; None means no limit.
 
     Attributes:
-        activation_bits: average width of inputs, weighted by multiply-accumulates.
-        weight_bits: average width of weights, weighted by parameters.
+        activation_bits: average bit width of inputs, weighted by multiply-accumulates.
+        weight_bits: average bit width of weights, weighted by parameters.
         bytes: size of the checkpoint.
 
     Raises:
-        QuantFaceError: a limit that is not a positive number.
+        QuantFaceError: a limit is not a positive number.
     """
 
     activation_bits: float | None = None
@@ -83,10 +84,10 @@ class Budget:
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> Budget:
-        """Budgets from YAML.
+        """Return the budget of a mapping from YAML.
 
         Raises:
-            QuantFaceError: an unknown key, or a limit that is not a positive number.
+            QuantFaceError: a key is unknown, or a limit is not a positive number.
         """
         check_keys("budget", options, (item.name for item in fields(cls)))
         return cls(**options)
@@ -95,7 +96,7 @@ class Budget:
 def average_bits(
     layers: Mapping[str, LayerCosts], bits: Mapping[str, tuple[int, int]], kind: str
 ) -> float:
-    """Average width of weights (``w``) or inputs (``a``) over the layers that count."""
+    """Return the average bit width of weights (``w``) or inputs (``a``) of the counted layers."""
     place = KINDS.index(kind)
     total = sum(layer.share(kind) for layer in layers.values())
     spent = sum(layer.share(kind) * bits[name][place] for name, layer in layers.items())
@@ -105,14 +106,14 @@ def average_bits(
 def combine_costs(
     errors: Mapping[Key, float], distances: Mapping[Key, float], weight: float
 ) -> dict[Key, float]:
-    """c = λ·error + (1 - λ)·distance, each divided by its mean over all (Sec. 3).
+    """Return λ·error + (1 - λ)·distance, each divided by its mean over all keys (paper, Sec. 3).
 
     Args:
-        errors, distances: by the same keys, finite and not negative.
+        errors, distances: values with the same keys, finite and not negative.
         weight: λ, 0 to 1.
 
     Raises:
-        QuantFaceError: λ outside [0, 1].
+        QuantFaceError: λ is outside [0, 1].
     """
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
         raise QuantFaceError(f"lambda: found {weight!r}, allowed are numbers from 0 to 1")
@@ -130,23 +131,23 @@ def allocate(
     budget: Budget,
     fixed_bytes: int = 0,
 ) -> dict[str, tuple[int, int]]:
-    """Choose exactly one width per layer and kind at the least total cost (Sec. 3).
+    """Choose one bit width per layer and kind at the least total cost (paper, Sec. 3).
 
-    minimize Σ c(i, b)·z(i, b) subject to Σ_b z(i, b) = 1 and the budgets, z binary. No budget ties
-    a weight to an input, so the two kinds are blocks that are solved one after the other (HiGHS):
-    exactly up to 64 layers, to within 0.1 % of the least cost above.
+    We minimize Σ c(i, b)·z(i, b) subject to Σ_b z(i, b) = 1 and the budgets, with z binary. No
+    budget couples weights with inputs, so HiGHS solves the two kinds one after the other. The
+    solution is exact for up to 64 layers, and within 0.1 % of the least cost for more.
 
     Args:
-        layers: costs by name.
+        layers: costs by layer name.
         budget: upper limits.
-        fixed_bytes: of the checkpoint beside the packed weights.
+        fixed_bytes: bytes of the checkpoint other than the packed weights.
 
     Returns:
         layer → (bits of the weight, bits of the input).
 
     Raises:
-        QuantFaceError: no layers, a layer without candidates, a budget that the smallest widths
-            exceed (the message names the smallest feasible one), or the solver failed.
+        QuantFaceError: there are no layers, a layer has no candidates, the smallest bit widths
+            exceed a budget (the message names the smallest feasible one), or the solver fails.
     """
     if not layers:
         raise QuantFaceError("bit allocation: there is no layer to allocate bits to")
@@ -173,7 +174,7 @@ def _check_candidates(name: str, kind: str, costs: Mapping[int, float]) -> None:
 
 @dataclass(frozen=True)
 class _Row:
-    """One budget: Σ share[i]·bits[i] / divisor + offset ≤ limit, shares whole numbers."""
+    """One budget: Σ share[i]·bits[i] / divisor + offset ≤ limit, with integer shares."""
 
     name: str
     share: np.ndarray
@@ -248,5 +249,5 @@ def _run_solver(
         options={"mip_rel_gap": 0 if exact else GAP},
     )
     if not result.success:
-        raise QuantFaceError(f"bit allocation: the solver stopped without a plan: {result.message}")
+        raise QuantFaceError(f"bit allocation: the solver found no solution: {result.message}")
     return [int(width) for width in bits[result.x > 0.5]]

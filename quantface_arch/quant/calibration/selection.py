@@ -1,4 +1,4 @@
-"""Which balancing suits a layer: its kind and exponents, by the measured error of its output."""
+"""Choose each layer's balancing, its kind and exponents, by the error of the layer's output."""
 
 from __future__ import annotations
 

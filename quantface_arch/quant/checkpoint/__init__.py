@@ -1,1 +1,1 @@
-"""Quantized networks in files, none of which is trusted."""
+"""Files of quantized networks. Readers trust none of them."""

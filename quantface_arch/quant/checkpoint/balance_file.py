@@ -47,7 +47,7 @@ def load_balance(path: str | os.PathLike[str]) -> dict[str, LayerBalance]:
     """Read what ``save_balance`` wrote.
 
     Raises:
-        QuantFaceError: missing, damaged, or no file of balancing.
+        QuantFaceError: the file is missing or damaged, or it is no balance file.
     """
     source = Path(path)
     if not source.is_file():

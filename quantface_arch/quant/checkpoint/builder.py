@@ -1,4 +1,4 @@
-"""How the network of a checkpoint is built from the options that the checkpoint holds."""
+"""Build the network of a checkpoint from the options that the checkpoint holds."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Build = Callable[[dict[str, Any]], nn.Module]
 class Builder:
     """A function that builds networks, and optionally one that builds only their shells.
 
-    A builder is itself callable and then builds the full network, so it fits wherever a plain
-    function is wanted.
+    A builder is itself callable and then builds the full network, so it can be used wherever a
+    plain function is expected.
 
     Attributes:
         build_full: builds a network with all its layers.
-        build_shell: builds what runs around the compiled parts of a network, without the layers
-            inside them. None stands for the full network.
+        build_shell: builds only the code around the compiled parts of a network, without the layers
+            inside them. None uses the full network.
     """
 
     build_full: Build
@@ -39,7 +39,7 @@ class Builder:
         return self.build_full(options)
 
     def shell(self, options: dict[str, Any]) -> nn.Module:
-        """Build what a runtime needs that has compiled the network's parts."""
+        """Build the network that a runtime needs after compiling the network's parts."""
         return (self.build_shell or self.build_full)(options)
 
     def __call__(self, options: dict[str, Any]) -> nn.Module:

@@ -17,10 +17,10 @@ __all__ = ["check_saved"]
 def check_saved(
     model: nn.Module, path: str | os.PathLike[str], build: Build, images: Tensor
 ) -> None:
-    """Load a checkpoint and check that it computes what the network computes, to the last bit.
+    """Check that a loaded checkpoint computes exactly what the saved network computes.
 
     Args:
-        model: the network that was saved, whose float parts are those of the file; see
+        model: the network that was saved, with float parts rounded like those in the file; see
             ``round_float_parts``.
         path: the checkpoint.
         build: see ``load_checkpoint``.
@@ -30,12 +30,12 @@ def check_saved(
         QuantFaceError: the file cannot be loaded, or the results differ.
     """
     loaded = load_checkpoint(path, build).to(images.device)
-    # Otherwise a GPU may choose different kernels, which round differently.
+    # Without these flags, a GPU may choose different kernels, which round differently.
     with torch.backends.cudnn.flags(deterministic=True, benchmark=False):
         wanted, found = model.eval()(images), loaded(images)
     if not torch.equal(wanted, found):
         error = float((wanted.double() - found.double()).abs().max())
         raise QuantFaceError(
-            f"{path}: loaded again, it computes something else (largest difference {error:g}); "
-            "the checkpoint is not kept"
+            f"{path}: the loaded checkpoint computes something else (largest difference "
+            f"{error:g}); it is not kept"
         )

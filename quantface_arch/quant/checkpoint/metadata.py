@@ -1,4 +1,4 @@
-"""The JSON inside a checkpoint that says what its tensors are. Read without trusting it."""
+"""The JSON metadata that describes a checkpoint's tensors. It is read without being trusted."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ __all__ = ["FORMAT_VERSION", "Metadata", "opened", "parse_metadata"]
 
 FORMAT_VERSION = 1
 KEY = "quantface"
-# Options by which architectures of BasicSR and of this package read other files. What a checkpoint
-# holds may not make its reader open, or download, something else.
+# Architectures of BasicSR and of this package read other files by these options. A checkpoint must
+# not make its reader open or download any other file.
 FILE_OPTIONS = re.compile(r"(.*_)?(path|weights|base|file|pretrained)", re.IGNORECASE)
 
 
@@ -36,12 +36,12 @@ class Metadata:
     Attributes:
         arch: type and options of the architecture.
         state: ``float`` or ``quantized``.
-        bits: by layer, bits of the weight and of the input; the order is that of the rows of the
+        bits: layer → (bits of the weight, bits of the input), in the order of the rows of the
             tensor ``activations``.
-        recipe: None for a float checkpoint.
-        balance: by layer, ``LayerBalance.to_dict`` of those that are balanced.
-        ranks: by layer, rank of its branches, of those that have any.
-        extra: anything else that is plain data.
+        recipe: the recipe of the network, None for a float checkpoint.
+        balance: layer → ``LayerBalance.to_dict``, for balanced layers.
+        ranks: layer → rank of its branches, for layers that have any.
+        extra: any other plain data.
     """
 
     arch: dict[str, Any]
@@ -55,7 +55,7 @@ class Metadata:
     format_version: int = FORMAT_VERSION
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as ``read_metadata`` returns it."""
+        """Return plain data, as ``read_metadata`` does."""
         return {
             **asdict(self),
             "state": self.state.value,
@@ -64,10 +64,10 @@ class Metadata:
         }
 
     def to_header(self) -> dict[str, str]:
-        """The metadata of a ``.safetensors`` file.
+        """Return the metadata of a ``.safetensors`` file.
 
         Raises:
-            QuantFaceError: the architecture's options or the extra data are no plain data.
+            QuantFaceError: the architecture's options or the extra data are not plain data.
         """
         try:
             text = json.dumps(self.to_dict(), separators=(",", ":"), allow_nan=False)
@@ -78,11 +78,11 @@ class Metadata:
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[Any, Metadata]]:
-    """Open a checkpoint for reading: safetensors' handle and the checked metadata.
+    """Open a checkpoint for reading, and yield safetensors' handle and the checked metadata.
 
     Raises:
-        QuantFaceError: missing, truncated, of another format or version, malformed metadata; also
-            wraps safetensors' own errors while the block runs.
+        QuantFaceError: the file is missing, truncated, or of another format or version, or its
+            metadata are malformed. Errors of safetensors inside the block are also converted.
     """
     check_header(path)
     try:
@@ -96,10 +96,10 @@ def opened(path: Path) -> Iterator[tuple[Any, Metadata]]:
 
 
 def parse_metadata(path: Path, header: Mapping[str, str] | None) -> Metadata:
-    """Check the metadata of a file; ``path`` is for messages.
+    """Check and return the metadata of a file; ``path`` is for messages.
 
     Raises:
-        QuantFaceError: naming the file and the key that is wrong.
+        QuantFaceError: the metadata are invalid; the message names the file and the key.
     """
     if KEY not in (header or {}):
         raise QuantFaceError(f"{path}: not a checkpoint of this package (no metadata key {KEY!r})")
@@ -118,7 +118,7 @@ def parse_metadata(path: Path, header: Mapping[str, str] | None) -> Metadata:
     state = _checked_state(path, found)
     _check_arch(path, found["arch"])
     bits = {name: _widths(path, name, widths) for name, widths in found["bits"].items()}
-    # Absent from the files of layers that are quantized plainly.
+    # Both keys are absent if no layer is balanced or has a branch.
     balance, ranks = (found.get(name, {}) for name in ("balance", "ranks"))
     _check_methods(path, bits, balance, ranks)
     return Metadata(
@@ -134,7 +134,7 @@ def parse_metadata(path: Path, header: Mapping[str, str] | None) -> Metadata:
 
 
 def _checked_state(path: Path, found: Mapping[str, Any]) -> State:
-    """Return the state, after a check that the bits and the recipe go with it."""
+    """Return the state after checking that the bits and the recipe match it."""
     states = {state.value: state for state in (State.FLOAT, State.QUANTIZED)}
     if found.get("state") not in list(states):
         allowed = ", ".join(states)
@@ -152,7 +152,7 @@ def _checked_state(path: Path, found: Mapping[str, Any]) -> State:
 
 
 def _check_methods(path: Path, bits: Mapping[str, Any], balance: Any, ranks: Any) -> None:
-    """Raise QuantFaceError unless balancing and ranks are those of quantized layers."""
+    """Raise QuantFaceError if balancing or ranks are invalid or name a layer not quantized."""
     for name, value in (("balance", balance), ("ranks", ranks)):
         if not isinstance(value, dict) or not value.keys() <= bits.keys():
             raise QuantFaceError(f"{path}: metadata {name}: found layers that are not quantized")

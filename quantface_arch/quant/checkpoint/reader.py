@@ -1,4 +1,4 @@
-"""Reading a checkpoint's tensors into a model, none of them trusted."""
+"""Read a checkpoint's tensors into a model without trusting any of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["ACTIVATIONS", "Lower", "Reader"]
 
 Lower = Callable[[QuantLayer], nn.Module]
 
-# Key of the tensor that holds every layer's activation range.
+# The tensor with this key holds the activation range of every layer.
 ACTIVATIONS = "activations"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -30,7 +30,7 @@ class Reader:
     """Fills a model from an open checkpoint, checking every tensor before it is used.
 
     Args:
-        path: of the checkpoint, for messages.
+        path: the checkpoint's path, for messages.
         file: safetensors' handle.
     """
 
@@ -48,14 +48,15 @@ class Reader:
         float_parts: Mapping[str, Tensor],
         lower: Lower | None = None,
     ) -> None:
-        """Give a converted model everything that the file holds, and nothing else.
+        """Fill a converted model with the tensors of the file.
 
         Args:
-            float_parts: tensors of the model's that are stored as they are, by key.
-            lower: given each layer as soon as it is whole; what it returns takes the layer's place.
+            float_parts: the model's tensors that are stored in floating point, by key.
+            lower: called with each layer as soon as it is filled; the module that it returns
+                replaces the layer.
 
         Raises:
-            QuantFaceError: a tensor is missing, too many, or not what the model needs.
+            QuantFaceError: a tensor is missing, unexpected, or not what the model needs.
         """
         order = list(metadata.bits)
         for name, value in float_parts.items():
@@ -83,7 +84,7 @@ class Reader:
         if tuple(value.shape) != shape or value.dtype not in dtypes:
             wanted = " or ".join(str(dtype) for dtype in dtypes)
             raise self.error(
-                key, f"found {value.dtype} {tuple(value.shape)}, wanted is {wanted} {shape}"
+                key, f"found {value.dtype} {tuple(value.shape)}, expected {wanted} {shape}"
             )
         return value
 
@@ -105,7 +106,7 @@ class Reader:
         shape = tuple(layer.weight_scale.shape)
         scale = self.read(f"{key}_scale", shape, (torch.float32,))
         if not bool((scale.isfinite() & (scale > 0)).all()):
-            raise self.error(f"{key}_scale", "found a step that is not positive and finite")
+            raise self.error(f"{key}_scale", "found a scale that is not positive and finite")
         zero = torch.zeros_like(scale)
         qmin, qmax = grid(spec.bits, spec.symmetric)
         if not spec.symmetric:

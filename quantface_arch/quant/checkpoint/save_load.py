@@ -1,6 +1,6 @@
-"""Checkpoints: one ``.safetensors`` file that needs nothing else to be loaded, and no pickle.
+"""Checkpoints: a single ``.safetensors`` file that can be loaded on its own, without pickle.
 
-Tensors of a quantized model, for a layer called NAME:
+A quantized model has these tensors, for a layer called NAME:
 
 - ``NAME.weight``: uint8 (n,), the weight's integers counted from the grid's lowest, packed.
 - ``NAME.weight_scale``: float32 (Cout,) or (1,); ``NAME.weight_zero_point``: uint8, only where the
@@ -11,10 +11,11 @@ Tensors of a quantized model, for a layer called NAME:
   has a branch.
 - ``NAME.act_offset``: 16-bit (Cin,), only where the layer's input has one.
 - ``activations``: float32 (layers, 4), a row per layer in the order of the metadata's ``bits``:
-  step and zero point of the balanced input, and the input's range (low, high) before balancing.
-- everything else (biases, norms, codebooks) under its own name, at 16 bits where that holds it.
+  scale and zero point of the balanced input, and the input's range (low, high) before balancing.
+- All other tensors (biases, norms, codebooks) have their own names. They are stored in 16 bits if
+  their values fit.
 
-A float model has only the last kind.
+A float model has only tensors of the last kind.
 """
 
 from __future__ import annotations
@@ -60,18 +61,18 @@ def save_checkpoint(
 ) -> None:
     """Write a float or a quantized model.
 
-    Float parts are rounded to ``dtype`` in the file only: for a loaded model that equals the saved
-    one bit by bit, call ``round_float_parts`` before (``quantize`` has done so).
+    Float parts are rounded to ``dtype`` in the file only. If the loaded model has to equal the
+    saved one bit by bit, call ``round_float_parts`` first; ``quantize`` does that.
 
     Args:
         arch: type and options from which ``load_checkpoint``'s ``build`` makes the float model.
         extra: plain data to keep in the metadata.
-        dtype: float16, bfloat16 or float32, of the parts that are not quantized; a tensor that
-            leaves float16's range is kept in float32.
+        dtype: float16, bfloat16 or float32, for the parts that are not quantized; a tensor that
+            exceeds the range of ``dtype`` is stored in float32.
 
     Raises:
         QuantFaceError: a layer is not calibrated, the file cannot be written, or ``arch`` or
-            ``extra`` is no plain data.
+            ``extra`` is not plain data.
     """
     layers = _layers(model)
     tensors = {name: _stored(value, dtype) for name, value in _float_parts(model).items()}
@@ -111,10 +112,10 @@ def _describe(
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The checked metadata of a checkpoint, without reading its tensors.
+    """Return the checked metadata of a checkpoint without reading its tensors.
 
     Raises:
-        QuantFaceError: missing, truncated, of another format or version, malformed.
+        QuantFaceError: the file is missing, truncated, malformed, or of another format or version.
     """
     with opened(Path(path)) as (_, metadata):
         return metadata.to_dict()
@@ -130,14 +131,14 @@ def load_checkpoint(
     Args:
         build: makes the float architecture from the metadata's ``arch``. Its random initialization
             is skipped.
-        lower: see ``Reader.fill``; so one layer at a time is unpacked to floating point.
+        lower: see ``Reader.fill``; with it, only one layer at a time is unpacked to floating point.
 
     Returns:
-        the model on the CPU, in evaluation mode, its floating-point parts in float32. Its attribute
-        ``arch_options`` is what ``save_checkpoint`` takes as its architecture.
+        the model on the CPU, in evaluation mode, with its float parts in float32. Its attribute
+        ``arch_options`` can be passed to ``save_checkpoint`` as ``arch``.
 
     Raises:
-        QuantFaceError: the file is damaged, of another version, or does not fit the architecture;
+        QuantFaceError: the file is damaged, has another version, or does not fit the architecture;
             the message names the file and the key.
     """
     path = Path(path)
@@ -159,10 +160,10 @@ def load_checkpoint(
 
 
 def build_skeleton(path: str | os.PathLike[str], build: Build) -> nn.Module:
-    """The float architecture of a checkpoint, in evaluation mode, its weights undefined.
+    """Build the float architecture of a checkpoint, in evaluation mode, with undefined weights.
 
     Raises:
-        QuantFaceError: see ``read_metadata``; the architecture cannot be built.
+        QuantFaceError: see ``read_metadata``; or the architecture cannot be built.
     """
     with opened(Path(path)) as (file, metadata):
         model = skeleton(Path(path), file, metadata, build)
@@ -172,32 +173,36 @@ def build_skeleton(path: str | os.PathLike[str], build: Build) -> nn.Module:
 
 @torch.no_grad()
 def round_float_parts(model: nn.Module, dtype: torch.dtype = torch.float16) -> None:
-    """Round, in place, whatever a checkpoint does not hold as integers to what it will hold."""
+    """Round all tensors that a checkpoint stores in floating point to their stored values."""
     for value in _float_parts(model).values():
         value.copy_(_stored(value, dtype))
 
 
 def _layers(model: nn.Module) -> dict[str, QuantLayer]:
-    """Quantized layers by their name in the model as it is now."""
+    """Return the quantized layers by their current names in the model.
+
+    Raises:
+        QuantFaceError: a layer cannot be saved in its state.
+    """
     layers = {
         name: module for name, module in model.named_modules() if isinstance(module, QuantLayer)
     }
     for name, layer in layers.items():
         if layer.state is not State.QUANTIZED:
             raise QuantFaceError(
-                f"layer {name}: found state {layer.state.value}, only quantized can be saved"
+                f"layer {name}: found state {layer.state.value}, expected quantized"
             )
         if layer.act_bounds is not None or layer.tuner is not None:
             raise QuantFaceError(
-                f"layer {name}: its range or its weight is in training; call fold_trained(model)"
+                f"layer {name}: its range or weight is being trained; call fold_trained(model)"
             )
     if layers and traits_of(model).quant_recipe is None:
-        raise QuantFaceError("checkpoint: give the very model that convert was called on")
+        raise QuantFaceError("checkpoint: pass the same model that convert was called on")
     return layers
 
 
 def _float_parts(model: nn.Module) -> dict[str, Tensor]:
-    """Tensors of the state that are stored as they are, those under several names once."""
+    """Return the tensors that are stored in floating point, each under one of its names only."""
     owned = {
         id(value)
         for layer in quant_layers(model)
@@ -213,7 +218,7 @@ def _float_parts(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _add_branches(model: nn.Module, ranks: Mapping[str, int]) -> None:
-    """Give layers branches of these ranks, to be filled."""
+    """Give layers branches of these ranks, to be filled later."""
     layers = {layer.name: layer for layer in quant_layers(model)}
     for name, rank in ranks.items():
         layer = layers.get(name)
@@ -227,7 +232,7 @@ def _add_branches(model: nn.Module, ranks: Mapping[str, int]) -> None:
 
 
 def _add_offsets(model: nn.Module, keys: set[str]) -> None:
-    """Give the layers that a file has offsets for offsets, to be filled."""
+    """Give offsets, to be filled later, to the layers whose offsets are in the file."""
     for layer in quant_layers(model):
         if f"{layer.name}.act_offset" in keys:
             layer.act_offset = nn.Parameter(torch.zeros(layer.channels), requires_grad=False)

@@ -1,4 +1,4 @@
-"""The float architecture of a checkpoint, built within what the checkpoint's tensors can fill."""
+"""Build the float architecture of a checkpoint, no larger than the tensors in it can fill."""
 
 from __future__ import annotations
 
@@ -17,39 +17,40 @@ from quantface_arch.quant.checkpoint.metadata import Metadata
 
 __all__ = ["skeleton"]
 
-# Beside twice what the file holds: masks, index tables and such, which networks make on their own.
+# A network may have twice the values of the file, and these in addition for its own masks, index
+# tables and the like.
 SPARE_VALUES = 1 << 24
 SPARE_CALLS = 1 << 10
 CALLS_PER_TENSOR = 16
-# Values in a byte at the smallest width.
+# At the smallest bit width, a byte holds this many values.
 PACKED = 4
 _NAMES = ("empty", "zeros", "ones", "full", "rand", "randn", "arange", "linspace", "eye")
 FACTORIES = frozenset(getattr(torch, name) for name in _NAMES)
 
 
 def skeleton(path: Path, file: Any, metadata: Metadata, build: Build) -> nn.Module:
-    """What ``build`` makes of the metadata's ``arch``, its random initialization skipped.
+    """Build the metadata's ``arch`` without random initialization.
 
     Args:
-        path: of the checkpoint, for messages.
-        file: safetensors' handle, which says how many values there are to fill a network with.
+        path: the checkpoint's path, for messages.
+        file: safetensors' handle, which tells how many values there are to fill a network with.
 
     Raises:
-        QuantFaceError: the architecture cannot be built, or asks for more than the file can fill;
-            that is found out before the memory is taken.
+        QuantFaceError: the architecture cannot be built, or asks for more than the file can fill,
+            which is checked before the memory is allocated.
     """
     try:
         with _Bounded(*_capacity(file)):
             return build(metadata.arch)
     except Exception as error:
-        # The options reach code of other libraries, which answers with almost any exception type.
+        # The options reach code of other libraries, which may raise almost any exception.
         ours = isinstance(error, QuantFaceError)
         detail = str(error) if ours else f"arch: {type(error).__name__}: {one_line(error)}"
         raise QuantFaceError(f"{path}: {detail}") from error
 
 
 def _capacity(file: Any) -> tuple[int, int]:
-    """How many values a network may ask for, and in how many calls."""
+    """Return how many values a network may ask for, and in how many calls."""
     slices: Mapping[str, Any] = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
     values = sum(
         prod(item.get_shape()) * (PACKED if item.get_dtype() == "U8" else 1)
@@ -59,8 +60,11 @@ def _capacity(file: Any) -> tuple[int, int]:
 
 
 class _Bounded(TorchFunctionMode):
-    """``torch.nn.init`` does nothing: every value is about to come from a file. And a network that
-    asks for more tensors, or larger ones, than that file can fill is stopped."""
+    """A mode in which a network cannot ask for more than a file can fill.
+
+    It raises QuantFaceError if the network asks for too many or too large tensors.
+    ``torch.nn.init`` does nothing, because every value will come from the file.
+    """
 
     def __init__(self, values: int, calls: int) -> None:
         super().__init__()

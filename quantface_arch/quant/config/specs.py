@@ -115,7 +115,7 @@ class QuantSpec:
 
     @property
     def dynamic(self) -> bool:
-        """Return whether the range is found anew for every input; this is for inputs only."""
+        """Return whether the range is found anew for every input."""
         return self.granularity in ("token", "group")
 
     def with_bits(self, bits: int) -> QuantSpec:

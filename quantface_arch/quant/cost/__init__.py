@@ -1,1 +1,1 @@
-"""What a network costs: bytes, multiply-accumulates, bit-operations."""
+"""The cost of a network in bytes, multiply-accumulates and bit-operations."""

@@ -1,14 +1,14 @@
-"""What a network costs: the bytes of its checkpoint, its multiply-accumulates and bit-operations.
+"""Compute a network's cost: the bytes of its checkpoint, multiply-accumulates and bit-operations.
 
-Nothing is run or stored here: the shapes of the layers, their widths, ranks and balancing, and the
-positions at which they are applied (``macs.count_work``) say it all, so networks on the meta device
-are counted as well. Per position of its input or output a layer does
+Nothing is run or stored here. The cost follows from the shapes of the layers, their bit widths,
+ranks and balancing, and the positions at which they are applied (``macs.count_work``), so networks
+on the meta device can be counted too. Per position of its input or output, a layer does
 
-- Cout·Cin·taps multiply-accumulates at its two widths;
-- for a branch of rank r, r·(Cin·taps + Cout) at 16 bits;
+- Cout·Cin·taps multiply-accumulates at its two bit widths;
+- for a branch of rank r, r·(Cin·taps + Cout) multiply-accumulates at 16 bits;
 - for a scale, Cin multiplications of 16 by 16 bits; for an offset, Cin additions;
-- for a rotation, Cin·Σf additions of 16-bit values, f the orders of its Kronecker factors as
-  ``hadamard.rotate`` applies them; an addition is a product with ±1, of 1 bit.
+- for a rotation, Cin·Σf additions of 16-bit values, where f are the orders of its Kronecker factors
+  in ``hadamard.rotate``; an addition counts as a product with ±1, of 1 bit.
 
 Rounding, dynamic ranges, biases, norms and activation functions are not counted.
 """
@@ -29,11 +29,11 @@ from quantface_arch.quant.ops.packing import packed_size
 
 __all__ = ["FLOAT_BITS", "REFERENCE_BITS", "Cost", "Entry", "network_cost", "total_cost"]
 
-# Of everything that is not quantized, as checkpoints hold it.
+# Checkpoints store everything that is not quantized at this bit width.
 FLOAT_BITS = 16
-# Of the network that reductions are relative to.
+# Reductions are relative to a network of this bit width.
 REFERENCE_BITS = 32
-# Per layer: four float32 numbers of its activation range.
+# Each layer stores four float32 numbers for its activation range.
 RANGE_BYTES = 16
 
 
@@ -42,19 +42,21 @@ class Cost:
     """Counts that add up over the parts of a network.
 
     Attributes:
-        parameters: of the float network; branches and balancing come on top.
-        weight_bytes: packed integers.
-        step_bytes: steps and zero points of weights, ranges of activations.
-        branch_bytes: factors of the branches.
-        balance_bytes: scales and offsets of the channels; rotations take none.
-        float_bytes: all that stays in floating point: biases, norms, codebooks, float layers.
+        parameters: parameters of the float network, without branches and balancing.
+        weight_bytes: bytes of the packed integers.
+        step_bytes: bytes of the weights' scales and zero points, and of the activation ranges.
+        branch_bytes: bytes of the branches' factors.
+        balance_bytes: bytes of the channels' scales and offsets; rotations take none.
+        float_bytes: bytes of all that stays in floating point: biases, norms, codebooks, float
+            layers.
         macs: multiply-accumulates of the layers.
-        mac_bits: the same, each times the width of the weight and of the input.
-        mac_widths: the same, each times the larger of the two widths.
+        mac_bits: the same, each times the bit width of the weight and that of the input.
+        mac_widths: the same, each times the larger of the two bit widths.
         branch_macs: multiply-accumulates of the branches.
         scalings: multiplications by balancing scales.
-        additions: of balancing rotations, and of offsets.
-        product_macs: multiply-accumulates outside of layers, as in attention; in no sum below.
+        additions: additions of balancing rotations and of offsets.
+        product_macs: multiply-accumulates outside of layers, as in attention; they are not part of
+            ``operations`` and ``bit_operations``.
     """
 
     parameters: int = 0
@@ -77,40 +79,43 @@ class Cost:
 
     @property
     def bytes(self) -> int:
-        """Of the tensors in a checkpoint."""
+        """Return the bytes of all tensors in a checkpoint."""
         stored = (self.weight_bytes, self.step_bytes, self.branch_bytes, self.balance_bytes)
         return sum(stored) + self.float_bytes
 
     @property
     def main_operations(self) -> float:
-        """The layers' share of ``operations``."""
+        """Return the layers' part of ``operations``."""
         return self.mac_widths / REFERENCE_BITS
 
     @property
     def branch_operations(self) -> float:
-        """The branches' share of ``operations``."""
+        """Return the branches' part of ``operations``."""
         return self.branch_macs * FLOAT_BITS / REFERENCE_BITS
 
     @property
     def balance_operations(self) -> float:
-        """The balancing's share of ``operations``."""
+        """Return the balancing's part of ``operations``."""
         return (self.scalings + self.additions) * FLOAT_BITS / REFERENCE_BITS
 
     @property
     def operations(self) -> float:
-        """Linear in the width: one at 32 bits is 1, one at w and a bits max(w, a)/32."""
+        """Return the operations; a multiply-accumulate of w by a bits counts as max(w, a)/32."""
         return self.main_operations + self.branch_operations + self.balance_operations
 
     @property
     def bit_operations(self) -> int:
-        """Quadratic in the width: a multiply-accumulate of w by a bits is w·a."""
+        """Return the bit-operations; a multiply-accumulate of w by a bits counts as w·a."""
         square = FLOAT_BITS**2
         balance = self.scalings * square + self.additions * FLOAT_BITS
         return self.mac_bits + self.branch_macs * square + balance
 
     @property
     def reductions(self) -> dict[str, float]:
-        """Shares saved of the 32-bit network: ``parameters`` (in bits), and both operations."""
+        """Return the shares saved relative to the 32-bit network.
+
+        The share of ``parameters`` is that of their bits.
+        """
         full = {
             "parameters": self.parameters * REFERENCE_BITS / 8,
             "operations": self.macs,
@@ -125,13 +130,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the account: a layer, a float tensor, or a module that multiplies by itself.
+    """The cost of one layer, one float tensor, or the products in a module's own code.
 
     Attributes:
-        name: of the layer, tensor or module in the network.
+        name: name of the layer, tensor or module in the network.
         kind: the layer's type, ``tensor`` or ``products``.
-        weight_bits, activation_bits: of a layer; 16 where it is in floating point.
-        rank: of its branches together.
+        weight_bits, activation_bits: bit widths of a layer; 16 if it is in floating point.
+        rank: rank of its branches together.
         balance: ``none``, ``scale``, ``rotate`` or ``both``.
     """
 
@@ -145,12 +150,12 @@ class Entry:
 
     @property
     def is_layer(self) -> bool:
-        """Whether it is a linear layer or a convolution."""
+        """Return whether the entry is of a linear layer or a convolution."""
         return self.kind not in ("tensor", "products")
 
 
 def total_cost(entries: Iterable[Entry]) -> Cost:
-    """Sum of all entries."""
+    """Return the sum of all entries' costs."""
     return sum((entry.cost for entry in entries), Cost())
 
 
@@ -162,15 +167,17 @@ def network_cost(
     balances: Mapping[str, LayerBalance] | None = None,
     widths: Mapping[str, int] | None = None,
 ) -> list[Entry]:
-    """The account of a network, an entry per layer and per float tensor, each counted once.
+    """Return the cost of a network, with an entry per layer and per float tensor.
+
+    A tensor that several modules share is counted once.
 
     Args:
-        model: on any device, converted or not.
-        work: of its layers by name; without any, only bytes are counted.
+        model: a network on any device, converted or not.
+        work: the layers' work by name, see ``count_work``; if empty, only bytes are counted.
         products: see ``count_products``.
-        ranks: of the branches that layers are to have; None: those that they have.
-        balances: balancing that layers are to have; None: that which they have.
-        widths: bytes per value of float tensors, by key in the file, that are not of 16 bits.
+        ranks: branch ranks by layer to assume; None takes the layers' own.
+        balances: balancing by layer to assume; None takes the layers' own.
+        widths: bytes per value of float tensors that do not have 16 bits, by key in the file.
     """
     stored = _FloatSizes(widths or {})
     entries: list[Entry] = []
@@ -195,13 +202,13 @@ def network_cost(
 
 
 class _FloatSizes:
-    """Bytes that float tensors take in the file; whole numbers are kept as they are."""
+    """The bytes that tensors take in the file; integer tensors keep their size."""
 
     def __init__(self, widths: Mapping[str, int]) -> None:
         self.widths = widths
 
     def of(self, key: str, value: Tensor | int) -> int:
-        """Of a tensor, or of so many float values."""
+        """Return the bytes of a tensor, or of a number of float values."""
         if isinstance(value, Tensor):
             if not value.is_floating_point():
                 return value.numel() * value.element_size()
@@ -210,14 +217,14 @@ class _FloatSizes:
 
 
 def _parameters(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Of the float layer: of a quantized one the weight and the bias."""
+    """Yield the parameters of the float layer; of a quantized layer, only weight and bias."""
     for key, value in layer.named_parameters(recurse=False):
         if key in ("weight", "bias") or not isinstance(layer, QuantLayer):
             yield key, value
 
 
 def _tensor_entries(model: nn.Module, seen: set[int], stored: _FloatSizes) -> Iterator[Entry]:
-    """Yield the tensors of a model that are not of the layers; ``seen`` holds ids to leave out."""
+    """Yield an entry for every tensor outside of layers; ``seen`` holds ids to leave out."""
     trained = {id(value) for value in model.parameters()}
     for name, value in model.state_dict(keep_vars=True).items():
         is_part = isinstance(value, Tensor) and not name.endswith("_extra_state")

@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a network: those of its layers, and the products beside them."""
+"""Count a network's multiply-accumulates: those of its layers, and those outside of layers."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 @dataclass(frozen=True)
 class LayerWork:
-    """What a layer does in one pass of the network; a layer that ran several times does it all.
+    """The work of a layer in one pass of the network, summed over all runs of the layer.
 
     Attributes:
-        macs: multiply-accumulates.
-        inputs: values of its input.
+        macs: number of multiply-accumulates.
+        inputs: number of values of its input.
     """
 
     macs: int = 0
@@ -31,16 +31,16 @@ class LayerWork:
 
 
 def count_work(model: nn.Module, x: Tensor) -> dict[str, LayerWork]:
-    """Work of every linear layer and convolution, quantized or not, in one pass.
+    """Return the work of every linear layer and convolution, quantized or not, in one pass.
 
-    On the meta device nothing is computed and networks of any size take a second. Biases, norms
-    and the products inside attention are left out: no layer's widths change those.
+    On the meta device, nothing is computed, and networks of any size take a second. Biases, norms
+    and the products inside attention are left out, because bit widths do not change them.
 
     Args:
         x: float (N, 3, H, W), the network's input; counts are of the whole batch.
 
     Returns:
-        layer → its work, in the order in which the layers first ran; one that never ran is left
+        layer → its work, in the order in which the layers first ran; layers that never ran are left
         out.
     """
     found: dict[str, LayerWork] = {}
@@ -66,20 +66,20 @@ def count_work(model: nn.Module, x: Tensor) -> dict[str, LayerWork]:
 
 
 def count_macs(model: nn.Module, x: Tensor) -> dict[str, int]:
-    """The multiply-accumulates alone of ``count_work``, by layer."""
+    """Return only the multiply-accumulates of ``count_work``, by layer."""
     return {name: work.macs for name, work in count_work(model, x).items()}
 
 
 def count_products(model: nn.Module, x: Tensor) -> dict[str, int]:
-    """Multiply-accumulates outside of layers: of attention (QKᵀ and softmax·V), distances, ...
+    """Return the multiply-accumulates outside of layers, such as those of attention.
 
     Args:
         x: see ``count_work``.
 
     Returns:
-        module whose own code multiplies → multiply-accumulates; those without any are left out.
+        module whose own code multiplies → multiply-accumulates; modules without any are left out.
     """
-    # Other kernels of attention are not counted, or not on every device.
+    # We select this kernel, because others of attention are not counted, or not on every device.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         model(x)
     layers = {name for name, module in model.named_modules() if isinstance(module, LAYERS)}

@@ -1,4 +1,4 @@
-"""The account of a network that is not there yet: as a recipe will make it, as a file holds it."""
+"""Compute the cost of a network before it exists: from a recipe, or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ __all__ = [
     "undecided",
 ]
 
-# Of a checkpoint's header per layer: names and offsets of its tensors and of the norm beside it,
-# its entries in the metadata.
+# A checkpoint's header takes about this much per layer, for the names and offsets of its tensors
+# and of the norm beside it, and for its entries in the metadata.
 HEADER_BYTES = 900
-# Bytes per value by the names that .safetensors files use.
+# This maps the names of types in .safetensors files to bytes per value.
 VALUE_BYTES = {"F16": 2, "BF16": 2, "F32": 4}
 
 
@@ -46,14 +46,14 @@ def recipe_cost(
     balances: Mapping[str, LayerBalance] | None = None,
     learned_scales: bool = False,
 ) -> list[Entry]:
-    """The account that a converted model will have once a recipe has quantized it.
+    """Return the cost that a converted model will have once a recipe has quantized it.
 
     Args:
-        model: converted, on any device.
+        model: a converted model on any device.
         work, products: see ``network_cost``.
-        balances: balancing that was chosen before; None: ``costliest_balances``.
-        learned_scales: training gives every layer a scale and an offset (``tuners.LearnedScale``),
-            whatever its balancing; the model's layers get the offsets.
+        balances: balancing by layer from an earlier run; None takes ``costliest_balances``.
+        learned_scales: assume that training gives every layer a scale and an offset, whatever its
+            balancing, see ``weight_trainers.LearnedScale``. The model's layers get the offsets.
 
     Raises:
         QuantFaceError: see ``branch_ranks`` and ``costliest_balances``.
@@ -71,7 +71,7 @@ def fixed_bytes(model: nn.Module, recipe: Recipe) -> int:
     """Estimate the bytes of a checkpoint that do not depend on the bit widths of its weights.
 
     Args:
-        model: converted, not quantized yet.
+        model: a converted model, not quantized yet.
     """
     entries = recipe_cost(model, recipe, {})
     cost = total_cost(entries)
@@ -82,7 +82,7 @@ def fixed_bytes(model: nn.Module, recipe: Recipe) -> int:
 def _choices(
     model: nn.Module, spec: BalanceSpec
 ) -> Iterator[tuple[QuantLayer, tuple[str, ...], Segments]]:
-    """Yield each layer of a converted model, the balancing it may choose, and its rotation."""
+    """Yield each layer of a converted model, its allowed kinds of balancing, and its rotation."""
     layers = list(quant_layers(model))
     check_patterns("balance layers", spec.layers, [layer.name for layer in layers])
     sources = traits_of(model).input_sources()
@@ -92,18 +92,18 @@ def _choices(
 
 
 def costliest_balances(model: nn.Module, spec: BalanceSpec) -> dict[str, LayerBalance]:
-    """The most that balancing can cost: layers are scaled and rotated wherever a spec allows it.
+    """Return the costliest balancing, which scales and rotates every layer if the spec allows it.
 
-    Where it allows one kind alone that is what they will have.
+    If the spec allows only one kind, the layer will have exactly that balancing.
 
     Args:
-        model: converted, on any device.
+        model: a converted model on any device.
 
     Returns:
         balancing by layer; scales are on the meta device, without values.
 
     Raises:
-        QuantFaceError: a pattern of ``spec.layers`` that matches no layer.
+        QuantFaceError: a pattern of ``spec.layers`` matches no layer.
     """
     return {
         layer.name: LayerBalance(
@@ -115,7 +115,7 @@ def costliest_balances(model: nn.Module, spec: BalanceSpec) -> dict[str, LayerBa
 
 
 def undecided(model: nn.Module, spec: BalanceSpec) -> list[str]:
-    """Layers of a converted model whose balancing calibration chooses."""
+    """Return the layers of a converted model whose balancing calibration will choose."""
     return [layer.name for layer, kinds, _ in _choices(model, spec) if len({*kinds}) > 1]
 
 
@@ -125,16 +125,16 @@ def checkpoint_cost(
     work: Mapping[str, LayerWork],
     products: Mapping[str, int] | None = None,
 ) -> list[Entry]:
-    """The account of a checkpoint; its tensors are not read.
+    """Return the cost of a checkpoint without reading its tensors.
 
     Args:
-        path: of the file.
-        model: the float architecture of its metadata, on any device. It is converted.
+        path: path of the file.
+        model: the float architecture of its metadata, on any device. It is converted in place.
         work, products: see ``network_cost``.
 
     Raises:
         QuantFaceError: the file cannot be read, does not fit the architecture, or its tensors take
-            another number of bytes than the account says.
+            another number of bytes than the computed cost.
     """
     path = Path(path)
     with opened(path) as (file, metadata):
@@ -158,7 +158,7 @@ def checkpoint_cost(
 
 
 def tensor_bytes(path: Path) -> int:
-    """Bytes of a ``.safetensors`` file without its header."""
+    """Return the bytes of a ``.safetensors`` file without its header."""
     with path.open("rb") as file:
         (header,) = struct.unpack("<Q", file.read(8))
     return path.stat().st_size - 8 - header

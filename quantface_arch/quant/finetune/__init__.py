@@ -1,1 +1,1 @@
-"""Training quantized networks: whole, or block by block."""
+"""Training of quantized networks, as a whole or block by block."""

@@ -1,4 +1,4 @@
-"""What the blocks of a network receive and should give, recorded batch by batch."""
+"""Record the inputs and the target outputs of a network's blocks, batch by batch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
     "record",
 ]
 
-# Above this, what a block sees and should give is stored at 16 bits.
+# A block whose inputs and targets take more than this is recorded in bfloat16.
 LARGE_BYTES = 2**30
 
 
@@ -36,12 +36,12 @@ class Networks:
 
 
 class _Reached(Exception):
-    """Ends a forward pass at the block that was to be watched."""
+    """Ends a forward pass at the recorded block."""
 
 
 @dataclass(frozen=True)
 class BlockCall:
-    """What one batch brings to a block, on the CPU, and what the block should give."""
+    """The inputs of a block in one batch and the outputs that it should give, on the CPU."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -50,7 +50,7 @@ class BlockCall:
 
 @torch.no_grad()
 def execution_order(net: nn.Module, batch: Tensor, patterns: Sequence[str]) -> list[str]:
-    """Return the outermost matching modules that run, by their first run.
+    """Return the names of the outermost matching modules that run, in the order of execution.
 
     Raises:
         QuantFaceError: a pattern matches no module that runs.
@@ -74,7 +74,7 @@ def execution_order(net: nn.Module, batch: Tensor, patterns: Sequence[str]) -> l
 
 @torch.no_grad()
 def record(networks: Networks, name: str) -> list[BlockCall]:
-    """Return, per batch, the student's inputs of a block and the teacher's outputs of it.
+    """Return the student's inputs and the teacher's outputs of a block for each batch.
 
     Raises:
         QuantFaceError: the teacher has no such block, or a value is not finite.
@@ -121,7 +121,7 @@ def _watched(net: nn.Module, name: str, batch: Tensor, what: str) -> Any:
 
 
 def converter(device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """Return a function that moves tensors to a device, floating-point ones also to a type."""
+    """Return a function that moves tensors to a device and floating-point ones to a dtype."""
 
     def convert(value: Tensor) -> Tensor:
         return value.to(device, dtype if value.is_floating_point() else None)

@@ -1,10 +1,10 @@
-"""Block-wise reconstruction: each block of a network is tuned alone to give the teacher's output.
+"""Block-wise reconstruction: train each block of a network alone to give the teacher's output.
 
-As BRECQ (Li et al., 2021): what a block of the student receives (from blocks already tuned) and
-what the teacher's gives are stored, then the block's branch factors, or what ``trainable`` offers
-beside them (AdaRound among it), are trained on the squared error between the two. Gradients and
-optimizer hold one block at a time, so that a network too large to be distilled whole can be
-improved.
+As in BRECQ (Li et al., 2021), we store the inputs of the student's block, which come from blocks
+already trained, and the outputs of the teacher's block. Then we train the block's branch factors,
+or other parameters that ``trainable`` offers (such as AdaRound's), on the squared error of the
+output. Gradients and optimizer state exist for one block at a time, so this works for networks that
+are too large to be distilled whole.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from quantface_arch.utils.progress import progress_bar
 
 __all__ = ["reconstruct"]
 
-# How often a block's error is measured while it is trained.
+# A block's error is measured about this many times while it is trained.
 LOOKS = 5
 
 
@@ -52,22 +52,22 @@ def reconstruct(
 ) -> dict[str, tuple[float, float]]:
     """Train a quantized network's branches block by block, in place, in the order of execution.
 
-    A block keeps the best state that was met, so none becomes worse on these images. A block that
-    runs several times is trained at its first run. Afterwards the blocks require no gradient.
+    Each block keeps its best state, so none becomes worse on these images. A block that runs
+    several times is trained on its first run. Afterwards the blocks require no gradient.
 
     Args:
-        student: quantized network, see ``prepare``; its forward takes images alone.
-        teacher: the full-precision network; its modules have the student's names.
+        student: quantized network, see ``prepare``; its ``forward`` takes only images.
+        teacher: the full-precision network; its modules have the same names as the student's.
         images: see ``quantize``; float (3, H, W) or (n, 3, H, W). All are held in memory.
-        blocks: shell globs on module names; of nested matches the outermost is the block.
-        steps: of Adam, per block; the learning rate falls to 0 by a cosine.
+        blocks: shell globs on module names; of nested matches, the outermost is the block.
+        steps: steps of Adam per block; the learning rate falls to 0 by a cosine schedule.
         lr: learning rate at the start.
-        batch_size: images at a time.
+        batch_size: number of images per step.
         bounds, weights: what else is trained, see ``trainable``.
-        progress: show a bar on stderr.
+        progress: show a progress bar on stderr.
 
     Returns:
-        block → mean squared error of its output, before and after; of blocks that can be trained.
+        block → mean squared error of its output before and after, for blocks that can be trained.
 
     Raises:
         QuantFaceError: a glob matches no module that runs, the teacher lacks a block, no block
@@ -98,7 +98,7 @@ class _Training:
 def _reconstruct_blocks(
     networks: Networks, patterns: Sequence[str], training: _Training, progress: bool
 ) -> dict[str, tuple[float, float]]:
-    """Train the matching blocks; return their errors before and after."""
+    """Train the matching blocks, and return their errors before and after."""
     bounds, weights = training.bounds, training.weights
     errors = {}
     order = execution_order(networks.student, networks.batches[0], patterns)
@@ -129,7 +129,7 @@ def _batches(images: Tensor | Iterable[Tensor], batch_size: int) -> list[Tensor]
 
 @contextmanager
 def _evaluating(*nets: nn.Module) -> Iterator[None]:
-    """Hold networks in evaluation mode, then return every module to its own mode."""
+    """Put networks into evaluation mode, and restore every module's own mode at the end."""
     modes = [(module, module.training) for net in nets for module in net.modules()]
     for net in nets:
         net.eval()
@@ -141,7 +141,7 @@ def _evaluating(*nets: nn.Module) -> Iterator[None]:
 
 
 class _Tuning:
-    """Training of one block on what was recorded of it."""
+    """The training of one block on its recorded calls."""
 
     def __init__(
         self, name: str, block: nn.Module, parameters: list[nn.Parameter], calls: list[BlockCall]
@@ -153,7 +153,7 @@ class _Tuning:
         self.restore = converter(parameters[0].device, parameters[0].dtype)
 
     def run(self, steps: int, lr: float) -> tuple[float, float]:
-        """Train, keep the best state; the errors before and after."""
+        """Train, keep the best state, and return the errors before and after."""
         before = least = self._error()
         best = [parameter.detach().clone() for parameter in self.parameters]
         optimizer = torch.optim.Adam(self.parameters, lr)
@@ -177,7 +177,7 @@ class _Tuning:
         return before, least
 
     def _order(self, steps: int) -> Iterator[int]:
-        """Which batch each step takes: all of them in turn, shuffled anew every time."""
+        """Yield the batch of each step: all batches in turn, shuffled anew each time."""
         generator = torch.Generator().manual_seed(0)
         order: list[int] = []
         for _ in range(steps):

@@ -1,4 +1,4 @@
-"""What is trained of a quantized model, and how what was trained becomes a plain layer again."""
+"""Select a quantized model's parameters to train, and fold the trained ones into plain layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from quantface_arch.quant.ops.lowrank import low_rank_weight
 
 __all__ = ["BOUNDS", "fold_trained", "trainable"]
 
-# Of activation ranges: nothing, both ends, or the step alone with the zero point as it is.
+# Training may leave activation ranges alone, change both of their ends, or only their scale.
 BOUNDS = (False, True, "step")
 
 
@@ -22,21 +22,22 @@ def trainable(
     weights: str | None = None,
     teacher: nn.Module | None = None,
 ) -> list[nn.Parameter]:
-    """Let gradients reach the branches of a quantized model, and what else is asked for.
+    """Enable gradients for the branches of a quantized model and for the other parameters given.
 
     Args:
-        bounds: True: also the two ends of every fixed activation range, in the logarithm (LSQ+);
-            ``step``: only how far apart its levels are (LSQ).
-        weights: also the rounded weights, by one of ``WEIGHT_TRAINERS``: ``rounding`` (AdaRound),
-            ``merged`` (a low-rank change that is rounded with the weight), ``scale`` (learned scale
-            and offset of the input's channels).
+        bounds: True also trains the two ends of every fixed activation range, in the logarithm
+            (LSQ+); ``step`` trains only its scale (LSQ).
+        weights: also train the rounded weights by one of ``WEIGHT_TRAINERS``: ``rounding``
+            (AdaRound), ``merged`` (a low-rank change that is rounded with the weight), ``scale``
+            (learned scale and offset of the input's channels).
         teacher: the float network that the model was made from, which ``weights`` needs.
 
     Returns:
         the parameters to train, in the order of the layers.
 
     Raises:
-        QuantFaceError: a layer is not quantized, an option is not allowed, nothing can be trained.
+        QuantFaceError: a layer is not quantized, an option is not allowed, or nothing can be
+            trained.
     """
     if bounds not in BOUNDS:
         raise QuantFaceError(f"bounds: found {bounds!r}, allowed are false, true and step")
@@ -61,12 +62,12 @@ def trainable(
 def _check_quantized(layer: QuantLayer) -> None:
     if layer.state is not State.QUANTIZED:
         raise QuantFaceError(
-            f"layer {layer.name}: found state {layer.state.value}, only quantized is trained"
+            f"layer {layer.name}: found state {layer.state.value}, expected quantized"
         )
 
 
 def _parameters(layer: QuantLayer, bounds: bool | str) -> list[nn.Parameter]:
-    """Return what is trained of a layer, whose trained bounds begin as no change."""
+    """Return a layer's parameters to train; new bounds start at 0, which changes nothing."""
     if bounds and not layer.activation_spec.dynamic and layer.act_bounds is None:
         zeros = torch.zeros(1 if bounds == "step" else 2, device=layer.act_scale.device)
         layer.act_bounds = nn.Parameter(zeros)
@@ -78,7 +79,7 @@ def _parameters(layer: QuantLayer, bounds: bool | str) -> list[nn.Parameter]:
 
 @torch.no_grad()
 def _residual(layer: QuantLayer, original: nn.Module) -> Tensor:
-    """What was rounded: the float layer's weight, balanced, without the branch."""
+    """Return the weight before rounding: the float layer's, balanced, without the branch."""
     assert isinstance(original.weight, Tensor)
     weight = original.weight.detach()
     if layer.balance.kind != "none":
@@ -90,7 +91,7 @@ def _residual(layer: QuantLayer, original: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def fold_trained(model: nn.Module) -> None:
-    """Put what was trained on its grids, the activations' ranges too: the outputs stay the same."""
+    """Fold trained ranges and weights into plain quantized layers; the outputs stay the same."""
     for layer in quant_layers(model):
         if layer.act_bounds is not None:
             scale, zero_point = layer.input_grid()

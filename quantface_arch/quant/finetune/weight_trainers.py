@@ -1,7 +1,7 @@
-"""Ways to train a quantized layer's weight: what learns, how it computes, how it ends.
+"""Weight trainers: methods to train the weight of a quantized layer.
 
-A weight trainer stands in for the weight on its grid while training runs. ``fold_trained`` then
-puts the result back on the grid, and the layer is a plain one again.
+During training, a weight trainer computes the layer's rounded weight. ``fold_trained`` then stores
+the result, rounded, in the layer, which no longer needs the trainer.
 """
 
 from __future__ import annotations
@@ -23,39 +23,40 @@ if TYPE_CHECKING:
 
 __all__ = ["WEIGHT_TRAINERS", "AdaRound", "LearnedScale", "MergedBranch", "WeightTrainer"]
 
-# AdaRound's stretched sigmoid, the weight of its penalty, when that sets in, and its sharpness
-# from then to the end (Nagel et al., 2020; Q-Diffusion keeps these).
+# These constants are AdaRound's (Nagel et al., 2020; Q-Diffusion keeps them): the ends of its
+# stretched sigmoid, the weight of its penalty, the share of the training after which the penalty
+# sets in, and the penalty's sharpness from then to the end.
 GAMMA, ZETA = -0.1, 1.1
 PENALTY, WARM_UP, SHARPNESS = 0.01, 0.2, (20.0, 2.0)
 
 
 class WeightTrainer(nn.Module):
-    """What trains in place of a layer's rounded weight; begins at the layer as it is."""
+    """A trainable replacement for a layer's rounded weight; it starts from the layer's weight."""
 
     def input(self, layer: QuantLayer, x: Tensor) -> Tensor:
-        """Return the balanced input as this trainer changes it."""
+        """Return the balanced input after the trainer's change, by default none."""
         return x
 
     def weight(self, layer: QuantLayer) -> Tensor:
-        """The weight that the layer computes with, of its shape."""
+        """Return the weight that the layer computes with, in the same shape."""
         raise NotImplementedError
 
     def penalty(self, progress: float) -> Tensor | float:
-        """To be added to a loss; ``progress`` of the training from 0 to 1."""
+        """Return a penalty to add to the loss; ``progress`` of the training is from 0 to 1."""
         return 0.0
 
     @torch.no_grad()
     def fold_trained(self, layer: QuantLayer) -> None:
-        """Make the result the layer's weight."""
+        """Store the trained weight in the layer."""
         layer.weight = nn.Parameter(self.weight(layer).detach(), requires_grad=False)
 
 
 class AdaRound(WeightTrainer):
-    """Learns for every weight whether it is rounded down or up (Nagel et al., 2020).
+    """A trainer that learns whether to round each weight down or up (Nagel et al., 2020).
 
     Args:
-        layer: quantized.
-        residual: float, what the weight was before it was rounded.
+        layer: a quantized layer.
+        residual: float, the weight before rounding.
     """
 
     floor: Tensor
@@ -72,7 +73,7 @@ class AdaRound(WeightTrainer):
         return (torch.sigmoid(self.logit) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
     def weight(self, layer: QuantLayer) -> Tensor:
-        # Soft where it learns, and as it will be rounded where its error is measured.
+        # Rounding is soft during training, and final where the error is measured.
         up = self._up() if torch.is_grad_enabled() else (self.logit >= 0).float()
         zero = layer.per_weight(layer.weight_zero_point)
         spec = layer.weight_spec
@@ -90,11 +91,11 @@ class AdaRound(WeightTrainer):
 class MergedBranch(WeightTrainer):
     """A low-rank change of the weight that is rounded with it (EfficientDM, He et al., 2024).
 
-    It costs nothing at run time, and can do no more than move weights along their grid.
+    It costs nothing at run time, but it can only move weights along their grid.
 
     Args:
-        layer: quantized.
-        rank: of the change; lowered to the weight's own.
+        layer: a quantized layer.
+        rank: rank of the change, at most that of the weight.
     """
 
     start: Tensor
@@ -110,17 +111,18 @@ class MergedBranch(WeightTrainer):
 
 
 class LearnedScale(WeightTrainer):
-    """Learns the scale between input channels and weight columns (PassionSR, Zhu et al., 2025).
+    """A trainer that learns a scale per input channel (PassionSR, Zhu et al., 2025).
 
-    The weight's range follows the scale: its extremes, at every step. With it the layer learns an
-    offset of its input, see ``QuantLayer.act_offset``.
+    The weight's columns are multiplied by the scales, the input's channels divided. At every
+    training step, the weight's range is set to its new extremes. The layer also learns an offset of
+    its input, see ``QuantLayer.act_offset``.
 
     Args:
-        layer: quantized, without rotation: that would mix the channels that are scaled.
-        residual: float, what the weight was before it was rounded.
+        layer: a quantized layer without rotation, which would mix the scaled channels.
+        residual: float, the weight before rounding.
 
     Raises:
-        QuantFaceError: the layer is rotated, or its weight has steps for groups of channels.
+        QuantFaceError: the layer is rotated, or its weight has a scale per group of channels.
     """
 
     start: Tensor
@@ -174,7 +176,8 @@ class LearnedScale(WeightTrainer):
         layer.set_balance(LayerBalance(learned if before is None else before * learned))
 
 
-# Train option ``weights`` → (quantized layer, its float residual) → tuner.
+# This maps the argument ``weights`` of ``trainable`` to a trainer, which is built from a quantized
+# layer and its float residual.
 WEIGHT_TRAINERS: dict[str, Callable[..., WeightTrainer]] = {
     "rounding": AdaRound,
     "merged": MergedBranch,

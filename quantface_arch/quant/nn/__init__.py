@@ -1,1 +1,1 @@
-"""Quantized layers, and the conversion of a network to them."""
+"""Quantized layers, and the conversion of a network's layers to them."""

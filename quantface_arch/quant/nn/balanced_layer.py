@@ -13,9 +13,9 @@ __all__ = ["BalancedLayer"]
 
 
 class BalancedLayer(LayerState):
-    """A layer whose input channels can be scaled and rotated, and its weight the other way."""
+    """A layer whose input can be scaled and rotated per channel, and its weight inversely."""
 
-    # Axis of the input that holds its channels, counted from the end so that batches may be absent.
+    # The axis of the input's channels is counted from the end, because a batch axis may be absent.
     channel_axis: int
 
     def balance_input(self, x: Tensor) -> Tensor:
@@ -27,16 +27,16 @@ class BalancedLayer(LayerState):
         return x
 
     def per_channel(self, values: Tensor) -> Tensor:
-        """Return numbers (Cin,), shaped to broadcast against the input."""
+        """Reshape values (Cin,) so that they broadcast against the input."""
         return values.view(-1, *[1] * (-1 - self.channel_axis))
 
     def apply_balance(self, balance: LayerBalance) -> None:
-        """Balance the input from now on, and the weight with it: the output stays the same.
+        """Balance the weight now and the input in every call, which keeps the output the same.
 
-        The float parameter that was taken over stays as it was.
+        The weight becomes a new parameter; the float layer's own parameter is not changed.
 
         Raises:
-            QuantFaceError: the layer is balanced or quantized already, or of another width.
+            QuantFaceError: the layer is balanced or quantized already, or see ``check_balance``.
         """
         if self.balance.kind != "none" or self.state is State.QUANTIZED:
             raise QuantFaceError(f"layer {self.name}: balanced or quantized already")
@@ -53,7 +53,8 @@ class BalancedLayer(LayerState):
             widths.append(sum(count * size for count, size in segments))
         if any(width != self.channels for width in widths):
             raise QuantFaceError(
-                f"layer {self.name}: found balancing for {widths} channels, it has {self.channels}"
+                f"layer {self.name}: found balancing for {widths} channels, "
+                f"the layer has {self.channels}"
             )
         if scale is not None and not bool((scale.isfinite() & (scale > 0)).all()):
             raise QuantFaceError(f"layer {self.name}: found a scale not positive and finite")
@@ -66,7 +67,7 @@ class BalancedLayer(LayerState):
                 )
 
     def set_balance(self, balance: LayerBalance) -> None:
-        """Balance the input from now on; the weight is taken to be balanced already.
+        """Balance the input in every call; the weight must be balanced already.
 
         Raises:
             QuantFaceError: see ``check_balance``.

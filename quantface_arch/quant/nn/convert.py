@@ -34,10 +34,11 @@ __all__ = [
     "restore_float",
 ]
 
-# Exact float type → quantized type. Subclasses are left alone: they may compute something else.
+# This maps exact float types to quantized types. Subclasses are not converted, because they may
+# compute something else.
 TABLE: dict[type[nn.Module], type[QuantLayer]] = {}
 
-# Names of layers → (bits of the weight, bits of the input).
+# A bit map maps a layer's name to (bits of the weight, bits of the input).
 BitMap = Mapping[str, tuple[int, int]]
 
 
@@ -45,7 +46,7 @@ def register(float_type: type[nn.Module], quant_type: type[QuantLayer]) -> None:
     """Make ``convert`` replace layers of exactly ``float_type``.
 
     Raises:
-        QuantFaceError: the type is taken.
+        QuantFaceError: the type is registered already.
     """
     if float_type in TABLE:
         raise QuantFaceError(
@@ -60,14 +61,13 @@ register(nn.Conv2d, QuantConv2d)
 
 
 def convert(model: nn.Module, recipe: Recipe, bits: BitMap | None = None) -> ConversionReport:
-    """Replace, in place, the layers that a recipe names; none is calibrated yet.
+    """Replace the layers that a recipe selects, in place, by layers that are not calibrated yet.
 
-    Matrices outside of layers are reported where they hold more than 1 % of the parameters.
-
-    A module that occurs under several names is replaced under all of them and listed by the first.
+    Matrices outside of layers are reported if they hold more than 1 % of the parameters. A module
+    that occurs under several names is replaced under all of them and listed under the first.
 
     Args:
-        bits: widths of exactly the layers that the recipe names, instead of the recipe's.
+        bits: bit widths of exactly the layers that the recipe selects, instead of the recipe's.
 
     Raises:
         QuantFaceError: a pattern of the recipe matches no layer, no layer is left to convert, or
@@ -99,7 +99,7 @@ def convert(model: nn.Module, recipe: Recipe, bits: BitMap | None = None) -> Con
 def _choose(
     layers: Mapping[str, nn.Module], recipe: Recipe
 ) -> tuple[dict[str, tuple[int, int]], list[SkippedLayer]]:
-    """Return the bit widths of the layers that a recipe quantizes, and the other layers."""
+    """Return the bit widths of the layers that a recipe quantizes, and a list of the others."""
     chosen: dict[str, tuple[int, int]] = {}
     skipped = []
     for name, module in layers.items():
@@ -115,12 +115,12 @@ def _choose(
 
 
 def convert_layers(model: nn.Module, recipe: Recipe, bits: BitMap) -> None:
-    """Replace exactly the layers of a bit map, in place, with the recipe's quantizers.
+    """Replace exactly the layers of a bit map, in place, by layers with the recipe's quantizers.
 
     ``model.quant_recipe`` keeps the recipe for the checkpoint.
 
     Raises:
-        QuantFaceError: a name that is no layer of the model, or one that cannot be quantized.
+        QuantFaceError: a name is no layer of the model, or a layer cannot be quantized.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     layers: dict[nn.Module, QuantLayer] = {}
@@ -145,9 +145,10 @@ def convert_layers(model: nn.Module, recipe: Recipe, bits: BitMap) -> None:
 
 
 def _refuse_plain_saving(model: nn.Module) -> None:
-    """Make the ``save_pretrained`` of modules with quantized layers refuse.
+    """Make ``save_pretrained`` of modules with quantized layers raise QuantFaceError.
 
-    It would write unrounded weights under the names of plain layers, which load as another network.
+    It would write unrounded weights under the names of float layers, so that another network would
+    be loaded.
     """
     for module in model.modules():
         has_method = callable(getattr(module, "save_pretrained", None))
@@ -165,23 +166,23 @@ def _refused(*_: Any, **__: Any) -> None:
 def _leave_fast_path(model: nn.Module) -> None:
     """Make torch's transformer encoders call their quantized layers.
 
-    In evaluation mode they would otherwise hand the layers' weights to one fused function, which
-    knows nothing of quantizers, balancing and branches. Encoders without quantized layers stay as
-    they are.
+    In evaluation mode, encoders would otherwise pass the layers' weights to one fused function,
+    which ignores quantizers, balancing and branches. Encoders without quantized layers are not
+    changed.
     """
     for module in model.modules():
         if not any(isinstance(part, QuantLayer) for part in module.modules()):
             continue
         if isinstance(module, nn.TransformerEncoderLayer):
-            # The layer takes its fused path for the activations 1, ReLU, and 2, GELU, alone.
+            # The layer takes its fused path only for the activations 1 (ReLU) and 2 (GELU).
             module.activation_relu_or_gelu = 0
         elif isinstance(module, nn.TransformerEncoder):
-            # Only the fused path can take nested tensors.
+            # Only the fused path supports nested tensors.
             module.use_nested_tensor = False
 
 
 def restore_float(model: nn.Module, layer: QuantLayer) -> None:
-    """Put the float layer back in the place of one that is neither balanced nor quantized."""
+    """Replace a layer that is neither balanced nor quantized by its float layer."""
     float_type = next(kind for kind, quant_type in TABLE.items() if quant_type is type(layer))
     module = float_type(**layer.geometry(layer), device="meta")
     module.weight = layer.weight
@@ -198,7 +199,7 @@ def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 
 def _checked_map(bits: BitMap, wanted: BitMap) -> dict[str, tuple[int, int]]:
-    unknown = " is none that the recipe quantizes"
+    unknown = " is not one that the recipe quantizes"
     return in_order(bits, wanted, "bit map", unknown, " is missing; the recipe quantizes it")
 
 

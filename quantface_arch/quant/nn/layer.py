@@ -1,4 +1,4 @@
-"""What quantized layers have in common: balancing, quantizers of weight and input, a branch."""
+"""The base class of quantized layers: balancing, quantizers of weight and input, a branch."""
 
 from __future__ import annotations
 
@@ -28,51 +28,54 @@ Layer = TypeVar("Layer", bound="QuantLayer")
 
 
 class QuantLayer(BalancedLayer):
-    """What quantized layers have in common; stands before torch's class among the bases.
+    """The base class of quantized layers; subclasses list it before torch's class.
 
-    y = Q_a(x̂) Q_w(R)ᵀ + x̂ Lᵀ + b with x̂ the balanced input, L the two branches together and R what
-    they leave of the balanced weight (QuantFace, arXiv 2506.00820, QD-LoRA).
+    y = Q_a(x̂) Q_w(R)ᵀ + x̂ Lᵀ + b, where x̂ is the balanced input, L the sum of the two branches
+    and R the rest of the balanced weight (QuantFace, arXiv 2506.00820, QD-LoRA).
 
-    ``bias`` keeps its name. ``weight`` is the float weight, balanced by ``apply_balance``; once
-    quantized it holds the values that the integers of R read back as, so that the layer runs by
-    torch's own product (simulated: low-bit values in floating point, no speed-up). The buffers are
-    float32:
+    ``bias`` keeps its name. ``weight`` is the float weight, balanced by ``apply_balance``. Once
+    quantized, it holds the dequantized values of R, so that the layer runs by torch's own product.
+    This simulates low-bit values in floating point, with no speed-up. The buffers are float32:
 
-    - ``weight_scale``, ``weight_zero_point``: of the weight's grid, see ``ranges.steps_shape``.
-    - ``act_scale``, ``act_zero_point``: scalars, of the grid of the balanced input; of no meaning
-      where ranges are dynamic.
-    - ``act_low``, ``act_high``: scalars, range of the layer's input as it arrives.
+    - ``weight_scale``, ``weight_zero_point``: the weight's grid, see ``ranges.steps_shape``.
+    - ``act_scale``, ``act_zero_point``: scalars, the grid of the balanced input; unused if the
+      ranges are dynamic.
+    - ``act_low``, ``act_high``: scalars, the range of the layer's input before balancing.
     - ``balance_multiplier``: (Cin,), diagonal part of the input's balancing; None without one.
 
-    Parameters beside torch's, None where absent:
+    These parameters are added to torch's; each is None if absent:
 
     - ``branch_down`` (r, Cin, ...) and ``branch_up`` (Cout, r): factors of L.
     - ``act_bounds`` (2,): logarithms of the factors by which training moved the grid's two ends;
-      (1,): of both alike.
-    - ``act_offset`` (Cin,): what is taken from the balanced input's channels before it is rounded,
-      and added again after (learned, see ``weight_trainers``).
+      with the shape (1,), one factor for both ends.
+    - ``act_offset`` (Cin,): a learned offset per channel that is subtracted from the balanced input
+      before rounding and added again after it, see ``weight_trainers``.
 
-    ``tuner``, while weights are trained, gives the weight in place of ``weight``.
+    While weights are trained, ``tuner`` computes the weight that is used instead of ``weight``.
 
-    ``observer``, when set, is shown every balanced input and the layer computes in floating point.
+    If ``observer`` is set, it is called with every balanced input, and the layer computes in
+    floating point.
     """
 
     @classmethod
     def geometry(cls, module: Any) -> dict[str, Any]:
-        """Return the arguments that torch's class builds a layer of this geometry from."""
+        """Return the arguments from which torch's class builds a layer of this geometry."""
         raise NotImplementedError
 
     @classmethod
     def empty_like(cls: type[Layer], module: Any) -> Layer:
-        """Return a layer of a float layer's geometry whose parameters hold no memory."""
+        """Return a layer of a float layer's geometry with parameters on the meta device."""
         return cls(**cls.geometry(module), device="meta")
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """torch's own product of this layer, with another weight of the same geometry."""
+        """Apply this layer's operation in torch with another weight of the same geometry."""
         raise NotImplementedError
 
     def columns(self, x: Tensor) -> Tensor:
-        """What the weight is multiplied by within an input, (positions, Cin·taps); no padding."""
+        """Return the vectors of an input that multiply the weight, (positions, Cin·taps).
+
+        Positions that need padding are left out.
+        """
         raise NotImplementedError
 
     @classmethod
@@ -83,12 +86,12 @@ class QuantLayer(BalancedLayer):
         activations: QuantSpec,
         name: str,
     ) -> Layer:
-        """The quantized counterpart, not calibrated yet, of a float layer.
+        """Return the quantized counterpart, not calibrated yet, of a float layer.
 
-        It takes over the layer's parameters themselves, not copies.
+        It shares the float layer's parameters; they are not copied.
 
         Args:
-            name: what messages call the layer.
+            name: the layer's name, for messages.
         """
         layer = cls.empty_like(module)
         layer.weight = cast("nn.Parameter", module.weight)
@@ -107,11 +110,11 @@ class QuantLayer(BalancedLayer):
 
     @property
     def rank(self) -> int:
-        """Rank of the two branches together."""
+        """Return the rank of the two branches together."""
         return 0 if self.branch_down is None else self.branch_down.shape[0]
 
     def forward(self, input: Tensor) -> Tensor:
-        """As torch's layer, on the balanced and quantized input, plus the branch.
+        """Run torch's layer on the balanced and quantized input, and add the branch.
 
         Raises:
             QuantFaceError: the layer is not calibrated.
@@ -133,39 +136,40 @@ class QuantLayer(BalancedLayer):
         return y if self.branch_down is None else y + self.branch(x)
 
     def balance_input(self, x: Tensor) -> Tensor:
-        """Return x̂, which a tuner may have changed, of x's shape."""
+        """Return x̂, of x's shape; during training, the tuner may change it."""
         x = super().balance_input(x)
         return x if self.tuner is None else self.tuner.input(self, x)
 
     def branch(self, x: Tensor) -> Tensor:
-        """x̂ Lᵀ."""
+        """Return x̂ Lᵀ, the output of both branches."""
         assert self.branch_down is not None and self.branch_up is not None
         return self.low_rank_product(x, self.branch_down, self.branch_up)
 
     def low_rank_product(self, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
-        """The layer's product to ``rank`` channels, then a pointwise one to Cout."""
+        """Apply the layer's operation with ``rank`` outputs, then a pointwise one with Cout."""
         taps = down.ndim - 2
         inner = self.product(x, down, None)
         return (F.linear, F.conv1d, F.conv2d)[taps](inner, up.view(*up.shape, *[1] * taps))
 
     def input_grid(self) -> tuple[Tensor, Tensor]:
-        """Scale and zero point of the balanced input's grid, bounds as trained so far."""
+        """Return the scale and zero point of the balanced input's grid, with trained bounds."""
         if self.act_bounds is None:
             return self.act_scale, self.act_zero_point
         spec = self.activation_spec
         qmin, qmax = grid(spec.bits, spec.symmetric)
         if spec.symmetric:
             return self.act_scale * self.act_bounds.mean().exp(), self.act_zero_point
-        # In steps of the grid as it was, so that bounds of 0 give that very grid.
+        # We compute in units of the calibrated scale, so that bounds of 0 give exactly its grid.
         ends = torch.stack((qmin - self.act_zero_point, qmax - self.act_zero_point))
         low, high = (ends * self.act_bounds.exp()).unbind()
         growth = (high - low) / (qmax - qmin)
         zero = qmin - low / growth
-        # Rounded straight through: zero must stay a level, for zero padding to stay zero.
+        # We round the zero point (with a straight-through gradient), because zero must stay a level
+        # for zero padding to stay zero.
         return self.act_scale * growth, zero + (zero.round() - zero).detach()
 
     def quantize_input(self, x: Tensor) -> Tensor:
-        """``x`` on the grid of the layer's input, with straight-through gradients."""
+        """Return ``x`` on the grid of the layer's input, with straight-through gradients."""
         spec = self.activation_spec
         offset = None if self.act_offset is None else self.per_channel(self.act_offset).to(x.dtype)
         x = x if offset is None else x - offset
@@ -175,7 +179,7 @@ class QuantLayer(BalancedLayer):
         else:
             steps = self.input_grid()
         x = fake_quantize(x, *steps, *grid(spec.bits, spec.symmetric))
-        # Before the product, so that zero padding stays zero.
+        # We add the offset before the product, so that zero padding stays zero.
         return x if offset is None else x + offset
 
     def add_branch(
@@ -185,13 +189,13 @@ class QuantLayer(BalancedLayer):
         seed: int = 0,
         factors: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """Split the weight: its ``svd`` leading singular vectors go to branch 1, the rest stays.
+        """Move the weight's ``svd`` leading singular vectors to branch 1.
 
-        Branch 2, of rank ``distill``, adds nothing until it is trained.
+        Branch 2, of rank ``distill``, adds zero until it is trained.
 
         Args:
-            seed: of branch 2's random factor.
-            factors: of branch 1, down and up, instead of the singular vectors.
+            seed: seed of branch 2's random factor.
+            factors: factors of branch 1, down and up, instead of the singular vectors.
         """
         if not svd + distill:
             return
@@ -202,16 +206,16 @@ class QuantLayer(BalancedLayer):
         self.set_branch(torch.cat((down, extra_down)), torch.cat((up, extra_up), dim=1))
 
     def set_branch(self, down: Tensor, up: Tensor) -> None:
-        """Take factors over: down (r, Cin, ...), up (Cout, r)."""
+        """Set the branches' factors: down (r, Cin, ...) and up (Cout, r)."""
         self.branch_down = nn.Parameter(down, requires_grad=False)
         self.branch_up = nn.Parameter(up, requires_grad=False)
 
     def per_weight(self, values: Tensor) -> Tensor:
-        """``weight_scale`` or ``weight_zero_point``, shaped to broadcast against the weight."""
+        """Reshape ``weight_scale`` or ``weight_zero_point`` to broadcast against the weight."""
         return per_weight(values, self.weight, self.weight_spec)
 
     def on_weight_grid(self, weight: Tensor) -> Tensor:
-        """A weight of this layer's shape on the grid of ``weight_scale``, straight-through."""
+        """Return a weight of this layer's shape on its grid, with straight-through gradients."""
         spec = self.weight_spec
         steps = self.per_weight(self.weight_scale), self.per_weight(self.weight_zero_point)
         return fake_quantize(weight, *steps, *grid(spec.bits, spec.symmetric))
@@ -222,13 +226,13 @@ class QuantLayer(BalancedLayer):
     ) -> None:
         """Find the weight's range and replace the weight by its values on the grid.
 
-        The float parameter that was taken over stays as it was; the new one needs no gradient.
+        The float layer's own parameter is not changed; the new one needs no gradient.
 
         Args:
-            mean_square: float (channels,), of the balanced input; the ``importance`` of
-                ``weight_range``, which knows none for grouped channels.
+            mean_square: float (channels,), mean square of the balanced input, which becomes the
+                ``importance`` of ``weight_range``; it is ignored if channels are grouped.
             every: see ``weight_range``.
-            hessian: float (Cin·taps, Cin·taps), see ``gptq``; None: round to nearest.
+            hessian: float (Cin·taps, Cin·taps), see ``gptq``; None rounds to nearest.
         """
         spec = self.weight_spec
         importance = mean_square if self.groups == 1 else None
@@ -248,9 +252,9 @@ class QuantLayer(BalancedLayer):
 
     @torch.no_grad()
     def set_activation_range(self, low: float, high: float) -> None:
-        """Fix the grid of the balanced input from the range that it is to cover.
+        """Fix the grid of the balanced input from the range that it has to cover.
 
-        Without balancing this is the range of the input as it arrives, too.
+        Without balancing, this is also the range of the unbalanced input.
         """
         spec = self.activation_spec
         if self.balance.kind == "none":
@@ -262,7 +266,7 @@ class QuantLayer(BalancedLayer):
         self.act_zero_point.copy_(zero_point)
 
     def extra_repr(self) -> str:
-        """torch's description, then the widths and the state."""
+        """Return torch's description, then the bit widths, the state, balancing and rank."""
         bits = f"w{self.weight_spec.bits}a{self.activation_spec.bits}"
         method = f"balance={self.balance.kind}, rank={self.rank}"
         return f"{super().extra_repr()}, {bits}, {self.state.value}, {method}"

@@ -1,4 +1,4 @@
-"""What a quantized layer consists of, and how its ``state_dict`` is saved and taken over."""
+"""The attributes of a quantized layer, and how they are saved to and loaded from a state_dict."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["LayerState", "State"]
 
 
-# Tensors that a layer may have or not: a buffer, then parameters.
+# A layer may lack these tensors. The first is a buffer, the others are parameters.
 OPTIONAL = ("balance_multiplier", "branch_down", "branch_up", "act_bounds", "act_offset")
 
 
@@ -32,7 +32,7 @@ class State(Enum):
 
 
 class LayerState(nn.Module):
-    """Attributes of a quantized layer, described at ``QuantLayer``, and their ``state_dict``."""
+    """The attributes of a quantized layer, see ``QuantLayer``, and their ``state_dict``."""
 
     name: str
     weight_spec: QuantSpec
@@ -57,7 +57,7 @@ class LayerState(nn.Module):
     groups: int = 1
 
     def reset_quantization(self) -> None:
-        """Drop balancing, branches and trained bounds; the weight stays as it is."""
+        """Remove balancing, branches and trained bounds; the weight is not changed."""
         self.balance = LayerBalance()
         self.register_buffer(OPTIONAL[0], None)
         for parameter in OPTIONAL[1:]:
@@ -65,14 +65,15 @@ class LayerState(nn.Module):
 
     @property
     def channels(self) -> int:
-        """Channels of the input."""
+        """Return the number of channels of the input."""
         return self.weight.shape[1] * self.groups
 
     def get_extra_state(self) -> Tensor:
-        """State, widths and rotation, int64 (4 + 2·segments,): ``state_dict`` holds tensors only.
+        """Return state, bit widths and rotation as a tensor, int64 (4 + 2·segments,).
 
-        With the buffers and parameters this is all of the layer: a state loads into a layer that
-        was converted alike, balanced and branched or not.
+        It is a tensor because a ``state_dict`` holds tensors only. Together with the buffers and
+        parameters it describes the whole layer, so a ``state_dict`` loads into any layer of the
+        same bit widths, even if only one of the two is balanced or has branches.
         """
         place = list(State).index(self.state)
         bits = (self.weight_spec.bits, self.activation_spec.bits)
@@ -80,17 +81,17 @@ class LayerState(nn.Module):
         return torch.tensor((place, *bits, self.balance.seed, *segments))
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take the state over.
+        """Restore the state that ``get_extra_state`` returned.
 
         Raises:
-            QuantFaceError: it was saved from a layer of other widths.
+            QuantFaceError: the state was saved from a layer of other bit widths.
         """
         place, weight_bits, activation_bits, seed, *numbers = state.tolist()
         found = [weight_bits, activation_bits]
         wanted = [self.weight_spec.bits, self.activation_spec.bits]
         if found != wanted:
             raise QuantFaceError(
-                f"layer {self.name}: found weights and inputs of {found} bits, wanted are {wanted}"
+                f"layer {self.name}: found weights and inputs of {found} bits, expected {wanted}"
             )
         self.state = list(State)[place]
         segments = tuple(zip(numbers[::2], numbers[1::2], strict=True))
@@ -107,7 +108,8 @@ class LayerState(nn.Module):
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         if prefix + "act_scale" not in state_dict:
-            # Weights of the float network: everything else stays, but calibration is void.
+            # These are weights of the float network. The specs and buffers stay, but the layer has
+            # to be calibrated anew.
             self.state = State.CALIBRATING
             self.reset_quantization()
             for key, value in self.named_buffers(recurse=False):
@@ -117,7 +119,7 @@ class LayerState(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _take_shapes(self, state_dict: Mapping[str, Any], prefix: str) -> None:
-        """Have exactly those optional tensors, of those shapes, that a state holds."""
+        """Give the layer exactly the optional tensors of a state, with the same shapes."""
         for key in OPTIONAL:
             value = state_dict.get(prefix + key)
             own = getattr(self, key)

@@ -1,4 +1,4 @@
-"""Quantized layers: torch's own, balanced, with quantizers on weight and input, and a branch."""
+"""Quantized linear and convolution layers, each derived from torch's own class."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class QuantLinear(QuantLayer, nn.Linear):
 
 
 class _QuantConv(QuantLayer):
-    """What quantized convolutions of any number of dimensions share."""
+    """The base class of quantized convolutions with any number of dimensions."""
 
     _conv_forward: Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -66,7 +66,7 @@ class QuantConv2d(_QuantConv, nn.Conv2d):
 
 
 def _windows(x: Tensor, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> Tensor:
-    """What a kernel sees at each of its places within x; a smaller x is filled with zeros."""
+    """Return what a kernel covers at each position within x; a smaller x is padded with zeros."""
     x = x.unsqueeze(0) if x.ndim == 3 else x
     spans = [step * (size - 1) + 1 for size, step in zip(kernel, dilation, strict=True)]
     height, width = (max(0, span - side) for span, side in zip(spans, x.shape[-2:], strict=True))
@@ -75,5 +75,5 @@ def _windows(x: Tensor, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> T
 
 
 def quant_layers(model: nn.Module) -> Iterator[QuantLayer]:
-    """All quantized layers of a model, in the order of registration, each once."""
+    """Return all quantized layers of a model, each once, in the order of registration."""
     return (module for module in model.modules() if isinstance(module, QuantLayer))

@@ -1,4 +1,4 @@
-"""What conversion did to every layer of a network, as a table that names what was left out."""
+"""The report of a conversion: a table of all converted layers and of all that were left out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from quantface_arch.quant.config.recipe import Recipe
 
 __all__ = ["ConversionReport", "ConvertedLayer", "SkippedLayer", "float_groups"]
 
-# What stays in floating point is named from this share of the network's parameters or of its
+# The report names a float module if it holds more than this share of the network's parameters or
 # multiply-accumulates.
 NOTABLE = 0.01
 IDLE = "calibration never reached it: it is unused, or another module reads its weight directly"
@@ -20,7 +20,7 @@ BY_CHOICE = ("excluded by the recipe", "not included by the recipe")
 
 @dataclass(frozen=True)
 class ConvertedLayer:
-    """A layer that was replaced: its name, float type, widths and number of parameters."""
+    """A layer that was replaced: its name, float type, bit widths and number of parameters."""
 
     name: str
     kind: str
@@ -44,13 +44,13 @@ class ConversionReport:
     """What was quantized and what was not; ``str(report)`` is a table.
 
     Attributes:
-        recipe: the one that was asked for.
+        recipe: the recipe of the conversion.
         converted: the layers that were quantized.
-        skipped: what stays in floating point: layers, and modules with matrices of their own that
+        skipped: layers that stay in floating point, and modules with matrices of their own that
             hold more than 1 % of the network's parameters or multiply-accumulates.
-        total: parameters of the network.
-        notes: a line for everything that the recipe asked for and a layer cannot have.
-        macs: share of the multiply-accumulates of modules in ``skipped``, where they were counted.
+        total: number of parameters of the network.
+        notes: a line for everything that the recipe asked for but a layer cannot have.
+        macs: share of the network's multiply-accumulates by module, if they were counted.
     """
 
     recipe: Recipe
@@ -62,12 +62,12 @@ class ConversionReport:
 
     @property
     def bits(self) -> dict[str, tuple[int, int]]:
-        """Bits of weight and input of every converted layer, by name."""
+        """Return the bit widths of weight and input of every converted layer, by name."""
         return {layer.name: (layer.weight_bits, layer.activation_bits) for layer in self.converted}
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A line for every idle layer, large float part and unmet wish that nobody asked for."""
+        """Return a line for every idle layer, every unwanted large float part and every note."""
         lines = [
             f"{layer.name} ({layer.kind}) stays in floating point, {self._size(layer)}: "
             f"{layer.reason}"
@@ -106,7 +106,7 @@ class ConversionReport:
         )
 
     def summary(self) -> str:
-        """Return one line: how many layers stand at which width."""
+        """Return a line that says how many layers have which bit widths."""
         counts: dict[str, int] = {}
         for layer in self.converted:
             width = f"w{layer.weight_bits}a{layer.activation_bits}"
@@ -144,10 +144,10 @@ class ConversionReport:
 
 
 def float_groups(model: nn.Module) -> list[SkippedLayer]:
-    """Return every module that holds matrices which are not the ``weight`` of a layer.
+    """Return every module that holds matrices other than the ``weight`` of a layer.
 
-    Among them are attention with its input projections in one, recurrent layers, layers whose
-    weight is computed by spectral or weight norm, and whatever calls functions with parameters.
+    Among them are attention with fused input projections, recurrent layers, layers whose weight is
+    computed by spectral or weight norm, and modules that pass parameters to functions.
     """
     modules = dict(model.named_modules())
     groups = []
@@ -174,4 +174,4 @@ def _reason(matrices: list[str]) -> str:
         return "its weight is computed by spectral norm; torch.nn.utils.remove_spectral_norm helps"
     if "weight_v" in matrices:
         return "its weight is computed by weight norm; torch.nn.utils.remove_weight_norm helps"
-    return f"its {', '.join(matrices)}: read by functions, where only layers are quantized"
+    return f"its {', '.join(matrices)} is used by functions; only layers are quantized"

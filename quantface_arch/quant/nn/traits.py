@@ -28,10 +28,10 @@ class NetworkTraits:
             image to that output. Runtimes replace such submodules by constants.
         parts: names of the methods that runtimes compile one by one, in the order in which they
             run. Each must be a function of tensors alone.
-        side_step: both sides of the images that ``forward`` takes are multiples of it.
+        side_step: both sides of the images that ``forward`` takes must be multiples of it.
         input_range: smallest and largest value of the images that ``forward`` takes.
-        arch_options: the options from which the network was built, ``type`` included. Empty where
-            they are unknown.
+        arch_options: the options from which the network was built, ``type`` included. Empty if they
+            are unknown.
         quant_recipe: the recipe by which the layers were converted, None for a float network.
     """
 
@@ -49,12 +49,12 @@ _NAMES = tuple(trait.name for trait in fields(NetworkTraits))
 
 
 def traits_of(net: nn.Module) -> NetworkTraits:
-    """Return the traits of a network, with the default of each that it does not state."""
+    """Return the traits of a network, with defaults for those that it does not state."""
     return NetworkTraits(**{name: getattr(net, name) for name in _NAMES if hasattr(net, name)})
 
 
 def set_traits(net: nn.Module, **traits: Any) -> None:
-    """Set traits of a network, which it states from then on.
+    """Set traits of a network as attributes.
 
     Raises:
         AttributeError: there is no such trait.

@@ -12,8 +12,8 @@ from quantface_arch.quant.checkpoint.builder import Build
 
 __all__ = ["load", "missing"]
 
-# The least compute capability, that of Ampere. Triton then multiplies int8, and the GPU has
-# bfloat16.
+# Ampere has this compute capability. It is the first generation that has bfloat16 and on which
+# Triton multiplies int8.
 CAPABILITY = (8, 0)
 
 

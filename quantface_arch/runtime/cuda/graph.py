@@ -17,10 +17,10 @@ from quantface_arch.utils.lru import LRUCache
 
 __all__ = ["GraphedPart", "keep_layout"]
 
-# The number of shapes whose graphs are kept. Each holds the memory of a run.
+# The graphs of this many shapes are kept. Each holds the memory of a run.
 SHAPES = 2
-# The number of runs before a capture. Kernels are compiled and libraries choose their algorithms in
-# them.
+# A method runs this many times before it is captured. In these runs, kernels are compiled and
+# libraries choose their algorithms.
 WARM_UP = 3
 
 
@@ -73,7 +73,7 @@ class GraphedPart:
         self, name: str, method: Callable[..., Any], dtype: torch.dtype, graphed: bool
     ) -> None:
         self.name, self.method, self.dtype, self.graphed = name, method, dtype, graphed
-        # A graph reads and writes the same tensors in every run.
+        # A graph reads and writes the same tensors in every run, so threads take turns.
         self._lock = threading.Lock()
         self.captured: LRUCache[Captured] = LRUCache(SHAPES)
 

@@ -17,12 +17,12 @@ from triton.testing import do_bench
 
 __all__ = ["BLOCKS", "affine_kernel", "product_kernel", "sums_kernel", "tuned_product_kernel"]
 
-# The numbers of positions, outputs and channels that a program takes at a time.
+# These name how many positions, outputs and channels a program takes at a time.
 BLOCKS = ("BLOCK_M", "BLOCK_N", "BLOCK_K")
 # TRIED is the number of configurations that are compiled and timed for a size of product. With
 # fewer than BUSY programs most of a GPU would be idle.
 TRIED, BUSY = 3, 64
-# The order is from wide configurations, which read least, to narrow ones.
+# Configurations are ordered from wide ones, which read the least memory, to narrow ones.
 CONFIGS = [
     triton.Config(dict(zip(BLOCKS, blocks, strict=True)), num_warps=warps, num_stages=stages)
     for *blocks, warps, stages in (
@@ -48,7 +48,8 @@ def _blocks_fit(facts: dict[str, Any]) -> bool:
     return _stored(facts) % facts["BLOCK_K"] == 0
 
 
-# Triton makes no special code where these sizes are 1 or multiples of 16. It would not be faster.
+# Triton must not specialize its code for values of these sizes that are 1 or multiples of 16,
+# because the code would be no faster.
 SIZES = ["rows", "height", "width", "out_height", "out_width"]
 SIZES += ["stride_h", "stride_w", "dilation_h", "dilation_w"]
 
@@ -118,7 +119,7 @@ def product_kernel(
         down, right = tap // TAPS_W * dilation_h, tap % TAPS_W * dilation_w
         pixel = corner + ((down * width + right) * channels + first)
         b = weights + (tap * stored + first)
-        # Where blocks fit there are no masks: masks cost work, and loads without them are copied
+        # Blocks that fit need no masks. Masks cost work, and loads without them are copied
         # directly.
         if EVEN_K:
             a = tl.load(pixel)
@@ -249,8 +250,8 @@ def _seconds(call: Callable[[], None], quantiles: list[float]) -> Any:
     return do_bench(call, warmup=5, rep=20, quantiles=quantiles)
 
 
-# The kernel with the fastest configuration for each size of product. It is measured when a size
-# first occurs, and kept on disk.
+# This kernel uses the fastest configuration for each size of product. Configurations are timed when
+# a size first occurs, and the result is kept on disk.
 tuned_product_kernel = triton.autotune(
     CONFIGS,
     key=["rows", "outputs", "channels", "out_width", "stride_h", "TAPS", "PACKED"],

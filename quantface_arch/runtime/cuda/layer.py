@@ -12,11 +12,11 @@ from quantface_arch.runtime.lowering import LoweredLayer
 
 __all__ = ["LONGEST", "CudaLayer", "SingleLayer", "obstacle"]
 
-# A convolution with fewer input channels has its taps made channels and padded to a multiple of
-# this. Tensor cores take no fewer channels.
+# If a convolution has fewer input channels than this, its taps become channels, which are padded to
+# a multiple of this. Tensor cores need at least that many channels.
 NARROW = 16
 
-# The number of products of an 8-bit level and an 8-bit weight whose sum always fits into 32 bits.
+# The sum of this many products of an 8-bit level and an 8-bit weight always fits into 32 bits.
 LONGEST = 2**31 // (255 * 128)
 
 
@@ -55,7 +55,7 @@ class CudaLayer(nn.Module):
     it is a separate product.
 
     Args:
-        lowered: a layer for which ``obstacle`` returns None. Its rotation is taken over.
+        lowered: a layer for which ``obstacle`` returns None. Its rotation is reused.
         dtype: the type of inputs, rotation and branch.
     """
 
@@ -78,7 +78,7 @@ class CudaLayer(nn.Module):
         vars(self)["geometry"] = lowered.geometry
         self.window, self.padding = _window(lowered.geometry)
         self.taps = -1 - lowered.geometry.channel_axis
-        # The difference between a level and the int8 number that stores it.
+        # A level less this offset is the int8 number that stores the level.
         offset = integer.limits[0] + 128
         zero = integer.zero_point - offset
         self._keep("stored_zero", torch.tensor(zero), torch.float32)
@@ -146,8 +146,8 @@ def _window(layer: QuantLayer) -> tuple[ops.Window | None, list[int]]:
     """Return a convolution's taps, None for a linear layer, and its padding for ``F.pad``."""
     if not isinstance(layer, QuantConv1d | QuantConv2d):
         return None, []
-    # torch resolves padding given as a string, too. The order is left, right and, for two sides,
-    # top, bottom.
+    # torch also resolves padding that is given as a string. The order is left, right and, for
+    # images, top, bottom.
     padding = list(layer._reversed_padding_repeated_twice)
     sizes = (layer.kernel_size, layer.stride, layer.dilation)
     kernel, stride, dilation = ((1, *size)[-2:] for size in sizes)

@@ -66,7 +66,7 @@ def with_kernels(network: nn.Module, device: torch.device, dtype: torch.dtype) -
         elif isinstance(module, nn.GroupNorm):
             replace_module(network, module, FusibleGroupNorm(module))
     _cast(network, dtype)
-    # No overload of torch's annotations has a device beside a memory format.
+    # No overload in torch's annotations has both a device and a memory format.
     network.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     for name in traits_of(network).parts:
         # An instance attribute takes precedence over the method of the class.

@@ -55,8 +55,8 @@ def _group_affine(x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon:
     """Return factors and offsets, float32 (2, N, C), of x (N, C, ...).
 
     It is fastest with channels last in memory. The variance is the mean of squares minus the
-    squared mean. Where the mean exceeds the deviation by some digits, that loses twice as many
-    digits.
+    squared mean. If the mean exceeds the standard deviation by some digits, this loses twice as
+    many digits.
     """
     last = x.movedim(1, -1).contiguous()
     images, channels, positions = len(x), x.shape[1], math.prod(x.shape[2:])

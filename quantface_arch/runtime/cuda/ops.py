@@ -29,7 +29,7 @@ __all__ = [
     "tiles",
 ]
 
-# The integers that half a byte holds.
+# Half a byte holds the integers in this range.
 NIBBLE = (-8, 7)
 # A GPU should run ENOUGH programs, each with at least WORTH blocks. A product with fewer programs
 # is split along its sums.

@@ -20,9 +20,9 @@ from quantface_arch.utils.lru import LRUCache
 
 __all__ = ["WEIGHT", "CompiledPart", "integer_products"]
 
-# The number of shapes that stay compiled. Each holds a copy of the weights.
+# This many shapes stay compiled. Each holds a copy of the weights.
 SHAPES = 2
-# The names of a lowered layer's weight and product in the compiled graph.
+# These match the names of a lowered layer's weight and product in the compiled graph.
 WEIGHT = re.compile(r"self\.network\.(.+)\.integer\.weight")
 PRODUCTS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 PRODUCT = re.compile(r"__module\.network\.([^,]+?)\.integer/aten::(?:_convolution|linear)")
@@ -43,8 +43,8 @@ class CompiledPart:
         self.path, self.frugal = path, frugal
         self.options: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            # Otherwise every process binds its threads to the first cores, and several processes
-            # share them.
+            # With pinning, every process would bind its threads to the first cores, and several
+            # processes would share them.
             "ENABLE_CPU_PINNING": False,
         }
         if exact:

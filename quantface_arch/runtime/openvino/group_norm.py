@@ -18,8 +18,8 @@ from openvino import opset13 as ops
 
 __all__ = ["keep_in_float32", "spread_group_norms"]
 
-# Marks the names of nodes that must be computed in float32 whatever the precision of the rest. A
-# variance is a small difference of large sums.
+# This marks the names of nodes that must be computed in float32 whatever the precision of the rest,
+# because a variance is a small difference of large sums.
 FLOAT32 = "/float32/"
 LAYER = re.compile(rf'<layer [^>]*name="[^"]*{FLOAT32}[^"]*"[^>]*>(?:\s*<data [^>]*/>)?')
 # Only OpenVINO's files can express this. The Python interface has no such attribute.
@@ -49,7 +49,7 @@ def _spread(node: openvino.Node) -> None:
     channels = affine[0].get_shape()[0]
     by_group = [groups, channels // groups]
     gamma, beta = (ops.reshape(found, [1, *by_group], False) for found in affine)
-    # Statistics of every channel, (N, C, 1, 1), and of every group, (N, groups, 1).
+    # The statistics of channels are (N, C, 1, 1), those of groups are (N, groups, 1).
     means, roots = ops.reduce_mean(x, [2, 3], True), ops.reduce_l2(x, [2, 3], True)
     mean = ops.reduce_mean(ops.reshape(means, [0, *by_group], True), [2], True)
     root = ops.reduce_l2(ops.reshape(roots, [0, *by_group], True), [2], True)

@@ -1,4 +1,4 @@
-"""Memory that is no longer needed is returned to the system, where the system allows it."""
+"""Return memory that is no longer needed to the system, where the system supports it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 __all__ = ["forgetting_pages", "return_freed"]
 
-# Seconds between two rounds. Weights are copied at about 0.2 GB a second.
+# Two rounds are this many seconds apart. Weights are copied at about 0.2 GB a second.
 PAUSE = 0.05
-# The advice to madvise that drops pages. They are read from the file again when needed.
+# This advice to madvise drops pages. They are read from the file again when needed.
 DONTNEED = 4
 
 

@@ -24,7 +24,7 @@ __all__ = ["has_vnni", "load_network"]
 
 # Raise this number when the traced graph changes, so that older files are not used.
 VERSION = 3
-# A network with more bytes of weights holds no other memory between two runs of a part.
+# A network with more bytes of weights than this holds nothing but them between two runs of a part.
 LARGE = 2**28
 
 

@@ -1,4 +1,4 @@
-"""The conversion of a lowered torch network to OpenVINO's representation, part by part."""
+"""Convert a lowered torch network to OpenVINO's representation, part by part."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from quantface_arch.runtime.parts import (
     example_image,
     lowered_network,
     only,
+    other_image,
     record,
 )
+from quantface_arch.runtime.sizes import check_sizes, inputs_at_another_size
 from quantface_arch.utils.files import atomic_path
 from quantface_arch.utils.progress import progress_bar
 
@@ -37,19 +39,23 @@ def trace_checkpoint(path: Path, build: Build, lowering: Lowering, folder: Path)
 
     Returns:
         ``exact``: whether everything except integer products must be computed in float32, because
-        the network stands for the reference.
+        the network has to match the reference.
 
     Raises:
-        QuantFaceError: see ``load_checkpoint`` and ``Lowering``; or OpenVINO lacks an operator.
+        QuantFaceError: see ``load_checkpoint``, ``Lowering`` and ``check_sizes``; or OpenVINO
+            lacks an operator.
     """
     network = lowered_network(path, build, lowering)
     recorded, layers = record(network), lowered_layers(network)
+    others = inputs_at_another_size(network)
     for name in progress_bar(
         traits_of(network).parts, desc=f"compiling {path.stem}, once", unit="part"
     ):
         inputs, called = recorded[name]
+        part = Part(network, name)
         with only(network, called):
-            model = converted(Part(network, name), inputs, path)
+            check_sizes(part, inputs, others.get(name), path)
+            model = converted(part, inputs, path)
         save(rearranged(model, layers, lowering), folder / f"{name}.xml")
     return {"exact": is_exact(layers)}
 
@@ -62,7 +68,9 @@ def write_openvino(path: Path, build: Build, lowering: Lowering, target: Path) -
         QuantFaceError: see ``trace_checkpoint``; or the files cannot be written.
     """
     network = lowered_network(path, build, lowering)
-    model = converted(Whole(network), (example_image(network),), path)
+    image = example_image(network)
+    check_sizes(Whole(network), (image,), (other_image(network),), path)
+    model = converted(Whole(network), (image,), path)
     model = rearranged(model, lowered_layers(network), lowering)
     with atomic_path(target) as temporary:
         try:
@@ -82,7 +90,7 @@ def lowered_layers(network: nn.Module) -> dict[str, LoweredLayer]:
 
 
 def is_exact(layers: Mapping[str, LoweredLayer]) -> bool:
-    """Return whether such a network must match the reference outside integer products, too."""
+    """Return whether a network with these layers has to match the reference in all operations."""
     return not layers or not all(layer.folded for layer in layers.values())
 
 
@@ -107,13 +115,13 @@ def converted(part: Part, inputs: tuple[Tensor, ...], path: Path) -> openvino.Mo
     """Return OpenVINO's representation of a part, for inputs of any size that the network takes.
 
     Args:
-        path: the checkpoint's, for the message.
+        path: the checkpoint's path, for the message.
 
     Raises:
         QuantFaceError: OpenVINO lacks an operator.
     """
     with warnings.catch_warnings():
-        # torch warns of branches that depend on sizes. Tests cover other sizes.
+        # torch warns of sizes that become constants; ``check_sizes`` finds those that matter.
         warnings.simplefilter("ignore")
         try:
             return openvino.convert_model(part, example_input=inputs)

@@ -22,10 +22,10 @@ from quantface_arch.runtime.openvino.compiled import WEIGHT
 
 __all__ = ["merge_upsampling", "transposed_taps"]
 
-# The least number of input channels at which this pays. OpenVINO writes the results of integer
+# Merging pays from this number of input channels on. OpenVINO writes the results of integer
 # transposed convolutions in float32, which takes twice the memory.
 WIDE = 512
-# The attributes of a doubling by nearest neighbours.
+# A doubling by nearest neighbours has these attributes.
 DOUBLING = {
     "mode": "nearest",
     "shape_calculation_mode": "scales",
@@ -47,7 +47,7 @@ def transposed_taps(weight: NDArray[Any]) -> NDArray[Any]:
     """Return the transposed convolution that doubles and convolves at once.
 
     Args:
-        weight: (Cout, Cin, 3, 3), of the convolution after the doubling.
+        weight: (Cout, Cin, 3, 3), the weight of the convolution after the doubling.
 
     Returns:
         (Cin, Cout, 4, 4).
@@ -95,7 +95,7 @@ def _merge(
     if name is None or name[1] not in layers or inputs < WIDE or kernel != (3, 3):
         return
     taps = transposed_taps(constant.data.astype(np.int32))
-    # The factor by which the scale of each output channel grows.
+    # The scale of each output channel grows by this factor.
     growth = np.maximum(np.abs(taps).max((0, 2, 3), keepdims=True) / largest, 1).astype(np.float32)
     merged = ops.constant(np.rint(taps / growth).astype(np.int8))
     merged.set_friendly_name(constant.get_friendly_name())
@@ -112,7 +112,7 @@ def _merge(
 
 
 def _centred(rounding: openvino.Node, small: openvino.Output) -> openvino.Node:
-    """Return a symmetric rounding of the small image whose range covers the present one."""
+    """Return a symmetric rounding of the small image whose range covers the current one."""
     low, high = (float(rounding.input_value(place).get_node().data.min()) for place in (1, 2))
     scale = float(scale_and_zero_point(torch.tensor(low), torch.tensor(high), MAX_BITS, True)[0])
     ends = [np.float32(level * scale) for level in (-128, 127)] * 2

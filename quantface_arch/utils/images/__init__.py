@@ -1,4 +1,4 @@
-"""Image files: upright RGB with alpha, 16 bits, colours and metadata; read, resized, written.
+"""Read, resize and write images as upright RGB, with alpha, 16 bits, colours and metadata.
 
 The rest of the package sees only ``RGBImage`` and arrays.
 """

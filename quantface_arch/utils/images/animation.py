@@ -1,4 +1,4 @@
-"""Animations: GIF, and animated PNG, WebP and AVIF."""
+"""Read animations (GIF, PNG, WebP and AVIF), and write them as animated PNG."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from quantface_arch.utils.limits import MAX_PIXELS
 
 __all__ = ["Animation", "open_animation", "write_animation"]
 
-# What players show a frame for that has no duration, in ms.
+# Players show a frame without a duration for this many ms.
 _DEFAULT_DURATION = 100.0
 
 
@@ -57,7 +57,7 @@ class Animation:
             description = None
             for frame in ImageSequence.Iterator(file):
                 pixels = decode_8bit(frame)
-                # What a file says holds for all its frames.
+                # The description in a file holds for all its frames.
                 description = description or Description.of(frame, png)
                 yield (
                     description.image(*pixels),
@@ -66,10 +66,10 @@ class Animation:
 
 
 def open_animation(path: str | os.PathLike[str]) -> Animation | None:
-    """Read a file that holds several frames; None if it holds one image or cannot be read.
+    """Read a file of several frames; return None if it holds one image or cannot be read.
 
     Raises:
-        QuantFaceError: its frames have more than 100 megapixels together.
+        QuantFaceError: the frames have more than 100 megapixels together.
     """
     path = Path(path)
     try:
@@ -117,7 +117,7 @@ def write_animation(
         append_images=others,
         duration=[duration for _, duration in frames],
         loop=loops,
-        # Each frame takes the place of the one before, with its alpha.
+        # Each frame replaces the one before, including its alpha.
         disposal=0,
         blend=0,
     )

@@ -1,4 +1,4 @@
-"""The chunks of a PNG file, which hold what it says beside its pixels."""
+"""Read and insert the chunks of a PNG file, which hold its metadata besides its pixels."""
 
 from __future__ import annotations
 
@@ -47,6 +47,6 @@ def insert_chunks(data: bytes, chunks: Iterable[Chunk]) -> bytes:
 
 
 def text_chunk(keyword: str, text: str) -> Chunk:
-    """Return a chunk of UTF-8 text under a keyword of Latin-1."""
+    """Return a chunk of UTF-8 text under a Latin-1 keyword."""
     # The zeros end the keyword, mark the text as uncompressed, and leave its language open.
     return Chunk(b"iTXt", keyword.encode("latin-1") + b"\0\0\0\0\0" + text.encode())

@@ -1,4 +1,4 @@
-"""What an image file says about the colours of its pixels."""
+"""Apply what an image file says about its colours: profile, gamma and primaries."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from quantface_arch.utils.images.chunks import Chunk
 
 __all__ = ["apply_gamma", "color_chunks", "convert_gray", "gamma_of", "is_rgb_profile", "to_rgb"]
 
-_SPACE = slice(16, 20)  # of the header of a profile
+_SPACE = slice(16, 20)  # the colour space in the header of a profile
 _SPACES = {"L": b"GRAY", "LA": b"GRAY", "CMYK": b"CMYK"}
-# Chunks that make gAMA and cHRM void.
+# Each of these chunks makes gAMA and cHRM void.
 _STRONGER = {b"cICP", b"iCCP", b"sRGB"}
-# The value of a gAMA chunk, 100,000 times the exponent, that displays take for sRGB.
+# A gAMA chunk holds 100,000 times the exponent. Values within _SAME_GAMMA of this one are sRGB's.
 _DISPLAY_GAMMA = 45455
 _SAME_GAMMA = 500
 
@@ -29,9 +29,9 @@ def is_rgb_profile(profile: bytes | None) -> bool:
 def color_chunks(chunks: list[Chunk]) -> tuple[Chunk, ...]:
     """Return the chunks of a PNG file that say how its colours are displayed.
 
-    A profile is not among them. ``cICP`` goes before a profile, and that before ``sRGB``; ``gAMA``
-    and ``cHRM`` count only if there is none of these (PNG specification, third edition, 4.3). The
-    chunks that this function returns assume that :func:`apply_gamma` was called.
+    A profile is not among them. ``cICP`` takes precedence over a profile, and a profile over
+    ``sRGB``; ``gAMA`` and ``cHRM`` count only if there is none of these (PNG specification, third
+    edition, 4.3). The returned chunks assume that :func:`apply_gamma` was called.
     """
     kinds = {chunk.kind for chunk in chunks}
     if b"cICP" in kinds:
@@ -63,13 +63,13 @@ def apply_gamma(rgb: np.ndarray, gamma: float | None) -> np.ndarray:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of 8 bits per channel to RGB; colours are those of its profile.
+    """Convert an image of 8 bits per channel to RGB.
 
-    The values of RGB and of palettes stay as they are. Lab becomes sRGB, grey and CMYK too if they
-    have a profile of their own. A damaged profile counts as none, as in browsers.
+    RGB values and palettes do not change. Lab is converted to sRGB, and so are grey and CMYK if
+    they have a profile of their own. A damaged profile counts as none, as in browsers.
 
     Raises:
-        ValueError: Pillow cannot convert such an image.
+        ValueError: Pillow cannot convert images of this mode.
     """
     profile = image.info.get("icc_profile")
     if image.mode == "LAB":
@@ -97,5 +97,5 @@ def _to_srgb(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Imag
     result = ImageCms.profileToProfile(
         image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
     )
-    assert result is not None  # None is for conversions in place
+    assert result is not None  # only conversions in place return None
     return result

@@ -1,4 +1,4 @@
-"""What an image file says beside its pixels."""
+"""Read what an image file says besides its pixels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Description:
     """What a file says about its pixels: how they are turned, what they mean, and metadata.
 
     Attributes:
-        orientation: of EXIF.
+        orientation: the EXIF orientation.
         gamma: exponent of the values of a PNG, or None; see ``colors.gamma_of``.
         icc_profile, color_chunks, metadata: as in ``RGBImage``.
     """
@@ -56,7 +56,7 @@ class Description:
         )
 
     def image(self, rgb: np.ndarray, alpha: np.ndarray | None) -> RGBImage:
-        """Return pixels as stored in the file as an upright image."""
+        """Return the pixels of the file, given as stored, as an upright image."""
         return RGBImage(
             apply_gamma(upright(rgb, self.orientation), self.gamma),
             None if alpha is None else upright(alpha, self.orientation),

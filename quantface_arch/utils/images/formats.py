@@ -1,4 +1,4 @@
-"""The formats of image files that can be read, and their suffixes."""
+"""List the formats of image files that can be read, and their suffixes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from PIL import features
 
 __all__ = ["FORMATS", "FORMAT_NAMES", "SUFFIXES", "formats_here", "missing_decoder"]
 
-# Pillow's name of each format, and the suffixes of its files.
+# Each format has Pillow's name and the suffixes of its files.
 FORMATS = {
     "AVIF": frozenset({".avif", ".avifs"}),
     "BMP": frozenset({".bmp", ".dib"}),
@@ -32,7 +32,7 @@ def formats_here() -> tuple[str, ...]:
 
 
 def missing_decoder(suffix: str) -> str | None:
-    """Return how to make files with a suffix readable; None if they are, or the suffix is foreign.
+    """Return how to install the decoder that a suffix needs; None if no decoder is missing.
 
     Args:
         suffix: the suffix in lower case, with its dot.

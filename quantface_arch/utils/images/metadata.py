@@ -1,4 +1,4 @@
-"""Metadata of image files, as chunks of PNG: EXIF, XMP, texts and resolution."""
+"""Convert the metadata of image files to PNG chunks: EXIF, XMP, texts and resolution."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quantface_arch.utils.images.chunks import Chunk, text_chunk
 
 __all__ = ["metadata_chunks"]
 
-# Tags of EXIF that stay true of the restored image. Those of its size, its layout in the file, its
+# These EXIF tags stay true of the restored image. The tags of its size, its layout in the file, its
 # orientation and its thumbnail do not.
 _KEPT_TAGS = (
     0x010E,  # ImageDescription
@@ -41,13 +41,13 @@ _METERS_PER_INCH = 0.0254
 
 
 def metadata_chunks(image: Image.Image, chunks: list[Chunk]) -> tuple[Chunk, ...]:
-    """Return what a file says about its image, as chunks of PNG, with the image upright.
+    """Return the metadata of a file as PNG chunks, with the orientation of an upright image.
 
     Metadata that cannot be parsed is left out.
 
     Args:
         image: the opened file.
-        chunks: its chunks if it is a PNG file, else none.
+        chunks: its chunks if it is a PNG file, else an empty list.
     """
     found = [chunk for chunk in chunks if chunk.kind in _TEXT_CHUNKS and not _is_xmp(chunk)]
     for part in (_exif, _xmp, _comment, _resolution):

@@ -17,23 +17,23 @@ from quantface_arch.utils.limits import MAX_PIXELS
 __all__ = ["MAX_SCANS", "MIN_SIDE", "check_scans", "check_single", "frame_count", "opened"]
 
 MIN_SIDE = 16
-# Encoders write about ten scans.
+# Encoders write about ten scans. More only make decoding slow.
 MAX_SCANS = 100
-# The formats whose frames are shown one after the other.
+# The frames of these formats are shown one after the other.
 _ANIMATED = frozenset({"AVIF", "GIF", "PNG", "WEBP"})
 
 _JPEG_SCAN = b"\xff\xda"
 _TIFF_KIND = 0x00FE  # tag of a page's kind
-_REDUCED = 1  # flag of a page that shows another one smaller
+_REDUCED = 1  # flag of a page that is a smaller copy of another
 _PILLOW_LIMIT = threading.Lock()
 
 
 @contextmanager
 def opened(path: Path, file: BinaryIO, max_side: int | None = None) -> Iterator[Image.Image]:
-    """Open an image and check its size; what fails inside the block names the file, too.
+    """Open an image and check its size; errors inside the block name the file, too.
 
     Args:
-        path: what error messages name.
+        path: path of the file, for error messages.
         file: the file's bytes.
         max_side: the greatest length of the longer side in pixels, or None for no such limit.
 
@@ -68,7 +68,7 @@ def check_single(path: Path, image: Image.Image) -> None:
     Further images of a JPEG, such as its gain map, and smaller copies in a TIFF do not count.
 
     Raises:
-        QuantFaceError: it is an animation or has several pages.
+        QuantFaceError: the file is an animation or has several pages.
     """
     frames = frame_count(image)
     if frames > 1:
@@ -84,9 +84,10 @@ def check_single(path: Path, image: Image.Image) -> None:
 def check_scans(path: Path, data: bytes, image: Image.Image) -> None:
     """Check that a JPEG has no more scans than encoders write.
 
+    Decoding a scan passes over the whole image, however few bytes the scan has.
+
     Raises:
-        QuantFaceError: it has more than ``MAX_SCANS``. Each passes over the whole image, however
-            few bytes it has.
+        QuantFaceError: the file has more than ``MAX_SCANS`` scans.
     """
     scans = data.count(_JPEG_SCAN) if image.format in ("JPEG", "MPO") else 0
     if scans > MAX_SCANS:

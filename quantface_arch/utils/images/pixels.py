@@ -78,13 +78,13 @@ def _decode_deep(data: bytes, image: Image.Image) -> tuple[np.ndarray, np.ndarra
     # truncated files silently, so Pillow must read the file first.
     size, profile = image.size, image.info.get("icc_profile")
     if image.format == "PNG" and struct.unpack_from(">II", data, _PNG_SIZE_OFFSET) != size:
-        raise ValueError("two headers that contradict each other")
+        raise ValueError("its two headers contradict each other")
     image.load()
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise ValueError("damaged 16-bit data")
     if pixels.dtype != np.uint16 or pixels.shape[1::-1] != size:
-        raise ValueError("two headers that contradict each other")
+        raise ValueError("its two headers contradict each other")
     if pixels.ndim == 2:
         return convert_gray(pixels, profile), None
     return pixels[..., 2::-1], pixels[..., 3] if pixels.shape[2] == 4 else None

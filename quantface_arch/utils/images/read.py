@@ -90,7 +90,7 @@ def find_images(folder: str | os.PathLike[str], *, recursive: bool = True) -> li
 
     Args:
         folder: the folder.
-        recursive: look into its subfolders, too.
+        recursive: also look into its subfolders.
     """
     found = []
     for root, folders, names in os.walk(folder, followlinks=True):

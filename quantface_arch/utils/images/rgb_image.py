@@ -43,8 +43,7 @@ class RGBImage:
     def visible(self) -> RGBImage:
         """Return the image with the nearest visible colour in each pixel that alpha hides.
 
-        Hidden colours are arbitrary. Where a filter or a network reads pixels beside each other,
-        they would show.
+        Hidden colours are arbitrary, and filters and networks would spread them to visible pixels.
         """
         if self.alpha is None or self.alpha.all() or not self.alpha.any():
             return self
@@ -65,7 +64,7 @@ class RGBImage:
         return replace(self, rgb=resize(self.visible().rgb, width, height), alpha=alpha)
 
     def with_pixels(self, rgb: np.ndarray) -> RGBImage:
-        """Return an opaque image of other pixels, whose values mean the same colours."""
+        """Return an opaque image of other pixels in the same colour space."""
         return RGBImage(rgb, icc_profile=self.icc_profile, color_chunks=self.color_chunks)
 
 

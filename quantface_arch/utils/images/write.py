@@ -36,7 +36,7 @@ def write_image(path: str | os.PathLike[str], image: RGBImage) -> None:
 
 
 def description_chunks(image: RGBImage) -> list[Chunk]:
-    """Return all that a PNG file says about an image beside its pixels."""
+    """Return the chunks of all that a PNG file says about an image besides its pixels."""
     chunks = [*image.color_chunks, *image.metadata]
     if image.icc_profile is not None:
         body = b"ICC profile\0\0" + zlib.compress(image.icc_profile)
@@ -50,5 +50,5 @@ def _encode_png(image: RGBImage) -> bytes:
         channels.append(image.alpha[..., None])
     done, encoded = cv2.imencode(".png", np.concatenate(channels, axis=2))
     if not done:
-        raise QuantFaceError("OpenCV could not encode it as PNG")
+        raise QuantFaceError("OpenCV could not encode the image as PNG")
     return insert_chunks(encoded.tobytes(), description_chunks(image))

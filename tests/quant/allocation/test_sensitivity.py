@@ -238,8 +238,8 @@ def test_costs_are_of_free_layers_and_averaged_over_batches():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"widths": {"w": (4,), "a": (3, 5)}}, "layer a: activation width 5 was not measured"),
-        ({"widths": {"w": (3, 4), "a": (3,)}}, "layer a: weight width 3 was not measured"),
+        ({"widths": {"w": (4,), "a": (3, 5)}}, "layer a: activation bit width 5 was not measured"),
+        ({"widths": {"w": (3, 4), "a": (3,)}}, "layer a: weight bit width 3 was not measured"),
         ({"protect": {"c*": 8}}, r"protect: pattern 'c\*' matches no layer"),
         ({"count": ["c*"]}, r"count: pattern 'c\*' matches no layer"),
     ],

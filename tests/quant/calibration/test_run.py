@@ -43,11 +43,11 @@ def test_a_batch_size_below_one_is_refused(batch_size):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (pictures().half(), "calibration_images: found float16, wanted are images of float32"),
-        (pictures().double(), "calibration_images: found float64, wanted are images of float32"),
+        (pictures().half(), "calibration_images: found float16, expected images of float32"),
+        (pictures().double(), "calibration_images: found float64, expected images of float32"),
         (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "calibration_images: found uint8"),
         (torch.zeros(2, 3, 16, 16, dtype=torch.bool), "calibration_images: found bool"),
-        (pictures()[:, :1], r"TinyNet cannot run on float32 \(4, 1, 16, 16\); wanted .*\(N, 3, H"),
+        (pictures()[:, :1], r"TinyNet cannot run on float32 \(4, 1, 16, 16\); expected .*\(N, 3"),
         ([pictures()[0], pictures()[0].half()], "calibration_images: found float16"),
     ],
 )

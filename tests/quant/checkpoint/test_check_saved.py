@@ -28,7 +28,7 @@ def test_what_was_saved_passes_and_what_was_changed_does_not(tmp_path, recipe):
     tensors = load_file(path)
     tensors["conv_last.bias"] = tensors["conv_last.bias"] + 0.01
     save_file(tensors, path, metadata)
-    with pytest.raises(QuantFaceError, match=r"a\.safetensors: loaded again, it computes"):
+    with pytest.raises(QuantFaceError, match=r"a\.safetensors: the loaded checkpoint computes"):
         check_saved(net, path, build_arch, images)
 
 

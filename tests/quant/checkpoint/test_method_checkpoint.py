@@ -192,7 +192,7 @@ def nothing(model):
         ("balance", "head", {"segments": [], "seed": 0}, "balance: found layers that are not"),
         ("ranks", "linear", 17, "ranks of layer 'linear': found 17, allowed are at most 16"),
         ("ranks", "body", 1, "ranks of layer 'body': found 1, allowed are at most 0"),
-        ("ranks", "linear", 3, r"linear\.branch_down: found .*\(4, 16\), wanted .*\(3, 16\)"),
+        ("ranks", "linear", 3, r"linear\.branch_down: found .*\(4, 16\), expected .*\(3, 16\)"),
         ("ranks", "linear", 0, "ranks of layer 'linear': found 0"),
         ("ranks", "linear", 1.5, "ranks of layer 'linear': found 1.5"),
         ("ranks", "head", 1, "ranks: found layers that are not"),

@@ -128,9 +128,7 @@ def test_state_dict_of_other_widths_is_refused():
     model, other = TinyNet(), TinyNet()
     quantize(model, "w4a8", pictures(), progress=False)
     convert(other, Recipe.from_name("w4a4"))
-    with pytest.raises(
-        Exception, match=r"layer conv_in: found .*\[4, 8\] bits, wanted are \[4, 4\]"
-    ):
+    with pytest.raises(Exception, match=r"layer conv_in: found .*\[4, 8\] bits, expected \[4, 4\]"):
         other.load_state_dict(model.state_dict())
 
 

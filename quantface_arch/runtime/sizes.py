@@ -1,0 +1,81 @@
+"""Check that a traced graph is right at sizes other than the traced one."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
+from torch.utils._pytree import tree_leaves
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.runtime.parts import Part, other_image, record
+
+__all__ = ["check_sizes", "inputs_at_another_size"]
+
+# A traced network may add in another order than the network itself, so outputs may differ by this
+# share of their largest magnitude.
+_MOST_DIFFERENCE = 1e-3
+
+
+@torch.no_grad()
+def check_sizes(
+    part: Part, inputs: tuple[Tensor, ...], other: tuple[Tensor, ...] | None, path: Path
+) -> None:
+    """Compare a part with its trace at a size at which it was not traced.
+
+    A size that Python code reads during tracing becomes a constant of the graph, and torch warns of
+    it. Without a warning, nothing is compared.
+
+    Args:
+        inputs: inputs of the traced size.
+        other: inputs of another size. Nothing is compared if this is None, or if the network
+            refuses these inputs.
+        path: the checkpoint's path, for the message.
+
+    Raises:
+        QuantFaceError: the trace fails at the other size, or its output is wrong there.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        graph: Any = torch.jit.trace(part, inputs, check_trace=False, strict=False)
+    if other is None or not any(issubclass(it.category, TracerWarning) for it in caught):
+        return
+    try:
+        wanted = tree_leaves(part(*other))
+    except Exception:
+        # A network may raise any exception for a size that it refuses.
+        return
+    try:
+        found = tree_leaves(graph(*other))
+    except RuntimeError:
+        found = []
+    if len(found) != len(wanted) or not all(map(_alike, wanted, found)):
+        raise QuantFaceError(
+            f"{path}: the graph of {type(part.network).__name__}.{part.name} depends on the size "
+            f"of its input: traced at {tuple(inputs[0].shape)}, it is wrong at "
+            f"{tuple(other[0].shape)}; choose the runtime reference"
+        )
+
+
+@torch.no_grad()
+def inputs_at_another_size(network: nn.Module) -> dict[str, tuple[Tensor, ...]]:
+    """Return the inputs of every part at another size; empty if the network refuses that size."""
+    try:
+        found = record(network, other_image(network))
+    except Exception:
+        # A network may raise any exception for a size that it refuses.
+        return {}
+    return {name: inputs for name, (inputs, _) in found.items()}
+
+
+def _alike(wanted: object, found: object) -> bool:
+    if not isinstance(wanted, Tensor) or not isinstance(found, Tensor):
+        return wanted == found
+    if wanted.shape != found.shape:
+        return False
+    scale = float(wanted.abs().amax()) if wanted.numel() else 0.0
+    return bool(((wanted - found).abs() <= _MOST_DIFFERENCE * scale).all())
