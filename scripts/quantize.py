@@ -29,7 +29,7 @@ from quantface_arch.quant import (
 from quantface_arch.quant.calibration.store import digest
 from quantface_arch.quant.checkpoint.check_saved import check_saved
 from quantface_arch.quant.config.bitmap import load_bit_map
-from quantface_arch.quant.config.specs import KINDS, RANGES
+from quantface_arch.quant.config.specs import KINDS, RANGES, ROUNDINGS
 from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.utils.cli import Parser, run
 from quantface_arch.utils.devices import check_device
@@ -84,6 +84,7 @@ def make_parser() -> Parser:
     add("--size", type=_positive, default=512, help="resize faces to this side (%(default)s)")
     add("--batch-size", type=_positive, default=4, help="faces per batch (default: %(default)s)")
     add("--range", choices=RANGES, default="mse", help="how ranges are found (%(default)s)")
+    add("--rounding", choices=ROUNDINGS, default="nearest", help="of weights (%(default)s)")
     add("--balance", choices=KINDS, default="auto", help="how channels are balanced (%(default)s)")
     add("--rank", type=_rank, default="auto", help="rank of SVD branches, or auto (%(default)s)")
     add("--bit-map", type=Path, metavar="FILE", help="bit widths by layer, from allocate_bits.py")
@@ -140,7 +141,7 @@ def _changed(recipe: Recipe, args: argparse.Namespace, eight_bit: tuple[str, ...
     """Return a recipe with the options of the command line."""
     return replace(
         recipe,
-        weights=replace(recipe.weights, range=args.range),
+        weights=replace(recipe.weights, range=args.range, rounding=args.rounding),
         activations=replace(recipe.activations, range=args.range),
         include=tuple(args.include),
         exclude=tuple(args.exclude),
@@ -157,7 +158,7 @@ def _print_sizes(report: ConversionReport, path: Path, parameters: int) -> None:
         print(f"note: {warning}")
     print(
         f"{path}: {size:,} bytes for {parameters:,} parameters, "
-        f"{size / parameters:.3f} bytes a parameter, {4 * parameters / size:.1f} times smaller "
+        f"{size / parameters:.3f} bytes per parameter, {4 * parameters / size:.1f} times smaller "
         "than fp32"
     )
 

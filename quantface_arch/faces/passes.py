@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import cv2
@@ -55,17 +55,22 @@ def detect_in_passes(
     faces = _all_passes(rgb, look, long_sides, sizes) or _twice_as_large(rgb, look)
     if not faces:
         faces = _on_other_sides(rgb, look)
-    lowest, sure = scores
-    kept = []
-    for face in faces:
-        is_sure = face.score >= sure and fit(face).is_sure
-        closer = face if is_sure else look_closer(rgb, face, look)
-        # In a second look, wheels score lower than before, and turned faces score higher. Half
-        # profiles score lower, too, but their first score was high enough to lift the mean.
-        if closer.score and max(closer.score, (face.score + closer.score) / 2) >= lowest:
-            kept.append(closer)
-    kept = merge(kept)
+    kept = merge([seen for face in faces for seen in _looked_again(rgb, face, look, *scores)])
     return sorted(kept, key=lambda face: face.box[0] + face.box[2])
+
+
+def _looked_again(
+    rgb: np.ndarray, face: Face, look: Look, lowest: float, sure: float
+) -> Iterator[Face]:
+    """Yield a face as a second look shows it, unless it needs none or is no face then."""
+    if face.score >= sure and fit(face).is_sure:
+        yield face
+        return
+    closer = look_closer(rgb, face, look)
+    # In a second look, wheels score lower than before, and turned faces score higher. Half profiles
+    # score lower, too, but their first score was high enough to lift the mean.
+    if closer.score and max(closer.score, (face.score + closer.score) / 2) >= lowest:
+        yield closer
 
 
 def _twice_as_large(rgb: np.ndarray, look: Look) -> list[Face]:

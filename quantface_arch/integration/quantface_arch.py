@@ -42,13 +42,10 @@ def QuantFaceArch(
             random. A quantized checkpoint gives the quantized network.
         param_key: the key of the weights in a ``.pth`` file. None takes ``params_ema`` if it
             exists, else ``params``, else the whole file.
-        base: folder or hub id of Stable Diffusion 2.1-base. Only a folder of OSDFace's files needs
-            it.
+        base: folder or hub id of Stable Diffusion 2.1-base, for a folder of OSDFace's files.
 
     Raises:
-        QuantFaceError: the architecture is unknown, the file is missing, or the weights are of
-            another architecture. The message names the file and the key, and says what was found
-            and expected.
+        QuantFaceError: the architecture is unknown, or the weights are missing or of another one.
     """
     if arch is not None and (not isinstance(arch, Mapping) or arch.get("type") == NAME):
         raise QuantFaceError(f"{NAME} option arch: found {arch!r}, expected {{type: RRDBNet, ...}}")

@@ -128,8 +128,7 @@ class RestorerModel(SRModel):
 
     def test(self) -> None:
         """Restore ``lq`` in evaluation mode, in float32."""
-        net = self.get_bare_model(self.net_g)
-        training = net.training
+        net, training = self.get_bare_model(self.net_g), self.net_g.training
         net.eval()
         with torch.no_grad():
             output = self.to_signed(run_padded(net, self.lq))

@@ -85,19 +85,17 @@ def prepare(
     is still the full-precision model.
 
     Args:
-        model: any module. If its ``forward`` takes anything but one float tensor of images
-            (N, 3, H, W), ``data`` must hold calls, see ``CalibrationData``.
+        model: any module that takes images (N, 3, H, W), or the calls in ``data``.
         recipe: a recipe's name such as ``w4a8``, a mapping (see ``Recipe.from_dict``) or a Recipe.
         data: the calibration images. They are read twice if layers are balanced, else once.
         bits: bit widths by layer, used instead of the recipe's.
         balance: balancing by layer from an earlier run, used instead of the recipe's.
 
     Returns:
-        the layers that were quantized, with their bit widths, and those that were not.
+        the layers that were quantized, with their bit widths, and the others.
 
     Raises:
-        QuantFaceError: the recipe is invalid, there are no images, a value is NaN or infinite, no
-            layer sees an image, or the Hessians for GPTQ do not fit into memory.
+        QuantFaceError: a wrong recipe or wrong images, or Hessians that do not fit into memory.
     """
     recipe = Recipe.of(recipe)
     data = CalibrationData.of(data)

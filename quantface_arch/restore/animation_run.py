@@ -15,12 +15,7 @@ from quantface_arch.restore.files import OutputFolders, Source
 from quantface_arch.restore.options import RestoreOptions
 from quantface_arch.restore.restorer import FaceRestorer, blend
 from quantface_arch.restore.results import cut_out
-from quantface_arch.utils.images import (
-    MAX_OUTPUT_PIXELS,
-    Animation,
-    RGBImage,
-    write_animation,
-)
+from quantface_arch.utils.images import MAX_OUTPUT_PIXELS, Animation, RGBImage, write_animation
 from quantface_arch.video.tracking import track_faces
 
 __all__ = ["AnimationRestorer"]

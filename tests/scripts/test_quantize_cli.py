@@ -70,6 +70,14 @@ def test_a_checkpoint_comes_out(command, work):
     assert left == {"faces", "float.safetensors", "out.safetensors", "layers.txt"}
 
 
+def test_weights_are_rounded_as_chosen(command, work):
+    for rounding in ("nearest", "gptq"):
+        path = work / f"{rounding}.safetensors"
+        assert command(rounding=rounding, output=path, recipe="w3a8")[0] == 0
+        assert read_metadata(path)["recipe"]["weights"]["rounding"] == rounding
+    assert (work / "nearest.safetensors").read_bytes() != (work / "gptq.safetensors").read_bytes()
+
+
 def test_a_killed_run_goes_on_and_writes_the_same_file(command, script, work, monkeypatch):
     command()
     expected = (work / "out.safetensors").read_bytes()

@@ -36,8 +36,7 @@ def trainable(
         the parameters to train, in the order of the layers.
 
     Raises:
-        QuantFaceError: a layer is not quantized, an option is not allowed, or nothing can be
-            trained.
+        QuantFaceError: a layer is not quantized, or nothing can be trained.
     """
     if bounds not in BOUNDS:
         raise QuantFaceError(f"bounds: found {bounds!r}, allowed are false, true and step")

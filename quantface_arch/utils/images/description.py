@@ -9,12 +9,7 @@ import numpy as np
 from PIL import Image
 
 from quantface_arch.utils.images.chunks import Chunk, read_chunks
-from quantface_arch.utils.images.colors import (
-    apply_gamma,
-    color_chunks,
-    gamma_of,
-    is_rgb_profile,
-)
+from quantface_arch.utils.images.colors import apply_gamma, color_chunks, gamma_of, is_rgb_profile
 from quantface_arch.utils.images.metadata import metadata_chunks
 from quantface_arch.utils.images.pixels import orientation_of, upright
 from quantface_arch.utils.images.rgb_image import RGBImage
