@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError, UsageError
+from quantface_arch.pretrained.foreign import as_checkpoint
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import (
@@ -110,6 +111,7 @@ def _quantize(args: argparse.Namespace, shard: Shard) -> None:
     check_device(args.device)
     check_is_float(args.model)
     model = load_model(args.model, runtime="reference", device=args.device, base=args.base)
+    pictures.input_range = traits_of(model).input_range
     replace_halves(model, args)
     recipe = _changed(named, args, traits_of(model).eight_bit_patterns)
     bits = load_bit_map(args.bit_map) if args.bit_map else None
@@ -169,7 +171,7 @@ def check_is_float(model: str) -> None:
     Raises:
         QuantFaceError: the model is quantized already, or does not exist.
     """
-    path = resolve_model(model)
+    path = as_checkpoint(resolve_model(model))
     state = "float" if path.is_dir() else read_metadata(path)["state"]
     if state != "float":
         raise QuantFaceError(f"{path}: found state {state}, expected a float model")
@@ -232,7 +234,9 @@ def open_faces(source: Path | None, size: int, count: int) -> Faces:
 
 
 class Faces(Sequence[Tensor]):
-    """A sequence of faces, float (3, size, size) in [-1, 1], that reads each when it is needed.
+    """A sequence of faces, float (3, size, size), that reads each when it is needed.
+
+    They have the range of a network's input, ``input_range``.
 
     Args:
         paths: files of all faces.
@@ -245,12 +249,14 @@ class Faces(Sequence[Tensor]):
         self.places = [place * len(paths) // count for place in range(count)]
         self.paths = [paths[place] for place in self.places]
         self.read = read
+        self.input_range = (-1.0, 1.0)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.read(self.places[index]) * 2 - 1
+        low, high = self.input_range
+        return self.read(self.places[index]) * (high - low) + low
 
 
 def fingerprint(model: nn.Module, settings: object, faces: Faces) -> str:

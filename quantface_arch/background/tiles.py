@@ -13,13 +13,13 @@ from torch import nn
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.utils.images import MAX_OUTPUT_PIXELS
 
-__all__ = ["CONTEXT", "TILE", "BackgroundUpsampler", "windows"]
+__all__ = ["CONTEXT", "GRID", "TILE", "BackgroundUpsampler", "windows"]
 
 # One run of the network enlarges a square of this side, and sees this margin around the square.
 TILE = 256
 CONTEXT = 16
 # Networks fold up to 4x4 pixels into channels, so all windows are aligned to that grid.
-_GRID = 4
+GRID = 4
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,9 @@ class BackgroundUpsampler:
         network: maps float (1, 3, h, w) in [0, 1] to (1, 3, scale * h, scale * w).
         scale: factor by which width and height grow.
         device: device of the network.
-        tile: side of a tile in pixels of the input, a multiple of 4.
-        context: margin around a tile that the network also sees, a multiple of 4.
+        tile: side of a tile in pixels of the input, a multiple of the grid.
+        context: margin around a tile that the network also sees, a multiple of the grid.
+        grid: number that divides the sides of all windows.
     """
 
     network: nn.Module
@@ -39,6 +40,7 @@ class BackgroundUpsampler:
     device: torch.device
     tile: int = TILE
     context: int = CONTEXT
+    grid: int = GRID
 
     def __call__(self, rgb: np.ndarray) -> np.ndarray:
         """Enlarge an RGB image ``scale`` times; a grey image stays grey.
@@ -59,7 +61,7 @@ class BackgroundUpsampler:
                 f"--bg-upsampler: {rgb.shape[1]}x{rgb.shape[0]} pixels enlarged {self.scale} times "
                 f"are more than {MAX_OUTPUT_PIXELS // 10**6} megapixels"
             )
-        padded = _on_grid(rgb)
+        padded = _on_grid(rgb, self.grid)
         result = np.empty((height, width, 3), rgb.dtype)
         side = self.tile + 2 * self.context
         rows = list(windows(padded.shape[0], side, self.context))
@@ -106,7 +108,7 @@ def windows(length: int, size: int, context: int) -> Iterator[tuple[int, int, in
         begin = end
 
 
-def _on_grid(rgb: np.ndarray) -> np.ndarray:
+def _on_grid(rgb: np.ndarray, grid: int) -> np.ndarray:
     """Mirror the image at its right and lower edge until its sides are multiples of the grid."""
-    below, right = (-side % _GRID for side in rgb.shape[:2])
+    below, right = (-side % grid for side in rgb.shape[:2])
     return cv2.copyMakeBorder(rgb, 0, below, 0, right, cv2.BORDER_REFLECT_101)

@@ -10,6 +10,7 @@ from torch import nn
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.pretrained.foreign import as_checkpoint
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.quant.nn.traits import set_traits
 from quantface_arch.utils.plain import plain
@@ -35,8 +36,8 @@ def QuantFaceArch(
 
     Args:
         arch: type and options of any architecture in BasicSR's registry. It may be omitted where
-            the weights define it (shipped models, checkpoints of this project, a folder of
-            OSDFace's files).
+            the weights define it (shipped models, checkpoints, a folder of OSDFace's files, and
+            whatever spandrel recognizes).
         weights: the name of a shipped model, a ``.safetensors`` checkpoint of this project, a
             folder of OSDFace's files, or a ``.pth`` file of BasicSR. None leaves the weights
             random. A quantized checkpoint gives the quantized network.
@@ -56,6 +57,8 @@ def QuantFaceArch(
     path = resolve_model(weights)
     if path.is_dir():
         return _from_folder(path, arch, base)
+    if arch is None:
+        path = as_checkpoint(path)
     if path.suffix in PICKLED:
         net = _random(arch)
         fill(net, path, _params(path, param_key))

@@ -46,8 +46,9 @@ def load_model(
         return model.eval().to(device)
     from quantface_arch import runtime as runtimes
     from quantface_arch.archs.build import ARCH_BUILDER
+    from quantface_arch.pretrained.foreign import as_checkpoint
 
-    return runtimes.load(path, ARCH_BUILDER, runtime, device)
+    return runtimes.load(as_checkpoint(path), ARCH_BUILDER, runtime, device)
 
 
 def load_into(net: nn.Module, name_or_path: str | os.PathLike[str]) -> None:

@@ -77,5 +77,5 @@ def _alike(wanted: object, found: object) -> bool:
         return wanted == found
     if wanted.shape != found.shape:
         return False
-    scale = float(wanted.abs().amax()) if wanted.numel() else 0.0
-    return bool(((wanted - found).abs() <= _MOST_DIFFERENCE * scale).all())
+    scale = float(wanted.nan_to_num().abs().amax()) if wanted.numel() else 0.0
+    return torch.allclose(wanted, found, rtol=0, atol=_MOST_DIFFERENCE * scale, equal_nan=True)

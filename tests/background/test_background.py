@@ -17,9 +17,10 @@ from small_networks import TINY
 from quantface_arch.archs.build import build_arch
 from quantface_arch.archs.meta import meta_network
 from quantface_arch.background import weights
-from quantface_arch.background.load import load_background, rrdbnet_options
+from quantface_arch.background.load import load_background
 from quantface_arch.background.tiles import BackgroundUpsampler, windows
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.pretrained.foreign import rrdbnet_options
 from quantface_arch.quant import quantize, save_checkpoint
 from quantface_arch.restore.cli import main, make_parser
 from quantface_arch.restore.restorer import FaceRestorer
@@ -140,8 +141,8 @@ def test_a_changed_file_is_loaded_again(photo, tmp_path):
 def test_the_published_sizes_are_recognized():
     wanted = {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3, "scale": 2}
     wanted |= {"num_feat": 64, "num_block": 23, "num_grow_ch": 32}
-    assert rrdbnet_options(None, meta_network(wanted).state_dict()) == wanted
-    assert rrdbnet_options(None, network(4).state_dict()) == {**SMALL, "scale": 4}
+    assert rrdbnet_options(meta_network(wanted).state_dict()) == wanted
+    assert rrdbnet_options(network(4).state_dict()) == {**SMALL, "scale": 4}
 
 
 def test_a_quantized_network_in_both_runtimes(photo, tmp_path):
@@ -176,13 +177,13 @@ def test_the_error_names_a_file_with_another_network(tmp_path, capsys):
         arch = {**SMALL, "scale": 2, **change}
         save_checkpoint(build_arch(arch), tmp_path / f"{name}.safetensors", arch, None)
     for name, message in {
-        "grey.safetensors": "'num_out_ch': 1.*expected an RRDBNet for x2 or x4, RGB to RGB",
-        "same.safetensors": "'scale': 1.*expected an RRDBNet for x2 or x4",
-        "other.pth": "does not hold an RRDBNet",
+        "grey.safetensors": "'num_out_ch': 1.*expected a network that enlarges RGB images",
+        "same.safetensors": "'scale': 1.*expected a network that enlarges",
+        "other.pth": "none of the .* architectures|needs spandrel",
         "narrow.pth": "conv_hr.bias",
         "trap.pth": "cannot be unpickled safely|damaged",
         "text.safetensors": "text",
-        "faces.safetensors": "expected an RRDBNet",
+        "faces.safetensors": "expected a network that enlarges",
     }.items():
         with pytest.raises(QuantFaceError, match=rf"{name}: .*({message})|{message}"):
             load_background(str(tmp_path / name), "reference")

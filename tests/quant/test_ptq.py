@@ -77,7 +77,7 @@ def test_a_killed_preparation_goes_on_and_ends_the_same(tmp_path, monkeypatch, r
     ("bits", "message"),
     [
         ({**BITS, "head": (4, 4)}, "bit map: layer 'head' is not one that the recipe quantizes"),
-        ({**BITS, "norm": (4, 4)}, "bit map: layer 'norm' is none"),
+        ({**BITS, "norm": (4, 4)}, "bit map: layer 'norm' is not one"),
         ({k: v for k, v in BITS.items() if k != "line"}, "bit map: layer 'line' is missing"),
         ({**BITS, "line": (1, 4)}, "bit map: layer 'line': bits: found 1"),
         ({**BITS, "line": (4, 9)}, "bit map: layer 'line': bits: found 9"),

@@ -238,7 +238,7 @@ def test_an_order_that_does_not_exist_is_named(tmp_path):
 
 CHANGES = {
     "linear.balance_scale": [
-        (None, "a scale missing"),
+        (None, "scale missing"),
         (torch.ones(17), r"found torch.float32 \(17,\)"),
         (torch.ones(16).half(), "found torch.float16"),
         (torch.zeros(16), "not positive and finite"),

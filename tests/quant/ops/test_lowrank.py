@@ -159,7 +159,10 @@ def test_a_pattern_sets_the_ranks_of_its_layers():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"svd": 40, "distill": 40}, r"branch: found ranks 40 \+ 40, the largest layer has 64"),
+        (
+            {"svd": 40, "distill": 40},
+            r"found ranks 40 \+ 40, the largest layer has rank 64",
+        ),
         ({"ranks": {"a.narrow": [1, 2]}}, "layer a.narrow: found ranks 1 . 2.* at most 2 together"),
         ({"ranks": {"a.wide": [65, 0]}, "cap": 1.0}, r"layer a.wide: .* at most 64"),
         ({"ranks": {"head": [1, 1]}}, "pattern 'head' matches no layer"),
@@ -177,7 +180,7 @@ def test_ranks_that_do_not_fit_are_found_before_any_picture_is_seen():
         raise AssertionError
         yield
 
-    with pytest.raises(QuantFaceError, match="the largest layer has 16"):
+    with pytest.raises(QuantFaceError, match="the largest layer has rank 16"):
         prepare(
             TinyNet(),
             {"name": "w4a4", "branch": {"svd": 17}},
