@@ -103,7 +103,7 @@ def main(tree: Path, smoke: bool) -> int:
     found: dict[str, str | None] = shipped(
         tree, face, "mini-w4a8.safetensors" if smoke else "mini*.safetensors"
     )
-    for path in sorted((tree / "options").rglob("quantface_w4.yml" if smoke else "*.yml")):
+    for path in sorted((tree / "options").rglob("maxmin.yml" if smoke else "*.yml")):
         options = yaml.safe_load(path.read_text()) or {}
         name = str(path.relative_to(tree))
         if "network_g" in options:

@@ -49,7 +49,7 @@ def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a row for each command and fault."""
     found = []
     with tempfile.TemporaryDirectory() as root:
-        faces = faces_folder(Path(root) / "faces", 24)
+        faces = faces_folder(Path(root) / "faces", 8 if args.smoke else 24)
         all_commands = commands(faces)
         cases = [
             (name, fault)

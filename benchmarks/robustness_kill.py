@@ -26,12 +26,12 @@ LONGEST = 4
 
 def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return one row: the state after all rounds and a last run without a kill."""
-    rounds = 1 if args.smoke else args.kill_rounds
+    rounds, longest = (1, 1) if args.smoke else (args.kill_rounds, LONGEST)
     chance = random.Random(args.seed)
     options = ["--model", args.model]
     with tempfile.TemporaryDirectory() as folder:
         # Use enough images: a kill takes a moment, and the last rounds still need work.
-        source = faces_folder(Path(folder) / "in", 3 * LONGEST * rounds + 4)
+        source = faces_folder(Path(folder) / "in", 3 * longest * rounds + 4)
         whole, out = Path(folder) / "whole", Path(folder) / "out"
         status, output = Run(restore_command(source, whole, 1, options)).wait()
         if status:
@@ -42,7 +42,7 @@ def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
         for number in progress_bar(range(rounds), desc="kill", unit="round"):
             victim = VICTIMS[number % len(VICTIMS)]
             run = Run(resume)
-            killed[victim] += _kill(run, out, victim, chance)
+            killed[victim] += _kill(run, out, victim, longest, chance)
             run.wait()
             torn += _torn(out)
         status, output = Run(resume).wait()
@@ -64,10 +64,10 @@ def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     ]
 
 
-def _kill(run: Run, out: Path, victim: str, chance: random.Random) -> bool:
+def _kill(run: Run, out: Path, victim: str, longest: int, chance: random.Random) -> bool:
     """Wait for some images and a moment, then kill; return False if the run had ended."""
     begun = sum(1 for _ in lines(out))
-    wanted, moment = begun + chance.randint(0, LONGEST), chance.uniform(0, 1)
+    wanted, moment = begun + chance.randint(0, longest), chance.uniform(0, 1)
     while run.process.poll() is None and sum(1 for _ in lines(out)) < wanted:
         time.sleep(0.05)
     time.sleep(moment)

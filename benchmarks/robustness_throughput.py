@@ -21,7 +21,7 @@ PROCESSES = 2
 
 def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a row for one process and one for two, with median ratios of neighbouring runs."""
-    images, turns = (4, 1) if args.smoke else (args.images, args.turns)
+    images, turns = (2, 1) if args.smoke else (args.images, args.turns)
     with tempfile.TemporaryDirectory() as root:
         source = faces_folder(Path(root) / "in", images)
         times: dict[int, list[float]] = {1: [], PROCESSES: []}
