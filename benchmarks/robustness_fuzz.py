@@ -34,6 +34,8 @@ import report
 WATCHDOG_SECONDS = 5
 COMMAND_SECONDS = 60
 STALL_SECONDS = 180
+# A command leaves its process some memory; users run each in a process of its own.
+PER_WORKER = 2000
 MEMORY = 2 << 30
 # Commands import more while they run; OpenVINO alone takes 1 GB.
 COMMAND_MEMORY = 5 << 30
@@ -109,13 +111,13 @@ def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
 def _measure(
     target: str, inputs: int, seed: int, until: float, keep: Path | None
 ) -> dict[str, Any]:
-    """Run workers until there were enough inputs; a crash ends a worker."""
+    """Run workers until there were enough inputs; a crash ends a worker, and so do many inputs."""
     row = {"target": target, "inputs": 0, "accepted": 0, "refused": 0, "crashes": 0}
     row |= {"slowest s": 0.0, "peak MB": 0.0}
     while row["inputs"] < inputs and time.monotonic() < until:
         before = row["inputs"]
         with tempfile.TemporaryDirectory() as folder:
-            worker = _Worker(target, inputs - before, seed, Path(folder))
+            worker = _Worker(target, min(inputs - before, PER_WORKER), seed, Path(folder))
             worker.drain(row, until, keep)
         # The next worker makes different inputs.
         seed += 1000

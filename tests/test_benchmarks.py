@@ -10,6 +10,7 @@ import sys
 import pytest
 
 BENCHMARKS = (
+    "architectures",
     "background",
     "detectors",
     "folding",
@@ -39,6 +40,7 @@ OTHERS = {
         "fuzz_commands",
         "fuzz_inputs",
         "fuzz_loops",
+        "architecture_networks",
         "fuzz_targets",
         "batch_runs",
         "moving_face",

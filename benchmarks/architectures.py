@@ -1,0 +1,107 @@
+"""Quantize a small network of each of spandrel's architectures, and the trained networks at hand.
+
+    python benchmarks/architectures.py                       # all
+    python benchmarks/architectures.py --networks ESRGAN SwinIR --recipe w4a8
+
+Columns: "loaded" says whether spandrel recognizes the saved state dict and the network gives
+spandrel's own image; "quantized %" is the share of multiply-accumulates in quantized layers;
+"same" says whether a saved checkpoint gives the same image to the last bit without the original
+file; "OpenVINO dB" is the distance of the compiled network from the reference, and "dB" that of the
+quantized network from full precision, both as PSNR at a side that the network was neither
+calibrated nor traced at. Networks with random weights say nothing about quality.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from architecture_networks import NETWORKS, descriptor
+from report import data_root, parser, report
+from torch import Tensor, nn
+
+from quantface_arch import load_model, quantize, save_checkpoint
+from quantface_arch.data.degradation import seeded
+from quantface_arch.errors import one_line
+from quantface_arch.quant.nn.traits import traits_of
+from quantface_arch.runtime.parts import rounded_up
+from quantface_arch.utils.progress import progress_bar
+
+SIDE, OTHER = 64, 96
+# The only sides that these networks take.
+FIXED = {"GFPGAN": 512, "RestoreFormer": 512}
+SMOKE = ("Compact", "SwinIR")
+
+
+def psnr(wanted: Tensor, found: Tensor, span: float) -> float:
+    """Return the PSNR in dB of an image whose values span a range; infinite for equal ones."""
+    error = float((wanted - found).square().mean())
+    return 10 * math.log10(span**2 / error) if error else math.inf
+
+
+def images(net: nn.Module, count: int, side: int) -> Tensor:
+    """Return smooth random images (count, 3, side, side) in the range that a network takes."""
+    low, high = traits_of(net).input_range
+    with seeded(side):
+        torch.manual_seed(side)
+        small = torch.rand(count, 3, 8, 8)
+    large = nn.functional.interpolate(small, size=(side, side), mode="bicubic").clamp(0, 1)
+    return large * (high - low) + low
+
+
+@torch.no_grad()
+def row(name: str, path: Path, recipe: str, folder: Path) -> dict[str, Any]:
+    """Return a row of the table; what fails is said in its last column."""
+    found: dict[str, Any] = {"network": name, "loaded": "", "quantized %": "", "same": ""}
+    found |= {"OpenVINO dB": "", "dB": "", "reason": ""}
+    try:
+        net = load_model(path)
+        found["loaded"] = "yes"
+        low, high = traits_of(net).input_range
+        step = traits_of(net).side_step
+        x = images(net, 1, FIXED.get(name, rounded_up(OTHER, step)))
+        full = net(x)
+        calibration = images(net, 2, FIXED.get(name, rounded_up(SIDE, step)))
+        report = quantize(net, recipe, calibration, progress=False)
+        shares, layers = report.macs or {}, report.bits
+        found["quantized %"] = round(100 * sum(shares.get(layer, 0) for layer in layers), 1)
+        file = folder / "quantized.safetensors"
+        save_checkpoint(net, file, net.arch_options)
+        reference = net(x)
+        found["dB"] = psnr(full, reference, high - low)
+        found["same"] = "yes" if torch.equal(load_model(file)(x), reference) else "NO"
+        compiled = load_model(file, "openvino")(x)
+        found["OpenVINO dB"] = psnr(reference, compiled, high - low)
+    except Exception as error:
+        # What a network does not do is a result.
+        found["reason"] = one_line(error).replace(str(folder), "")[:160]
+    return found
+
+
+def main() -> None:
+    args_parser = parser(__doc__)
+    add = args_parser.add_argument
+    add("--networks", nargs="+", choices=NETWORKS, metavar="NAME", help="small networks (all)")
+    add("--recipe", default="w8a8", help="wXaY (%(default)s)")
+    add("--threads", type=int, default=1, help="(%(default)s)")
+    args = args_parser.parse_args()
+    torch.set_num_threads(args.threads)
+    names = args.networks or (SMOKE if args.smoke else tuple(NETWORKS))
+    trained = [] if args.networks or args.smoke else sorted(data_root().glob("weights/sr/*.pth"))
+    rows = []
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root)
+        for name in progress_bar(names, desc="architectures", unit="network"):
+            path = folder / f"{name}.pth"
+            torch.save(descriptor(name).model.state_dict(), path)
+            rows.append(row(name, path, args.recipe, folder))
+        for path in progress_bar(trained, desc="trained", unit="network"):
+            rows.append(row(path.stem, path, args.recipe, folder))
+    report(rows, args.json)
+
+
+if __name__ == "__main__":
+    main()
