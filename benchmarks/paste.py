@@ -15,7 +15,6 @@ median processor time of pasting one face.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,6 +23,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from detectors import portraits_folder
 from report import data_root, parser, report
 
 from quantface_arch.faces.align import FACE_SIZE, invert, transform, warp
@@ -192,9 +192,7 @@ def main() -> None:
     where = "write images: input, square mask and head mask side by side"
     args_parser.add_argument("--images-to", type=Path, metavar="FOLDER", help=where)
     args = args_parser.parse_args()
-    paths = sorted((data_root() / "portraits").glob("*.jpg"))
-    if not paths:
-        sys.exit(f"error: no portraits in {data_root() / 'portraits'}")
+    paths = sorted(portraits_folder().glob("*.jpg"))
     paths = paths[:: max(1, len(paths) // args.images)][: args.images]
     names = list(DEGRADATIONS)
     if args.smoke:

@@ -36,7 +36,7 @@ from quantface_arch.utils.images import load_rgb
 from quantface_arch.video.tracking import track_faces
 
 PHOTO = REPO / "inputs/astronaut.jpg"
-DETECTORS = ("retinaface_mobile0.25", "yunet")
+DETECTORS = ("yunet", "retinaface_mobile0.25")
 HALVES = (0, 1, 2, 3, 4, 6)
 WEIGHTS = (0.5, 0.3)
 
@@ -129,7 +129,12 @@ def main() -> None:
             rows = [whole_command(count, Path(folder)) for count in counts]
     else:
         detectors = DETECTORS[:1] if args.smoke else DETECTORS
-        rows = [row for name in detectors for row in steadiness(name, counts[0])]
+        rows = []
+        for name in detectors:
+            try:
+                rows += steadiness(name, counts[0])
+            except QuantFaceError as error:
+                print(f"left out: {error}", file=sys.stderr)
     report(rows, args.json)
 
 

@@ -154,7 +154,7 @@ def test_wrong_options_and_damaged_files_are_named(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     for options, weights, words in (
         (None, None, "option arch: missing"),
-        (None, str(tmp_path / "list.pth"), "option arch: missing"),
+        (None, str(tmp_path / "list.pth"), "list.pth: found list"),
         ("RRDBNet", None, "option arch: found 'RRDBNet'"),
         ({"type": "QuantFaceArch", "arch": RRDB}, None, "option arch"),
         ({"type": "NoNet"}, None, "NoNet"),
