@@ -36,7 +36,7 @@ NETWORKS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "FBCNN": ("FBCNN", "FBCNN", {"nc": [16, 24, 32, 48], "nb": 2}),
     "FDAT": ("FDAT", "FDAT", {"embed_dim": 32, "num_groups": 1, "depth_per_group": 2}),
     "FFTformer": ("FFTformer", "FFTformer", {"dim": 16, "num_blocks": [1, 1, 1]}),
-    "GFPGAN": ("GFPGAN", "GFPGANv1Clean", {"channel_multiplier": 1, "narrow": 0.5}),
+    "GFPGAN": ("GFPGAN", "GFPGANv1Clean", {}),
     "GRL": (
         "GRL",
         "GRL",
