@@ -9,12 +9,14 @@ from typing import Any
 from torch import nn
 
 from quantface_arch.archs.pipeline import Pipeline
+from quantface_arch.archs.spandrel_net import TYPE as SPANDREL_NET
+from quantface_arch.archs.spandrel_net import SpandrelNet
 from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.quant.checkpoint.builder import Builder
 
 __all__ = ["ARCH_BUILDER", "build_arch", "build_shell"]
 
-OSDFACE, SPANDREL = "OSDFace", "SpandrelNet"
+OSDFACE = "OSDFace"
 # BasicSR registers some of its networks with this suffix, and finds them by the name without it.
 SUFFIX = "_basicsr"
 # These feature extractors of BasicSR's registry download or unpickle weights when they are built.
@@ -67,9 +69,7 @@ def _builder(name: Any) -> Callable[..., nn.Module]:
         from quantface_arch.archs.osdface_arch import OSDFace
 
         return OSDFace
-    if name == SPANDREL:
-        from quantface_arch.archs.spandrel_net import SpandrelNet
-
+    if name == SPANDREL_NET:
         return SpandrelNet
     import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
     from basicsr.utils.registry import ARCH_REGISTRY
@@ -79,6 +79,6 @@ def _builder(name: Any) -> Callable[..., nn.Module]:
             f"network type: {name} is refused, since it downloads or unpickles weights"
         )
     if name not in ARCH_REGISTRY and f"{name}{SUFFIX}" not in ARCH_REGISTRY:
-        known = ", ".join(sorted({OSDFACE, SPANDREL, *(name for name, _ in ARCH_REGISTRY)}))
+        known = ", ".join(sorted({OSDFACE, SPANDREL_NET, *(name for name, _ in ARCH_REGISTRY)}))
         raise QuantFaceError(f"network type: found {name!r}, allowed is one of {known}")
     return ARCH_REGISTRY.get(name if name in ARCH_REGISTRY else f"{name}{SUFFIX}")

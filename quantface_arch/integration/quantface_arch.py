@@ -10,7 +10,7 @@ from torch import nn
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.pretrained.foreign import as_checkpoint
+from quantface_arch.pretrained.foreign import PICKLED, as_checkpoint
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.quant.nn.traits import set_traits
 from quantface_arch.utils.plain import plain
@@ -19,7 +19,6 @@ from quantface_arch.utils.state_dict import PARAM_KEYS, fill, read_state
 __all__ = ["QuantFaceArch", "checkpoint_arch"]
 
 NAME = "QuantFaceArch"
-PICKLED = (".pth", ".pt", ".ckpt")
 
 
 def QuantFaceArch(

@@ -21,13 +21,13 @@ from quantface_arch.utils.files import file_digest
 from quantface_arch.utils.safetensors_header import check_header
 from quantface_arch.utils.state_dict import PARAM_KEYS, fill, read_state
 
-__all__ = ["as_checkpoint", "rrdbnet_options"]
+__all__ = ["PICKLED", "as_checkpoint", "rrdbnet_options"]
 
 # Scale by the input channels of the first layer: at x2 the network folds 2x2 pixels into channels.
 _SCALES = {3: 4, 12: 2}
 # Increase this when the contents of the cached checkpoint change.
 _VERSION = 2
-_PICKLED = (".pth", ".pt", ".ckpt")
+PICKLED = (".pth", ".pt", ".ckpt")
 
 
 def as_checkpoint(path: Path) -> Path:
@@ -42,7 +42,7 @@ def as_checkpoint(path: Path) -> Path:
     Raises:
         QuantFaceError: the file is damaged, its architecture is unknown, or spandrel is missing.
     """
-    if path.suffix not in (*_PICKLED, ".safetensors") or _is_checkpoint(path):
+    if path.suffix not in (*PICKLED, ".safetensors") or _is_checkpoint(path):
         return path
 
     def make(folder: Path) -> dict[str, Any]:

@@ -39,10 +39,12 @@ def check_sizes(
     Raises:
         QuantFaceError: the trace fails at the other size, or its output is wrong there.
     """
+    if other is None:
+        return
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         graph: Any = torch.jit.trace(part, inputs, check_trace=False, strict=False)
-    if other is None or not any(issubclass(it.category, TracerWarning) for it in caught):
+    if not any(issubclass(it.category, TracerWarning) for it in caught):
         return
     try:
         wanted = tree_leaves(part(*other))
