@@ -27,6 +27,7 @@ LONGEST = 4
 def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return one row: the state after all rounds and a last run without a kill."""
     rounds, longest = (1, 1) if args.smoke else (args.kill_rounds, LONGEST)
+    processes, victims = (1, ("all",)) if args.smoke else (2, VICTIMS)
     chance = random.Random(args.seed)
     options = ["--model", args.model]
     with tempfile.TemporaryDirectory() as folder:
@@ -36,11 +37,11 @@ def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
         status, output = Run(restore_command(source, whole, 1, options)).wait()
         if status:
             raise SystemExit(f"restore.py failed:\n{output}")
-        resume = restore_command(source, out, 2, [*options, "--resume"])
-        killed = {victim: 0 for victim in VICTIMS}
+        resume = restore_command(source, out, processes, [*options, "--resume"])
+        killed = {victim: 0 for victim in victims}
         torn = 0
         for number in progress_bar(range(rounds), desc="kill", unit="round"):
-            victim = VICTIMS[number % len(VICTIMS)]
+            victim = victims[number % len(victims)]
             run = Run(resume)
             killed[victim] += _kill(run, out, victim, longest, chance)
             run.wait()

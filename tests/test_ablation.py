@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-import subprocess
-import sys
 
+import programs
 import pytest
 
 
@@ -83,8 +82,7 @@ def test_a_failed_training_says_why(ablation, bench):
 
 
 def test_minutes_are_limited(repo):
-    command = [sys.executable, str(repo / "benchmarks/ablation.py"), "--minutes", "11"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    result = programs.run_program(repo / "benchmarks/ablation.py", "--minutes", "11")
     assert result.returncode == 2 and "allowed is up to 10" in result.stderr
 
 

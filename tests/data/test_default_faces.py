@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from loops import SMALL, load_options, shrink
+from programs import run_program
 
 import quantface_arch.register  # noqa: F401
 from basicsr.data import build_dataset
@@ -41,8 +42,7 @@ def run(repo, fresh):
 
     def call(script, *words):
         env = {**os.environ, "PYTHONPATH": str(repo), "QUANTFACE_DATA": str(fresh / "nowhere")}
-        command = [sys.executable, str(repo / script), *map(str, words)]
-        return subprocess.run(command, cwd=fresh, env=env, capture_output=True, text=True)
+        return run_program(repo / script, *words, cwd=fresh, env=env)
 
     return call
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import numpy as np
+import programs
 import pytest
 from loops import load_options, shrink, write_images
 from small_networks import TINY
@@ -38,9 +38,7 @@ def run_program(repo, bench_env):
     """Return a function that runs a program of the repository, which must succeed, in its root."""
 
     def call(path, *words, timeout=600):
-        command = [sys.executable, path, *map(str, words)]
-        output = {"capture_output": True, "text": True}
-        done = subprocess.run(command, cwd=repo, env=bench_env, timeout=timeout, **output)
+        done = programs.run_program(path, *words, cwd=repo, env=bench_env, timeout=timeout)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

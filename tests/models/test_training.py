@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from programs import run_program
 from small_networks import TINY
 
 from quantface_arch.archs.build import build_arch
@@ -61,27 +62,19 @@ def options(repo, tmp_path):
     return opt
 
 
-def run(repo, folder, opt, *extra, phase="train", wait=True):
-    """Run a launcher with its experiments below ``folder``."""
+def prepare(repo, folder, opt, phase="train"):
+    """Write options and a launcher with its experiments below ``folder``; return its command."""
     launcher = folder / "basicsr" / f"{phase}.py"
     launcher.parent.mkdir(parents=True, exist_ok=True)
     launcher.write_bytes((repo / "basicsr" / f"{phase}.py").read_bytes())
     (folder / "options.yml").write_text(yaml.safe_dump(opt))
-    command = [sys.executable, str(launcher), "-opt", str(folder / "options.yml"), *extra]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    log = folder / "output.txt"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    if not wait:
-        return process
-    return process.wait(timeout=300), log.read_text()
+    return [str(launcher), "-opt", str(folder / "options.yml")]
+
+
+def run(repo, folder, opt, *extra, phase="train"):
+    """Run a launcher to its end; return its exit status and what it printed."""
+    done = run_program(*prepare(repo, folder, opt, phase), *extra, cwd=folder)
+    return done.returncode, done.stdout + done.stderr
 
 
 def weights(folder, step="latest"):
@@ -93,7 +86,10 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(repo, tmp_p
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     status, output = run(repo, whole, options)
     assert status == 0, output
-    process = run(repo, broken, options, wait=False)
+    command = [sys.executable, *prepare(repo, broken, options)]
+    with (broken / "output.txt").open("w") as output:
+        outputs = {"stdout": output, "stderr": output}
+        process = subprocess.Popen(command, cwd=broken, start_new_session=True, **outputs)
     # Iteration 4 is saved in the middle of an epoch of 5 iterations.
     state = broken / "experiments/train_mini/training_states/4.state"
     deadline = time.monotonic() + 200

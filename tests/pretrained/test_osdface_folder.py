@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import osdface_files as files
@@ -13,6 +11,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from osdface_files import CKPT, LORA, SIZES, load
+from programs import run_program
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -98,12 +97,12 @@ def test_pickle_that_needs_code_is_refused_and_can_be_converted(repo, written, f
     torch.save(state, folder / CKPT)
     with pytest.raises(QuantFaceError, match=r"associate_2\.ckpt.*RandomState.*convert_pickle"):
         load(folder)
-    command = [sys.executable, repo / "scripts/convert_pickle.py", folder / CKPT]
+    command = [repo / "scripts/convert_pickle.py", folder / CKPT]
     command.append(folder / "associate_2.safetensors")
-    refused = subprocess.run(command, capture_output=True, text=True)
+    refused = run_program(*command)
     assert refused.returncode == 2 and "--i-trust-this-file" in refused.stderr
     assert not command[-1].exists()
-    subprocess.run([*command, "--i-trust-this-file"], check=True, capture_output=True)
+    assert run_program(*command, "--i-trust-this-file").returncode == 0
     assert load_file(command[-1]).keys() == state["state_dict"].keys()
     expected = written[1]["association"]["state_dict"]
     for key, value in load(folder).vre.state_dict().items():
@@ -117,9 +116,9 @@ class Bomb:
 
 def test_converter_runs_no_foreign_code(repo, tmp_path):
     torch.save({"state_dict": {"a": torch.ones(2)}, "bomb": Bomb()}, tmp_path / "x.ckpt")
-    command = [sys.executable, repo / "scripts/convert_pickle.py", "--i-trust-this-file"]
+    command = [repo / "scripts/convert_pickle.py", "--i-trust-this-file"]
     command += [tmp_path / "x.ckpt", tmp_path / "x.safetensors"]
-    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    assert run_program(*command, cwd=tmp_path).returncode == 0
     assert torch.equal(load_file(tmp_path / "x.safetensors")["a"], torch.ones(2))
     assert not (tmp_path / "exploded").exists()
 

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from programs import run_program
 from small_networks import TINY
 
 from quantface_arch.archs.build import build_arch
@@ -191,9 +192,9 @@ def test_bad_files_do_not_stop_the_others(repo, model, photographs, tmp_path):
     Image.new("1", (20000, 20000)).save(photographs / "huge.png")
     write_image(photographs / "1x1.png", RGBImage(np.zeros((1, 1, 3), np.uint8)))
     write_image(photographs / "blank.png", RGBImage(np.full((99, 99, 3), 128, np.uint8)))
-    command = [sys.executable, repo / "inference/restore.py", "-i", photographs, "--model", model]
+    command = [repo / "inference/restore.py", "-i", photographs, "--model", model]
     command += ["-o", tmp_path / "out", "--detector", "yunet", "--offline"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = run_program(*command, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     errors = _errors(done.stderr)

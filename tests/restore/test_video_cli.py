@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from disks import full_disk
+from programs import run_program
 from small_networks import TINY
 from videos import sound_hash, streams, write_video
 
@@ -72,7 +73,7 @@ def test_a_folder_of_videos_and_images(command, photo, tmp_path):
     (folder / "cut.avi").write_bytes(cut[: len(cut) // 2])
     (folder / "text.webm").write_text("hello")
     words = ["-i", str(folder), "--compare", "--upscale", "1.5", "--batch-size", "3"]
-    done = subprocess.run([*command, *words], capture_output=True, text=True)
+    done = run_program(*command[1:], *words)
     assert done.returncode == 1, done.stderr
     _check_errors(
         done.stderr,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -12,6 +9,7 @@ import openvino
 import pytest
 import torch
 from onnx import numpy_helper
+from programs import run_program
 from quant_helpers import sqnr
 from small_networks import RRDB, TINY
 
@@ -34,8 +32,7 @@ def plain(tmp_path_factory):
 
 
 def export(repo, *words):
-    command = [sys.executable, str(repo / "scripts/export.py"), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return run_program(repo / "scripts/export.py", *words)
 
 
 def exported(repo, path, target, *words):

@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from programs import run_program
 from skimage.metrics import structural_similarity
 
 from quantface_arch.errors import UsageError
@@ -54,9 +55,7 @@ def evaluate(repo, tmp_path, monkeypatch):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
 
     def run(*args):
-        return subprocess.run(
-            command(repo, *args), capture_output=True, text=True, timeout=300, cwd=tmp_path
-        )
+        return run_program(*command(repo, *args)[1:], cwd=tmp_path)
 
     return run
 
@@ -105,9 +104,7 @@ def test_figures_are_those_of_the_metrics_and_of_score_py(evaluate, folders, tmp
         pair = [cv2.imread(str(folder / "1.png")) for folder in folders]
         assert float(rows["1.png"][name]) == METRICS[name](*pair)
 
-    script = [sys.executable, str(repo / "benchmarks/score.py"), *map(str, folders)]
-    line = subprocess.run([*script, "--size", "192"], check=True, capture_output=True).stdout
-    theirs = json.loads(line)
+    theirs = json.loads(run_program(repo / "benchmarks/score.py", *folders, "--size", 192).stdout)
     for name in ("psnr", "edge_psnr", "sharpness"):
         assert table[name][0] == pytest.approx(theirs[name], abs=2e-4)
     # score.py's window is square, BasicSR's Gaussian: the same formula otherwise.

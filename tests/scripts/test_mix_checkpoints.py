@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
+from programs import run_program
 from small_networks import TINY
 
 from quantface_arch.archs.build import build_arch
@@ -22,9 +20,8 @@ def mix(repo, tmp_path):
         save_checkpoint(build_arch(TINY), path, TINY)
 
     def run(first, second, share):
-        command = [sys.executable, str(repo / "scripts/mix_checkpoints.py"), str(first)]
-        command += [str(second), "--share", str(share), "-o", str(tmp_path / "c.safetensors")]
-        return subprocess.run(command, capture_output=True, text=True)
+        command = [repo / "scripts/mix_checkpoints.py", first, second, "--share", share]
+        return run_program(*command, "-o", tmp_path / "c.safetensors")
 
     return run, paths
 
