@@ -6,6 +6,7 @@ import importlib.util
 import os
 import random
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,16 @@ def fixed_seed() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compiled_once(tmp_path_factory) -> None:
-    """What a run of the tests compiles is kept for the run, in subprocesses too."""
-    os.environ["QUANTFACE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+def compiled_once(tmp_path_factory, worker_id) -> None:
+    """What a run of the tests compiles is kept for the run, in all its processes."""
+    base = tmp_path_factory.getbasetemp()
+    os.environ["QUANTFACE_CACHE"] = str((base if worker_id == "master" else base.parent) / "cache")
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Begin with the files that take longest, so that processes of a run end together."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -73,6 +73,7 @@ def test_a_finished_cell_is_not_repeated(ablation, bench, monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_a_failed_training_says_why(ablation, bench):
     made, _ = bench("--smoke")
     opt = made.derive(ablation.Cell("none", "none"), 0)

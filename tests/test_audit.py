@@ -60,6 +60,7 @@ def test_only_what_was_looked_up_is_clean(audit, packages, status, message):
     assert ("not checked" in err) == (SKIPPED in packages or not packages)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "words", "message"),
     [

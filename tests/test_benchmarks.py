@@ -83,6 +83,7 @@ def test_the_release_gives_the_same_images(repo, run_program, tmp_path):
     assert len(rows) >= 3 and {row["same to the last bit"] for row in rows} == {"yes"}
 
 
+@pytest.mark.slow
 def test_degraded_faces_score_as_expected(run_program, tmp_path, shipped_faces):
     clean = tmp_path / "clean"
     clean.mkdir()

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).resolve().parents[1] / "quantface_arch"
 FOREIGN = (
     "PIL",
@@ -37,6 +39,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_core_runs_where_nothing_else_is_installed():
     blocked = "\n".join(f"sys.modules[{name!r}] = None" for name in (*FOREIGN, *LATE))
     code = f"""

@@ -22,6 +22,7 @@ def options(quality, setting, method, *words):
     return quality.options_of(quality.Row(setting, method), args)
 
 
+@pytest.mark.slow
 def test_every_method_gets_the_same_calibration_and_training(quality):
     for setting in quality.SETTINGS:
         ours = options(quality, setting, quality.OURS, "--steps", "70")

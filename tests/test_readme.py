@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
+from programs import run_program
 
 
 @pytest.mark.slow
@@ -16,10 +15,8 @@ def test_python_examples_run(repo, tmp_path):
     assert len(blocks) == 2
     shutil.copytree(repo / "inputs", tmp_path / "inputs")
     faces = "import torch\nfaces = torch.rand(1, 3, 128, 128) * 2 - 1\n"
-    code = "\n".join([faces, *blocks])
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
+    (tmp_path / "examples.py").write_text("\n".join([faces, *blocks]))
+    done = run_program(tmp_path / "examples.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "1 faces" in done.stdout
     assert (tmp_path / "restored.png").is_file() and (tmp_path / "my-w4a8.safetensors").is_file()

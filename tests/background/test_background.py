@@ -64,6 +64,7 @@ def test_windows_cover_an_axis_once_with_context(length):
         assert end == length or end <= start + 64 - 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "depth"), [(2, np.uint8), (4, np.uint16)])
 def test_tiles_leave_no_seams(photo, scale, depth):
     """Tiled and untiled images differ by at most one level of 255."""
@@ -145,6 +146,7 @@ def test_the_published_sizes_are_recognized():
     assert rrdbnet_options(network(4).state_dict()) == {**SMALL, "scale": 4}
 
 
+@pytest.mark.slow
 def test_a_quantized_network_in_both_runtimes(photo, tmp_path):
     net, images = network(2), torch.rand(2, 3, 32, 32)
     wanted = BackgroundUpsampler(net, 2, torch.device("cpu"))(photo).astype(int)
@@ -243,6 +245,7 @@ def test_memory_is_bounded_by_the_tile():
     assert peak < large.nbytes + image.nbytes * 3
 
 
+@pytest.mark.slow
 def test_the_command(repo, photo, tmp_path, monkeypatch, capsys):
     model = tmp_path / "tiny.safetensors"
     save_checkpoint(build_arch(TINY), model, TINY)

@@ -135,6 +135,7 @@ def test_validation_pairs_are_made_on_the_fly(repo, fresh):
     assert torch.equal(first["lq"], again["lq"]) and not torch.equal(first["lq"], first["gt"])
 
 
+@pytest.mark.slow
 def test_validation_pairs_are_read_where_their_folders_are(repo, fresh):
     done = subprocess.run([sys.executable, repo / "benchmarks/make_lq.py"], capture_output=True)
     assert done.returncode == 0, done.stderr
@@ -151,6 +152,7 @@ def mini_options(repo):
     return sorted(path.relative_to(repo) for path in files)
 
 
+@pytest.mark.slow
 def test_every_options_file_of_the_mini_finds_faces(repo, fresh):
     """Data sets are built as the files stand, at the size of calibration too."""
     paths = mini_options(repo)
@@ -166,6 +168,7 @@ def test_every_options_file_of_the_mini_finds_faces(repo, fresh):
             assert len(dataset) > 10, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["datasets/faces", "datasets/mine"])
 def test_training_falls_back_from_the_default_folder_alone(repo, train, fresh, folder):
     opt = load_options(repo / "options/quantface_w4.yml")
@@ -183,6 +186,7 @@ def test_training_falls_back_from_the_default_folder_alone(repo, train, fresh, f
     assert list((fresh / "experiments/quantface_w4/models").glob("net_g_latest.*"))
 
 
+@pytest.mark.slow
 def test_quantizing_without_faces_of_ones_own(run, fresh, tiny):
     words = ["--model", tiny, "--balance", "none", "--rank", 0, "--size", 32, "--num-images", 3]
     done = run("scripts/quantize.py", *words, "-o", fresh / "q.safetensors")
@@ -202,6 +206,7 @@ def test_hidden_files_beside_degraded_faces_are_left_out(load_script, fresh):
     assert find_images(fresh / "own") == [folder / "a.jpg"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["allocate_bits", "balance"])
 def test_measuring_commands_calibrate_on_the_shipped_faces(repo, run, fresh, script):
     source = {"allocate_bits": "allocate_mini", "balance": "quantface_w4"}[script]
@@ -219,6 +224,7 @@ def test_measuring_commands_calibrate_on_the_shipped_faces(repo, run, fresh, scr
     assert done.stderr.count(NOTICE) == 1 and (fresh / f"out.{suffix}").is_file()
 
 
+@pytest.mark.slow
 def test_a_benchmark_says_that_it_uses_the_shipped_faces(run):
     done = run("benchmarks/folding.py", "--smoke")
     assert done.returncode == 0, done.stderr

@@ -21,6 +21,9 @@ from quantface_arch.restore.restorer import FaceRestorer
 from quantface_arch.utils import download
 from quantface_arch.utils.runtime_names import RUNTIME_NAMES
 
+# The fixture of the module takes seconds.
+pytestmark = pytest.mark.slow
+
 
 def shadow(folder, name, code):
     """Create a package that hides the installed one of the same name."""

@@ -30,6 +30,7 @@ def _eye_distance(face):
     return np.linalg.norm(face.landmarks[1] - face.landmarks[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("photograph", PHOTOGRAPHS)
 def test_the_faces_of_groups_are_found_and_nothing_else(data_root, detector, photograph):
     found = detector.detect(load_rgb(data_root / "inputs/whole" / photograph))
@@ -43,6 +44,7 @@ def test_the_faces_of_groups_are_found_and_nothing_else(data_root, detector, pho
         assert 0 < face.score <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", SIDES)
 def test_a_portrait_has_one_face_at_every_size(data_root, detector, side):
     paths = sorted((data_root / "portraits").glob("*.jpg"))[:: 16 if side < 2000 else 80]
@@ -51,6 +53,7 @@ def test_a_portrait_has_one_face_at_every_size(data_root, detector, side):
     assert counts == [1] * len(paths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "side"),
     # Wheels of cars behind the person; a half profile.
@@ -61,6 +64,7 @@ def test_wheels_are_no_faces_and_half_profiles_are(data_root, name, side):
     assert len(YuNetDetector().detect(_resized(rgb, side, side))) == 1
 
 
+@pytest.mark.slow
 def test_faces_of_20_pixels_are_found(data_root, detector):
     found = 0
     paths = sorted((data_root / "portraits").glob("*.jpg"))[::8]
@@ -72,6 +76,7 @@ def test_faces_of_20_pixels_are_found(data_root, detector):
     assert found >= 0.9 * len(paths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("high", [60, 640, 2000, 5000])
 def test_a_face_that_fills_the_image_is_one_face(astronaut, detector, high):
     face = detector.detect(astronaut)[0]
@@ -83,6 +88,7 @@ def test_a_face_that_fills_the_image_is_one_face(astronaut, detector, high):
     assert high > found.box[3] - found.box[1] > 0.6 * high
 
 
+@pytest.mark.slow
 def test_small_faces_of_large_photographs_and_16_bits(data_root, detector):
     rgb = load_rgb(data_root / "inputs/whole/codeformer_00.jpg")
     large = np.full((1400, 2000, 3), 128, np.uint8)
@@ -104,6 +110,7 @@ def test_the_shipped_picture_needs_no_weights(astronaut):
     assert len(build_detector("yunet").detect(astronaut)) == 1
 
 
+@pytest.mark.slow
 def test_eight_threads_share_a_detector(astronaut, detector):
     """The networks keep the size of their input between calls, so the sizes differ here."""
     images = [_resized(astronaut, width, 3 * width // 4) for width in range(120, 840, 90)]

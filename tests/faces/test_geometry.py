@@ -42,6 +42,7 @@ def test_landmarks_of_no_face_are_impossible():
     assert not fit(flat).is_possible and np.isfinite(fit(flat).residual)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("angle", [45, 90, 120, 180, 270])
 def test_a_turned_face_has_its_landmarks_where_they_are(astronaut, detector, angle):
     (upright,) = detector.detect(astronaut)

@@ -57,4 +57,5 @@ def _become(command, cwd, env, outputs):
     added = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = command
     sys.path[:] = [str(Path(command[0]).resolve().parent), *added, *INSTALLED]
-    runpy.run_path(command[0], run_name="__main__")
+    # As Python does, so that ``__file__`` is absolute.
+    runpy.run_path(os.path.abspath(command[0]), run_name="__main__")

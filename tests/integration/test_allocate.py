@@ -27,6 +27,7 @@ def run(tmp_path, monkeypatch):
     return AllocationRun(options=folder / "options.yml", out=folder / "map.yml")
 
 
+@pytest.mark.slow
 def test_layers_are_measured_by_several_processes_as_by_one(run, monkeypatch):
     """Each measures its layers, one writes; a part that a killed process left is used."""
     alone = allocate_from_options(run, Shard())

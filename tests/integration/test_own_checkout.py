@@ -14,6 +14,7 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.models.osdface_model import OSDFaceModel
 
 
+@pytest.mark.slow
 def test_the_loop_of_a_basicsr_checkout_resumes_without_a_gpu(repo, tmp_path, monkeypatch):
     import basicsr.train as own
 

@@ -50,6 +50,7 @@ def moved(net):
     return net.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [RRDB, SWINIR], ids=lambda options: options["type"])
 def test_basicsrs_archs_are_quantized_saved_and_loaded_bit_by_bit(options, tmp_path):
     net, images = moved(arch(options)), torch.rand(3, 3, 16, 16)
@@ -88,6 +89,7 @@ def test_basicsrs_own_model_tests_a_quantized_checkpoint(tmp_path):
         assert torch.equal(model.output, net(images))
 
 
+@pytest.mark.slow
 def test_weights_alone_are_enough_for_a_shipped_model():
     net = arch(None, "mini")
     assert net.arch_options["type"] == "OSDFace"
@@ -129,6 +131,7 @@ def test_osdfaces_folder(tmp_path):
         arch(RRDB, str(tmp_path))
 
 
+@pytest.mark.slow
 def test_weights_of_another_arch_name_file_key_and_what_was_expected(tmp_path):
     wide = {**RRDB, "num_feat": 24}
     torch.save({"params": build_arch(wide).state_dict()}, tmp_path / "wide.pth")

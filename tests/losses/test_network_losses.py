@@ -97,6 +97,7 @@ def faces():
 ALL = ["feature", "structure", "vre structure", "lpips", "identity"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_zero_at_equality_grows_with_distortion_and_obeys_its_weight(name, make):
     loss, image = make(name, loss_weight=2.0), faces()[:1]
@@ -109,6 +110,7 @@ def test_zero_at_equality_grows_with_distortion_and_obeys_its_weight(name, make)
     assert values[2] == pytest.approx(2 * one, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_gradients_reach_the_picture_and_not_the_network(name, make):
     loss, target = make(name).train(), faces()
@@ -201,6 +203,7 @@ def test_weights_in_torchs_cache_are_found(alexnet, tmp_path):
     assert torch.equal(found, wanted)
 
 
+@pytest.mark.slow
 def test_damaged_and_foreign_weights_are_named(alexnet, arcface, tmp_path):
     (tmp_path / "broken.pth").write_bytes(alexnet.read_bytes()[:1000])
     for kind, weights in (
@@ -225,6 +228,7 @@ def test_wrong_options_are_named(tmp_path):
             build_loss(options)
 
 
+@pytest.mark.slow
 def test_identity_sees_the_face_and_not_its_surroundings(make):
     loss, image = make("identity"), faces()
     frame = image.clone()

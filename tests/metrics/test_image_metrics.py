@@ -83,6 +83,7 @@ def test_more_degradation_is_worse(name, spoil, amounts, face):
     assert same < values[0] < values[1] < values[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lpips", "deg"])
 def test_more_noise_is_worse_through_any_network(name, face, weights):
     pictures = (face, noisy(face, 10), noisy(face, 30), noisy(face, 90))
@@ -90,6 +91,7 @@ def test_more_noise_is_worse_through_any_network(name, face, weights):
     assert values[0] < values[1] < values[2] < values[3]
 
 
+@pytest.mark.slow
 def test_equal_pictures_have_the_best_figure(face, weights):
     best = {"psnr": np.inf, "ssim": 1, "ms_ssim": 1, "haarpsi": 1, "sharpness": 1, "vre": 0}
     for name, value in {**best, **dict.fromkeys(RANDOM, 0)}.items():
@@ -148,6 +150,7 @@ def test_equal_flat_images_have_the_best_figure(name, level):
     assert METRICS[name](flat, flat) == pytest.approx(wanted, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in OFFLINE if name != "psnr"])
 def test_figures_of_dull_images_are_finite_or_refused(name, face):
     black = np.zeros_like(face)
@@ -176,6 +179,7 @@ def test_niqe_of_images_without_texture_is_refused(level, face):
             calculate_metric({"img": picture}, {"type": "calculate_quantface_niqe"})
 
 
+@pytest.mark.slow
 def test_deg_is_the_angle_between_embeddings(face, weights):
     net = network("deg", METRICS["deg"].build, weights)
     other = np.ascontiguousarray(face[::-1])
@@ -205,6 +209,7 @@ def test_peaks_at_the_border_stay_inside():
     assert np.abs(found - [(x + 0.5, y + 0.5) for y, x in corners]).max() <= 0.25
 
 
+@pytest.mark.slow
 def test_lmd_is_in_pixels_of_the_picture(face, weights):
     spoiled = noisy(face, 60)
     small = METRICS["lmd"](spoiled, face, weights=weights)

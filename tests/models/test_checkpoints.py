@@ -66,6 +66,7 @@ def test_a_state_that_cannot_be_written_leaves_no_networks_of_its_step(tmp_path)
         assert {int(path.stem) for path in states.iterdir()} == left
 
 
+@pytest.mark.slow
 def test_the_last_good_checkpoint_outlives_a_full_disk_and_the_run_resumes_from_it(
     tmp_path, options, monkeypatch
 ):
@@ -103,6 +104,7 @@ def stopped(tmp_path, options, monkeypatch):
     return lambda: train(monkeypatch, tmp_path, options, "--auto_resume")
 
 
+@pytest.mark.slow
 def test_resuming_says_which_options_differ(options, stopped, monkeypatch):
     warnings = []
 

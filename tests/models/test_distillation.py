@@ -17,6 +17,7 @@ from quantface_arch.quant.config.bitmap import save_bit_map
 BLOCK = "unet.mid_block.resnets.0"
 
 
+@pytest.mark.slow
 def test_only_branches_and_bounds_learn_and_the_rest_is_shared(tmp_path, w4_options):
     model = build(w4_options, tmp_path)
     teacher = {name: value.clone() for name, value in model.teacher.state_dict().items()}
@@ -32,6 +33,7 @@ def test_only_branches_and_bounds_learn_and_the_rest_is_shared(tmp_path, w4_opti
     assert frozen and all(id(p) in shared for p in frozen)
 
 
+@pytest.mark.slow
 def test_training_brings_the_student_closer_to_the_teacher(tmp_path, w4_options):
     w4_options["train"].update(accumulate=1, ema_decay=0)
     w4_options["train"]["losses"] = [{"type": "MSELoss"}]
@@ -41,6 +43,7 @@ def test_training_brings_the_student_closer_to_the_teacher(tmp_path, w4_options)
     assert errors[-1] < 0.8 * errors[0]
 
 
+@pytest.mark.slow
 def test_a_batch_in_pieces_gives_the_step_of_the_whole_batch(tmp_path, w4_options):
     make_comparable(w4_options)
     data, after, logs = batch(3, side=16), [], []
@@ -54,6 +57,7 @@ def test_a_batch_in_pieces_gives_the_step_of_the_whole_batch(tmp_path, w4_option
     assert relative_error(before, *after) < 0.01
 
 
+@pytest.mark.slow
 def test_checkpointing_computes_activations_again_and_changes_no_gradient(tmp_path, w4_options):
     data, gradients, calls = batch(), [], []
     for checkpointing in (False, True):
@@ -69,6 +73,7 @@ def test_checkpointing_computes_activations_again_and_changes_no_gradient(tmp_pa
         assert torch.allclose(plain, again, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_ema_is_tested_and_written(tmp_path, w4_options):
     model = build(w4_options, tmp_path)
     for iteration in range(1, 4):
@@ -95,6 +100,7 @@ def test_the_ema_is_tested_and_written(tmp_path, w4_options):
     assert step(model, batch(), 4)
 
 
+@pytest.mark.slow
 def test_losses_name_outputs_and_targets(tmp_path, w4_options):
     w4_options["train"]["losses"] = [
         {"type": "L1Loss"},
@@ -121,6 +127,7 @@ def test_losses_name_outputs_and_targets(tmp_path, w4_options):
     assert log["l_L1Loss_2"] == pytest.approx(float(far), rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -165,6 +172,7 @@ def test_mistakes_are_found_before_calibration(tmp_path, w4_options, monkeypatch
     assert "\n" not in message and all(word in message for word in words), message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -185,6 +193,7 @@ def test_a_network_that_cannot_be_trained_is_refused(tmp_path, w4_options, chang
     assert all(word in str(error.value) for word in words)
 
 
+@pytest.mark.slow
 def test_a_bit_map_decides_every_width(tmp_path, w4_options):
     plain = build(w4_options, tmp_path / "plain")
     names = [layer.name for layer in quant_layers(plain.net_g)]
@@ -200,6 +209,7 @@ def test_a_bit_map_decides_every_width(tmp_path, w4_options):
         build(w4_options, tmp_path / "short")
 
 
+@pytest.mark.slow
 def test_reconstruction_comes_first_and_helps(tmp_path, w4_options):
     def error(model):
         # Of the images on which the blocks are tuned.

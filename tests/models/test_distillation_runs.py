@@ -19,6 +19,7 @@ from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import read_metadata
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(
     tmp_path, w4_options, monkeypatch
 ):
@@ -40,6 +41,7 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(
     )
 
 
+@pytest.mark.slow
 def test_the_first_stage_of_a_run_killed_before_its_first_state_is_used(
     tmp_path, w4_options, monkeypatch
 ):
@@ -60,6 +62,7 @@ def test_the_first_stage_of_a_run_killed_before_its_first_state_is_used(
     assert read_metadata(other / "prepared.safetensors")["recipe"]["name"] == "w6a6"
 
 
+@pytest.mark.slow
 def test_resuming_with_other_widths_is_refused(tmp_path, w4_options, monkeypatch):
     w4_options["train"]["total_iter"] = 2
     train(monkeypatch, tmp_path, w4_options)
@@ -68,6 +71,7 @@ def test_resuming_with_other_widths_is_refused(tmp_path, w4_options, monkeypatch
         train(monkeypatch, tmp_path, w4_options, "--auto_resume")
 
 
+@pytest.mark.slow
 def test_an_sr_network_is_distilled_and_tested_without_code(tmp_path, w4_options, monkeypatch):
     write_images(tmp_path / "gt", side=64)
     write_images(tmp_path / "lq", side=32)
@@ -135,6 +139,7 @@ def train_one_of_two(rank, opt, folder):
     return values(model)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_both_batches(tmp_path, w4_options):
     make_comparable(w4_options)
     w4_options["train"]["accumulate"] = 2

@@ -53,6 +53,7 @@ def distance(models, teacher, step):
     return float((net(X) - teacher(X)).abs().mean())
 
 
+@pytest.mark.slow
 def test_the_decoder_alone_learns_and_comes_nearer_to_its_teacher(tmp_path, options, monkeypatch):
     shrink_training(options, 40)
     options["logger"]["save_checkpoint_freq"] = 20
@@ -69,6 +70,7 @@ def test_the_decoder_alone_learns_and_comes_nearer_to_its_teacher(tmp_path, opti
         assert float((written(X) - teacher(X)).abs().mean()) == pytest.approx(found[1], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(
     tmp_path, options, monkeypatch
 ):

@@ -22,7 +22,7 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.models.discriminator import Discriminator
 from quantface_arch.models.options import DiscriminatorOptions
 from quantface_arch.pretrained.zoo import load_model
-from quantface_arch.quant import quantize, save_checkpoint
+from quantface_arch.quant import Recipe, quantize, save_checkpoint
 from quantface_arch.quant.checkpoint.save_load import read_metadata
 from quantface_arch.utils.option_fields import parse_options
 
@@ -82,6 +82,7 @@ def weights(folder, step="latest"):
     return torch.load(path, weights_only=True)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(repo, tmp_path, options):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     status, output = run(repo, whole, options)
@@ -114,6 +115,7 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(repo, tmp_p
     assert metadata["arch"]["type"] == "OSDFace"
 
 
+@pytest.mark.slow
 def test_training_changes_every_part(repo, tmp_path, options):
     status, output = run(repo, tmp_path, options)
     assert status == 0, output
@@ -124,6 +126,7 @@ def test_training_changes_every_part(repo, tmp_path, options):
         ), part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "word"),
     [
@@ -182,7 +185,8 @@ def test_a_discriminator_that_cannot_be_built_says_which_part(part):
 def test_the_test_loop_restores_with_a_checkpoint(repo, tmp_path, recipe):
     model = build_arch(TINY).eval()
     if recipe:
-        quantize(model, recipe, torch.rand(2, 3, 64, 64) * 2 - 1, progress=False)
+        plain = {"name": recipe, "balance": {"kind": "none"}}
+        quantize(model, Recipe.from_dict(plain), torch.rand(2, 3, 64, 64) * 2 - 1, progress=False)
     save_checkpoint(model, tmp_path / "model.safetensors", TINY)
     picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     for folder in ("lq", "gt"):

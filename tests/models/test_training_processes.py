@@ -18,12 +18,12 @@ import quantface_arch.register  # noqa: F401
 from basicsr.models import build_model
 from quantface_arch.archs.build import build_arch
 from quantface_arch.models.quantize_stage import read_quant_options
-from quantface_arch.quant import convert, save_checkpoint
+from quantface_arch.quant import convert, read_metadata, save_checkpoint
 from quantface_arch.quant.config.bitmap import save_bit_map
 
 HELPERS = Path(__file__).resolve().parents[1] / "helpers"
-QUANTIZED = ("w8", "w4a8", "w6", "w4a6", "w4", "mp")
-NAMES = ["train_mini", "train_mini_fast", *(f"quantface_{key}" for key in QUANTIZED)]
+WIDTHS = {"w8": (8, 8), "w4a8": (4, 8), "w6": (6, 6), "w4a6": (4, 6), "w4": (4, 4), "mp": (4, 4)}
+NAMES = ["train_mini", "train_mini_fast", *(f"quantface_{key}" for key in WIDTHS)]
 PEERS = ["efficientdm", "passionsr"]
 FAST = {"num_blocks": [1, 1], "block_out_channels": [16, 16]}
 
@@ -90,6 +90,15 @@ def test_both_processes_end_with_the_same_network(trained, name):
     assert all(value == value for value in first[name]["log"].values())
     experiment = yaml.safe_load((folder / f"{name}.yml").read_text())["name"]
     assert (folder / f"experiments/{experiment}/models/net_g_latest.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", WIDTHS)
+def test_the_checkpoint_has_the_widths_of_the_options(trained, key):
+    (found,) = trained[1].glob(f"experiments/*{key}/models/net_g_latest.safetensors")
+    metadata = read_metadata(found)
+    assert dict(zip("wa", WIDTHS[key], strict=True)) in metadata["bits"].values()
+    assert bool(metadata["ranks"]) == (key != "w8")
 
 
 @pytest.mark.slow

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pytest
 from accelerate import init_empty_weights
-from loops import load_options, saved, shrink, train, write_images
+from loops import load_options
 
 import quantface_arch.register  # noqa: F401
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
 from quantface_arch.archs.build import build_arch
 from quantface_arch.models.quantize_stage import read_quant_options
-from quantface_arch.quant import convert, read_metadata
+from quantface_arch.quant import convert
 from quantface_arch.quant.calibration.selection import branch_ranks
-from quantface_arch.quant.config.bitmap import save_bit_map
 
 SETTINGS = {"w8": "w8a8", "w4a8": "w4a8", "w6": "w6a6", "w4a6": "w4a6", "w4": "w4a4", "mp": "w4a4"}
 SR = ("rrdbnet_w4a8", "swinir_w4a8")
@@ -48,6 +47,7 @@ def test_every_file_says_how_it_is_run_and_names_what_is_registered(repo):
             assert loss["type"] in LOSS_REGISTRY, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUANTIZING)
 def test_the_recipe_fits_the_network(repo, name):
     opt = read(repo, name)
@@ -73,20 +73,3 @@ def test_the_files_of_a_folder_differ_in_little(repo):
             other = read(repo, f"{folder}quantface_{key}")
             assert all(other[part] == first[part] for part in same), (folder, key)
             assert other["train"]["losses"] == first["train"]["losses"]
-
-
-@pytest.mark.parametrize("key", list(SETTINGS))
-def test_a_shrunken_run_gives_a_checkpoint_of_its_widths(repo, tmp_path, monkeypatch, key):
-    write_images(tmp_path / "faces")
-    opt = shrink(read(repo, f"quantface_{key}"), tmp_path / "faces")
-    if opt["quant"]["bit_map"]:
-        net = build_arch(opt["network_g"]["arch"])
-        recipe, *_ = read_quant_options({"name": "w4a4"}, net)
-        save_bit_map(tmp_path / "map.yml", convert(net, recipe).bits)
-        opt["quant"]["bit_map"] = str(tmp_path / "map.yml")
-    models = train(monkeypatch, tmp_path, opt)
-    assert "params" in saved(models)
-    metadata = read_metadata(models / "net_g_latest.safetensors")
-    weights, activations = (int(SETTINGS[key][place]) for place in (1, 3))
-    assert {"w": weights, "a": activations} in metadata["bits"].values()
-    assert bool(metadata["ranks"]) == (key != "w8")

@@ -70,6 +70,7 @@ def test_a_recipe_has_ours_data_calibration_and_no_less_training(repo, name):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PEERS)
 def test_a_shrunken_run_gives_a_checkpoint_of_the_method(repo, tmp_path, monkeypatch, name):
     write_images(tmp_path / "faces")

@@ -53,6 +53,7 @@ def test_an_options_file_has_the_papers_metrics(repo, name):
     assert ("dataroot_gt" in opt["datasets"]["test_1"]) == paired
 
 
+@pytest.mark.slow
 def test_the_options_files_share_a_network_of_any_checkpoint(repo):
     files = [load_options(repo / f"options/testsets/{name}.yml") for name in SETS]
     network = files[0]["network_g"]

@@ -45,6 +45,7 @@ def saved(name, folder):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_file_is_loaded_as_spandrel_loads_it(name, tmp_path):
     x = torch.rand(2, 3, 64, 64)
@@ -61,6 +62,7 @@ def test_a_file_is_loaded_as_spandrel_loads_it(name, tmp_path):
     assert y.shape[-1] == 64 * expected.scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_quantized_network_is_loaded_without_the_file(name, tmp_path):
     path = saved(name, tmp_path)

@@ -38,6 +38,7 @@ def check_unet(model, found, scale):
         assert torch.equal(value, found["unet"][key]), key
 
 
+@pytest.mark.slow
 def test_every_tensor_arrives(written):
     folder, found = written
     model = load(folder)
@@ -72,6 +73,7 @@ def test_alpha_of_the_header_gives_way_to_the_argument(written, folder, alpha, s
     check_unet(load(folder, alpha=alpha), written[1], scale)
 
 
+@pytest.mark.slow
 def test_saved_model_needs_none_of_the_files(written, tmp_path):
     model = load(written[0])
     save_checkpoint(model, tmp_path / "m.safetensors", model.arch_options, dtype=torch.float32)
@@ -91,6 +93,7 @@ def test_safetensors_in_place_of_pickles(written, folder):
         assert torch.equal(value, expected[key]), key
 
 
+@pytest.mark.slow
 def test_pickle_that_needs_code_is_refused_and_can_be_converted(repo, written, folder):
     class_of_test = np.random.RandomState(0)
     state = {**written[1]["association"], "callbacks": {type(class_of_test): class_of_test}}
@@ -114,6 +117,7 @@ class Bomb:
         return (open, ("exploded", "w"))
 
 
+@pytest.mark.slow
 def test_converter_runs_no_foreign_code(repo, tmp_path):
     torch.save({"state_dict": {"a": torch.ones(2)}, "bomb": Bomb()}, tmp_path / "x.ckpt")
     command = [repo / "scripts/convert_pickle.py", "--i-trust-this-file"]
@@ -123,6 +127,7 @@ def test_converter_runs_no_foreign_code(repo, tmp_path):
     assert not (tmp_path / "exploded").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save", [{"variant": "fp16"}, {"max_shard_size": "20KB"}])
 def test_layouts_of_base_models(written, folder, tmp_path, save):
     base = tmp_path / "mirror"

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from quantface_arch.errors import QuantFaceError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -77,6 +78,7 @@ def test_wrong_keys_of_checkpoints_are_named(folder, name, edit, message):
         load(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key, shape, message",
     [

@@ -41,6 +41,7 @@ class Dying(list):
             yield image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reading", [1, 2])
 @pytest.mark.parametrize("every", [1, 2])
 def test_a_killed_preparation_goes_on_and_ends_the_same(tmp_path, monkeypatch, reading, every):

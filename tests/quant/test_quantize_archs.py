@@ -31,6 +31,7 @@ def signal_to_noise(reference, found):
     return float(10 * torch.log10(reference.square().mean() / noise))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [lambda _: build_arch(RRDB), lambda _: Autoencoder()])
 def test_w8a8_and_w4a8_follow_the_float_network(build, tmp_path):
     images = torch.rand(2, 3, 32, 32) * 2 - 1

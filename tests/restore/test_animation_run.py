@@ -29,6 +29,7 @@ def levels(path):
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("upscale", [1, 2])
 def test_every_frame_is_restored(restore, animation, tmp_path, upscale):
     status, out, _ = restore("-i", animation, "--compare", "--upscale", str(upscale))
@@ -44,6 +45,7 @@ def test_every_frame_is_restored(restore, animation, tmp_path, upscale):
     assert len(levels(tmp_path / "out/compare/moving.png")) == 4
 
 
+@pytest.mark.slow
 def test_a_done_animation_is_skipped(restore, animation, tmp_path):
     assert restore("-i", animation)[0] == 0
     for flag in ("--resume", "--skip-existing"):
@@ -51,12 +53,14 @@ def test_a_done_animation_is_skipped(restore, animation, tmp_path):
         assert status == 0 and "done already" in out
 
 
+@pytest.mark.slow
 def test_aligned_animations(restore, animation, tmp_path):
     status, out, _ = restore("-i", animation, "--aligned")
     assert status == 0 and "4 faces restored" in out
     assert len(levels(tmp_path / "out/restored_faces/moving.png")) == 4
 
 
+@pytest.mark.slow
 def test_an_animation_without_a_face_is_an_error(restore, tmp_path):
     frames = [Image.fromarray(np.full((64, 64, 3), level, np.uint8)) for level in (50, 90)]
     frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:])
@@ -67,12 +71,14 @@ def test_an_animation_without_a_face_is_an_error(restore, tmp_path):
     assert len(levels(tmp_path / "out/restored/a.png")) == 2
 
 
+@pytest.mark.slow
 def test_an_animation_that_becomes_too_large_is_an_error(restore, animation, monkeypatch):
     monkeypatch.setattr("quantface_arch.restore.animation_run.MAX_OUTPUT_PIXELS", 10**6)
     status, _, err = restore("-i", animation, "--upscale", "2")
     assert status == 1 and "enlarging 4 frames 2 times gives 1 megapixels together" in err
 
 
+@pytest.mark.slow
 def test_metadata_is_kept_or_left_out(restore, repo, tmp_path):
     exif = Image.Exif()
     exif[0x010E] = "a description"

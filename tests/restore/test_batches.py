@@ -132,6 +132,7 @@ def test_each_process_knows_its_rank_and_gets_a_share_of_the_cores(monkeypatch):
     assert Shard(0, 9, 0, 9).threads == 1
 
 
+@pytest.mark.slow
 def test_resume_repeats_inputs_whose_files_or_settings_changed(restore, faces, tmp_path):
     out = tmp_path / "out"
 
@@ -175,6 +176,7 @@ def test_failed_images_are_recorded_and_retried(restore, tmp_path):
     assert restore(*command, "--resume")[0] == 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_resuming_completes_it(restore, faces, tmp_path):
     """Two images fit, the third does not: the error is one line and no file is incomplete."""
     out, whole = tmp_path / "out", tmp_path / "whole"
@@ -199,6 +201,7 @@ def test_a_full_disk_ends_the_run_and_resuming_completes_it(restore, faces, tmp_
     assert digests(out) == digests(whole)
 
 
+@pytest.mark.slow
 def test_pending_images_are_bounded(restore, faces, monkeypatch):
     batches = []
     work = FaceRestorer.restore_aligned
@@ -214,6 +217,7 @@ def test_pending_images_are_bounded(restore, faces, monkeypatch):
     assert batches == [2, 2, 1]
 
 
+@pytest.mark.slow
 def test_the_file_that_marks_an_image_as_done_is_written_last(restore, photographs, tmp_path):
     """The result appears after all other outputs, so that --skip-existing can rely on it."""
     arguments = ["-i", photographs / "0.png", "--compare", "--runtime", "reference"]

@@ -30,6 +30,7 @@ def _errors(stderr):
     return [line for line in stderr.splitlines() if line.startswith("error: ")]
 
 
+@pytest.mark.slow
 def test_outputs_are_laid_out_as_documented(restore, photographs, tmp_path):
     (photographs / "notes.txt").write_text("x")
     status, stdout, stderr = restore("-i", photographs, "--compare")
@@ -48,6 +49,7 @@ def test_outputs_are_laid_out_as_documented(restore, photographs, tmp_path):
     assert "3/3" in stderr
 
 
+@pytest.mark.slow
 def test_aligned_faces(restore, photographs, tmp_path):
     Image.open(photographs / "0.png").resize((100, 100)).convert("LA").save(photographs / "0.png")
     status, _, stderr = restore("-i", photographs, "--aligned", "--compare", "--batch-size", "2")
@@ -58,6 +60,7 @@ def test_aligned_faces(restore, photographs, tmp_path):
     assert image.size == (512, 512) and image.alpha.shape == (512, 512)
 
 
+@pytest.mark.slow
 def test_order_and_batches_do_not_change_sampled_images(restore, photographs, tmp_path):
     """Every division into runs and batches gives the same images."""
     runs = {
@@ -73,6 +76,7 @@ def test_order_and_batches_do_not_change_sampled_images(restore, photographs, tm
         assert np.abs(one.astype(int) - other).max() <= 1
 
 
+@pytest.mark.slow
 def test_skip_existing(restore, photographs, tmp_path):
     final = tmp_path / "out/restored/1.png"
     write_image(final, RGBImage(np.zeros((20, 20, 3), np.uint8)))
@@ -83,6 +87,7 @@ def test_skip_existing(restore, photographs, tmp_path):
     assert status == 0 and "all 3 images are done already" in stdout
 
 
+@pytest.mark.slow
 def test_an_image_without_faces(restore, tmp_path):
     path = tmp_path / "empty.png"
     write_image(path, RGBImage(np.full((60, 80, 3), 90, np.uint8)))
@@ -95,12 +100,14 @@ def test_an_image_without_faces(restore, tmp_path):
     assert load_rgb(tmp_path / "out/restored/empty.png").shape == (120, 160, 3)
 
 
+@pytest.mark.slow
 def test_results_inside_the_input_folder_are_not_restored_again(restore, photographs):
     arguments = ("-i", photographs, "--recursive", "-o", photographs / "results")
     assert "3 images" in restore(*arguments)[1]
     assert "3 images" in restore(*arguments)[1]
 
 
+@pytest.mark.slow
 def test_a_broken_network_fails_its_images_and_writes_nothing(
     restore, photographs, tmp_path, monkeypatch
 ):
@@ -183,6 +190,7 @@ def test_every_failure_is_one_line(monkeypatch, capsys, error, status, line):
     assert line in stderr and len(stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_bad_files_do_not_stop_the_others(repo, model, photographs, tmp_path):
     """Run the command in its own process on every kind of bad file."""
     whole = (repo / "inputs/astronaut.jpg").read_bytes()
@@ -219,6 +227,7 @@ def test_wrong_usage_is_reported_before_heavy_imports(repo, tmp_path):
     assert time.perf_counter() - start < 20
 
 
+@pytest.mark.slow
 def test_real_photographs(restore, data_root, tmp_path):
     photographs = data_root / "inputs/whole"
     status, _, stderr = restore(

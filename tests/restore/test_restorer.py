@@ -159,6 +159,7 @@ def test_upscaling_enlarges_everything(restorer, astronaut):
     assert not np.array_equal(plain, result.image)
 
 
+@pytest.mark.slow
 def test_too_many_output_pixels_are_an_error(restorer):
     with pytest.raises(QuantFaceError, match="4000x3000 pixels 8 times"):
         restorer.restore(np.zeros((3000, 4000, 3), np.uint8), upscale=8)

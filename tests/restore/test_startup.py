@@ -50,6 +50,7 @@ def loaded(done):
     return lines[0].split()[1:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_a_compiled_restorer_imports_no_heavy_library(
     detector, repo, compiled, photographs, tmp_path, request

@@ -61,6 +61,7 @@ def _check_errors(stderr, wanted):
     assert all(reason in line for reason, line in zip(wanted.values(), errors, strict=True))
 
 
+@pytest.mark.slow
 def test_a_folder_of_videos_and_images(command, photo, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
@@ -102,6 +103,7 @@ def test_a_folder_of_videos_and_images(command, photo, tmp_path):
     assert "12/12" in done.stderr and "frame/s" in done.stderr.replace("s/frame", "frame/s")
 
 
+@pytest.mark.slow
 def test_a_note_names_what_a_video_loses(restore, photo, tmp_path):
     write_video(tmp_path / "a.mkv", [photo] * 2, attachment=b"font")
     status, _, stderr = restore("-i", tmp_path / "a.mkv")
@@ -110,6 +112,7 @@ def test_a_note_names_what_a_video_loses(restore, photo, tmp_path):
     assert f"note: {tmp_path / 'a.mkv'}: not kept: 1 attachment track" in notes
 
 
+@pytest.mark.slow
 def test_the_times_of_frames_are_kept(restore, photo, tmp_path):
     """The videos side by side have them too, and detection and batches delay the frames."""
     write_video(tmp_path / "a.mkv", [photo] * 9, times=[0, 1, 2, 10, 11, 30, 31, 32, 33])
@@ -120,6 +123,7 @@ def test_the_times_of_frames_are_kept(restore, photo, tmp_path):
         assert starts == [number / 25 for number in (0, 1, 2, 10, 11, 30, 31, 32, 33)]
 
 
+@pytest.mark.slow
 def test_an_interrupted_video_does_not_count_as_done(command, photo, tmp_path):
     write_video(tmp_path / "long.mp4", _swaying(photo, 400))
     process = subprocess.Popen(
@@ -171,6 +175,7 @@ def test_videos_without_faces_and_videos_that_exist(restore, photo, tmp_path):
     assert status == 0 and "all 1 inputs are done already" in stdout
 
 
+@pytest.mark.slow
 def test_resuming_videos_by_the_manifest(restore, photo, tmp_path):
     good, broken = tmp_path / "a.mp4", tmp_path / "b.mp4"
     write_video(good, _swaying(photo, 3))
@@ -192,6 +197,7 @@ def _frames(path):
         return np.stack([rgb for rgb, _ in reader]).astype(int)
 
 
+@pytest.mark.slow
 def test_compared_videos_and_strengths(restore, photo, tmp_path):
     write_video(tmp_path / "a.mp4", [photo] * 3)
     before, results = _frames(tmp_path / "a.mp4"), []
@@ -213,6 +219,7 @@ def test_compared_videos_and_strengths(restore, photo, tmp_path):
     assert changes[1] > 1.5 * changes[0] > 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("faces", "side", "most"), [(1, 64, 3), (0, 64, 1), (2, 64, 2), (1, 4000, 2)]
 )

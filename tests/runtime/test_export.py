@@ -89,6 +89,7 @@ def largest_weight(target):
     return max(int(np.abs(weight).max()) for weight in weights)
 
 
+@pytest.mark.slow
 def test_onnx_runtime_computes_what_the_reference_does(repo, plain, tmp_path):
     target = exported(repo, plain, tmp_path / "net.onnx", "--mode", "faithful")
     reference = load_checkpoint(plain, build_arch)
@@ -96,6 +97,7 @@ def test_onnx_runtime_computes_what_the_reference_does(repo, plain, tmp_path):
     assert_integers(target, len(list(quant_layers(reference))))
 
 
+@pytest.mark.slow
 def test_onnx_runtime_restores_faces(repo, aligned_face, tmp_path):
     # Use no more bits than this processor can add without overflowing.
     bits = 8 if has_vnni() else 7
@@ -110,6 +112,7 @@ def test_onnx_runtime_restores_faces(repo, aligned_face, tmp_path):
     assert_integers(target, len(layers))
 
 
+@pytest.mark.slow
 def test_weights_of_seven_bits_leave_room_to_add_pairs(repo, plain, tmp_path):
     target = exported(repo, plain, tmp_path / "net.onnx", "--weight-bits", 7)
     assert largest_weight(target) == 63
@@ -118,6 +121,7 @@ def test_weights_of_seven_bits_leave_room_to_add_pairs(repo, plain, tmp_path):
         assert sqnr(load_checkpoint(plain, build_arch)(x), run_onnx(target)(x)) > 25
 
 
+@pytest.mark.slow
 def test_folded_files_have_no_branches(repo, plain, tmp_path):
     target, x = exported(repo, plain, tmp_path / "net.onnx"), torch.rand(1, 3, 32, 32)
     reference = load_checkpoint(plain, build_arch)
@@ -127,6 +131,7 @@ def test_folded_files_have_no_branches(repo, plain, tmp_path):
     assert len(products) == len(list(quant_layers(reference)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["net.onnx", "net.xml"])
 def test_sizes_that_the_reference_refuses_are_refused_with_what_is_allowed(repo, tmp_path, name):
     torch.manual_seed(2)
@@ -147,6 +152,7 @@ def test_sizes_that_the_reference_refuses_are_refused_with_what_is_allowed(repo,
             found(x)
 
 
+@pytest.mark.slow
 def test_openvino_reads_the_file_of_a_whole_network(repo, plain, tmp_path):
     target = exported(repo, plain, tmp_path / "net.xml", "--way", "faithful")
     assert_equal_for_all_sizes(load_checkpoint(plain, build_arch), run_openvino(target))

@@ -34,6 +34,7 @@ def layers_of(kind, name="w4a4", **options):
     return quantized_layers(Net(), (16, 8, 8), kind, name, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["w4a4", "w4a6", "w3a5", "w4a8", "w8a8"])
 def test_faithful_layers_equal_the_reference(kind, name):

@@ -45,6 +45,7 @@ def average_of(path):
     return yaml.safe_load(path.read_text())["average"]["activation_bits"]
 
 
+@pytest.mark.slow
 def test_a_map_within_the_budget_comes_out_and_convert_takes_it(command, work):
     status, out, _ = command()
     assert status == 0
@@ -67,6 +68,7 @@ def test_a_map_within_the_budget_comes_out_and_convert_takes_it(command, work):
     assert promised == pytest.approx((work / "q.safetensors").stat().st_size, rel=0.15)
 
 
+@pytest.mark.slow
 def test_another_budget_is_solved_without_the_network(command, work):
     command()
     shutil.rmtree("faces")
@@ -83,6 +85,7 @@ def test_another_budget_is_solved_without_the_network(command, work):
     assert average_of(work / "one.yml") in (3, 4)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_an_ended_one_is_not_repeated(command, work, monkeypatch):
     command()
     expected, sensitivities = (
@@ -152,6 +155,7 @@ def test_mistakes_are_one_line_before_anything_is_measured(
     assert not (work / "map.yml").exists()
 
 
+@pytest.mark.slow
 def test_another_suffix_and_a_quantized_network_are_refused(command, work):
     assert "bit maps end in" in command(out="map.txt")[2]
     model = build_arch(RRDB).eval()
@@ -160,6 +164,7 @@ def test_another_suffix_and_a_quantized_network_are_refused(command, work):
     assert "already quantized" in command()[2]
 
 
+@pytest.mark.slow
 def test_the_options_of_the_mini_work_on_a_tiny_one(command, work, repo):
     options = yaml.safe_load((repo / "options/allocate_mini.yml").read_text())
     save_checkpoint(build_arch(TINY), work / "tiny.safetensors", TINY)

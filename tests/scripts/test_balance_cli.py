@@ -67,6 +67,7 @@ def outputs(work, **options):
         return net(torch.stack(pictures))
 
 
+@pytest.mark.slow
 def test_the_file_stands_for_the_choice_made_in_training(command, work):
     status, out, err = command()
     assert status == 0, err
@@ -82,6 +83,7 @@ def test_the_file_stands_for_the_choice_made_in_training(command, work):
     assert not torch.equal(found, outputs(work, balance=plain))
 
 
+@pytest.mark.slow
 def test_the_table_compares_with_no_balancing(command, work):
     _, out, _ = command(
         balance={"kind": "none", "layers": {"conv_first": "none", "body.*": "both"}}
@@ -92,6 +94,7 @@ def test_the_table_compares_with_no_balancing(command, work):
         assert 0 < float(before) < 60
 
 
+@pytest.mark.slow
 def test_a_folder_of_faces_and_a_report_file(command, work):
     status, out, _ = command("-i", work / "faces", "--report", work / "table.txt")
     assert status == 0

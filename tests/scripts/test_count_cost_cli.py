@@ -55,6 +55,7 @@ def percent(figures):
     return {name: 100 * share for name, share in figures["reductions"].items()}
 
 
+@pytest.mark.slow
 def test_osdface_is_counted_in_seconds_without_its_weights(run_program, tmp_path):
     out = {name: tmp_path / f"cost.{name}" for name in ("png", "csv", "json")}
     files = ("--picture", out["png"], "--csv", out["csv"], "--json", out["json"])
@@ -85,6 +86,7 @@ def test_osdface_is_counted_in_seconds_without_its_weights(run_program, tmp_path
     assert picture is not None and picture.std() > 5
 
 
+@pytest.mark.slow
 def test_the_papers_operations_are_those_of_fewer_ranks(command, repo):
     options = yaml.safe_load((repo / OSDFACE).read_text())
     shares = {}
@@ -96,6 +98,7 @@ def test_the_papers_operations_are_those_of_fewer_ranks(command, repo):
         assert abs(shares[20][name] - wanted) < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mini-w4a4", "mini-mp"])
 def test_bytes_of_shipped_models_are_those_of_their_files(command, name):
     figures = command.figures("--checkpoint", name, "--size", "64")
@@ -123,6 +126,7 @@ def test_the_allocators_estimate_is_near_the_file(repo):
     assert fixed_bytes(net, recipe) + weights == pytest.approx(actual, rel=0.01)
 
 
+@pytest.mark.slow
 def test_options_that_load_a_checkpoint_count_it(command, tmp_path):
     torch.manual_seed(0)
     net = build_arch(RRDB).eval()
@@ -144,6 +148,7 @@ def test_options_that_load_a_checkpoint_count_it(command, tmp_path):
     assert status == 1 and "q.safetensors: of another arch: num_feat: found 16" in err
 
 
+@pytest.mark.slow
 def test_bit_maps_ranks_and_balancing_of_the_options_are_counted(command, tmp_path):
     model = build_arch(TINY)
     recipe = Recipe.from_dict({"name": "w4a4", "eight_bit": list(model.eight_bit_patterns)})
@@ -172,6 +177,7 @@ def test_bit_maps_ranks_and_balancing_of_the_options_are_counted(command, tmp_pa
     assert {row["rank"] for row in others} == {"0", "1", "2"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "note"),
     [

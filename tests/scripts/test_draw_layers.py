@@ -71,6 +71,7 @@ def command(script, work, run_script):
     return run
 
 
+@pytest.mark.slow
 def test_samples_are_the_layers_inputs_before_and_after_balancing(teacher, student):
     layers = find_layers(student, ["body.0.rdb1.conv2", "conv_first"])
     samples = sample_inputs(teacher, layers, [images()])
@@ -124,6 +125,7 @@ def test_an_unknown_layer_is_answered_with_names_near_it(student):
         find_layers(student, ["conv_frist"])
 
 
+@pytest.mark.slow
 def test_pictures_are_written(command, work):
     status, out, _ = command(
         "--errors", "--layer", "conv_last", "body.0.rdb1.conv2", quantized=("w4", "w8")

@@ -86,6 +86,7 @@ def read_table(text):
     return {name: (float(mean), count) for name, mean, _, count in lines[1:]}
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_metrics_and_of_score_py(evaluate, folders, tmp_path, repo):
     file = tmp_path / "scores.csv"
     done = evaluate(*folders, "--metrics", *FAST, "niqe", "lpips", "lpips", "--csv", file)
@@ -135,6 +136,7 @@ def test_a_second_run_computes_what_is_missing_or_has_changed(quickly, folders, 
     assert read_csv(file) == again
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_no_row_and_goes_on(repo, evaluate, folders, tmp_path):
     file = tmp_path / "scores.csv"
     args = (*folders, "--metrics", "psnr", "vre", "niqe", "--csv", file)
@@ -151,6 +153,7 @@ def test_a_killed_run_loses_no_row_and_goes_on(repo, evaluate, folders, tmp_path
     assert len(rows) == COUNT and all(rows[name] == row for name, row in kept.items())
 
 
+@pytest.mark.slow
 def test_pictures_that_fail_are_named_and_the_others_are_done(evaluate, folders, tmp_path):
     restored, clean = folders
     (restored / "0.png").write_bytes((restored / "0.png").read_bytes()[:2000])
@@ -191,6 +194,7 @@ def test_without_clean_pictures_the_metrics_that_need_them_are_skipped(quickly, 
     assert all("clean images" in skipped[name] for name in ("psnr", "vre", "lpips", "deg", "fid"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [["--metrics", "ssmi"], ["--csv", "README.md"]])
 def test_wrong_usage_is_one_line_and_nothing_is_done(evaluate, folders, tmp_path, change):
     (tmp_path / "README.md").write_text("a file of somebody\n")

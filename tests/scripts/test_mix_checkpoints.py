@@ -9,7 +9,7 @@ from small_networks import TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.pretrained.zoo import load_model
-from quantface_arch.quant import quantize, save_checkpoint
+from quantface_arch.quant import Recipe, quantize, save_checkpoint
 
 
 @pytest.fixture
@@ -36,10 +36,12 @@ def test_weights_lie_between_those_of_the_two(mix, tmp_path):
         assert torch.allclose(value, wanted, rtol=1e-2, atol=1e-4), name
 
 
+@pytest.mark.slow
 def test_a_quantized_checkpoint_is_refused(mix, tmp_path):
     run, paths = mix
     model = build_arch(TINY)
-    quantize(model, "w8a8", torch.rand(1, 3, 64, 64), progress=False)
+    recipe = Recipe.from_dict({"name": "w8a8", "balance": {"kind": "none"}})
+    quantize(model, recipe, torch.rand(1, 3, 64, 64), progress=False)
     save_checkpoint(model, tmp_path / "q.safetensors", TINY)
     done = run(paths[0], tmp_path / "q.safetensors", 0.5)
     assert done.returncode == 1

@@ -53,6 +53,7 @@ def command(script, work, run_script):
     return run
 
 
+@pytest.mark.slow
 def test_a_checkpoint_comes_out(command, work):
     status, out, _ = command(report=work / "layers.txt", exclude=["conv_last"])
     assert status == 0
@@ -70,6 +71,7 @@ def test_a_checkpoint_comes_out(command, work):
     assert left == {"faces", "float.safetensors", "out.safetensors", "layers.txt"}
 
 
+@pytest.mark.slow
 def test_weights_are_rounded_as_chosen(command, work):
     for rounding in ("nearest", "gptq"):
         path = work / f"{rounding}.safetensors"
@@ -78,6 +80,7 @@ def test_weights_are_rounded_as_chosen(command, work):
     assert (work / "nearest.safetensors").read_bytes() != (work / "gptq.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_writes_the_same_file(command, script, work, monkeypatch):
     command()
     expected = (work / "out.safetensors").read_bytes()
@@ -134,6 +137,7 @@ def test_mistakes_are_one_line_and_leave_nothing(command, work, options, status,
     assert not (work / "out.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_quantized_model_is_refused(command, work):
     command()
     status, _, err = command(model=work / "out.safetensors", output=work / "twice.safetensors")

@@ -62,6 +62,7 @@ def ranks(repo, tmp_path):
         shell.communicate()
 
 
+@pytest.mark.slow
 def test_nobody_leaves_before_all_are_done(ranks):
     """Each has its share of the cores; the first one's word holds; the quick wait for the slow."""
     shell = ranks("""
@@ -78,6 +79,7 @@ print(threads == shard.threads, word, all_ranks, mark.exists())
     assert found.splitlines() == ["True 5 [0, 1] True"] * 2
 
 
+@pytest.mark.slow
 def test_a_process_that_is_left_alone_says_so(ranks):
     shell = ranks("""
 try:
@@ -92,6 +94,7 @@ except QuantFaceError as error:
     assert re.fullmatch(r"process 0 of 2: lost another process \(.+\)\n", found)
 
 
+@pytest.mark.slow
 def test_what_the_first_one_finds_is_shared_out(ranks, model, tmp_path):
     """An image that appears later, and that only one process sees, does not shift the shares."""
     names = {"first": ("0", "1", "2", "3"), "second": ("0", "00", "1", "2", "3")}
@@ -121,6 +124,7 @@ def is_running(process):
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system tells of a parent's death")
 def test_none_goes_on_without_the_one_that_started_it(ranks):
     shell = ranks("""

@@ -55,6 +55,7 @@ def count(path):
         return sum(1 for _ in reader)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("video", FILES.values(), ids=FILES, indirect=True)
 def test_every_cut_is_found(video):
     data = video.read_bytes()
@@ -67,6 +68,7 @@ def test_every_cut_is_found(video):
             count(video)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("video", DAMAGED.values(), ids=DAMAGED, indirect=True)
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
 def test_damage_within_a_file_is_found(video, share):

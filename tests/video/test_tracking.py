@@ -98,6 +98,7 @@ def test_memory_does_not_grow_with_the_video():
     assert max(len(track.rows) for track in tracks.tracks) <= 2 * HALF_WINDOW + 2
 
 
+@pytest.mark.slow
 def test_tracking_of_real_detections_in_a_moving_photograph(moving_face, repo, data_root):
     """Repeat the measurement of docs/video.md with fewer frames."""
     folder = data_root / "weights/facexlib"

@@ -27,6 +27,7 @@ def test_there_are_five_videos_of_twelve_kinds():
     assert len(KINDS) == 12 and {len(clips) for clips in KINDS.values()} == {5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_videos_are_kept(tmp_path, kind):
     verdicts = [copied(clip, tmp_path) for clip in KINDS[kind]]

@@ -70,9 +70,10 @@ def nginx(folder, upstream, path):
         process.wait(30)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
-@pytest.mark.parametrize("path", ["/faces", "/a/b"])
-def test_a_page_under_a_path_finds_its_files_and_restores(repo, model, tmp_path, path):
+def test_a_page_under_a_path_finds_its_files_and_restores(repo, model, tmp_path):
+    path = "/a/b"
     options = ("--model", str(model), *OPTIONS, "--root-path", path)
     with serving(*options) as direct, nginx(tmp_path, direct.url, path) as url:
         client = replace(direct, url=url)
@@ -90,6 +91,7 @@ def test_a_page_under_a_path_finds_its_files_and_restores(repo, model, tmp_path,
         urllib.request.urlopen(answer[2]["value"]["url"], timeout=60).close()
 
 
+@pytest.mark.slow
 def test_a_forward_proxy_does_not_keep_the_page_from_starting(model):
     names = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
     environment = {**os.environ, **dict.fromkeys(names, DEAD_PROXY)}

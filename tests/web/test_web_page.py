@@ -28,6 +28,8 @@ pytest.importorskip("gradio", reason="Gradio is not installed (pip install gradi
 import web_browser
 from web_client import serving
 
+# The fixture of the module takes seconds.
+pytestmark = pytest.mark.slow
 MODEL = "tiny.safetensors"
 OPTIONS = ("--runtime", "reference", "--detector", "yunet")
 

@@ -70,6 +70,7 @@ def quiet(part, text):
     """Ignore progress."""
 
 
+@pytest.mark.slow
 def test_an_upload_is_restored_as_the_restorer_does_and_progress_is_reported(service, crowd):
     told = []
     service.limits = Limits(max_faces=3)
@@ -85,6 +86,7 @@ def test_an_upload_is_restored_as_the_restorer_does_and_progress_is_reported(ser
     assert list(done.seconds)[2:] == ["find faces", "restore 3 faces", "paste back"]
 
 
+@pytest.mark.slow
 def test_requests_run_one_at_a_time_with_the_sampling_options(restorer, crowd, monkeypatch):
     asked, alone, busy = [], [], threading.Lock()
 
@@ -191,6 +193,7 @@ def test_files_for_the_browser_show_the_restoration(service, crowd, tmp_path):
     check_boxes(views, done, 1.0)
 
 
+@pytest.mark.slow
 def test_large_images_are_shown_smaller_and_downloaded_in_full_size(service, repo, tmp_path):
     path = tmp_path / "large.png"
     write_image(path, read_image(repo / "inputs/astronaut.jpg").resized(2400, 2400))

@@ -105,6 +105,7 @@ def by_hand(model, calibration, batch, probe):
     return target, output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Deep, TinyNet])
 def test_measurements_equal_those_of_plain_runs_exactly(kind):
     model, calibration, batches = prepared(kind)
@@ -167,6 +168,7 @@ def test_nothing_is_left_changed_even_after_an_exception():
         assert all(layer.state is State.CALIBRATING for layer in quant_layers(model))
 
 
+@pytest.mark.slow
 def test_a_killed_measurement_is_continued_not_repeated(tmp_path):
     model, calibration, batches = prepared()
     probes = every_probe(model)

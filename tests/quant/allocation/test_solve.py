@@ -120,6 +120,7 @@ def test_a_layer_that_does_not_count_is_free_in_averages_but_not_in_the_file():
     assert allocate(layers, Budget(weight_bits=3.0, bytes=800))["outside"][0] == 3
 
 
+@pytest.mark.slow
 def test_solves_354_layers_of_6_widths_in_less_than_a_second():
     allocate(random_layers(2, 0), Budget(4.0))  # imports the solver
     spent = []

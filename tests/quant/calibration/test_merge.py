@@ -29,6 +29,7 @@ def quantized(net, images, recipe=RECIPE, **options):
     return net.state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3, 12])
 def test_the_quantized_network_is_the_same(count):
     """Balancing is chosen by crops, ranges by histograms, steps by extremes; 12 have too few."""
@@ -79,6 +80,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_each_process_where_it_was(tmp_path, monkeypatch):
     net, images = TinyNet(), growing()
     expected = quantized(net, images)

@@ -13,6 +13,7 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import CalibrationData, prepare, quantize
 
 
+@pytest.mark.slow
 def test_a_bundle_gives_what_the_separate_arguments_give():
     images, outputs = pictures(5), []
     for given in (

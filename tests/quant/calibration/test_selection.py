@@ -36,6 +36,7 @@ def watched(kind, outlier=1.0, name="w4a4"):
     return layer, calibration.observers["0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODULES)
 @pytest.mark.parametrize("outlier", [1.0, 100.0])
 @pytest.mark.parametrize("rank", [0, 4])

@@ -78,6 +78,7 @@ def outlier_net():
     return net
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [PLAIN, {}], ids=["plain", "method"])
 def test_the_whole_network_gets_closer_with_bits(options):
     x, ratios = pictures(), []

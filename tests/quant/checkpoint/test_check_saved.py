@@ -14,6 +14,7 @@ from quantface_arch.quant import quantize, save_checkpoint
 from quantface_arch.quant.checkpoint.check_saved import check_saved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [None, "w4a8", "w4a4"])
 def test_what_was_saved_passes_and_what_was_changed_does_not(tmp_path, recipe):
     images = torch.rand(2, 3, 16, 16)

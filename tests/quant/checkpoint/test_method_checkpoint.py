@@ -65,6 +65,7 @@ def saved(tmp_path):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["none", "scale", "rotate", "both", "auto"])
 @pytest.mark.parametrize("net", [TinyNet, Wide])
 def test_a_loaded_model_equals_the_saved_one_bit_by_bit(tmp_path, kind, net):
@@ -123,6 +124,7 @@ def test_metadata_tells_balance_and_ranks(saved):
     assert "conv_in" not in metadata["balance"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["none", "scale", "rotate", "both"])
 @pytest.mark.parametrize("net", [TinyNet, Wide])
 def test_a_state_dict_loads_into_a_freshly_converted_model(tmp_path, kind, net):
@@ -148,6 +150,7 @@ def nothing(model):
     return {layer.name: LayerBalance() for layer in quant_layers(converted)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "layer", "value", "message"),
     [
@@ -256,6 +259,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value", "message"), [(key, *change) for key in CHANGES for change in CHANGES[key]]
 )

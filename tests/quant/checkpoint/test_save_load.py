@@ -31,6 +31,7 @@ def saved(tmp_path):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["w8a8", "w4a8", "w6a6", "w5a3", "w3a4", "w2a2", "w7a7"])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_a_loaded_model_equals_the_saved_one_bit_by_bit(tmp_path, name, symmetric):
@@ -157,6 +158,7 @@ def damage_file(kind, path):
         path.write_bytes(b"PK\3\4" * 100 if kind == "a zip" else data[:cut])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["missing", "empty", "header cut", "data cut", "a zip"])
 @pytest.mark.parametrize(
     "read", [quant.read_metadata, lambda path: quant.load_checkpoint(path, build)]
@@ -168,6 +170,7 @@ def test_unreadable_files_are_named(saved, kind, read):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -219,6 +222,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", CHANGES)
 def test_wrong_tensors_are_named(saved, key):
     message, value = CHANGES[key]

@@ -73,12 +73,14 @@ def branches(model):
     }
 
 
+@pytest.mark.slow
 def test_every_block_comes_nearer_in_the_order_of_execution(pair):
     errors = tuned(pair)
     assert list(errors) == ["early", "late"]
     assert all(after < 0.9 * before for before, after in errors.values())
 
 
+@pytest.mark.slow
 def test_the_reported_error_is_the_blocks_own(pair):
     student, teacher = pair
     (_, after) = tuned(pair, ["early"])["early"]
@@ -101,6 +103,7 @@ def test_other_blocks_and_everything_but_the_branches_stay(pair):
     assert all(value.grad is None for value in student.parameters())
 
 
+@pytest.mark.slow
 def test_bounds_train_too_if_asked(pair):
     student, _ = pair
     before = {layer.name: float(layer.act_scale) for layer in quant_layers(student)}
@@ -111,6 +114,7 @@ def test_bounds_train_too_if_asked(pair):
     }
 
 
+@pytest.mark.slow
 def test_bounds_help_where_the_range_was_not_searched():
     teacher = Net().eval()
     student = copy.deepcopy(teacher)
@@ -121,6 +125,7 @@ def test_bounds_help_where_the_range_was_not_searched():
     assert found < 0.98 * without
 
 
+@pytest.mark.slow
 def test_no_block_becomes_worse_even_at_an_absurd_learning_rate(pair):
     student, _ = pair
     before = branches(student)
@@ -142,6 +147,7 @@ def test_modes_are_put_back(pair):
     assert student.training and not student.late.training and not teacher.training
 
 
+@pytest.mark.slow
 def test_large_blocks_are_kept_at_16_bits(pair, monkeypatch):
     exact = tuned((copy.deepcopy(pair[0]), pair[1]), ["early"])["early"]
     monkeypatch.setattr(block_calls, "LARGE_BYTES", 0)
@@ -150,6 +156,7 @@ def test_large_blocks_are_kept_at_16_bits(pair, monkeypatch):
     assert rounded == pytest.approx(exact, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["nothing", "unused"])
 def test_a_glob_that_matches_nothing_that_runs_is_an_error(pair, pattern):
     with pytest.raises(QuantFaceError, match=f"block '{pattern}' matches no module that runs"):
@@ -170,6 +177,7 @@ def test_training_that_diverges_names_the_block_and_leaves_it_as_it_was(pair):
     assert all(torch.equal(value, before[name]) for name, value in branches(student).items())
 
 
+@pytest.mark.slow
 def test_mistakes_are_named(pair):
     student, teacher = pair
     with pytest.raises(QuantFaceError, match="found 0 steps"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from small_networks import TINY
 
@@ -18,6 +19,7 @@ RECIPE = {
 }
 
 
+@pytest.mark.slow
 def test_blocks_of_unet_and_vae_come_nearer_to_the_teacher():
     teacher = build_arch(TINY).eval()
     student = copy.deepcopy(teacher)

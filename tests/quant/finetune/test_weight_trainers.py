@@ -71,6 +71,7 @@ def test_training_begins_at_the_rounded_layer(kind, symmetric, teacher):
         torch.testing.assert_close(student(x), before, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WEIGHT_TRAINERS)
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_it_learns_and_what_was_learned_stays_in_the_file(kind, symmetric, teacher, tmp_path):

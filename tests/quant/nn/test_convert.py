@@ -104,6 +104,7 @@ def test_a_type_is_registered_once():
         register(nn.Conv2d, QuantConv2d)
 
 
+@pytest.mark.slow
 def test_quantize_takes_pictures_in_any_form():
     images = pictures(5)
     outputs = []
@@ -139,6 +140,7 @@ def test_wrong_pictures_are_named(images, message):
         quantize(TinyNet(), "w8a8", images, batch_size=0, progress=False)
 
 
+@pytest.mark.slow
 def test_the_saving_of_other_libraries_is_refused(tmp_path):
     from diffusers import AutoencoderKL
 

@@ -37,6 +37,7 @@ def encoder(**options):
     return nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, dropout=0.0, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["none", "auto", "scale"])
 @pytest.mark.parametrize(
     "make",

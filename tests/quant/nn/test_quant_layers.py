@@ -149,6 +149,7 @@ def test_description_names_widths_and_state():
     assert set(TABLE.values()) >= {type(model.conv_in), type(model.linear), type(model.line)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8])
 @pytest.mark.parametrize("kind", ["none", "scale", "rotate", "both"])
 @pytest.mark.parametrize("symmetric", [True, False])

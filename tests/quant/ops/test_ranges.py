@@ -155,6 +155,7 @@ def test_statistics_have_a_fixed_size_and_come_back():
     assert copy.range(QuantSpec(4)) == observer.range(QuantSpec(4))
 
 
+@pytest.mark.slow
 @given(st.floats(2**60, torch.finfo(torch.float32).max, width=32), st.booleans())
 @pytest.mark.parametrize("range", ["minmax", "ema", "percentile", "mse"])
 def test_inputs_and_weights_up_to_the_limits_of_float32_have_finite_ranges(range, size, symmetric):

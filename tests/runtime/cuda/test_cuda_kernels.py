@@ -133,6 +133,7 @@ def test_taps_made_channels_give_the_same_convolution(channels, outputs, window)
     assert gathered.is_contiguous() and torch.equal(y.double(), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 32, 9, 7), (1, 160, 13, 11), (3, 32, 50)])
 def test_group_norms_are_torch_s(shape):
     norm = nn.GroupNorm(32, shape[1], eps=1e-6)
@@ -176,6 +177,7 @@ def test_scale_and_bias_are_applied_in_single_precision(dtype, error):
     assert (y.double() - wanted).abs().max() <= error * wanted.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("enough", [1, ops.ENOUGH])
 def test_sums_as_large_as_the_longest_layer_s_do_not_overflow(monkeypatch, enough):
     monkeypatch.setattr(ops, "ENOUGH", enough)
@@ -216,6 +218,7 @@ for width in (2, 16):
 """
 
 
+@pytest.mark.slow
 def test_kernels_compile_to_int8_tensor_core_instructions(tmp_path):
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
     done = subprocess.run(

@@ -63,6 +63,7 @@ def test_convolutions_of_few_channels_pad_by_the_value_zero(bits):
         assert found.shape == wanted.shape and sqnr(wanted, found) > 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["none", "scale", "rotate", "both"])
 @pytest.mark.parametrize("name", ["w3a3", "w4a6", "w5a8", "w4a8"])
 def test_layers_compute_what_lowered_layers_compute(kind, name):
@@ -113,6 +114,7 @@ def net(tmp_path):
     return path, lambda _: TinyNet()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "distance"), [(torch.float32, 45), (torch.bfloat16, 25)])
 def test_a_network_follows_and_names_what_is_left_to_torch(net, dtype, distance):
     with pytest.warns(UserWarning, match=r"net.safetensors: layers .*: body \(2 groups\)$"):
@@ -129,6 +131,7 @@ def test_a_network_follows_and_names_what_is_left_to_torch(net, dtype, distance)
     assert sum(isinstance(module, LoweredLayer) for module in found.modules()) == 1
 
 
+@pytest.mark.slow
 def test_every_obstacle_is_named():
     for layer, x, said in (
         (

@@ -17,6 +17,7 @@ from quantface_arch.utils.disk_cache import cached
 pytestmark = pytest.mark.usefixtures("cache")
 
 
+@pytest.mark.slow
 def test_compiled_files_are_used_again_until_they_are_damaged(net, cache, monkeypatch):
     x = pictures(1)
     with torch.no_grad():
@@ -36,6 +37,7 @@ def test_compiled_files_are_used_again_until_they_are_damaged(net, cache, monkey
     assert [path.name for path in cache.iterdir()] == [folder.name]
 
 
+@pytest.mark.slow
 def test_what_is_compiled_depends_on_contents_and_options(net, cache):
     path, build = net
     load(path, build)

@@ -61,6 +61,7 @@ def compare(path, build, mode, x):
     return sqnr(load_checkpoint(path, build)(x), found(x)), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["w4a8", "w8a8", "w4a6", "w4a4", "w3a3"])
 def test_every_layer_is_integer_arithmetic_and_equals_the_reference(tmp_path, name):
     path = saved(tmp_path / "net.safetensors", TinyNet, pictures(), {"type": "any"}, name)
@@ -79,6 +80,7 @@ def test_folded_layers_are_integer_arithmetic_alone(net):
     assert set(products(found).values()) <= {"u8", "i8"}
 
 
+@pytest.mark.slow
 def test_a_float_network_has_no_integer_products_and_stays_exact(tmp_path):
     torch.manual_seed(1)
     save_checkpoint(build_arch(RRDB), tmp_path / "float.safetensors", RRDB)
@@ -114,6 +116,7 @@ def test_a_restorer_is_compiled_in_parts_for_batches_and_sizes(tmp_path):
     assert set(products(found).values()) <= {"u8", "i8"}
 
 
+@pytest.mark.slow
 def test_a_compiled_restorer_needs_none_of_the_libraries_of_its_networks(monkeypatch):
     monkeypatch.undo()  # the cache of all tests, where it may be already
     shape = load_model("mini-w4a8", "openvino").latent_shape(1, 512, 512)
@@ -129,6 +132,7 @@ def test_a_compiled_restorer_needs_none_of_the_libraries_of_its_networks(monkeyp
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="where threads may run is read from /proc")
 def test_threads_are_bound_to_no_core_so_that_processes_can_share_them(net):
     def affinities():
@@ -154,6 +158,7 @@ def test_weights_are_not_kept_twice(net):
     assert not load(*net).state_dict()
 
 
+@pytest.mark.slow
 def test_weights_have_seven_bits_on_a_processor_without_vnni(net, cache, monkeypatch):
     path, build = net
     monkeypatch.setattr(network, "has_vnni", lambda: False)
@@ -193,6 +198,7 @@ def test_auto_is_openvino_on_a_cpu_and_the_device_must_fit():
         runtime.resolve("openvino", "cuda")
 
 
+@pytest.mark.slow
 def test_shipped_models_give_the_reference_s_pictures(aligned_face, monkeypatch):
     monkeypatch.undo()  # the cache of all tests, where they may be already
     x = torch.from_numpy(aligned_face).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -205,6 +211,7 @@ def test_shipped_models_give_the_reference_s_pictures(aligned_face, monkeypatch)
     assert 10 * torch.log10(4 / error) > 38
 
 
+@pytest.mark.slow
 def test_nothing_is_reported_over_the_network():
     code = (
         "import quantface_arch.runtime.openvino.network\n"

@@ -61,6 +61,7 @@ def test_freed_memory_is_returned():
     assert resident("RssAnon") < held - 60_000_000 and last
 
 
+@pytest.mark.slow
 def test_a_frugal_network_computes_the_same_time_and_again(tmp_path, monkeypatch):
     monkeypatch.setenv("QUANTFACE_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "net.safetensors"
@@ -77,6 +78,7 @@ def test_a_frugal_network_computes_the_same_time_and_again(tmp_path, monkeypatch
     assert held == [False] * (len(held) // 2) + [True] * (len(held) // 2)
 
 
+@pytest.mark.slow
 @linux
 def test_want_of_memory_is_said_with_what_was_needed(tmp_path):
     """The process may take little more memory than it has."""

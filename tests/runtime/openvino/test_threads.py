@@ -13,6 +13,7 @@ from quantface_arch.runtime.openvino import load
 pytestmark = pytest.mark.usefixtures("cache")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frugal", [False, True])
 def test_eight_threads_share_a_compiled_network(net, frugal, monkeypatch):
     # A large network releases its memory after each run.

@@ -65,6 +65,7 @@ def test_sums_of_taps_are_exact_where_they_are_integers():
     assert taps.max() == 4 * 127 and taps.sum() == 4 * weight.sum()
 
 
+@pytest.mark.slow
 def test_a_folded_network_is_merged_and_follows_the_reference(compiled):
     distance, kinds = compiled(Doubling)
     assert kinds.count("Deconvolution") == 1 and "Interpolate" not in kinds
@@ -74,6 +75,7 @@ def test_a_folded_network_is_merged_and_follows_the_reference(compiled):
     assert plain > 38 and 35 < distance < plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "mode"),
     [
