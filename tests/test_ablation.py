@@ -82,6 +82,7 @@ def test_a_failed_training_says_why(ablation, bench):
         made.cells.train(opt)
 
 
+@pytest.mark.slow
 def test_minutes_are_limited(repo):
     result = programs.run_program(repo / "benchmarks/ablation.py", "--minutes", "11")
     assert result.returncode == 2 and "allowed is up to 10" in result.stderr
