@@ -53,6 +53,7 @@ SEEDS = {
     "mix_checkpoints": "net.safetensors net.safetensors --share 0.5 -o new.safetensors",
     "draw_layers": "--model net.safetensors --quantized w4a8.safetensors -i faces -o new --size 64",
     "convert_pickle": "weights.pth new.safetensors",
+    "fetch": "osdface --endpoint http://127.0.0.1:9 --revision main",
     "prepare_testset": "lfw -i faces -o set",
 }
 SIZES = ("net.safetensors", "w4a8.safetensors")

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.pretrained.foreign import as_checkpoint
+from quantface_arch.pretrained.hub.options import FetchOptions
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.pretrained.zoo import load_model
-from quantface_arch.quant import (
-    CalibrationData,
-    CalibrationStore,
-    ConversionReport,
-    Recipe,
-    quantize,
-    read_metadata,
-    save_checkpoint,
-)
-from quantface_arch.quant.calibration.store import digest
-from quantface_arch.quant.checkpoint.check_saved import check_saved
+from quantface_arch.quant import ConversionReport, Recipe, read_metadata
 from quantface_arch.quant.config.bitmap import load_bit_map
 from quantface_arch.quant.config.specs import KINDS, RANGES, ROUNDINGS
 from quantface_arch.quant.nn.traits import traits_of
@@ -36,7 +22,6 @@ from quantface_arch.utils.cli import Parser, run
 from quantface_arch.utils.devices import check_device
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.files import atomic_path
-from quantface_arch.utils.images import FORMAT_NAMES, find_images, load_rgb, resize
 
 DESCRIPTION = """\
 Quantize a face restorer after training: run its layers on a few faces, balance their channels, give
@@ -106,33 +91,25 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _quantize(args: argparse.Namespace, shard: Shard) -> None:
-    pictures = open_faces(args.input, args.size, args.num_images)
+    # Import these late: basicsr takes seconds, and a wrong option should not wait for it.
+    from quantface_arch.data.calibration_faces import open_faces
+    from quantface_arch.integration.obtain import obtain
+    from quantface_arch.integration.post_training import PostTraining
+
+    faces = open_faces(args.input, args.size, args.num_images)
     named = Recipe.from_name(args.recipe)
     check_device(args.device)
+    args.model = str(obtain(args.model, FetchOptions(base=args.base)))
     check_is_float(args.model)
     model = load_model(args.model, runtime="reference", device=args.device, base=args.base)
-    pictures.input_range = traits_of(model).input_range
     replace_halves(model, args)
     recipe = _changed(named, args, traits_of(model).eight_bit_patterns)
     bits = load_bit_map(args.bit_map) if args.bit_map else None
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    store = CalibrationStore(
-        args.output.with_name(args.output.name.removesuffix(".safetensors") + ".calib.safetensors"),
-        fingerprint(model, [recipe.to_dict(), bits, args.size, args.batch_size], pictures),
-    )
-    report = quantize(
-        model,
-        recipe,
-        CalibrationData(pictures, args.batch_size, shard.is_first, store, shard),
-        bits=bits,
-    )
+    how = PostTraining(recipe, bits, args.size, args.batch_size, args.device)
+    report = how.run(model, faces, args.output, shard)
     if not shard.is_first:
         return
-    extra = {"calibration": {"pictures": len(pictures), "size": args.size}}
-    with atomic_path(args.output) as temporary:
-        save_checkpoint(model, temporary, model.arch_options, extra)
-        check_saved(model, temporary, build_arch, pictures[0][None].to(args.device))
-    store.remove()
     if args.report:
         with atomic_path(args.report) as temporary:
             temporary.write_text(f"{report}\n")
@@ -196,75 +173,6 @@ def replace_halves(model: nn.Module, args: argparse.Namespace) -> None:
         if not isinstance(model, OSDFace):
             raise UsageError(f"--fast-{half}: {args.model} is not an OSDFace, so it has no VAE")
         load_half(model, half, source)
-
-
-def find_faces(source: Path) -> list[Path]:
-    """Return the image given, or all images in and below a folder, sorted.
-
-    Raises:
-        UsageError: there is no such path, or the folder has no image.
-    """
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise UsageError(f"{source}: no such file or folder of faces")
-    faces = find_images(source)
-    if not faces:
-        raise UsageError(f"{source}: no image in this folder ({FORMAT_NAMES})")
-    return faces
-
-
-def open_faces(source: Path | None, size: int, count: int) -> Faces:
-    """Return at most ``count`` faces of a file or folder, or degraded ones of the default set."""
-    if source is not None:
-        paths = find_faces(source)
-
-        def read(index: int) -> Tensor:
-            rgb = torch.tensor(resize(load_rgb(paths[index]), size, size))
-            return rgb.permute(2, 0, 1).float() / 255
-
-        return Faces(paths, read, count)
-    # Import this late: basicsr takes seconds, and only the default set needs it.
-    from quantface_arch.data import QuantFaceDataset
-    from quantface_arch.data.default_faces import DEFAULT_FACES
-
-    options = {"gt_size": size, "rescale_prob": 1.0, "use_hflip": False}
-    dataset = QuantFaceDataset({"dataroot_gt": str(DEFAULT_FACES), **options})
-    return Faces([Path(key) for key in dataset.keys], lambda index: dataset[index]["lq"], count)
-
-
-class Faces(Sequence[Tensor]):
-    """A sequence of faces, float (3, size, size), that reads each when it is needed.
-
-    They have the range of a network's input, ``input_range``.
-
-    Args:
-        paths: files of all faces.
-        read: returns one of them by its place in ``paths``, in [0, 1].
-        count: faces to use at most, evenly spread: neighbours by name often come from one source.
-    """
-
-    def __init__(self, paths: list[Path], read: Callable[[int], Tensor], count: int) -> None:
-        count = min(count, len(paths))
-        self.places = [place * len(paths) // count for place in range(count)]
-        self.paths = [paths[place] for place in self.places]
-        self.read = read
-        self.input_range = (-1.0, 1.0)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Tensor:
-        low, high = self.input_range
-        return self.read(self.places[index]) * (high - low) + low
-
-
-def fingerprint(model: nn.Module, settings: object, faces: Faces) -> str:
-    """Hash everything that calibration statistics depend on; ``settings`` is plain data."""
-    state = hashlib.sha256((digest(model) + json.dumps(settings)).encode())
-    for face in faces.paths:
-        state.update(hashlib.sha256(face.read_bytes()).digest())
-    return state.hexdigest()
 
 
 def _check_output(path: Path) -> None:

@@ -14,6 +14,7 @@ BENCHMARKS = (
     "background",
     "detectors",
     "folding",
+    "hub_faults",
     "latency",
     "mini_quality",
     "osdface_memory",
@@ -45,7 +46,7 @@ OTHERS = {
         "batch_runs",
         "moving_face",
     ),
-    *("web_browser", "web_client", "fault_commands", "small_networks"),
+    *("web_browser", "web_client", "fault_commands", "small_networks", "hub_server"),
     *(f"robustness_{part}" for part in ("kill", "soak", "throughput", "faults", "threads")),
 }
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.integration.obtain import obtain
 from quantface_arch.pretrained.foreign import PICKLED, as_checkpoint
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.quant.nn.traits import set_traits
@@ -37,9 +38,10 @@ def QuantFaceArch(
         arch: type and options of any architecture in BasicSR's registry. It may be omitted where
             the weights define it (shipped models, checkpoints, a folder of OSDFace's files, and
             whatever spandrel recognizes).
-        weights: the name of a shipped model, a ``.safetensors`` checkpoint of this project, a
-            folder of OSDFace's files, or a ``.pth`` file of BasicSR. None leaves the weights
-            random. A quantized checkpoint gives the quantized network.
+        weights: the name of a shipped model or of one on the hub (see ``obtain``), a
+            ``.safetensors`` checkpoint of this project, a folder of OSDFace's files, or a ``.pth``
+            file of BasicSR. None leaves the weights random. A quantized checkpoint gives the
+            quantized network.
         param_key: the key of the weights in a ``.pth`` file. None takes ``params_ema`` if it
             exists, else ``params``, else the whole file.
         base: folder or hub id of Stable Diffusion 2.1-base, for a folder of OSDFace's files.
@@ -53,7 +55,7 @@ def QuantFaceArch(
         return _random(arch)
     if not isinstance(weights, str):
         raise QuantFaceError(f"{NAME} option weights: found {weights!r}, allowed is a string")
-    path = resolve_model(weights)
+    path = resolve_model(obtain(weights))
     if path.is_dir():
         return _from_folder(path, arch, base)
     if arch is None:

@@ -22,10 +22,11 @@ def shipped_models() -> list[str]:
 
 
 def resolve_model(name_or_path: str | os.PathLike[str]) -> Path:
-    """Return the path of a shipped model, a checkpoint file, or a folder of OSDFace's files.
+    """Return the path of a shipped or fetched model, a checkpoint, or a folder of OSDFace's files.
 
     Raises:
-        QuantFaceError: there is neither a shipped model of this name nor such a path.
+        QuantFaceError: there is neither a model of this name nor such a path, or the model has not
+            been fetched from the hub yet.
     """
     shipped = WEIGHTS / f"{name_or_path}.safetensors"
     if str(name_or_path) in shipped_models():
@@ -33,9 +34,15 @@ def resolve_model(name_or_path: str | os.PathLike[str]) -> Path:
     path = Path(name_or_path)
     if path.exists():
         return path
+    # Import this late: the names of shipped models need no table of others.
+    from quantface_arch.pretrained.hub.cache import require
+    from quantface_arch.pretrained.hub.sources import fetchable
+
+    if fetchable(str(name_or_path)):
+        return require(str(name_or_path))
     raise QuantFaceError(
-        f"model {str(name_or_path)!r}: neither a shipped model ({', '.join(shipped_models())}) "
-        "nor an existing file or folder"
+        f"model {str(name_or_path)!r}: neither a shipped model ({', '.join(shipped_models())}), "
+        "nor one to fetch (osdface-w4a8, USER/REPOSITORY), nor an existing file or folder"
     )
 
 

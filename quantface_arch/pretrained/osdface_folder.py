@@ -66,8 +66,8 @@ def load_osdface_folder(
         the model on the CPU in float32, in evaluation mode, with the trait ``arch_options``.
 
     Raises:
-        QuantFaceError: a file is missing or unreadable, cannot be unpickled safely, or has other
-            keys or shapes than the architecture. The message names the file and the keys.
+        QuantFaceError: a file is missing or unreadable, or has other keys or shapes than the
+            architecture. The message names the file and the keys.
     """
     folder, source = Path(folder), resolve_base(Path(folder), base)
     offline = local_files_only or Path(source).is_dir()
@@ -123,7 +123,7 @@ def _read_tensors(folder: Path, name: str) -> tuple[Path, dict[str, Tensor]]:
     if path is plain:
         check_header(path)
     try:
-        found = load_file(path) if path is plain else unpickle(path)
+        found = load_file(path) if path is plain else unpickle(path, foreign=True)
     except (SafetensorError, OSError) as error:
         raise QuantFaceError(f"{path}: damaged, or not a checkpoint ({one_line(error)})") from error
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):

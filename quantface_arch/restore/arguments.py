@@ -12,7 +12,7 @@ from quantface_arch.faces.detect import ALIASES, DETECTORS
 from quantface_arch.pretrained.names import DEFAULT_MODEL
 from quantface_arch.utils.runtime_names import RUNTIME_NAMES
 
-__all__ = ["add_model_arguments", "integer", "number"]
+__all__ = ["add_fetch_arguments", "add_model_arguments", "integer", "number"]
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +22,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         default=DEFAULT_MODEL,
         metavar="NAME_OR_PATH",
-        help="a shipped model or a checkpoint (default: %(default)s)",
+        help="a shipped model (default: %(default)s), a checkpoint, or what is fetched from the "
+        "hub after asking: osdface, osdface-w4a8, USER/REPOSITORY",
     )
+    add_fetch_arguments(parser)
     add("--runtime", choices=("auto", *RUNTIME_NAMES), default="auto", help="default: %(default)s")
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:0")
     add(
@@ -54,6 +56,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--weights-dir", type=Path, metavar="DIR", help="folder with RetinaFace's .pth file")
     add("--offline", action="store_true", help="never download anything")
+
+
+def add_fetch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``FetchOptions``, except ``--offline``."""
+    add = parser.add_argument_group("models from the hub").add_argument
+    add("--yes", action="store_true", help="fetch without asking (or set QUANTFACE_YES=1)")
+    add("--base", metavar="DIR_OR_ID", help="Stable Diffusion 2.1-base, in place of the mirrors")
+    add("--revision", help="branch, tag or commit of the model's repository")
+    add("--endpoint", metavar="URL", help="the hub's address (default: HF_ENDPOINT, or the hub)")
 
 
 def number(low: float, high: float) -> Callable[[str], float]:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from quantface_arch.faces.weights import check_weights_dir
+from quantface_arch.integration.obtain import obtain
+from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.restore.options import FaceOptions, RuntimeOptions
 from quantface_arch.utils.devices import check_device
 from quantface_arch.utils.distributed import Shard
@@ -31,16 +33,15 @@ def load_restorer(
         QuantFaceError: the model, the runtime or the device does not exist, or ``weights_dir`` is
             not a folder. The folder is checked before anything is loaded.
     """
-    from quantface_arch.pretrained.names import resolve_model
-
-    resolve_model(runtime.model)
     check_weights_dir(faces.weights_dir)
+    shard = shard or Shard()
+    path = obtain(runtime.model, runtime.fetching, note_printer(shard))
+    resolve_model(path)
 
     from quantface_arch.restore.restorer import FaceRestorer
 
-    shard = shard or Shard()
     restorer = FaceRestorer.from_pretrained(
-        runtime.model,
+        path,
         runtime.runtime,
         _device(runtime.device, runtime.runtime, shard),
         detector=faces.detector,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from quantface_arch.pretrained.hub.options import FetchOptions
 from quantface_arch.pretrained.names import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -29,11 +30,14 @@ class RuntimeOptions:
     """Which model restores the faces, and how it is executed.
 
     Attributes:
-        model: name of a shipped model, or path of a checkpoint.
+        model: name of a shipped model, path of a checkpoint, or what the hub has by name, see
+            ``obtain``.
         runtime: ``auto``, ``reference``, ``openvino`` or ``cuda``.
         device: ``auto`` or a torch device.
         batch_size: faces that go through the model at once; None chooses by device.
         offline: never download anything.
+        yes: fetch a model from the hub without asking.
+        base, revision, endpoint: where its files are, see ``FetchOptions``.
     """
 
     model: str = DEFAULT_MODEL
@@ -41,6 +45,15 @@ class RuntimeOptions:
     device: str = "auto"
     batch_size: int | None = None
     offline: bool = False
+    yes: bool = False
+    base: str | None = None
+    revision: str | None = None
+    endpoint: str | None = None
+
+    @property
+    def fetching(self) -> FetchOptions:
+        """How a model that the cache lacks is fetched."""
+        return FetchOptions(self.yes, self.offline, self.base, self.revision, self.endpoint)
 
 
 @dataclass(frozen=True)

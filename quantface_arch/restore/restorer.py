@@ -108,7 +108,7 @@ class FaceRestorer:
         """Load a shipped model by name, or any checkpoint by path.
 
         Args:
-            name_or_path: see :func:`quantface_arch.pretrained.names.resolve_model`.
+            name_or_path: see :func:`quantface_arch.integration.obtain.obtain`.
             runtime: ``auto``, ``reference``, ``openvino`` or ``cuda``.
             device: device of the model and the detector.
             options: other arguments of the constructor.
@@ -117,10 +117,14 @@ class FaceRestorer:
             QuantFaceError: the name is unknown, the checkpoint is damaged, or the runtime is not
                 available.
         """
+        from quantface_arch.integration.obtain import obtain
+        from quantface_arch.pretrained.hub.options import FetchOptions
         from quantface_arch.pretrained.zoo import load_model
 
         offline = options.get("offline", False)
-        model = load_model(name_or_path, runtime=runtime, device=device, offline=offline)
+        notify = options.get("notify", lambda message: None)
+        path = obtain(name_or_path, FetchOptions(offline=offline), notify)
+        model = load_model(path, runtime=runtime, device=device, offline=offline)
         return cls(model, device, **options)
 
     @functools.cached_property

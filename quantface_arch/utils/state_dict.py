@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from quantface_arch.errors import QuantFaceError, listed, one_line
 from quantface_arch.utils.files import kind_of
 from quantface_arch.utils.foreign_files import refuse_foreign
+from quantface_arch.utils.inert_pickle import INERT_PICKLE
 
 __all__ = ["PARAM_KEYS", "fill", "read_state", "unpickle"]
 
@@ -28,21 +29,27 @@ OPTIONAL = ".num_batches_tracked"
 _COMPILED = "_orig_mod."
 
 
-def unpickle(path: Path) -> Any:
+def unpickle(path: Path, *, foreign: bool = False) -> Any:
     """Load a file of ``torch.save`` that holds only tensors and plain data, uncompressed.
+
+    Args:
+        foreign: replace objects of other classes by inert ones, see ``inert_pickle``, instead of
+            refusing the file. No code of the file runs in either case.
 
     Raises:
         QuantFaceError: the file is unreadable or damaged, or holds anything else. The message
             gives the reason.
     """
     is_zip = _check_size(path)
+    # With a module of its own torch.load takes no ``weights_only``: the module is what is safe.
+    how = {"pickle_module": INERT_PICKLE, "weights_only": False} if foreign else {}
     try:
         with path.open("rb") as file:
             # A pickle may claim any length. Reading from a file would allocate that much first,
             # while a memory map holds only what exists.
             mapped = None if is_zip else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             source = cast("IO[bytes]", mapped or file)
-            return torch.load(source, map_location="cpu", weights_only=True)
+            return torch.load(source, map_location="cpu", **{"weights_only": True, **how})
     except pickle.UnpicklingError as error:
         culprit = re.search(r"GLOBAL (\S+)", str(error))
         if culprit is None and not is_zip:
@@ -73,6 +80,8 @@ def _check_size(path: Path) -> bool:
             return False
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise QuantFaceError(f"{path}: it is a TorchScript program, expected tensors")
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
         raise QuantFaceError(f"{path}: damaged, or not a checkpoint ({one_line(error)})") from error
     size = path.stat().st_size

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from quantface_arch.errors import QuantFaceError, UsageError
+from quantface_arch.integration.obtain import obtain
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.restore.arguments import add_model_arguments, integer, number
 from quantface_arch.restore.load import load_restorer
@@ -132,7 +133,9 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError('the page needs Gradio: pip install gradio, or pip install -e ".[app]"')
     address = replace(options.address, port=free_port(options.address))
     try:
-        resolve_model(options.runtime.model)
+        # Ask, fetch and quantize before the page is there, not in its first visitor's request.
+        runtime = options.runtime
+        resolve_model(obtain(runtime.model, runtime.fetching, print))
         from quantface_arch.web.service import Service
 
         service = Service(

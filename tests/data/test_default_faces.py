@@ -21,6 +21,7 @@ import quantface_arch.register  # noqa: F401
 from basicsr.data import build_dataset
 from quantface_arch.archs.build import build_arch
 from quantface_arch.data import QuantFaceDataset, QuantFacePairedDataset, default_faces
+from quantface_arch.data.calibration_faces import list_faces
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import save_checkpoint
 from quantface_arch.utils.images import find_images, load_rgb, read_size
@@ -202,7 +203,7 @@ def test_hidden_files_beside_degraded_faces_are_left_out(load_script, fresh):
         (folder / name).write_bytes(find_images(ROOT / "val")[0].read_bytes())
     (fresh / "own/.hidden").mkdir()
     shutil.copy(folder / "a.jpg", fresh / "own/.hidden/c.jpg")
-    assert load_script("quantize").find_faces(fresh / "own") == [folder / "a.jpg"]
+    assert list_faces(fresh / "own") == [folder / "a.jpg"]
     assert find_images(fresh / "own") == [folder / "a.jpg"]
 
 

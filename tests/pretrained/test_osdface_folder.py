@@ -18,6 +18,7 @@ from torch import nn
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.checkpoint.save_load import load_checkpoint, save_checkpoint
+from quantface_arch.utils.state_dict import read_state
 
 
 def merged(weight, a, b, scale):
@@ -93,28 +94,34 @@ def test_safetensors_in_place_of_pickles(written, folder):
         assert torch.equal(value, expected[key]), key
 
 
-@pytest.mark.slow
-def test_pickle_that_needs_code_is_refused_and_can_be_converted(repo, written, folder):
-    class_of_test = np.random.RandomState(0)
-    state = {**written[1]["association"], "callbacks": {type(class_of_test): class_of_test}}
-    torch.save(state, folder / CKPT)
-    with pytest.raises(QuantFaceError, match=r"associate_2\.ckpt.*RandomState.*convert_pickle"):
-        load(folder)
-    command = [repo / "scripts/convert_pickle.py", folder / CKPT]
-    command.append(folder / "associate_2.safetensors")
-    refused = run_program(*command)
-    assert refused.returncode == 2 and "--i-trust-this-file" in refused.stderr
-    assert not command[-1].exists()
-    assert run_program(*command, "--i-trust-this-file").returncode == 0
-    assert load_file(command[-1]).keys() == state["state_dict"].keys()
-    expected = written[1]["association"]["state_dict"]
-    for key, value in load(folder).vre.state_dict().items():
-        assert torch.equal(value, expected[f"vqvae_LQ.{key}"]), key
-
-
 class Bomb:
     def __reduce__(self):
         return (open, ("exploded", "w"))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_objects_of_a_trainer_do_not_run(written, folder, monkeypatch, zipped):
+    monkeypatch.chdir(folder)
+    class_of_test = np.random.RandomState(0)
+    callbacks = {type(class_of_test): class_of_test, "bomb": Bomb(), "torch.device": Bomb}
+    state = {**written[1]["association"], "callbacks": callbacks}
+    torch.save(state, folder / CKPT, _use_new_zipfile_serialization=zipped)
+    expected = written[1]["association"]["state_dict"]
+    for key, value in load(folder).vre.state_dict().items():
+        assert torch.equal(value, expected[f"vqvae_LQ.{key}"]), key
+    assert not (folder / "exploded").exists()
+
+
+@pytest.mark.slow
+def test_other_pickles_that_need_code_are_refused_and_can_be_converted(repo, tmp_path):
+    foreign = np.random.RandomState(0)
+    torch.save({"params": {"a": torch.ones(2)}, "trainer": foreign}, tmp_path / "a.pth")
+    with pytest.raises(QuantFaceError, match=r"a\.pth.*randomstate.*convert_pickle"):
+        read_state(tmp_path / "a.pth", ("params",))
+    command = [repo / "scripts/convert_pickle.py", tmp_path / "a.pth", tmp_path / "a.safetensors"]
+    refused = run_program(*command)
+    assert refused.returncode == 2 and "--i-trust-this-file" in refused.stderr
+    assert not command[-1].exists()
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""Restorers that are fetched from the Hugging Face hub by name, file by file, and checked."""

@@ -1,0 +1,80 @@
+"""The restorers that were fetched, and those that were made of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.pretrained.hub.lock import Lock
+from quantface_arch.pretrained.hub.sources import Part, Source, hub_folder, source_of
+from quantface_arch.utils.disk_cache import cache_root
+
+__all__ = ["cached", "entries", "is_complete", "remove", "require"]
+
+
+def is_complete(part: Part, lock: Lock) -> bool:
+    """Return whether all files of a part were fetched, or a folder stands in their place."""
+    if (lock.folder / part.folder).is_symlink():
+        return (lock.folder / part.folder).is_dir()
+    return all(any(lock.holds(part.kept(name)) for name in names) for names in part.files)
+
+
+def cached(name: str) -> Path | None:
+    """Return the restorer of a name if the cache has it: a folder as published, or a checkpoint."""
+    found = source_of(name)
+    if found is None:
+        return next(iter(sorted(hub_folder(name).glob("*.safetensors"))), None)
+    source, recipe = found
+    if recipe is None:
+        return source.folder if _is_fetched(source) else None
+    path = source.quantized(recipe)
+    return path if path.is_file() else None
+
+
+def _is_fetched(source: Source) -> bool:
+    lock = Lock(source.folder)
+    return all(is_complete(part, lock) for part in source.parts)
+
+
+def require(name: str) -> Path:
+    """Return the cached restorer of a name.
+
+    Raises:
+        QuantFaceError: it is not in the cache.
+    """
+    path = cached(name)
+    if path is None:
+        raise QuantFaceError(
+            f"model {name!r}: not fetched yet: python scripts/fetch.py {name} fetches it"
+        )
+    return path
+
+
+def entries() -> Iterator[tuple[Path, int]]:
+    """Yield what the cache has, and its size in bytes. Lock files are not listed."""
+    root = cache_root() / "models"
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
+        if path.is_dir():
+            yield path, sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        elif path.suffix == ".safetensors":
+            yield path, path.stat().st_size
+
+
+def remove(name: str) -> list[Path]:
+    """Remove a restorer from the cache; return what was removed.
+
+    Its lock file stays, so that the next fetch must give the same files.
+
+    Raises:
+        QuantFaceError: the cache has nothing of this name.
+    """
+    wanted = {name, name.replace("/", "--"), f"{name}.safetensors"}
+    found = [path for path, _ in entries() if path.name in wanted]
+    if not found:
+        have = ", ".join(path.name for path, _ in entries()) or "nothing"
+        raise QuantFaceError(f"{name!r} is not in {cache_root() / 'models'}, which has {have}")
+    for path in found:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return found

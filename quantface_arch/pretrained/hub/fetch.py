@@ -1,0 +1,214 @@
+"""Fetch the files of a restorer, each complete and checked, or none of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from filelock import FileLock
+
+from quantface_arch.errors import QuantFaceError
+from quantface_arch.pretrained.hub.cache import is_complete
+from quantface_arch.pretrained.hub.listing import HubError, Remote, list_files, persistently
+from quantface_arch.pretrained.hub.lock import Lock, Locked
+from quantface_arch.pretrained.hub.options import FetchOptions, ask
+from quantface_arch.pretrained.hub.sources import Mirror, Part, Source
+from quantface_arch.utils.files import file_digest
+
+__all__ = ["fetch"]
+
+# A file that arrives altered is fetched this often.
+_TRIES = 3
+_STAGING = ".fetching"
+
+
+def fetch(source: Source, options: FetchOptions, notify: Callable[[str], None]) -> Path:
+    """Return the folder of a restorer's files, fetched from the hub where they are missing.
+
+    Args:
+        source: the restorer.
+        options: how it is fetched.
+        notify: receives a line for every mirror that fails.
+
+    Raises:
+        UsageError: the user does not agree.
+        QuantFaceError: files are missing and ``options`` forbid fetching, no mirror gives them,
+            they differ from those that were fetched first, or the disk has no room.
+    """
+    source.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(source.folder / ".busy"):
+        lock = Lock(source.folder)
+        _link_base(source, options.base)
+        parts = [part for part in _parts(source, options) if not is_complete(part, lock)]
+        if not parts:
+            return source.folder
+        if options.offline:
+            raise QuantFaceError(
+                f"{source.name} is not in {source.folder}, and --offline forbids fetching it"
+            )
+        plans = [_Plan(part, lock, options.hub, notify) for part in parts]
+        remotes = [remote for plan in plans for remote in plan.missing]
+        _check_room(source.folder, remotes)
+        ask(_description(source, remotes), options.yes)
+        for plan in plans:
+            plan.run()
+        shutil.rmtree(source.folder / _STAGING, ignore_errors=True)
+    return source.folder
+
+
+def _link_base(source: Source, base: str | None) -> None:
+    """Let a folder of one's own stand in the place of a restorer's base."""
+    if base is None or not Path(base).is_dir():
+        return
+    for part in source.parts[1:]:
+        place = source.folder / part.folder
+        if place.is_symlink():
+            place.unlink()
+        if not place.exists():
+            place.symlink_to(Path(base).absolute())
+
+
+def _parts(source: Source, options: FetchOptions) -> list[Part]:
+    """Return a restorer's parts from the repositories that the options name."""
+    own, *others = source.parts
+    if options.revision:
+        own = replace(own, mirrors=tuple(Mirror(m.repo, options.revision) for m in own.mirrors))
+    if options.base and not Path(options.base).is_dir():
+        others = [replace(part, mirrors=(Mirror.of(options.base),)) for part in others]
+    return [own, *others]
+
+
+def _check_room(folder: Path, remotes: Sequence[Remote]) -> None:
+    wanted, free = sum(remote.size for remote in remotes), shutil.disk_usage(folder).free
+    if wanted > free:
+        raise QuantFaceError(
+            f"{folder}: {wanted / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free; "
+            "QUANTFACE_CACHE names another folder"
+        )
+
+
+def _description(source: Source, remotes: Sequence[Remote]) -> str:
+    lines = [f"{source.name} is fetched from the hub into {source.folder}:"]
+    for mirror in dict.fromkeys(remote.mirror for remote in remotes):
+        own = [remote for remote in remotes if remote.mirror == mirror]
+        lines.append(f"  {len(own)} files, {_megabytes(own)}, from {mirror.repo}")
+    return "\n".join([*lines, f"  {_megabytes(remotes)} in all; terms: {source.terms}"])
+
+
+def _megabytes(remotes: Sequence[Remote]) -> str:
+    return f"{sum(remote.size for remote in remotes) / 1e6:,.1f} MB"
+
+
+class _Plan:
+    """The files of a part that are to be fetched, from the first mirror that lists them."""
+
+    def __init__(
+        self, part: Part, lock: Lock, endpoint: str | None, notify: Callable[[str], None]
+    ) -> None:
+        self.part, self.lock, self.endpoint, self.notify = part, lock, endpoint, notify
+        self.mirrors = list(part.mirrors)
+        self.failures: list[str] = []
+        self.missing = self._next()
+
+    def _next(self) -> list[Remote]:
+        """List the files of the next mirror that has them all."""
+        while self.mirrors:
+            mirror = self.mirrors.pop(0)
+            try:
+                return self._listed(mirror)
+            except HubError as error:
+                self._failed(str(error))
+        raise QuantFaceError("; ".join(self.failures))
+
+    def _listed(self, mirror: Mirror) -> list[Remote]:
+        """List the missing files of a mirror.
+
+        A branch may have moved on since its first fetch, so that commit is asked for first.
+        """
+        locked = self.lock.files.values()
+        commits = {file.commit for file in locked if file.repo == mirror.repo}
+        found = None
+        for commit in commits if mirror.revision == "main" else ():
+            with suppress(HubError):
+                found = list_files(self.part, replace(mirror, revision=commit), self.endpoint)
+        if found is None:
+            found = list_files(self.part, mirror, self.endpoint)
+        for remote in found:
+            if remote.sha256:
+                self.lock.check(remote.name, remote.sha256, str(remote.mirror))
+        return [remote for remote in found if not self.lock.holds(remote.name)]
+
+    def _failed(self, line: str) -> None:
+        self.failures.append(line)
+        if self.mirrors:
+            self.notify(f"{line}; trying {self.mirrors[0].repo}")
+
+    def run(self) -> None:
+        """Fetch the files, from the next mirror if one fails."""
+        while True:
+            try:
+                for remote in self.missing:
+                    self._fetch(remote)
+                return
+            except HubError as error:
+                self._failed(str(error))
+                self.missing = self._next()
+
+    def _fetch(self, remote: Remote) -> None:
+        path = _download(remote, self.lock.folder / _STAGING, self.endpoint)
+        digest = file_digest(path)
+        self.lock.check(remote.name, digest, str(remote.mirror))
+        target = self.lock.folder / remote.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, target)
+        self.lock.add(remote.name, Locked(digest, remote.size, remote.mirror.repo, remote.commit))
+
+
+def _download(remote: Remote, staging: Path, endpoint: str | None) -> Path:
+    """Download a file below ``staging`` until its digest is the hub's.
+
+    Raises:
+        HubError: it cannot be downloaded, or is not the file that the hub lists.
+        WriteError: it cannot be written.
+    """
+    from huggingface_hub import hf_hub_download
+
+    where, name = remote.mirror.repo, f"{remote.mirror.repo}: {remote.path}"
+
+    def request() -> str:
+        # A download that was interrupted goes on where it ended.
+        return hf_hub_download(
+            where,
+            remote.path,
+            revision=remote.commit,
+            local_dir=staging / where.replace("/", "--"),
+            endpoint=endpoint,
+        )
+
+    problem = ""
+    for _ in range(_TRIES):
+        path = Path(persistently(request, name))
+        problem = _difference(path, remote)
+        if not problem:
+            return path
+        path.unlink()
+    raise HubError(f"{name}: {problem}")
+
+
+def _difference(path: Path, remote: Remote) -> str:
+    """Return what distinguishes a downloaded file from the one that the hub lists, if anything."""
+    size = path.stat().st_size
+    if size != remote.size:
+        return f"found {size} bytes, expected {remote.size}"
+    if remote.sha256:
+        kind, wanted, found = "SHA-256", remote.sha256, file_digest(path)
+    else:
+        data = path.read_bytes()
+        git = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False)
+        kind, wanted, found = "git digest", remote.blob, git.hexdigest()
+    return "" if found == wanted else f"found {kind} {found}, expected {wanted}"
