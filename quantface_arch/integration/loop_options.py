@@ -81,6 +81,10 @@ def check_loop(opt: Any) -> None:
     if not isinstance(opt, Mapping):
         raise QuantFaceError(f"options file: found {opt!r}, allowed is a mapping of options")
     options = _check(LoopOptions, "options file", opt)
+    for block in ("train", "logger"):
+        # BasicSR reads these without asking whether they are null.
+        if block in opt and opt[block] is None:
+            raise QuantFaceError(f"options file option {block}: found None, allowed is a mapping")
     if options.name in ("", ".", "..") or {*options.name} & {os.sep, "\0"}:
         raise QuantFaceError(f"options file option name: found {options.name!r}, not a folder name")
     if not isinstance(options.network_g.get("type"), str):
