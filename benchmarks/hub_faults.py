@@ -33,8 +33,7 @@ from quantface_arch.utils.progress import progress_bar
 
 OWN, BASE, MIRROR = (mirror.repo for part in sources()["osdface"].parts for mirror in part.mirrors)
 KILL = "kill"
-# The client writes pieces of 10 MB, so only larger files can go on where they ended.
-SIZES = {"associate_2.ckpt": 24_000_000, "pytorch_lora_weights.safetensors": 40_000}
+SIZES = {"associate_2.ckpt": 12_000_000, "pytorch_lora_weights.safetensors": 40_000}
 TRIES = 6
 
 

@@ -18,11 +18,11 @@ from quantface_arch.utils.state_dict import unpickle
 DESCRIPTION = """\
 Extract the tensors of a pickled checkpoint (.ckpt, .pth, .pt) and write them as .safetensors.
 
-A pickle is a program: reading it runs its author's code with your permissions. This package
-refuses a pickle that needs more than tensors, except OSDFace's own. This command reads every one:
-objects of unknown classes become empty placeholders, and their code is never imported. That reduces
-the risk but does not remove it. Use it only on a file whose origin you trust; confirm with
---i-trust-this-file.
+A pickle is a program, which most software runs with your permissions when it reads the file. This
+package runs none of it, and refuses a pickle that needs more than tensors, except OSDFace's own.
+This command takes the tensors out of every pickle: objects of unknown classes become empty
+placeholders, and their code is never imported. Use it only on a file whose origin you trust, since
+its tensors replace a network's; confirm with --i-trust-this-file.
 
 The result holds the checkpoint's "state_dict" if it has one, else all its tensors. Keys are kept.
 
@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.file}: no such file")
     if not args.i_trust_this_file:
         raise UsageError(
-            f"{args.file}: reading a pickle runs its author's code; if you trust this file, add "
+            f"{args.file}: it holds more than tensors; if you trust whoever made it, add "
             "--i-trust-this-file (--help says more)"
         )
     tensors = read_pickle(args.file)

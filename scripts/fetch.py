@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from pathlib import Path
 
 from quantface_arch.errors import UsageError
 from quantface_arch.pretrained.hub.cache import entries, remove
 from quantface_arch.pretrained.hub.options import FetchOptions
 from quantface_arch.pretrained.hub.sources import QUANTIZED, fetchable, sources
 from quantface_arch.restore.arguments import add_fetch_arguments
+from quantface_arch.restore.load import note_printer
 from quantface_arch.utils.cli import Parser, run
+from quantface_arch.utils.distributed import Shard
 
 NAMES = [name for source in sources() for name in (source, *(f"{source}-{q}" for q in QUANTIZED))]
 DESCRIPTION = f"""\
-Fetch a restorer from the Hugging Face hub into the cache: ask once, fetch or go on with what an
-earlier run began, check every file, and quantize if the name says so. Other commands then take the
+Fetch a restorer from the Hugging Face hub into the cache: ask once, fetch, going on where an
+earlier run ended, check every file, and quantize if the name says so. Other commands then take the
 restorer by its name.
 
 names: {", ".join(NAMES)}, or USER/REPOSITORY, somebody's
@@ -55,16 +57,18 @@ def main(args: argparse.Namespace) -> int:
     if args.list:
         print_entries()
         return 0
-    if args.remove:
+    if args.remove is not None:
         for path in remove(args.remove):
             print(f"removed {path}")
         return 0
     if not fetchable(args.name):
         raise UsageError(f"{args.name!r}: allowed are {', '.join(NAMES)} and USER/REPOSITORY")
+    if Path(args.name).exists():
+        raise UsageError(f"{args.name}: a file or folder here has this name, and would be taken")
     from quantface_arch.integration.obtain import obtain
 
     options = FetchOptions(args.yes, False, args.base, args.revision, args.endpoint)
-    print(obtain(args.name, options, lambda line: print(f"note: {line}", file=sys.stderr)))
+    print(obtain(args.name, options, note_printer(Shard())))
     return 0
 
 

@@ -12,12 +12,14 @@ from torch import nn
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.pretrained.foreign import as_checkpoint
 from quantface_arch.pretrained.hub.options import FetchOptions
+from quantface_arch.pretrained.hub.sources import source_of
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import ConversionReport, Recipe, read_metadata
 from quantface_arch.quant.config.bitmap import load_bit_map
 from quantface_arch.quant.config.specs import KINDS, RANGES, ROUNDINGS
 from quantface_arch.quant.nn.traits import traits_of
+from quantface_arch.restore.load import note_printer
 from quantface_arch.utils.cli import Parser, run
 from quantface_arch.utils.devices import check_device
 from quantface_arch.utils.distributed import Shard
@@ -93,15 +95,15 @@ def main(args: argparse.Namespace) -> int:
 def _quantize(args: argparse.Namespace, shard: Shard) -> None:
     # Import these late: basicsr takes seconds, and a wrong option should not wait for it.
     from quantface_arch.data.calibration_faces import open_faces
-    from quantface_arch.integration.obtain import obtain
     from quantface_arch.integration.post_training import PostTraining
 
     faces = open_faces(args.input, args.size, args.num_images)
     named = Recipe.from_name(args.recipe)
     check_device(args.device)
-    args.model = str(obtain(args.model, FetchOptions(base=args.base)))
-    check_is_float(args.model)
-    model = load_model(args.model, runtime="reference", device=args.device, base=args.base)
+    path = _obtained(args.model, args.base, shard)
+    check_is_float(path)
+    base = args.base if path == args.model else None
+    model = load_model(path, runtime="reference", device=args.device, base=base)
     replace_halves(model, args)
     recipe = _changed(named, args, traits_of(model).eight_bit_patterns)
     bits = load_bit_map(args.bit_map) if args.bit_map else None
@@ -114,6 +116,21 @@ def _quantize(args: argparse.Namespace, shard: Shard) -> None:
         with atomic_path(args.report) as temporary:
             temporary.write_text(f"{report}\n")
     _print_sizes(report, args.output, parameters)
+
+
+def _obtained(name: str, base: str | None, shard: Shard) -> str:
+    """Return the path of a model, which is fetched from the hub if it is a name of it.
+
+    Raises:
+        UsageError: the name is that of a quantized model.
+    """
+    from quantface_arch.integration.obtain import obtain
+
+    found = source_of(name)
+    if found is not None and found[1] is not None:
+        raise UsageError(f"--model {name}: it is quantized already, expected {found[0].name}")
+    options, notify = FetchOptions(base=base), note_printer(shard)
+    return shard.agree(str(obtain(name, options, notify)) if shard.is_first else "")
 
 
 def _changed(recipe: Recipe, args: argparse.Namespace, eight_bit: tuple[str, ...]) -> Recipe:

@@ -27,7 +27,8 @@ SAFE_WORDS = {
 # to be a safe one.
 ALLOWED = {
     ("quantface_arch/utils/inert_pickle.py", "pickle.Unpickler"),
-    ("quantface_arch/utils/state_dict.py", "torch.load without weights_only=True"),
+    ("quantface_arch/utils/inert_pickle.py", "torch.load without weights_only=True"),
+    ("quantface_arch/utils/inert_pickle.py", "weights_only=False"),
     ("quantface_arch/utils/safe_yaml_json.py", "yaml.load"),
     # Reads by the loader that compat puts in the place of BasicSR's.
     ("benchmarks/fuzz_targets.py", "yaml.load"),

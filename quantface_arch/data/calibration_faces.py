@@ -33,8 +33,15 @@ def list_faces(source: Path) -> list[Path]:
     return faces
 
 
-def open_faces(source: Path | None, size: int, count: int) -> Faces:
-    """Return at most ``count`` faces of a file or folder, or degraded ones of the default set."""
+def open_faces(source: Path | None, size: int, count: int, clean: Path = DEFAULT_FACES) -> Faces:
+    """Return at most ``count`` faces of a file or folder, or degraded ones.
+
+    Args:
+        source: degraded faces; None degrades those of ``clean``, the same way every time.
+        size: side of the faces in pixels.
+        count: faces to return at most.
+        clean: folder of clean faces.
+    """
     if source is not None:
         paths = list_faces(source)
 
@@ -44,7 +51,7 @@ def open_faces(source: Path | None, size: int, count: int) -> Faces:
 
         return Faces(paths, read, count)
     options = {"gt_size": size, "rescale_prob": 1.0, "use_hflip": False}
-    dataset = QuantFaceDataset({"dataroot_gt": str(DEFAULT_FACES), **options})
+    dataset = QuantFaceDataset({"dataroot_gt": str(clean), **options})
     paths = [Path(key) for key in dataset.keys]
     return Faces(paths, lambda index: cast(Tensor, dataset[index]["lq"]), count)
 

@@ -6,15 +6,15 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from quantface_arch.errors import QuantFaceError
-from quantface_arch.pretrained.hub.cache import cached
+from quantface_arch.errors import QuantFaceError, UsageError
+from quantface_arch.pretrained.hub.cache import cached, held
 from quantface_arch.pretrained.hub.options import FetchOptions
 from quantface_arch.pretrained.hub.sources import Source, fetchable, source_of
 from quantface_arch.pretrained.names import shipped_models
 
 __all__ = ["obtain"]
 
-# As many shipped faces calibrate as by scripts/quantize.py. Few fit into 8 GB at once.
+# Calibrate on as many faces as scripts/quantize.py, one at a time, so that 8 GB suffice.
 _FACES, _BATCH_SIZE = 32, 1
 
 
@@ -34,14 +34,16 @@ def obtain(
         notify: receives a line about what takes long.
 
     Raises:
-        UsageError: the user does not agree to fetching.
+        UsageError: the user does not agree to fetching, or an option has no effect.
         QuantFaceError: the files cannot be fetched, or are not those of the restorer.
     """
     name, options = str(name_or_path), options or FetchOptions()
     if name in shipped_models() or Path(name).exists() or not fetchable(name):
+        _refuse(name, revision=options.revision)
         return name_or_path
     path = cached(name)
     if path is not None:
+        _refuse(f"{name} is in the cache already", revision=options.revision, base=options.base)
         return path
     # Import these late: what is shipped or in the cache needs none of them.
     from quantface_arch.pretrained.hub.checkpoint import checkpoint_source
@@ -49,34 +51,55 @@ def obtain(
 
     found = source_of(name)
     if found is None:
-        return _single(fetch(checkpoint_source(name, options), options, notify))
+        _refuse(name, base=options.base)
+        return _checked(fetch(checkpoint_source(name, options), options, notify))
     source, recipe = found
     folder = fetch(source, options, notify)
     return folder if recipe is None else _quantized(source, recipe, notify)
 
 
-def _single(folder: Path) -> Path:
-    """Return the checkpoint that was fetched, after checking that it is one."""
+def _refuse(what: str, **options: str | None) -> None:
+    """Refuse options that have no effect on a model.
+
+    Raises:
+        UsageError: one of them is given.
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(
+                f"--{name} {value}: {what}; the option is for what is fetched now "
+                "(python scripts/fetch.py --remove NAME frees the cache)"
+            )
+
+
+def _checked(folder: Path) -> Path:
+    """Return the checkpoint that was fetched; it is removed if it is none."""
     from quantface_arch.quant.checkpoint.save_load import read_metadata
 
     (path,) = folder.glob("*.safetensors")
-    read_metadata(path)
+    try:
+        read_metadata(path)
+    except QuantFaceError:
+        path.unlink()
+        raise
     return path
 
 
 def _quantized(source: Source, recipe: str, notify: Callable[[str], None]) -> Path:
     """Make a quantized restorer of a fetched one."""
     from quantface_arch.data.calibration_faces import open_faces
+    from quantface_arch.data.default_faces import SHIPPED_FACES
     from quantface_arch.integration.post_training import PostTraining
-    from quantface_arch.pretrained.zoo import load_model
+    from quantface_arch.pretrained.osdface_folder import load_osdface_folder
     from quantface_arch.quant import Recipe
 
     target = source.quantized(recipe)
-    notify(f"{target.stem} is made once, from {source.folder}; on two cores this takes minutes")
-    try:
-        model = load_model(source.folder, offline=True)
-    except QuantFaceError as error:
-        raise QuantFaceError(f"{source.name}: {error}") from error
-    how = PostTraining(Recipe.from_name(recipe), batch_size=_BATCH_SIZE)
-    how.run(model, open_faces(None, how.size, _FACES), target)
+    with held(target, notify):
+        if not target.is_file():
+            notify(f"{target.stem} is quantized once, from {source.folder}; this takes a while")
+            base = source.folder / source.parts[1].folder
+            model = load_osdface_folder(source.folder, base)
+            how = PostTraining(Recipe.from_name(recipe), batch_size=_BATCH_SIZE)
+            faces = open_faces(None, how.size, _FACES, SHIPPED_FACES / "train")
+            how.run(model, faces, target)
     return target

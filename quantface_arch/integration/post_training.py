@@ -11,6 +11,7 @@ from torch import nn
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.data.calibration_faces import Faces
+from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import (
     CalibrationData,
     CalibrationStore,
@@ -62,7 +63,9 @@ class PostTraining:
             QuantFaceError: the model cannot be quantized, or the file that was written does not
                 give the same image when it is loaded.
         """
-        shard = shard or Shard()
+        shard, arch = shard or Shard(), traits_of(model).arch_options
+        if arch is None:
+            raise QuantFaceError("the model does not say how it is built: set arch_options")
         faces.input_range = traits_of(model).input_range
         store = CalibrationStore(
             output.with_name(f"{output.name.removesuffix('.safetensors')}.calib.safetensors"),
@@ -73,7 +76,7 @@ class PostTraining:
         if shard.is_first:
             extra = {"calibration": {"pictures": len(faces), "size": self.size}}
             with atomic_path(output) as temporary:
-                save_checkpoint(model, temporary, traits_of(model).arch_options or {}, extra)
+                save_checkpoint(model, temporary, arch, extra)
                 check_saved(model, temporary, build_arch, faces[0][None].to(self.device))
             store.remove()
         return report

@@ -8,10 +8,13 @@ from typing import Any
 
 from torch import nn
 
+import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
+from basicsr.utils import get_root_logger
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.integration.obtain import obtain
 from quantface_arch.pretrained.foreign import PICKLED, as_checkpoint
+from quantface_arch.pretrained.hub.options import FetchOptions
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.quant.nn.traits import set_traits
 from quantface_arch.utils.plain import plain
@@ -55,7 +58,11 @@ def QuantFaceArch(
         return _random(arch)
     if not isinstance(weights, str):
         raise QuantFaceError(f"{NAME} option weights: found {weights!r}, allowed is a string")
-    path = resolve_model(obtain(weights))
+    log = get_root_logger().warning
+    path = resolve_model(obtain(weights, FetchOptions(base=base), log))
+    if str(path) != weights:
+        # The base was fetched with the weights.
+        base = None
     if path.is_dir():
         return _from_folder(path, arch, base)
     if arch is None:

@@ -8,7 +8,14 @@ from pathlib import Path
 
 from quantface_arch.errors import QuantFaceError
 
-__all__ = ["DEFAULT_MODEL", "WEIGHTS", "resolve_base", "resolve_model", "shipped_models"]
+__all__ = [
+    "BASE_VARIABLE",
+    "DEFAULT_MODEL",
+    "WEIGHTS",
+    "resolve_base",
+    "resolve_model",
+    "shipped_models",
+]
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 DEFAULT_MODEL = "mini-w4a8"

@@ -35,7 +35,9 @@ def load_restorer(
     """
     check_weights_dir(faces.weights_dir)
     shard = shard or Shard()
-    path = obtain(runtime.model, runtime.fetching, note_printer(shard))
+    path = shard.agree(
+        str(obtain(runtime.model, runtime.fetching, note_printer(shard))) if shard.is_first else ""
+    )
     resolve_model(path)
 
     from quantface_arch.restore.restorer import FaceRestorer
@@ -44,6 +46,7 @@ def load_restorer(
         path,
         runtime.runtime,
         _device(runtime.device, runtime.runtime, shard),
+        runtime.base if path == runtime.model else None,
         detector=faces.detector,
         weights_dir=faces.weights_dir,
         offline=runtime.offline,

@@ -103,6 +103,7 @@ class FaceRestorer:
         name_or_path: str | os.PathLike[str] = DEFAULT_MODEL,
         runtime: str = "auto",
         device: str | torch.device = "cpu",
+        base: str | None = None,
         **options: Unpack[_Options],
     ) -> FaceRestorer:
         """Load a shipped model by name, or any checkpoint by path.
@@ -111,6 +112,7 @@ class FaceRestorer:
             name_or_path: see :func:`quantface_arch.integration.obtain.obtain`.
             runtime: ``auto``, ``reference``, ``openvino`` or ``cuda``.
             device: device of the model and the detector.
+            base: Stable Diffusion 2.1-base, for a folder of OSDFace's files.
             options: other arguments of the constructor.
 
         Raises:
@@ -122,9 +124,8 @@ class FaceRestorer:
         from quantface_arch.pretrained.zoo import load_model
 
         offline = options.get("offline", False)
-        notify = options.get("notify", lambda message: None)
-        path = obtain(name_or_path, FetchOptions(offline=offline), notify)
-        model = load_model(path, runtime=runtime, device=device, offline=offline)
+        path = obtain(name_or_path, FetchOptions(offline=offline), options.get("notify", print))
+        model = load_model(path, runtime, device, base, offline)
         return cls(model, device, **options)
 
     @functools.cached_property

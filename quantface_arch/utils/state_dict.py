@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from quantface_arch.errors import QuantFaceError, listed, one_line
 from quantface_arch.utils.files import kind_of
 from quantface_arch.utils.foreign_files import refuse_foreign
-from quantface_arch.utils.inert_pickle import INERT_PICKLE
+from quantface_arch.utils.inert_pickle import load_tensors
 
 __all__ = ["PARAM_KEYS", "fill", "read_state", "unpickle"]
 
@@ -41,18 +41,18 @@ def unpickle(path: Path, *, foreign: bool = False) -> Any:
             gives the reason.
     """
     is_zip = _check_size(path)
-    # With a module of its own torch.load takes no ``weights_only``: the module is what is safe.
-    how = {"pickle_module": INERT_PICKLE, "weights_only": False} if foreign else {}
     try:
         with path.open("rb") as file:
             # A pickle may claim any length. Reading from a file would allocate that much first,
             # while a memory map holds only what exists.
             mapped = None if is_zip else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             source = cast("IO[bytes]", mapped or file)
-            return torch.load(source, map_location="cpu", **{"weights_only": True, **how})
+            if foreign:
+                return load_tensors(source)
+            return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         culprit = re.search(r"GLOBAL (\S+)", str(error))
-        if culprit is None and not is_zip:
+        if foreign or (culprit is None and not is_zip):
             raise QuantFaceError(f"{path}: damaged, or not a checkpoint") from error
         what = f"it holds {culprit[1]}" if culprit else "it holds more than tensors"
         raise QuantFaceError(

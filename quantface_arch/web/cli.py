@@ -16,9 +16,10 @@ from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.integration.obtain import obtain
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.restore.arguments import add_model_arguments, integer, number
-from quantface_arch.restore.load import load_restorer
+from quantface_arch.restore.load import load_restorer, note_printer
 from quantface_arch.restore.options import FaceOptions, RuntimeOptions, build
 from quantface_arch.utils.cli import Parser, run
+from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.images import MAX_PIXELS, MIN_SIDE
 from quantface_arch.web.address import Address, free_port
 from quantface_arch.web.limits import Limits
@@ -135,7 +136,10 @@ def main(args: argparse.Namespace) -> int:
     try:
         # Ask, fetch and quantize before the page is there, not in its first visitor's request.
         runtime = options.runtime
-        resolve_model(obtain(runtime.model, runtime.fetching, print))
+        path = str(obtain(runtime.model, runtime.fetching, note_printer(Shard())))
+        resolve_model(path)
+        if path != runtime.model:
+            options = replace(options, runtime=replace(runtime, base=None, revision=None))
         from quantface_arch.web.service import Service
 
         service = Service(

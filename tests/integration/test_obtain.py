@@ -57,8 +57,10 @@ def hub(published, monkeypatch, tmp_path):
 def test_a_quantized_osdface_is_made_once_and_restores(hub, published, repo):
     said = []
     path = obtain("osdface-w4a8", FetchOptions(), said.append)
-    assert path.name == "osdface-w4a8.safetensors" and "made once" in said[-1]
+    assert path.name == "osdface-w4a8.safetensors" and "quantized once" in said[-1]
     assert read_metadata(path)["recipe"]["name"] == "w4a8"
+    with pytest.raises(UsageError, match="--base me/base: osdface-w4a8 is in the cache already"):
+        obtain("osdface-w4a8", FetchOptions(base="me/base"))
     hub.repositories.clear()
     written, said[:] = path.stat().st_mtime_ns, []
     restorer = FaceRestorer.from_pretrained("osdface-w4a8", "reference", notify=said.append)
@@ -80,15 +82,18 @@ def test_a_checkpoint_of_somebody_is_checked(hub, tmp_path):
     for name, data in {"good": (tmp_path / "net.safetensors").read_bytes(), "bad": b"x"}.items():
         hub.repositories[f"me/{name}"] = Repository({"net.safetensors": data})
     assert read_metadata(obtain("me/good"))["arch"] == TINY
-    with pytest.raises(QuantFaceError, match=r"net\.safetensors"):
-        obtain("me/bad")
+    for _ in range(2):
+        with pytest.raises(QuantFaceError, match=r"net\.safetensors"):
+            obtain("me/bad")
 
 
 def test_what_is_here_is_not_fetched(hub, monkeypatch, tmp_path):
     monkeypatch.delenv("QUANTFACE_YES")
     (tmp_path / "weights").mkdir()
     monkeypatch.chdir(tmp_path)
-    for name in ("mini-w4a8", str(tmp_path), "weights/typo", "nothing"):
+    for name in ("mini-w4a8", str(tmp_path), "weights/typo", "typo/net.pth", "nothing"):
         assert obtain(name) == name
     with pytest.raises(UsageError, match="no terminal"):
         obtain("osdface")
+    with pytest.raises(UsageError, match="--revision v2: mini-w4a8; the option is for"):
+        obtain("mini-w4a8", FetchOptions(revision="v2"))

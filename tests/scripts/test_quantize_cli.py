@@ -9,6 +9,7 @@ import torch
 from small_networks import RRDB
 
 from quantface_arch.archs.build import build_arch
+from quantface_arch.data import calibration_faces
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import read_metadata, save_checkpoint
 
@@ -81,11 +82,11 @@ def test_weights_are_rounded_as_chosen(command, work):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_and_writes_the_same_file(command, script, work, monkeypatch):
+def test_a_killed_run_goes_on_and_writes_the_same_file(command, work, monkeypatch):
     command()
     expected = (work / "out.safetensors").read_bytes()
     (work / "out.safetensors").unlink()
-    read = script.load_rgb
+    read = calibration_faces.load_rgb
     count = iter(range(100))
 
     def interrupted(path):
@@ -93,11 +94,11 @@ def test_a_killed_run_goes_on_and_writes_the_same_file(command, script, work, mo
             raise KeyboardInterrupt
         return read(path)
 
-    monkeypatch.setattr(script, "load_rgb", interrupted)
+    monkeypatch.setattr(calibration_faces, "load_rgb", interrupted)
     assert command()[0] == 130
     assert (work / "out.calib-balance.safetensors").exists()
     assert not (work / "out.safetensors").exists()
-    monkeypatch.setattr(script, "load_rgb", read)
+    monkeypatch.setattr(calibration_faces, "load_rgb", read)
     ran = []
     hook = torch.nn.modules.module.register_module_forward_pre_hook(
         lambda module, _: ran.append(1) if type(module).__name__ == "RRDBNet" else None

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.pretrained.hub.lock import Lock
 from quantface_arch.pretrained.hub.sources import Part, Source, hub_folder, source_of
 from quantface_arch.utils.disk_cache import cache_root
 
-__all__ = ["cached", "entries", "is_complete", "remove", "require"]
+__all__ = ["cached", "entries", "held", "is_complete", "remove", "require"]
+
+# Part of the names of the statistics of an unfinished quantization.
+CALIBRATION = ".calib"
 
 
 def is_complete(part: Part, lock: Lock) -> bool:
     """Return whether all files of a part were fetched, or a folder stands in their place."""
-    if (lock.folder / part.folder).is_symlink():
+    if part.folder != "." and (lock.folder / part.folder).is_symlink():
         return (lock.folder / part.folder).is_dir()
     return all(any(lock.holds(part.kept(name)) for name in names) for names in part.files)
 
@@ -47,7 +53,8 @@ def require(name: str) -> Path:
     path = cached(name)
     if path is None:
         raise QuantFaceError(
-            f"model {name!r}: not fetched yet: python scripts/fetch.py {name} fetches it"
+            f"model {name!r}: no such file or folder, and not fetched yet: python scripts/fetch.py "
+            f"{name} fetches it"
         )
     return path
 
@@ -56,6 +63,8 @@ def entries() -> Iterator[tuple[Path, int]]:
     """Yield what the cache has, and its size in bytes. Lock files are not listed."""
     root = cache_root() / "models"
     for path in sorted(root.iterdir()) if root.is_dir() else ():
+        if path.name.startswith(".") or CALIBRATION in path.name:
+            continue
         if path.is_dir():
             yield path, sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         elif path.suffix == ".safetensors":
@@ -76,5 +85,32 @@ def remove(name: str) -> list[Path]:
         have = ", ".join(path.name for path, _ in entries()) or "nothing"
         raise QuantFaceError(f"{name!r} is not in {cache_root() / 'models'}, which has {have}")
     for path in found:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if path.is_dir():
+            with held(path):
+                shutil.rmtree(path)
+        else:
+            path.unlink()
+            for statistics in path.parent.glob(f"{path.stem}{CALIBRATION}*"):
+                statistics.unlink()
     return found
+
+
+@contextmanager
+def held(path: Path, wait: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+    """Keep other processes from changing an entry of the cache.
+
+    Args:
+        path: the entry.
+        wait: receives a line if another process has to end first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.busy"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        wait(f"another process is at work on {path}; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quantface_arch.errors import QuantFaceError
 from quantface_arch.pretrained.hub.listing import HubError, list_names
 from quantface_arch.pretrained.hub.options import FetchOptions
 from quantface_arch.pretrained.hub.sources import Mirror, Part, Source, hub_folder
@@ -19,12 +20,16 @@ def checkpoint_source(name: str, options: FetchOptions) -> Source:
         options: its revision and the hub's address.
 
     Raises:
+        QuantFaceError: nothing may be fetched.
         HubError: the repository cannot be listed, or holds no or several ``.safetensors`` files.
     """
     mirror = Mirror(name, options.revision or "main")
-    found = [] if options.offline else list_names(mirror, options.hub)
-    paths = [path for path in found if path.endswith(_SUFFIX)]
-    if len(paths) != 1 and not options.offline:
+    if options.offline:
+        raise QuantFaceError(
+            f"model {name!r}: no such file or folder, and it cannot be fetched offline"
+        )
+    paths = [path for path in list_names(mirror, options.hub) if path.endswith(_SUFFIX)]
+    if len(paths) != 1:
         have = ", ".join(paths) or "none"
         raise HubError(f"{mirror}: expected one {_SUFFIX} file, found {have}")
     files = tuple((path.rpartition("/")[2],) for path in paths)

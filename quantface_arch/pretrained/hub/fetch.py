@@ -6,18 +6,16 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock
-
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.pretrained.hub.cache import is_complete
+from quantface_arch.pretrained.hub.cache import held, is_complete
 from quantface_arch.pretrained.hub.listing import HubError, Remote, list_files, persistently
 from quantface_arch.pretrained.hub.lock import Lock, Locked
 from quantface_arch.pretrained.hub.options import FetchOptions, ask
-from quantface_arch.pretrained.hub.sources import Mirror, Part, Source
+from quantface_arch.pretrained.hub.sources import Mirror, Part, Source, is_hub_id
+from quantface_arch.pretrained.hub.transfer import transfer
 from quantface_arch.utils.files import file_digest
 
 __all__ = ["fetch"]
@@ -25,6 +23,7 @@ __all__ = ["fetch"]
 # A file that arrives altered is fetched this often.
 _TRIES = 3
 _STAGING = ".fetching"
+_GONE = 404
 
 
 def fetch(source: Source, options: FetchOptions, notify: Callable[[str], None]) -> Path:
@@ -40,16 +39,15 @@ def fetch(source: Source, options: FetchOptions, notify: Callable[[str], None]) 
         QuantFaceError: files are missing and ``options`` forbid fetching, no mirror gives them,
             they differ from those that were fetched first, or the disk has no room.
     """
-    source.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(source.folder / ".busy"):
+    with held(source.folder, notify):
         lock = Lock(source.folder)
-        _link_base(source, options.base)
+        _link_base(source, options.base_place)
         parts = [part for part in _parts(source, options) if not is_complete(part, lock)]
         if not parts:
             return source.folder
         if options.offline:
             raise QuantFaceError(
-                f"{source.name} is not in {source.folder}, and --offline forbids fetching it"
+                f"{source.name} is not in {source.folder}, and nothing may be fetched offline"
             )
         plans = [_Plan(part, lock, options.hub, notify) for part in parts]
         remotes = [remote for plan in plans for remote in plan.missing]
@@ -62,15 +60,24 @@ def fetch(source: Source, options: FetchOptions, notify: Callable[[str], None]) 
 
 
 def _link_base(source: Source, base: str | None) -> None:
-    """Let a folder of one's own stand in the place of a restorer's base."""
-    if base is None or not Path(base).is_dir():
-        return
+    """Link the user's own base folder into the restorer's folder, in place of a fetched one."""
+    source.folder.mkdir(parents=True, exist_ok=True)
     for part in source.parts[1:]:
         place = source.folder / part.folder
-        if place.is_symlink():
-            place.unlink()
-        if not place.exists():
+        if base is not None and Path(base).is_dir():
+            configs = [names[0] for names in part.files if names[0].endswith(".json")]
+            for name in configs:
+                if not (Path(base) / name).is_file():
+                    raise QuantFaceError(
+                        f"base {base}: no file {name}; expected a folder with {', '.join(configs)}"
+                    )
+            if place.is_symlink():
+                place.unlink()
+            elif place.exists():
+                shutil.rmtree(place)
             place.symlink_to(Path(base).absolute())
+        elif place.is_symlink() and (base is not None or not place.exists()):
+            place.unlink()
 
 
 def _parts(source: Source, options: FetchOptions) -> list[Part]:
@@ -78,8 +85,11 @@ def _parts(source: Source, options: FetchOptions) -> list[Part]:
     own, *others = source.parts
     if options.revision:
         own = replace(own, mirrors=tuple(Mirror(m.repo, options.revision) for m in own.mirrors))
-    if options.base and not Path(options.base).is_dir():
-        others = [replace(part, mirrors=(Mirror.of(options.base),)) for part in others]
+    base = options.base_place
+    if base and not Path(base).is_dir():
+        if not is_hub_id(base.partition("@")[0]):
+            raise QuantFaceError(f"base {base}: neither a folder nor an id of the hub")
+        others = [replace(part, mirrors=(Mirror.of(base),)) for part in others]
     return [own, *others]
 
 
@@ -128,20 +138,24 @@ class _Plan:
     def _listed(self, mirror: Mirror) -> list[Remote]:
         """List the missing files of a mirror.
 
-        A branch may have moved on since its first fetch, so that commit is asked for first.
+        A branch may have moved since the first fetch, so the commit in the lock file is asked for
+        first.
         """
         locked = self.lock.files.values()
-        commits = {file.commit for file in locked if file.repo == mirror.repo}
-        found = None
-        for commit in commits if mirror.revision == "main" else ():
-            with suppress(HubError):
-                found = list_files(self.part, replace(mirror, revision=commit), self.endpoint)
-        if found is None:
-            found = list_files(self.part, mirror, self.endpoint)
-        for remote in found:
-            if remote.sha256:
-                self.lock.check(remote.name, remote.sha256, str(remote.mirror))
+        commits = [file.commit for file in locked if file.repo == mirror.repo]
+        for commit in dict.fromkeys(commits) if mirror.revision == "main" else ():
+            try:
+                found = self._list(replace(mirror, revision=commit))
+                break
+            except HubError as error:
+                if error.status != _GONE:
+                    raise
+        else:
+            found = self._list(mirror)
         return [remote for remote in found if not self.lock.holds(remote.name)]
+
+    def _list(self, mirror: Mirror) -> list[Remote]:
+        return list_files(self.part, mirror, self.endpoint, self.lock)
 
     def _failed(self, line: str) -> None:
         self.failures.append(line)
@@ -158,6 +172,7 @@ class _Plan:
             except HubError as error:
                 self._failed(str(error))
                 self.missing = self._next()
+                _check_room(self.lock.folder, self.missing)
 
     def _fetch(self, remote: Remote) -> None:
         path = _download(remote, self.lock.folder / _STAGING, self.endpoint)
@@ -176,23 +191,11 @@ def _download(remote: Remote, staging: Path, endpoint: str | None) -> Path:
         HubError: it cannot be downloaded, or is not the file that the hub lists.
         WriteError: it cannot be written.
     """
-    from huggingface_hub import hf_hub_download
-
-    where, name = remote.mirror.repo, f"{remote.mirror.repo}: {remote.path}"
-
-    def request() -> str:
-        # A download that was interrupted goes on where it ended.
-        return hf_hub_download(
-            where,
-            remote.path,
-            revision=remote.commit,
-            local_dir=staging / where.replace("/", "--"),
-            endpoint=endpoint,
-        )
-
+    name = f"{remote.mirror.repo}: {remote.path}"
+    path = staging / f"{remote.mirror.repo.replace('/', '--')}--{remote.commit}" / remote.path
     problem = ""
     for _ in range(_TRIES):
-        path = Path(persistently(request, name))
+        persistently(lambda: transfer(remote, path, endpoint), name)
         problem = _difference(path, remote)
         if not problem:
             return path

@@ -7,16 +7,18 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.error import HTTPError
 
 from quantface_arch.errors import QuantFaceError, WriteError, one_line
+from quantface_arch.pretrained.hub.lock import Lock
 from quantface_arch.pretrained.hub.sources import Mirror, Part
 
 __all__ = ["HubError", "Remote", "list_files", "list_names", "persistently"]
 
 _TIMEOUT_SECONDS = 15.0
-# The client has its own patience for each request.
 _PAUSES_SECONDS = (0.5, 1.0)
-# Answers that do not change when they are asked for again, or not soon.
+# Answers that do not change when they are asked for again.
+_FINAL = (401, 403, 404)
 _REFUSALS = {
     401: "no such repository, or a login is needed (set HF_TOKEN)",
     403: "access is refused (agree to its terms on the hub, then set HF_TOKEN)",
@@ -27,7 +29,15 @@ T = TypeVar("T")
 
 
 class HubError(QuantFaceError):
-    """A hub, or one of its repositories, that does not give what is asked of it."""
+    """A hub, or one of its repositories, that does not give what is asked of it.
+
+    Attributes:
+        status: HTTP status of the hub's answer, if it answered.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -51,15 +61,20 @@ class Remote:
     blob: str | None
 
 
-def list_files(part: Part, mirror: Mirror, endpoint: str | None) -> list[Remote]:
+def list_files(part: Part, mirror: Mirror, endpoint: str | None, lock: Lock) -> list[Remote]:
     """Return the files of a part that a mirror has.
 
     Raises:
         HubError: the repository cannot be listed, or lacks a file.
+        QuantFaceError: a file differs from the one that was fetched first.
     """
     commit, found = _ask(mirror, endpoint)
-    chosen = [_choose(alternatives, found, mirror) for alternatives in part.files]
-    return [_remote(part, name, found[path], mirror, commit) for name, path in chosen]
+    chosen = [_choose(part, alternatives, found, mirror, lock) for alternatives in part.files]
+    remotes = [_remote(part, name, found[path], mirror, commit) for name, path in chosen]
+    for remote in remotes:
+        if remote.sha256:
+            lock.check(remote.name, remote.sha256, str(remote.mirror))
+    return remotes
 
 
 def list_names(mirror: Mirror, endpoint: str | None) -> list[str]:
@@ -90,13 +105,19 @@ def _ask(mirror: Mirror, endpoint: str | None) -> tuple[str, dict[str, Any]]:
     return info.sha, found
 
 
-def _choose(alternatives: Iterable[str], paths: Iterable[str], mirror: Mirror) -> tuple[str, str]:
-    """Return the first alternative that a repository has in some folder, and its path there."""
-    for name in alternatives:
+def _choose(
+    part: Part, alternatives: tuple[str, ...], paths: Iterable[str], mirror: Mirror, lock: Lock
+) -> tuple[str, str]:
+    """Return the first alternative that a repository has in some folder, and its path there.
+
+    What was fetched before is the only alternative.
+    """
+    before = [name for name in alternatives if part.kept(name) in lock.files]
+    for name in before or alternatives:
         same = [path for path in paths if path == name or path.endswith(f"/{name}")]
         if same:
             return name, min(same, key=len)
-    raise HubError(f"{mirror}: no file {' or '.join(alternatives)}")
+    raise HubError(f"{mirror}: no file {' or '.join(before or alternatives)}")
 
 
 def _remote(part: Part, name: str, entry: Any, mirror: Mirror, commit: str) -> Remote:
@@ -121,14 +142,16 @@ def persistently(request: Callable[[], T], what: str) -> T:
         except Exception as error:  # The client raises what its HTTP library raises.
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                 raise WriteError(f"{what}: cannot be written: {_reason(error)}") from error
-            if pause is None or _status(error) in _REFUSALS:
-                raise HubError(f"{what}: {_reason(error)}") from error
+            if pause is None or _status(error) in _FINAL:
+                raise HubError(f"{what}: {_reason(error)}", _status(error)) from error
             time.sleep(pause)
     raise AssertionError("the last try returns or raises")
 
 
 def _status(error: BaseException) -> int | None:
     """Return the HTTP status of the answer that an error is about, if any."""
+    if isinstance(error, HTTPError):
+        return error.code
     return getattr(getattr(error, "response", None), "status_code", None)
 
 

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 
 from quantface_arch.errors import UsageError
+from quantface_arch.pretrained.names import BASE_VARIABLE
 
 __all__ = ["FetchOptions", "ask"]
 
@@ -33,6 +34,11 @@ class FetchOptions:
     endpoint: str | None = None
 
     @property
+    def base_place(self) -> str | None:
+        """The base, or the variable QUANTFACE_SD_BASE; None for the mirrors."""
+        return self.base or os.environ.get(BASE_VARIABLE) or None
+
+    @property
     def hub(self) -> str | None:
         """The hub's address; None for the public hub."""
         return self.endpoint or os.environ.get("HF_ENDPOINT") or None
@@ -49,11 +55,15 @@ def ask(text: str, yes: bool) -> None:
         UsageError: the user does not agree, or there is no terminal to ask at.
     """
     print(text, file=sys.stderr)
-    if yes or os.environ.get(VARIABLE) not in (None, "", "0"):
+    given = os.environ.get(VARIABLE, "")
+    if given not in ("", "0", "1"):
+        raise UsageError(f"{VARIABLE}: found {given!r}, allowed are 0 and 1")
+    if yes or given == "1":
         return
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise UsageError(
-            f"nothing was fetched: there is no terminal to ask at; --yes or {VARIABLE}=1 agrees"
+            f"nothing was fetched: there is no terminal to ask at; {VARIABLE}=1 agrees, and so "
+            "does --yes where a command has it"
         )
     print("Fetch this? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):

@@ -25,6 +25,7 @@ __all__ = [
 
 # Recipes of the restorers that are made of fetched ones, by the end of their names.
 QUANTIZED = ("w8a8", "w4a8", "w4a4")
+_SUFFIXES = (".bin", ".ckpt", ".onnx", ".pt", ".pth", ".safetensors", ".xml")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -114,8 +115,12 @@ def fetchable(name: str) -> bool:
 
 
 def is_hub_id(name: str) -> bool:
-    """Return whether a name is an id of the hub. A mistyped path is none: its folder exists."""
-    return bool(_HUB_ID.fullmatch(name)) and not Path(name).parent.is_dir()
+    """Return whether a name is an id of the hub.
+
+    A mistyped path is none: its parent folder exists, or it ends like a file of weights.
+    """
+    looks = _HUB_ID.fullmatch(name) and not name.lower().endswith(_SUFFIXES)
+    return bool(looks) and not Path(name).parent.is_dir()
 
 
 def hub_folder(name: str) -> Path:
