@@ -29,10 +29,11 @@ def fixed_seed() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compiled_once(tmp_path_factory, worker_id) -> None:
+def compiled_once(tmp_path_factory) -> None:
     """What a run of the tests compiles is kept for the run, in all its processes."""
     base = tmp_path_factory.getbasetemp()
-    os.environ["QUANTFACE_CACHE"] = str((base if worker_id == "master" else base.parent) / "cache")
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ["QUANTFACE_CACHE"] = str(shared / "cache")
 
 
 def pytest_collection_modifyitems(items) -> None:
