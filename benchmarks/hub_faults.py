@@ -33,6 +33,9 @@ from quantface_arch.utils.progress import progress_bar
 
 OWN, BASE, MIRROR = (mirror.repo for part in sources()["osdface"].parts for mirror in part.mirrors)
 KILL = "kill"
+# A plain fork would share the progress bars' lock, which a killed process may hold for ever.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["quantface_arch.pretrained.hub.fetch", "huggingface_hub"])
 SIZES = {"associate_2.ckpt": 12_000_000, "pytorch_lora_weights.safetensors": 40_000}
 TRIES = 6
 
@@ -74,15 +77,17 @@ def wrong_files(source: Source, hub: Hub) -> list[str]:
 
 def fetch_killed(source: Source, options: FetchOptions, seconds: float) -> None:
     """Fetch in a process of its own, and kill it after a while."""
-    process = multiprocessing.get_context("fork").Process(target=fetch_once, args=(source, options))
+    cache = os.environ["QUANTFACE_CACHE"]
+    process = PROCESSES.Process(target=fetch_once, args=(source, options, cache))
     process.start()
     process.join(seconds)
     process.kill()
     process.join()
 
 
-def fetch_once(source: Source, options: FetchOptions) -> str:
-    """Fetch without a word; return what went wrong."""
+def fetch_once(source: Source, options: FetchOptions, cache: str) -> str:
+    """Fetch into a cache without a word; return what went wrong."""
+    os.environ["QUANTFACE_CACHE"] = cache
     with contextlib.redirect_stderr(io.StringIO()):
         try:
             fetch(source, options, lambda line: None)
@@ -103,7 +108,7 @@ def one_round(chance: random.Random, source: Source) -> dict[str, Any]:
             counts["wrong"] += len(wrong_files(source, hub))
         problem = "not tried"
         for _ in range(TRIES):
-            problem = fetch_once(source, options)
+            problem = fetch_once(source, options, os.environ["QUANTFACE_CACHE"])
             counts["wrong"] += len(wrong_files(source, hub))
             if not problem:
                 break

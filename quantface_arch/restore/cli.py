@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from quantface_arch.errors import QuantFaceError, UsageError
+from quantface_arch.pretrained.hub.options import FetchOptions
 from quantface_arch.restore.arguments import add_model_arguments, number
 from quantface_arch.restore.batch import print_all_done, restore_all
 from quantface_arch.restore.files import OutputFolders, Source, find_sources, left_out_line
@@ -105,7 +106,7 @@ def parse_options(args: argparse.Namespace) -> RestoreOptions:
         build(InputOptions, {**values, "input": tuple(args.input)}),
         build(OutputOptions, values),
         build(FaceOptions, values),
-        build(RuntimeOptions, values),
+        build(RuntimeOptions, {**values, "fetching": build(FetchOptions, values)}),
         debug=values.get("debug", False),
     )
 

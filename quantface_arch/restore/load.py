@@ -46,7 +46,7 @@ def load_restorer(
         path,
         runtime.runtime,
         _device(runtime.device, runtime.runtime, shard),
-        runtime.base if path == runtime.model else None,
+        runtime.fetching.base if path == runtime.model else None,
         detector=faces.detector,
         weights_dir=faces.weights_dir,
         offline=runtime.offline,

@@ -36,8 +36,7 @@ class RuntimeOptions:
         device: ``auto`` or a torch device.
         batch_size: faces that go through the model at once; None chooses by device.
         offline: never download anything.
-        yes: fetch a model from the hub without asking.
-        base, revision, endpoint: where its files are, see ``FetchOptions``.
+        fetching: how a model that the cache lacks is fetched.
     """
 
     model: str = DEFAULT_MODEL
@@ -45,15 +44,7 @@ class RuntimeOptions:
     device: str = "auto"
     batch_size: int | None = None
     offline: bool = False
-    yes: bool = False
-    base: str | None = None
-    revision: str | None = None
-    endpoint: str | None = None
-
-    @property
-    def fetching(self) -> FetchOptions:
-        """How a model that the cache lacks is fetched."""
-        return FetchOptions(self.yes, self.offline, self.base, self.revision, self.endpoint)
+    fetching: FetchOptions = field(default_factory=FetchOptions)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.integration.obtain import obtain
+from quantface_arch.pretrained.hub.options import FetchOptions
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.restore.arguments import add_model_arguments, integer, number
 from quantface_arch.restore.load import load_restorer, note_printer
@@ -115,7 +116,7 @@ def parse_options(args: argparse.Namespace) -> PageOptions:
         build(Address, values),
         build(Limits, values),
         build(FaceOptions, values),
-        build(RuntimeOptions, values),
+        build(RuntimeOptions, {**values, "fetching": build(FetchOptions, values)}),
     )
 
 
@@ -139,7 +140,7 @@ def main(args: argparse.Namespace) -> int:
         path = str(obtain(runtime.model, runtime.fetching, note_printer(Shard())))
         resolve_model(path)
         if path != runtime.model:
-            options = replace(options, runtime=replace(runtime, base=None, revision=None))
+            options = replace(options, runtime=replace(runtime, fetching=FetchOptions()))
         from quantface_arch.web.service import Service
 
         service = Service(

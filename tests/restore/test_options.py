@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from quantface_arch.errors import UsageError
+from quantface_arch.pretrained.hub.options import FetchOptions
 from quantface_arch.restore import options
 from quantface_arch.restore.cli import main, make_parser, parse_options
 from quantface_arch.web import cli as web_cli
@@ -16,7 +17,8 @@ from quantface_arch.web.limits import Limits
 
 WORDS = """-i a b -o out --recursive --resume --keep-unrestored --compare --upscale 2 --strength 0.5
 --model m --runtime openvino --device cpu --batch-size 3 --sample --seed 7 --detector haar
---color-fix adain --weights-dir w --offline --no-metadata"""
+--color-fix adain --weights-dir w --offline --no-metadata --yes --base b --revision r
+--endpoint http://e"""
 
 
 def test_every_argument_becomes_an_option():
@@ -26,7 +28,14 @@ def test_every_argument_becomes_an_option():
             Path("out"), compare=True, keep_unrestored=True, upscale=2.0, keep_metadata=False
         ),
         options.FaceOptions("haar", Path("w"), "adain", strength=0.5, sample=True, seed=7),
-        options.RuntimeOptions("m", "openvino", "cpu", batch_size=3, offline=True),
+        options.RuntimeOptions(
+            "m",
+            "openvino",
+            "cpu",
+            batch_size=3,
+            offline=True,
+            fetching=FetchOptions(True, True, "b", "r", "http://e"),
+        ),
     )
 
 
