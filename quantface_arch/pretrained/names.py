@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.pretrained.hub.options import BASE_VARIABLE
 
 __all__ = [
-    "BASE_VARIABLE",
     "DEFAULT_MODEL",
     "WEIGHTS",
     "resolve_base",
@@ -20,7 +20,6 @@ __all__ = [
 WEIGHTS = Path(__file__).parents[1] / "weights"
 DEFAULT_MODEL = "mini-w4a8"
 BASE_FOLDER = "stable-diffusion-2-1-base"
-BASE_VARIABLE = "QUANTFACE_SD_BASE"
 
 
 def shipped_models() -> list[str]:

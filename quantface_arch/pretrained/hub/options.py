@@ -7,11 +7,11 @@ import sys
 from dataclasses import dataclass
 
 from quantface_arch.errors import UsageError
-from quantface_arch.pretrained.names import BASE_VARIABLE
 
-__all__ = ["FetchOptions", "ask"]
+__all__ = ["BASE_VARIABLE", "FetchOptions", "ask"]
 
 VARIABLE = "QUANTFACE_YES"
+BASE_VARIABLE = "QUANTFACE_SD_BASE"
 
 
 @dataclass(frozen=True)
