@@ -137,6 +137,8 @@ def test_training_changes_every_part(repo, tmp_path, options):
         (lambda opt: opt["network_g"].update(presett="mini"), "presett"),
         (lambda opt: opt["train"]["losses"].append({"type": "NoSuchLoss"}), "NoSuchLoss"),
         (lambda opt: opt["path"].update(pretrain_network_g="no-model"), "no-model"),
+        (lambda opt: opt.update(logger=None), "option logger: found None"),
+        (lambda opt: opt.update(train=None), "option train: found None"),
     ],
 )
 def test_mistakes_in_the_options_are_one_line(repo, tmp_path, options, change, word):
