@@ -63,10 +63,7 @@ def faults(chance: random.Random) -> list[Fault]:
 def wrong_files(source: Source, hub: Hub) -> list[str]:
     """Return the files that were kept although the hub has others."""
     wanted = {
-        path.rpartition("weights/")[2]: data
-        for name, repository in hub.repositories.items()
-        for path, data in repository.files.items()
-        if name == OWN
+        path.rpartition("weights/")[2]: data for path, data in hub.repositories[OWN].files.items()
     }
     folder = source.parts[1].folder
     wanted |= {f"{folder}/{path}": data for path, data in hub.repositories[BASE].files.items()}
@@ -99,7 +96,7 @@ def fetch_once(source: Source, options: FetchOptions, cache: str) -> str:
 def one_round(chance: random.Random, source: Source) -> dict[str, Any]:
     """Fetch from a hub with faults until it succeeds; return counts."""
     hub = Hub(repositories(chance), faults(chance))
-    counts: Counter[str] = Counter({kind: 1 for kind in {fault.kind for fault in hub.faults}})
+    counts: Counter[str] = Counter({fault.kind for fault in hub.faults})
     with hub.serving():
         options = FetchOptions(yes=True, endpoint=hub.url)
         if chance.random() < 0.5:
@@ -123,7 +120,6 @@ def main() -> None:
     made.add_argument("--rounds", type=int, default=200, metavar="N", help="fetches (200)")
     made.add_argument("--seed", type=int, default=0, help="seed of the faults (0)")
     args = made.parse_args()
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     chance, total, begun = random.Random(args.seed), Counter(), time.monotonic()
     rounds = 4 if args.smoke else args.rounds
     for _ in progress_bar(range(rounds), desc="fetching", unit="round"):

@@ -130,18 +130,12 @@ class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
 
-    def do_HEAD(self) -> None:
-        self._answer()
-
-    def do_GET(self) -> None:
-        self._answer()
-
     def log_message(self, *_: object) -> None:
         pass
 
-    def _answer(self) -> None:
+    def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        fault = self.hub.take(path) if self.command == "GET" else None
+        fault = self.hub.take(path)
         kind = fault.kind if fault else ""
         if kind in STATUS:
             self._send(STATUS[kind], b'{"error": "no"}', "application/json")
@@ -176,21 +170,16 @@ class _Handler(BaseHTTPRequestHandler):
         if repository is None or file not in repository.files:
             self._send(404, b"no", "text/plain", {"X-Error-Code": "EntryNotFound"})
             return
-        data, digest = repository.files[file], repository.digest(file)
-        headers = {"X-Repo-Commit": repository.commit, "ETag": f'"{digest}"'}
-        headers["Accept-Ranges"] = "bytes"
-        self._send_file(_spoiled(data, fault), headers, fault)
+        self._send_file(_spoiled(repository.files[file], fault), fault)
 
-    def _send_file(self, data: bytes, headers: dict[str, str], fault: Fault | None) -> None:
-        asked, start = self.headers.get("Range"), 0
-        if asked and self.command == "GET":
+    def _send_file(self, data: bytes, fault: Fault | None) -> None:
+        headers, start = {"Accept-Ranges": "bytes"}, 0
+        if asked := self.headers.get("Range"):
             self.hub.ranges.append(asked)
             start = int(asked.removeprefix("bytes=").partition("-")[0])
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         part = data[start:]
         self._start(206 if start else 200, len(part), "application/octet-stream", headers)
-        if self.command == "HEAD":
-            return
         if fault and fault.kind == "cut":
             self.wfile.write(part[: int(len(part) * fault.place)])
             self.close_connection = True
@@ -206,8 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
         self, status: int, body: bytes, kind: str, headers: dict[str, str] | None = None
     ) -> None:
         self._start(status, len(body), kind, headers or {})
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        self.wfile.write(body)
 
     def _start(self, status: int, length: int, kind: str, headers: dict[str, str]) -> None:
         self.send_response(status)

@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.file}: no such file")
     if not args.i_trust_this_file:
         raise UsageError(
-            f"{args.file}: it holds more than tensors; if you trust whoever made it, add "
+            f"{args.file}: it is converted only if you trust whoever made it: add "
             "--i-trust-this-file (--help says more)"
         )
     tensors = read_pickle(args.file)

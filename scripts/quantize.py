@@ -93,13 +93,13 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _quantize(args: argparse.Namespace, shard: Shard) -> None:
+    named = Recipe.from_name(args.recipe)
+    check_device(args.device)
     # Import these late: basicsr takes seconds, and a wrong option should not wait for it.
     from quantface_arch.data.calibration_faces import open_faces
     from quantface_arch.integration.post_training import PostTraining
 
     faces = open_faces(args.input, args.size, args.num_images)
-    named = Recipe.from_name(args.recipe)
-    check_device(args.device)
     path = _obtained(args.model, args.base, shard)
     check_is_float(path)
     base = args.base if path == args.model else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from quantface_arch.errors import QuantFaceError
@@ -61,11 +60,12 @@ def resolve_base(folder: Path, base: str | os.PathLike[str] | None = None) -> st
     Raises:
         QuantFaceError: nothing is found. The message says how to set the location.
     """
-    found = str(base or os.environ.get(BASE_VARIABLE) or folder / BASE_FOLDER)
-    is_default = not base and not os.environ.get(BASE_VARIABLE)
-    # A mistyped path also looks like an id, but its first half is then a folder here.
-    is_hub_id = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", found) and not Path(found).parent.is_dir()
-    if Path(found).is_dir() or (is_hub_id and not is_default):
+    # Import this late, as in resolve_model.
+    from quantface_arch.pretrained.hub.sources import has_form_of_id
+
+    given = base or os.environ.get(BASE_VARIABLE)
+    found = str(given or folder / BASE_FOLDER)
+    if Path(found).is_dir() or (given and has_form_of_id(found)):
         return found
     raise QuantFaceError(
         f"{found}: no such folder; set the option base or the variable {BASE_VARIABLE} to "

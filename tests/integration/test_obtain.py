@@ -45,7 +45,6 @@ def hub(published, monkeypatch, tmp_path):
     monkeypatch.setitem(presets.PRESETS, "osdface", sizes)
     monkeypatch.setattr(obtain_module, "_FACES", 2)
     monkeypatch.setenv("QUANTFACE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     monkeypatch.setenv("QUANTFACE_YES", "1")
     monkeypatch.delenv("QUANTFACE_SD_BASE", raising=False)
     with Hub(dict(published[1])).serving() as running:

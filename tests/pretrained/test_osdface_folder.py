@@ -124,6 +124,8 @@ def test_other_pickles_that_need_code_are_refused_and_can_be_converted(repo, tmp
     refused = run_program(*command)
     assert refused.returncode == 2 and "--i-trust-this-file" in refused.stderr
     assert not command[-1].exists()
+    assert run_program(*command, "--i-trust-this-file").returncode == 0
+    assert torch.equal(load_file(command[-1])["params.a"], torch.ones(2))
 
 
 @pytest.mark.slow

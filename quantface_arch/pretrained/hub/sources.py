@@ -17,6 +17,7 @@ __all__ = [
     "Part",
     "Source",
     "fetchable",
+    "has_form_of_id",
     "hub_folder",
     "is_hub_id",
     "source_of",
@@ -119,8 +120,12 @@ def is_hub_id(name: str) -> bool:
 
     A mistyped path is none: its parent folder exists, or it ends like a file of weights.
     """
-    looks = _HUB_ID.fullmatch(name) and not name.lower().endswith(_SUFFIXES)
-    return bool(looks) and not Path(name).parent.is_dir()
+    return has_form_of_id(name) and not name.lower().endswith(_SUFFIXES)
+
+
+def has_form_of_id(name: str) -> bool:
+    """Return whether a name looks like ``USER/REPOSITORY``, and no folder ``USER`` is here."""
+    return bool(_HUB_ID.fullmatch(name)) and not Path(name).parent.is_dir()
 
 
 def hub_folder(name: str) -> Path:

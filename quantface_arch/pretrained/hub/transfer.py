@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import urllib.request
 from pathlib import Path
+from typing import IO
 
 from quantface_arch.pretrained.hub.listing import Remote
 from quantface_arch.utils.progress import progress_bar
@@ -46,7 +47,7 @@ def transfer(remote: Remote, part: Path, endpoint: str | None) -> None:
         raise OSError(f"the connection ended after {found} of {remote.size} bytes")
 
 
-def _copy(source: object, part: Path, remote: Remote, have: int) -> None:
+def _copy(source: IO[bytes], part: Path, remote: Remote, have: int) -> None:
     """Append what the hub sends to the first ``have`` bytes of a file."""
     name = remote.path.rpartition("/")[2]
     bar = progress_bar(
@@ -54,6 +55,6 @@ def _copy(source: object, part: Path, remote: Remote, have: int) -> None:
     )
     with part.open("ab") as sink, bar:
         sink.truncate(have)
-        while piece := source.read(_PIECE):  # pyright: ignore[reportAttributeAccessIssue]
+        while piece := source.read(_PIECE):
             sink.write(piece)
             bar.update(len(piece))

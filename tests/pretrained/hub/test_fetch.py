@@ -39,7 +39,6 @@ def files(seed):
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch, tmp_path):
     monkeypatch.setenv("QUANTFACE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     monkeypatch.delenv("QUANTFACE_YES", raising=False)
     monkeypatch.setattr(listing, "_PAUSES_SECONDS", (0.01, 0.01, 0.01))
     monkeypatch.delenv("QUANTFACE_SD_BASE", raising=False)
@@ -89,6 +88,7 @@ def test_all_files_arrive_once(osdface, hub, capsys):
     assert osdface()[0] == folder == require("osdface") and not capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cut", "altered", "stale", "html", "500", "503", "429", "slow"])
 @pytest.mark.parametrize("where", ["associate_2", "config.json", "/api/models/"])
 def test_faults_that_pass_are_outlasted(osdface, hub, kind, where):
@@ -99,6 +99,7 @@ def test_faults_that_pass_are_outlasted(osdface, hub, kind, where):
     assert hub.faults[0].times < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["401", "403", "absent", "500", "html", "altered"])
 def test_another_mirror_takes_over(osdface, hub, kind):
     hub.faults = [Fault(kind, f"{BASE}/resolve/", times=10**6)]
@@ -107,6 +108,7 @@ def test_another_mirror_takes_over(osdface, hub, kind):
     assert len(said) == 1 and BASE in said[0] and f"trying {MIRROR}" in said[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
