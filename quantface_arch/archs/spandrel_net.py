@@ -18,9 +18,17 @@ from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError, one_line
 
-__all__ = ["TYPE", "SpandrelNet", "describe", "registry"]
+__all__ = ["FACE_NETWORKS", "SIGNED_CALLS", "TYPE", "SpandrelNet", "describe", "registry"]
 
 TYPE = "SpandrelNet"
+# These restore aligned faces.
+FACE_NETWORKS = ("CodeFormer", "GFPGAN", "RestoreFormer")
+# spandrel hands an image to these networks as it is. They take and give values in [-1, 1], as their
+# authors' programs do; GFPGAN's noise is the one that is stored with its weights.
+SIGNED_CALLS: dict[str, Callable[[Any, Tensor, float], Tensor]] = {
+    "GFPGAN": lambda net, x, fidelity: net(x, return_rgb=False, randomize_noise=False)[0],
+    "CodeFormer": lambda net, x, fidelity: net(x, weight=fidelity)[0],
+}
 _INSTALL = 'pip install "quantface[models]", or pip install spandrel'
 
 
@@ -37,10 +45,11 @@ class SpandrelNet(nn.Module):
         scale: how much the network enlarges.
         multiple: both sides of an image must be multiples of it.
         signed: whether images are in [-1, 1], as for face restorers, instead of in [0, 1].
+        fidelity: CodeFormer's weight of the input's features, 0 to 1.
 
     Raises:
-        QuantFaceError: spandrel is not installed, it has no such architecture or class, or the
-            class does not take the options.
+        QuantFaceError: spandrel is not installed, it has no such architecture or class, the class
+            does not take the options, or ``fidelity`` is out of range.
     """
 
     call: Callable[[nn.Module, Tensor], Tensor]
@@ -53,8 +62,11 @@ class SpandrelNet(nn.Module):
         scale: int = 1,
         multiple: int = 1,
         signed: bool = False,
+        fidelity: float = 0.5,
     ) -> None:
         super().__init__()
+        if not (isinstance(fidelity, (int, float)) and 0 <= fidelity <= 1):
+            raise QuantFaceError(f"network {TYPE} fidelity: found {fidelity!r}, allowed is 0 to 1")
         architecture = _architecture(id)
         try:
             self.net = _class(architecture, cls)(**dict(options or {}))
@@ -64,12 +76,15 @@ class SpandrelNet(nn.Module):
         except Exception as error:
             # The architectures check no options.
             raise QuantFaceError(f"network {TYPE} {id}: {one_line(error)}") from error
-        self.call = descriptor._call_fn
+        self.call, self.signed_call = descriptor._call_fn, SIGNED_CALLS.get(id)
+        self.fidelity = fidelity
         self.scale, self.side_step, self.signed = scale, multiple, signed
         self.input_range = (-1.0, 1.0) if signed else (0.0, 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore images (N, 3, H, W), which become (N, 3, ``scale`` H, ``scale`` W)."""
+        if self.signed and self.signed_call:
+            return self.signed_call(self.net, x, self.fidelity)
         if not self.signed:
             # Some networks change their input.
             return self.call(self.net, x.clone())

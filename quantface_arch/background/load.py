@@ -1,4 +1,4 @@
-"""Load a network that enlarges backgrounds, from its authors' weights or from a checkpoint."""
+"""Load a network that maps images in tiles, from its authors' weights or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from collections.abc import Callable
 
 import torch
 
+from quantface_arch.archs.spandrel_net import FACE_NETWORKS
 from quantface_arch.background.tiles import CONTEXT, GRID, TILE, BackgroundUpsampler
 from quantface_arch.background.weights import find_background
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.pretrained.foreign import as_checkpoint
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant.checkpoint.save_load import read_metadata
+from quantface_arch.quant.nn.traits import traits_of
 
 __all__ = ["load_background"]
+
+_OPTION = "--bg-upsampler"
 
 
 def load_background(
@@ -23,8 +27,9 @@ def load_background(
     device: str = "cpu",
     offline: bool = False,
     notify: Callable[[str], None] = lambda message: None,
+    whole: bool = False,
 ) -> BackgroundUpsampler:
-    """Load a network that enlarges backgrounds.
+    """Load a network that enlarges backgrounds, or one that restores whole images.
 
     Args:
         name_or_path: a name in ``PUBLISHED``, or the path of weights or of a checkpoint, see
@@ -33,17 +38,23 @@ def load_background(
         device: a torch device.
         offline: never download.
         notify: receives one line about a download.
+        whole: also take a network whose images are not larger, unless it restores faces.
 
     Raises:
         QuantFaceError: the file does not exist, is damaged, or belongs to another network.
     """
-    path = find_background(name_or_path, offline, notify)
+    path = find_background(name_or_path, offline, notify, "--model" if whole else _OPTION)
     checkpoint = as_checkpoint(path)
     arch = read_metadata(checkpoint)["arch"]
     scale = arch.get("scale", 4 if arch.get("type") == "RRDBNet" else 1)
-    if scale < 2 or not {arch.get("num_in_ch", 3), arch.get("num_out_ch", 3)} == {3}:
-        raise QuantFaceError(f"{path}: found {arch}, expected a network that enlarges RGB images")
+    channels = {arch.get("num_in_ch", 3), arch.get("num_out_ch", 3)}
+    least = 1 if whole and "scale" in arch else 2
+    if scale < least or channels != {3} or arch.get("id") in FACE_NETWORKS:
+        what = "maps whole RGB images" if whole else "enlarges RGB images"
+        raise QuantFaceError(f"{path}: found {arch}, expected a network that {what}")
     network = load_model(checkpoint, runtime=runtime, device=device)
+    values = traits_of(network).input_range
     grid = math.lcm(GRID, arch.get("multiple", 1))
-    sides = (-(-side // grid) * grid for side in (TILE, CONTEXT))
-    return BackgroundUpsampler(network, scale, torch.device(device), *sides, grid=grid)
+    tile, context = (-(-side // grid) * grid for side in (TILE, CONTEXT))
+    place = torch.device(device)
+    return BackgroundUpsampler(network, scale, place, tile, context, grid, values)

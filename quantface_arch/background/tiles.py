@@ -27,12 +27,13 @@ class BackgroundUpsampler:
     """Enlarges images with a super-resolution network.
 
     Attributes:
-        network: maps float (1, 3, h, w) in [0, 1] to (1, 3, scale * h, scale * w).
+        network: maps float (1, 3, h, w) in ``values`` to (1, 3, scale * h, scale * w).
         scale: factor by which width and height grow.
         device: device of the network.
         tile: side of a tile in pixels of the input, a multiple of the grid.
         context: margin around a tile that the network also sees, a multiple of the grid.
         grid: number that divides the sides of all windows.
+        values: the network's values of black and white.
     """
 
     network: nn.Module
@@ -41,9 +42,10 @@ class BackgroundUpsampler:
     tile: int = TILE
     context: int = CONTEXT
     grid: int = GRID
+    values: tuple[float, float] = (0.0, 1.0)
 
     def __call__(self, rgb: np.ndarray) -> np.ndarray:
-        """Enlarge an RGB image ``scale`` times; a grey image stays grey.
+        """Map an RGB image to one ``scale`` times as large; a grey image stays grey.
 
         Args:
             rgb: (H, W, 3) uint8 or uint16.
@@ -58,7 +60,7 @@ class BackgroundUpsampler:
         height, width = (side * self.scale for side in rgb.shape[:2])
         if width * height > MAX_OUTPUT_PIXELS:
             raise QuantFaceError(
-                f"--bg-upsampler: {rgb.shape[1]}x{rgb.shape[0]} pixels enlarged {self.scale} times "
+                f"the network: {rgb.shape[1]}x{rgb.shape[0]} pixels enlarged {self.scale} times "
                 f"are more than {MAX_OUTPUT_PIXELS // 10**6} megapixels"
             )
         padded = _on_grid(rgb, self.grid)
@@ -81,12 +83,13 @@ class BackgroundUpsampler:
     @torch.inference_mode()
     def _run(self, rgb: np.ndarray) -> np.ndarray:
         """Enlarge one window of the image."""
-        peak = np.iinfo(rgb.dtype).max
+        peak, (low, high) = np.iinfo(rgb.dtype).max, self.values
         scaled = torch.from_numpy(rgb.transpose(2, 0, 1).astype(np.float32) / peak)
+        scaled = scaled * (high - low) + low
         large = self.network(scaled[None].to(self.device))[0].float().cpu()
         if not torch.isfinite(large).all():
-            raise QuantFaceError("--bg-upsampler: the network returned values that are not finite")
-        levels = large.clamp(0, 1).mul(peak).round().numpy()
+            raise QuantFaceError("the network returned values that are not finite")
+        levels = ((large - low) / (high - low)).clamp(0, 1).mul(peak).round().numpy()
         return levels.transpose(1, 2, 0).astype(rgb.dtype)
 
 

@@ -28,8 +28,12 @@ PUBLISHED = {
 }
 
 
-def check_name(name_or_path: str) -> None:
+def check_name(name_or_path: str, option: str) -> None:
     """Check, without opening the file, that this can be a background network.
+
+    Args:
+        name_or_path: see ``find_background``.
+        option: the option that names it.
 
     Raises:
         QuantFaceError: ``name_or_path`` is neither a published name nor a .pth or .safetensors
@@ -40,24 +44,27 @@ def check_name(name_or_path: str) -> None:
         return
     if path.exists() or name_or_path not in PUBLISHED:
         raise QuantFaceError(
-            f"--bg-upsampler {name_or_path}: {'not a' if path.exists() else 'no such'} file of "
+            f"{option} {name_or_path}: {'not a' if path.exists() else 'no such'} file of "
             f"weights ({' or '.join(_SUFFIXES)}), and not one of {', '.join(PUBLISHED)}"
         )
 
 
-def find_background(name_or_path: str, offline: bool, notify: Callable[[str], None]) -> Path:
+def find_background(
+    name_or_path: str, offline: bool, notify: Callable[[str], None], option: str
+) -> Path:
     """Return the path of the weights; a published file is downloaded into the cache once.
 
     Args:
         name_or_path: a published name or the path of a file.
         offline: never download.
         notify: receives one line about a download.
+        option: the option that names the network.
 
     Raises:
         QuantFaceError: see ``check_name``; or the cached file has another digest.
         Unavailable: the file is not cached, and the download failed or is forbidden.
     """
-    check_name(name_or_path)
+    check_name(name_or_path, option)
     if Path(name_or_path).exists():
         return Path(name_or_path)
     # Import this late: it imports torch, which checking a name must not.
@@ -72,7 +79,7 @@ def find_background(name_or_path: str, offline: bool, notify: Callable[[str], No
         f"{name_or_path}: {file.name}",
         file.url,
         target,
-        "name the file with --bg-upsampler",
+        f"name the file with {option}",
         offline=offline,
         notify=notify,
         check=partial(_check, file=file),

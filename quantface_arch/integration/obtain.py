@@ -9,6 +9,7 @@ from pathlib import Path
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.pretrained.hub.cache import cached, held
 from quantface_arch.pretrained.hub.options import FetchOptions
+from quantface_arch.pretrained.hub.origin import Origin, check_origin
 from quantface_arch.pretrained.hub.sources import Source, fetchable, source_of
 from quantface_arch.pretrained.names import shipped_models
 
@@ -34,42 +35,41 @@ def obtain(
         notify: receives a line about what takes long.
 
     Raises:
-        UsageError: the user does not agree to fetching, or an option has no effect.
+        UsageError: the user does not agree to fetching, an option has no effect, or the cache has
+            the restorer with another base or revision.
         QuantFaceError: the files cannot be fetched, or are not those of the restorer.
     """
     name, options = str(name_or_path), options or FetchOptions()
     if name in shipped_models() or Path(name).exists() or not fetchable(name):
         _refuse(name, revision=options.revision)
         return name_or_path
+    found = source_of(name)
+    if found is None:
+        _refuse(name, base=options.base)
     path = cached(name)
     if path is not None:
-        _refuse(f"{name} is in the cache already", revision=options.revision, base=options.base)
+        check_origin(name, options)
         return path
     # Import these late: what is shipped or in the cache needs none of them.
     from quantface_arch.pretrained.hub.checkpoint import checkpoint_source
     from quantface_arch.pretrained.hub.fetch import fetch
 
-    found = source_of(name)
     if found is None:
-        _refuse(name, base=options.base)
         return _checked(fetch(checkpoint_source(name, options), options, notify))
     source, recipe = found
     folder = fetch(source, options, notify)
     return folder if recipe is None else _quantized(source, recipe, notify)
 
 
-def _refuse(what: str, **options: str | None) -> None:
+def _refuse(name: str, **options: str | None) -> None:
     """Refuse options that have no effect on a model.
 
     Raises:
         UsageError: one of them is given.
     """
-    for name, value in options.items():
+    for option, value in options.items():
         if value is not None:
-            raise UsageError(
-                f"--{name} {value}: {what}; the option is for what is fetched now "
-                "(python scripts/fetch.py --remove NAME frees the cache)"
-            )
+            raise UsageError(f"--{option} {value}: {name} is not fetched with such an option")
 
 
 def _checked(folder: Path) -> Path:
@@ -101,5 +101,6 @@ def _quantized(source: Source, recipe: str, notify: Callable[[str], None]) -> Pa
             model = load_osdface_folder(source.folder, base)
             how = PostTraining(Recipe.from_name(recipe), batch_size=_BATCH_SIZE)
             faces = open_faces(None, how.size, _FACES, SHIPPED_FACES / "train")
+            Origin.read(source.name).write(target.stem)
             how.run(model, faces, target)
     return target

@@ -48,7 +48,7 @@ class AnimationRestorer:
         """
         results, pairs, faces = [], [], 0
         outputs = self.options.outputs
-        self._check_size(animation, outputs.upscale)
+        self._check_size(animation, outputs.factor)
         restored = self._aligned if self.options.inputs.aligned else self._whole
         frames, durations = zip(*animation.frames(), strict=True)
         for before, after, count in restored(frames):
@@ -56,7 +56,7 @@ class AnimationRestorer:
             results.append(after if outputs.keep_metadata else replace(after, metadata=()))
             if outputs.compare:
                 pairs.append(side_by_side(before, after))
-        if not faces and not outputs.keep_unrestored:
+        if not faces and not self.options.takes_faceless:
             raise QuantFaceError(
                 f"no face found by {self.restorer.detector.name} in any of {animation.count} "
                 "frames (--keep-unrestored writes such animations unchanged)"
@@ -92,7 +92,7 @@ class AnimationRestorer:
     def _whole(self, frames: Sequence[RGBImage]) -> Iterator[tuple[RGBImage, RGBImage, int]]:
         """Yield each frame, its result, and the number of its faces."""
         detect = self.restorer.detector.detect
-        upscale = self.options.outputs.upscale
+        upscale = self.options.outputs.factor
         visible = (frame.visible().rgb for frame in frames)
         seen = ((rgb, detect(rgb)) for rgb in visible)
         for frame, tracked in zip(frames, track_faces(seen), strict=True):

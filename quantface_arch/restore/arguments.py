@@ -42,6 +42,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="seed of --sample, combined with the image's content (default: %(default)s)",
     )
     add(
+        "-w",
+        "--fidelity",
+        type=number(0, 1),
+        metavar="W",
+        help="CodeFormer alone: 0 is the best quality, 1 is closest to the input (default: 0.5)",
+    )
+    add(
         "--detector",
         choices=(*DETECTORS, *ALIASES),
         default="auto",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.restore.files import OutputFolders, Source
-from quantface_arch.restore.load import load_restorer, note_printer
-from quantface_arch.restore.options import RestoreOptions
+from quantface_arch.restore.load import device_of, load_restorer, note_printer
+from quantface_arch.restore.options import RestoreOptions, RuntimeOptions
 from quantface_arch.utils.cli import EXIT_FAILED
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.files import remove_temporaries
@@ -50,7 +51,9 @@ def restore_all(
     Raises:
         UsageError: the model or the detector cannot be loaded, or a folder cannot be written.
     """
-    restorer = _loaded_restorer(options, shard)
+    restorer, scale = _loaded(options, shard)
+    if options.outputs.upscale is None:
+        options = replace(options, outputs=replace(options.outputs, upscale=float(scale)))
     folders.make()
 
     from quantface_arch.restore.manifest import Manifest, settings_of
@@ -58,7 +61,7 @@ def restore_all(
     settings = shard.agree(settings_of(options, restorer) if shard.is_first else {})
     manifest = Manifest(folders.root, settings, shard.rank)
     if options.inputs.resume:
-        left = _remaining(options.outputs.keep_unrestored, folders, shard, manifest, todo)
+        left = _remaining(options.takes_faceless, folders, shard, manifest, todo)
         if not left:
             print_all_done(todo, folders.root, shard)
             return 0
@@ -102,9 +105,15 @@ def _kind_of_run(is_video: bool) -> type[ImageRun | VideoRun]:
     return ImageRun
 
 
-def _loaded_restorer(options: RestoreOptions, shard: Shard) -> FaceRestorer:
-    """Load the restorer, and everything whose absence would stop the run later."""
+def _loaded(options: RestoreOptions, shard: Shard) -> tuple[FaceRestorer, int]:
+    """Load the restorer, and everything whose absence would stop the run later.
+
+    Returns:
+        the restorer, and the scale of its results.
+    """
     try:
+        if options.inputs.whole:
+            return _loaded_whole(options.runtime, shard)
         restorer = load_restorer(options.runtime, options.faces, shard)
         if options.outputs.bg_upsampler:
             from quantface_arch.background.load import load_background
@@ -122,7 +131,17 @@ def _loaded_restorer(options: RestoreOptions, shard: Shard) -> FaceRestorer:
             _ = restorer.detector
     except QuantFaceError as error:
         raise UsageError(str(error)) from error
-    return restorer
+    return restorer, 1
+
+
+def _loaded_whole(options: RuntimeOptions, shard: Shard) -> tuple[FaceRestorer, int]:
+    """Load a network for whole images."""
+    from quantface_arch.restore.whole import whole_restorer
+
+    device = device_of(options.device, options.runtime, shard)
+    return whole_restorer(
+        options.model, options.runtime, device, options.offline, note_printer(shard)
+    )
 
 
 def _remaining(

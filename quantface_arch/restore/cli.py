@@ -64,6 +64,12 @@ def _add_input_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out inputs that the manifest lists as done with the same settings",
     )
     add("--aligned", action="store_true", help="inputs are aligned faces, resized to 512x512")
+    add(
+        "--whole",
+        action="store_true",
+        help="--model is a network for whole images, such as Real-ESRGAN's weights (.pth): images "
+        "go through it in tiles, and no faces are looked for",
+    )
 
 
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,8 +94,8 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--upscale",
         type=number(1, MAX_UPSCALE),
-        default=1.0,
-        help=f"enlarge images by this factor, 1 (default) to {MAX_UPSCALE}",
+        help=f"enlarge images by this factor, 1 (default) to {MAX_UPSCALE}; with --whole, the "
+        "network's own scale is the default",
     )
     add(
         "--bg-upsampler",
@@ -113,7 +119,9 @@ def parse_options(args: argparse.Namespace) -> RestoreOptions:
 
 def _check_options(options: RestoreOptions) -> None:
     """Raise UsageError if options contradict each other or name no background network."""
-    if options.inputs.aligned and options.outputs.upscale != 1:
+    if options.inputs.whole:
+        _check_whole(options)
+    if options.inputs.aligned and options.outputs.factor != 1:
         raise UsageError("--upscale cannot be used with --aligned: aligned faces are 512x512")
     if options.inputs.resume and options.inputs.skip_existing:
         raise UsageError("--resume cannot be used with --skip-existing: both leave inputs out")
@@ -135,7 +143,7 @@ def main(args: argparse.Namespace) -> int:
     _check_options(options)
     inputs, outputs = options.inputs, options.outputs
     shard = Shard.here()
-    folders = OutputFolders(outputs.output, inputs.aligned, outputs.compare)
+    folders = OutputFolders(outputs.output, inputs.aligned, outputs.compare, inputs.whole)
     sources, others = find_sources(inputs.input, inputs.recursive, folders)
     if shard.is_first and others:
         print(left_out_line(others), file=sys.stderr)
@@ -152,6 +160,37 @@ def main(args: argparse.Namespace) -> int:
         return 0
 
 
+def _check_whole(options: RestoreOptions) -> None:
+    """Raise UsageError if ``--model`` is no file for ``--whole``, or an option has no effect."""
+    from quantface_arch.background.weights import check_name
+
+    _check_faceless(options)
+    try:
+        check_name(options.runtime.model, "--whole --model")
+    except QuantFaceError as error:
+        raise UsageError(str(error)) from error
+
+
+def _check_faceless(options: RestoreOptions) -> None:
+    """Refuse options that have no effect on whole images.
+
+    Raises:
+        UsageError: one of them is given. The message names it.
+    """
+    faces = options.faces
+    given = {
+        "--aligned": options.inputs.aligned,
+        "--bg-upsampler": options.outputs.bg_upsampler is not None,
+        "--strength": faces.strength != 1,
+        "--sample": faces.sample,
+        "--color-fix": faces.color_fix is not None,
+        "--detector": faces.detector != "auto",
+    }
+    for name, is_given in given.items():
+        if is_given:
+            raise UsageError(f"{name} cannot be used with --whole: no faces are looked for")
+
+
 def _check_background(name_or_path: str, aligned: bool) -> None:
     """Raise UsageError if ``--bg-upsampler`` is wrong."""
     from quantface_arch.background.weights import check_name
@@ -159,7 +198,7 @@ def _check_background(name_or_path: str, aligned: bool) -> None:
     if aligned:
         raise UsageError("--bg-upsampler cannot be used with --aligned: there is no background")
     try:
-        check_name(name_or_path)
+        check_name(name_or_path, "--bg-upsampler")
     except QuantFaceError as error:
         raise UsageError(str(error)) from error
 

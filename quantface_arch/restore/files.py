@@ -48,11 +48,13 @@ class OutputFolders:
         root: the output folder, which holds the others.
         aligned: whether the inputs are aligned faces.
         compare: whether the input and the result are also written side by side.
+        whole: whether the inputs are restored without looking for faces.
     """
 
     root: Path
     aligned: bool
     compare: bool
+    whole: bool = False
 
     @property
     def restored(self) -> Path:
@@ -76,8 +78,13 @@ class OutputFolders:
 
     def used(self) -> list[Path]:
         """Return the folders that this command writes into."""
-        whole = [] if self.aligned else [self.restored, self.crops]
-        return [*whole, self.faces, *([self.compared] if self.compare else [])]
+        if self.whole:
+            own = [self.restored]
+        elif self.aligned:
+            own = [self.faces]
+        else:
+            own = [self.restored, self.crops, self.faces]
+        return [*own, *([self.compared] if self.compare else [])]
 
     def final(self, source: Source) -> Path:
         """Return the output that is written last: if it exists, the input is done."""

@@ -16,7 +16,9 @@ from quantface_arch.utils.distributed import Shard
 if TYPE_CHECKING:
     from quantface_arch.restore.restorer import FaceRestorer
 
-__all__ = ["load_restorer", "note_printer"]
+__all__ = ["device_of", "load_restorer", "note_printer"]
+
+_TERMS = {"CodeFormer": "CodeFormer is under the S-Lab License 1.0: no commercial use"}
 
 
 def load_restorer(
@@ -38,14 +40,18 @@ def load_restorer(
     path = shard.agree(
         str(obtain(runtime.model, runtime.fetching, note_printer(shard))) if shard.is_first else ""
     )
-    resolve_model(path)
+    found = resolve_model(path)
+    if runtime.fidelity is not None:
+        from quantface_arch.pretrained.fidelity import with_fidelity
+
+        path = str(with_fidelity(found, runtime.fidelity))
 
     from quantface_arch.restore.restorer import FaceRestorer
 
     restorer = FaceRestorer.from_pretrained(
         path,
         runtime.runtime,
-        _device(runtime.device, runtime.runtime, shard),
+        device_of(runtime.device, runtime.runtime, shard),
         runtime.fetching.base if path == runtime.model else None,
         detector=faces.detector,
         weights_dir=faces.weights_dir,
@@ -54,11 +60,21 @@ def load_restorer(
         color_fix=faces.color_fix,
         notify=note_printer(shard),
     )
+    _say_terms(restorer, note_printer(shard))
     if shard.count > 1:
         import cv2
 
         cv2.setNumThreads(shard.threads)
     return restorer
+
+
+def _say_terms(restorer: FaceRestorer, notify: Callable[[str], None]) -> None:
+    """Say under which terms a network of others may be used, if they are unusual."""
+    from quantface_arch.quant.nn.traits import traits_of
+
+    terms = _TERMS.get((traits_of(restorer.model).arch_options or {}).get("id", ""))
+    if terms is not None:
+        notify(terms)
 
 
 def note_printer(shard: Shard) -> Callable[[str], None]:
@@ -71,7 +87,7 @@ def note_printer(shard: Shard) -> Callable[[str], None]:
     return print_note
 
 
-def _device(name: str, runtime: str, shard: Shard) -> str:
+def device_of(name: str, runtime: str, shard: Shard) -> str:
     """Return the torch device of this process."""
     import torch
 

@@ -27,6 +27,8 @@ def settings_of(options: RestoreOptions, restorer: FaceRestorer) -> dict[str, An
     from quantface_arch.pretrained.names import resolve_base, resolve_model
     from quantface_arch.runtime import resolve
 
+    if options.inputs.whole:
+        return _whole_settings(options, restorer)
     aligned = options.inputs.aligned
     model = resolve_model(options.runtime.model)
     files, base = [model], None
@@ -39,15 +41,30 @@ def settings_of(options: RestoreOptions, restorer: FaceRestorer) -> dict[str, An
         "model": {path.name: file_digest(path) for path in files if path.is_file()},
         "base": base,
         "runtime": runtime,
+        "fidelity": options.runtime.fidelity,
         "detector": None if aligned else restorer.detector.name,
         "aligned": aligned,
-        "upscale": options.outputs.upscale,
+        "upscale": options.outputs.factor,
         "strength": options.faces.strength,
         "color_fix": restorer.color_fix,
         "seed": options.faces.seed if options.faces.sample else None,
         "compare": options.outputs.compare,
         "metadata": options.outputs.keep_metadata,
         "background": _background(options.outputs.bg_upsampler),
+        "version": __version__,
+    }
+
+
+def _whole_settings(options: RestoreOptions, restorer: FaceRestorer) -> dict[str, Any]:
+    """Return the settings of a run on whole images."""
+    from quantface_arch.runtime import resolve
+
+    return {
+        "whole": _background(options.runtime.model),
+        "runtime": resolve(options.runtime.runtime, restorer.device.type),
+        "upscale": options.outputs.factor,
+        "compare": options.outputs.compare,
+        "metadata": options.outputs.keep_metadata,
         "version": __version__,
     }
 

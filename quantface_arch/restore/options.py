@@ -35,6 +35,7 @@ class RuntimeOptions:
         runtime: ``auto``, ``reference``, ``openvino`` or ``cuda``.
         device: ``auto`` or a torch device.
         batch_size: faces that go through the model at once; None chooses by device.
+        fidelity: CodeFormer's fidelity, 0 to 1; None keeps the checkpoint's.
         offline: never download anything.
         fetching: how a model that the cache lacks is fetched.
     """
@@ -43,6 +44,7 @@ class RuntimeOptions:
     runtime: str = "auto"
     device: str = "auto"
     batch_size: int | None = None
+    fidelity: float | None = None
     offline: bool = False
     fetching: FetchOptions = field(default_factory=FetchOptions)
 
@@ -76,6 +78,7 @@ class InputOptions:
         input: files, folders and glob patterns.
         recursive: also search subfolders.
         aligned: every input is one aligned face.
+        whole: the model maps whole images; no faces are looked for.
         skip_existing: leave out inputs whose result exists.
         resume: leave out inputs that the manifest lists as done with the same settings.
     """
@@ -83,6 +86,7 @@ class InputOptions:
     input: tuple[str, ...] = ()
     recursive: bool = False
     aligned: bool = False
+    whole: bool = False
     skip_existing: bool = False
     resume: bool = False
 
@@ -95,7 +99,8 @@ class OutputOptions:
         output: the output folder.
         compare: also write the input and the result side by side.
         keep_unrestored: write inputs without a face unchanged; otherwise they are errors.
-        upscale: factor by which the image is enlarged.
+        upscale: factor by which the image is enlarged; None is the scale of a model for whole
+            images, otherwise 1.
         keep_metadata: copy EXIF, XMP, texts and resolution of an image to its result.
         bg_upsampler: path or published name of the network that enlarges the background; None is
             interpolation.
@@ -104,9 +109,14 @@ class OutputOptions:
     output: Path = Path("results")
     compare: bool = False
     keep_unrestored: bool = False
-    upscale: float = 1.0
+    upscale: float | None = None
     keep_metadata: bool = True
     bg_upsampler: str | None = None
+
+    @property
+    def factor(self) -> float:
+        """The factor by which images are enlarged."""
+        return 1.0 if self.upscale is None else self.upscale
 
 
 @dataclass(frozen=True)
@@ -123,6 +133,11 @@ class RestoreOptions:
     faces: FaceOptions = field(default_factory=FaceOptions)
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
     debug: bool = False
+
+    @property
+    def takes_faceless(self) -> bool:
+        """Whether an input without a face is written, and no error."""
+        return self.outputs.keep_unrestored or self.inputs.whole
 
 
 def build(kind: type[T], values: Mapping[str, Any]) -> T:

@@ -83,7 +83,8 @@ class Counts:
 
     def results(self) -> list[str]:
         """Return the counts as the parts of a sentence."""
-        found = [f"{self.done} images", f"{self.faces} faces restored", f"{self.failed} failed"]
+        faces = [f"{self.faces} faces restored"] if self._sought_faces else []
+        found = [f"{self.done} images", *faces, f"{self.failed} failed"]
         if self.unrestored:
             found.append(f"{self.unrestored} written unrestored (no face found)")
         if self.left_alone:
@@ -92,7 +93,14 @@ class Counts:
 
     def pace(self) -> str | None:
         """Return the speed; None if nothing was done."""
+        if self.done and not self._sought_faces:
+            return f"{self.seconds / self.done:.2f} seconds per image"
         return f"{self.seconds / self.faces:.2f} seconds per face" if self.faces else None
+
+    @property
+    def _sought_faces(self) -> bool:
+        """Whether faces were looked for: an image without one is then unrestored."""
+        return not self.done or bool(self.faces or self.unrestored)
 
     def summary(self, skipped: int, ignored: int, where: Path) -> str:
         """Return a summary in one line.
@@ -188,7 +196,7 @@ class ImageRun(Run):
             image = image.resized(FACE_SIZE, FACE_SIZE)
             return _PendingImage(source, image, [image.rgb], None, digest, started)
         found = self.restorer.find(image)
-        if not found.faces and not self.options.outputs.keep_unrestored:
+        if not found.faces and not self.options.takes_faceless:
             only = " with plausible landmarks" if found.implausible else ""
             raise QuantFaceError(
                 f"no face{only} found by {self.restorer.detector.name} "
@@ -236,7 +244,7 @@ class ImageRun(Run):
             face = blend(item.crops[0], restored[0], strength)
             image = replace(item.image, rgb=face)
         else:
-            upscale = self.options.outputs.upscale
+            upscale = self.options.outputs.factor
             result = self.restorer.assemble(
                 item.found, restored, upscale=upscale, strength=strength
             )
@@ -260,7 +268,7 @@ class ImageRun(Run):
         self.manifest.add(source, digest, written, faces, seconds)
         self.counts.done += 1
         self.counts.faces += faces
-        self.counts.unrestored += not faces
+        self.counts.unrestored += not faces and not self.options.inputs.whole
         self._advance(1)
 
     def _fail(self, sources: Iterable[Source], error: Exception) -> None:

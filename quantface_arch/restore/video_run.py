@@ -43,10 +43,11 @@ class VideoCounts(Counts):
 
     def results(self) -> list[str]:
         """Return the counts as the parts of a sentence."""
+        faces = [f"{self.faces} faces restored"] if self._sought_faces else []
         found = [
             f"{self.done} videos",
             f"{self.frames} frames",
-            f"{self.faces} faces restored",
+            *faces,
             f"{self.failed} failed",
         ]
         if self.unrestored:
@@ -109,9 +110,9 @@ class VideoRun(Run):
                     write_pair(side_by_side(found.image, result.rgb_image).rgb, span)
                 frames += 1
                 faces += len(found.faces)
-                unrestored += not found.faces
+                unrestored += not found.faces and not self.options.inputs.whole
                 bar.update()
-            if not faces and not self.options.outputs.keep_unrestored:
+            if not faces and not self.options.takes_faceless:
                 raise QuantFaceError(
                     f"no face found by {self.restorer.detector.name} in any of {frames} frames "
                     "(--keep-unrestored writes such videos unchanged)"
@@ -153,7 +154,7 @@ class VideoRun(Run):
         """Restore the faces of the pending frames and yield the results."""
         crops = [crop for found in pending for crop in found.crops]
         options = {
-            "upscale": self.options.outputs.upscale,
+            "upscale": self.options.outputs.factor,
             "strength": self.options.faces.strength,
         }
         restored = iter(self.restorer.restore_aligned(crops))

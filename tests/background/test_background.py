@@ -196,23 +196,23 @@ def test_published_weights_are_refused_if_their_digest_differs(tmp_path, monkeyp
     monkeypatch.setenv("QUANTFACE_CACHE", str(tmp_path / "cache"))
     notes = []
     with pytest.raises(QuantFaceError, match="--offline forbids the download: get https://"):
-        weights.find_background("realesrgan_x2", True, notes.append)
+        weights.find_background("realesrgan_x2", True, notes.append, "--bg-upsampler")
     source = official(tmp_path / "source.pth", 2)
     wrong = weights.Published(source.as_uri(), "0" * 64)
     monkeypatch.setitem(weights.PUBLISHED, "realesrgan_x2", wrong)
     with pytest.raises(QuantFaceError, match=r"download failed \(.*SHA-256"):
-        weights.find_background("realesrgan_x2", False, notes.append)
+        weights.find_background("realesrgan_x2", False, notes.append, "--bg-upsampler")
     assert not list((tmp_path / "cache").rglob("*.pth"))
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     right = weights.Published(source.as_uri(), digest)
     monkeypatch.setitem(weights.PUBLISHED, "realesrgan_x2", right)
-    path = weights.find_background("realesrgan_x2", False, notes.append)
+    path = weights.find_background("realesrgan_x2", False, notes.append, "--bg-upsampler")
     assert path.read_bytes() == source.read_bytes() and "downloading" in notes[-1]
     # The file is downloaded once, and refused after it was changed.
-    assert weights.find_background("realesrgan_x2", True, notes.append) == path
+    assert weights.find_background("realesrgan_x2", True, notes.append, "--bg-upsampler") == path
     path.write_bytes(b"other")
     with pytest.raises(QuantFaceError, match="SHA-256"):
-        weights.find_background("realesrgan_x2", True, notes.append)
+        weights.find_background("realesrgan_x2", True, notes.append, "--bg-upsampler")
     assert len(notes) == 2
 
 

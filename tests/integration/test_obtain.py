@@ -14,6 +14,7 @@ from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.integration import obtain as obtain_module
 from quantface_arch.integration.obtain import obtain
 from quantface_arch.integration.quantface_arch import QuantFaceArch
+from quantface_arch.pretrained.hub.cache import remove
 from quantface_arch.pretrained.hub.options import FetchOptions
 from quantface_arch.pretrained.hub.sources import sources
 from quantface_arch.pretrained.osdface_folder import load_osdface_folder
@@ -54,13 +55,17 @@ def hub(published, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_a_quantized_osdface_is_made_once_and_restores(hub, published, repo):
-    said = []
-    path = obtain("osdface-w4a8", FetchOptions(), said.append)
+    said, mine = [], FetchOptions(base=str(published[0] / files.BASE))
+    path = obtain("osdface-w4a8", mine, said.append)
     assert path.name == "osdface-w4a8.safetensors" and "quantized once" in said[-1]
     assert read_metadata(path)["recipe"]["name"] == "w4a8"
-    with pytest.raises(UsageError, match="--base me/base: osdface-w4a8 is in the cache already"):
-        obtain("osdface-w4a8", FetchOptions(base="me/base"))
     hub.repositories.clear()
+    remove("osdface")
+    assert obtain("osdface-w4a8", mine) == path
+    with pytest.raises(
+        UsageError, match=f"in the cache, made of {mine.base}; .*--remove osdface-w"
+    ):
+        obtain("osdface-w4a8", FetchOptions(base="me/base"))
     written, said[:] = path.stat().st_mtime_ns, []
     restorer = FaceRestorer.from_pretrained("osdface-w4a8", "reference", notify=said.append)
     assert path.stat().st_mtime_ns == written and not said
@@ -80,7 +85,13 @@ def test_a_checkpoint_of_somebody_is_checked(hub, tmp_path):
     save_checkpoint(build_arch(TINY), tmp_path / "net.safetensors", TINY)
     for name, data in {"good": (tmp_path / "net.safetensors").read_bytes(), "bad": b"x"}.items():
         hub.repositories[f"me/{name}"] = Repository({"net.safetensors": data})
-    assert read_metadata(obtain("me/good"))["arch"] == TINY
+    commit = hub.repositories["me/good"].commit
+    for _ in range(2):
+        assert read_metadata(obtain("me/good", FetchOptions(revision=commit)))["arch"] == TINY
+    with pytest.raises(
+        UsageError, match=f"--revision v2: me/good is in the cache, made of {commit}"
+    ):
+        obtain("me/good", FetchOptions(revision="v2"))
     for _ in range(2):
         with pytest.raises(QuantFaceError, match=r"net\.safetensors"):
             obtain("me/bad")
@@ -94,5 +105,5 @@ def test_what_is_here_is_not_fetched(hub, monkeypatch, tmp_path):
         assert obtain(name) == name
     with pytest.raises(UsageError, match="no terminal"):
         obtain("osdface")
-    with pytest.raises(UsageError, match="--revision v2: mini-w4a8; the option is for"):
+    with pytest.raises(UsageError, match="--revision v2: mini-w4a8 is not fetched with such"):
         obtain("mini-w4a8", FetchOptions(revision="v2"))

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.pretrained.hub.lock import Lock
+from quantface_arch.pretrained.hub.origin import origin_file
 from quantface_arch.pretrained.hub.sources import Part, Source, hub_folder, source_of
 from quantface_arch.utils.disk_cache import cache_root
 
@@ -85,6 +86,7 @@ def remove(name: str) -> list[Path]:
         have = ", ".join(path.name for path, _ in entries()) or "nothing"
         raise QuantFaceError(f"{name!r} is not in {cache_root() / 'models'}, which has {have}")
     for path in found:
+        origin_file(path.name.removesuffix(".safetensors")).unlink(missing_ok=True)
         if path.is_dir():
             with held(path):
                 shutil.rmtree(path)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.pretrained.hub.listing import HubError, list_names
+from quantface_arch.pretrained.hub.listing import list_names
 from quantface_arch.pretrained.hub.options import FetchOptions
+from quantface_arch.pretrained.hub.requests import HubError
 from quantface_arch.pretrained.hub.sources import Mirror, Part, Source, hub_folder
 
 __all__ = ["checkpoint_source"]

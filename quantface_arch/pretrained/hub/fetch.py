@@ -11,9 +11,11 @@ from pathlib import Path
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.pretrained.hub.cache import held, is_complete
-from quantface_arch.pretrained.hub.listing import HubError, Remote, list_files, persistently
+from quantface_arch.pretrained.hub.listing import Remote, list_files
 from quantface_arch.pretrained.hub.lock import Lock, Locked
 from quantface_arch.pretrained.hub.options import FetchOptions, ask
+from quantface_arch.pretrained.hub.origin import Origin, check_origin
+from quantface_arch.pretrained.hub.requests import HubError, persistently
 from quantface_arch.pretrained.hub.sources import Mirror, Part, Source, is_hub_id
 from quantface_arch.pretrained.hub.transfer import transfer
 from quantface_arch.utils.files import file_digest
@@ -35,13 +37,15 @@ def fetch(source: Source, options: FetchOptions, notify: Callable[[str], None]) 
         notify: receives a line for every mirror that fails.
 
     Raises:
-        UsageError: the user does not agree.
+        UsageError: the user does not agree, or asks for another base or revision than that of the
+            files that are here.
         QuantFaceError: files are missing and ``options`` forbid fetching, no mirror gives them,
             they differ from those that were fetched first, or the disk has no room.
     """
     with held(source.folder, notify):
         lock = Lock(source.folder)
         _link_base(source, options.base_place)
+        _settle(source, options, lock)
         parts = [part for part in _parts(source, options) if not is_complete(part, lock)]
         if not parts:
             return source.folder
@@ -78,6 +82,23 @@ def _link_base(source: Source, base: str | None) -> None:
             place.symlink_to(Path(base).absolute())
         elif place.is_symlink() and (base is not None or not place.exists()):
             place.unlink()
+
+
+def _settle(source: Source, options: FetchOptions, lock: Lock) -> None:
+    """Refuse options that the files which are here do not follow; keep the others.
+
+    A folder that has just been linked is what was asked for.
+    """
+    before, now = Origin.read(source.name), Origin.of(options, options.base_place)
+    own, *others = source.parts
+    if is_complete(own, lock):
+        check_origin(source.name, replace(options, base=None))
+        now = replace(now, revision=before.revision)
+    linked = options.base_place is not None and Path(options.base_place).is_dir()
+    if not linked and all(is_complete(part, lock) for part in others):
+        check_origin(source.name, replace(options, revision=None))
+        now = replace(now, base=before.base)
+    now.write(source.name)
 
 
 def _parts(source: Source, options: FetchOptions) -> list[Part]:

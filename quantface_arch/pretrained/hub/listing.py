@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-import errno
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
-from urllib.error import HTTPError
+from typing import Any
 
-from quantface_arch.errors import QuantFaceError, WriteError, one_line
 from quantface_arch.pretrained.hub.lock import Lock
+from quantface_arch.pretrained.hub.requests import HubError, persistently
 from quantface_arch.pretrained.hub.sources import Mirror, Part
 
-__all__ = ["HubError", "Remote", "list_files", "list_names", "persistently"]
+__all__ = ["Remote", "list_files", "list_names"]
 
 _TIMEOUT_SECONDS = 15.0
-_PAUSES_SECONDS = (0.5, 1.0)
-# Answers that do not change when they are asked for again.
-_FINAL = (401, 403, 404)
-_REFUSALS = {
-    401: "no such repository, or a login is needed (set HF_TOKEN)",
-    403: "access is refused (agree to its terms on the hub, then set HF_TOKEN)",
-    404: "no such repository, revision or file",
-    429: "too many requests; try again later",
-}
-T = TypeVar("T")
-
-
-class HubError(QuantFaceError):
-    """A hub, or one of its repositories, that does not give what is asked of it.
-
-    Attributes:
-        status: HTTP status of the hub's answer, if it answered.
-    """
-
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -127,39 +102,3 @@ def _remote(part: Part, name: str, entry: Any, mirror: Mirror, commit: str) -> R
     return Remote(
         part.kept(name), mirror, commit, entry.rfilename, entry.size, sha256, entry.blob_id
     )
-
-
-def persistently(request: Callable[[], T], what: str) -> T:
-    """Make a request a few times before giving up; a hub that refuses it is asked once.
-
-    Raises:
-        HubError: the request fails. The message names ``what`` and gives the reason.
-        WriteError: there is no room on the disk for what it writes.
-    """
-    for pause in (*_PAUSES_SECONDS, None):
-        try:
-            return request()
-        except Exception as error:  # The client raises what its HTTP library raises.
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                raise WriteError(f"{what}: cannot be written: {_reason(error)}") from error
-            if pause is None or _status(error) in _FINAL:
-                raise HubError(f"{what}: {_reason(error)}", _status(error)) from error
-            time.sleep(pause)
-    raise AssertionError("the last try returns or raises")
-
-
-def _status(error: BaseException) -> int | None:
-    """Return the HTTP status of the answer that an error is about, if any."""
-    if isinstance(error, HTTPError):
-        return error.code
-    return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _reason(error: BaseException) -> str:
-    """Return why a request to a hub failed, in a few words."""
-    status = _status(error)
-    if status in _REFUSALS:
-        return f"{_REFUSALS[status]} ({status})"
-    if status is not None and status >= 500:
-        return f"the hub does not work at the moment ({status})"
-    return one_line(error) or type(error).__name__

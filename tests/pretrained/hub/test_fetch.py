@@ -10,7 +10,7 @@ import pytest
 from hub_server import Fault, Hub, Repository
 
 from quantface_arch.errors import QuantFaceError, UsageError
-from quantface_arch.pretrained.hub import listing
+from quantface_arch.pretrained.hub import requests
 from quantface_arch.pretrained.hub.cache import cached, entries, remove, require
 from quantface_arch.pretrained.hub.checkpoint import checkpoint_source
 from quantface_arch.pretrained.hub.fetch import fetch
@@ -40,7 +40,7 @@ def files(seed):
 def quickly(monkeypatch, tmp_path):
     monkeypatch.setenv("QUANTFACE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("QUANTFACE_YES", raising=False)
-    monkeypatch.setattr(listing, "_PAUSES_SECONDS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(requests, "_PAUSES_SECONDS", (0.01, 0.01, 0.01))
     monkeypatch.delenv("QUANTFACE_SD_BASE", raising=False)
 
 
@@ -198,6 +198,11 @@ def test_places_of_ones_own(osdface, hub, tmp_path):
     folder, _ = osdface(base="me/base", revision=hub.repositories[OWN].commit)
     lock = json.loads(folder.with_name("osdface.lock.json").read_text())
     assert lock[f"{FOLDER}/vae/config.json"]["repo"] == "me/base"
+    osdface(base="me/base@main", revision=hub.repositories[OWN].commit)
+    with pytest.raises(UsageError, match="--base me/other@main: osdface is in the cache"):
+        osdface(base="me/other")
+    with pytest.raises(UsageError, match="--revision v2: osdface is in the cache"):
+        osdface(revision="v2")
     remove("osdface")
     mine = tmp_path / "mine"
     mine.mkdir()

@@ -1,0 +1,96 @@
+"""Whole images go through a network in tiles, and no faces are looked for."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_networks import TINY
+
+from quantface_arch.archs.build import build_arch
+from quantface_arch.background.load import load_background
+from quantface_arch.quant import save_checkpoint
+from quantface_arch.restore.cli import main, make_parser
+from quantface_arch.utils.cli import run
+from quantface_arch.utils.images import load_rgb, resize
+
+DOUBLE = {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3, "scale": 2, "num_feat": 8}
+DOUBLE = {**DOUBLE, "num_block": 1, "num_grow_ch": 4}
+
+
+@pytest.fixture
+def network(tmp_path):
+    torch.manual_seed(0)
+    save_checkpoint(build_arch(DOUBLE), tmp_path / "x2.safetensors", DOUBLE)
+    return tmp_path / "x2.safetensors"
+
+
+@pytest.fixture
+def photo(repo, tmp_path):
+    small = resize(load_rgb(repo / "inputs/astronaut.jpg"), 60, 44)
+    Image.fromarray(small).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def whole(network, tmp_path, monkeypatch, capsys):
+    """Return a function that types the command; it returns (exit status, stdout, stderr)."""
+
+    def call(*arguments, model=network):
+        words = ["restore.py", "--whole", "--model", model, "-o", tmp_path / "out", *arguments]
+        monkeypatch.setattr(sys, "argv", [*map(str, words), "--runtime", "reference"])
+        with pytest.raises(SystemExit) as stopped:
+            run(main, make_parser())
+        return stopped.value.code, *capsys.readouterr()
+
+    return call
+
+
+def test_a_photo_is_enlarged_by_the_networks_scale(whole, network, photo, tmp_path):
+    status, out, _ = whole("-i", photo, "--compare")
+    assert status == 0 and "1 images, 0 failed" in out and "per image" in out
+    wanted = load_background(str(network), "reference")(load_rgb(photo))
+    assert np.array_equal(load_rgb(tmp_path / "out/restored/photo.png"), wanted)
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == {
+        "restored",
+        "compare",
+    }
+    assert "all 1 images are done already" in whole("-i", photo, "--compare", "--resume")[1]
+    assert whole("-i", photo, "--upscale", 1)[0] == 0
+    assert load_rgb(tmp_path / "out/restored/photo.png").shape == (44, 60, 3)
+
+
+def test_an_animation_is_enlarged(whole, tmp_path):
+    frames = [Image.new("RGB", (40, 32), (level, 90, 200)) for level in (0, 120)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert whole("-i", tmp_path / "a.gif")[0] == 0
+    with Image.open(tmp_path / "out/restored/a.png") as result:
+        assert result.size == (80, 64) and result.n_frames == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--aligned",),
+        ("--bg-upsampler", "x.pth"),
+        ("--strength", 0.5),
+        ("--sample",),
+        ("--color-fix", "none"),
+        ("--detector", "yunet"),
+    ],
+)
+def test_options_about_faces_are_refused(whole, photo, words):
+    status, _, err = whole("-i", photo, *words)
+    assert status == 2 and f"{words[0]} cannot be used with --whole: no faces" in err
+
+
+def test_only_networks_for_whole_images_are_taken(whole, photo, tmp_path):
+    status, _, err = whole("-i", photo, model="mini-w4a8")
+    assert status == 2 and "--whole --model mini-w4a8: no such file of weights" in err
+    save_checkpoint(build_arch(TINY), tmp_path / "tiny.safetensors", TINY)
+    status, _, err = whole("-i", photo, model=tmp_path / "tiny.safetensors")
+    assert status == 2 and "expected a network that maps whole RGB images" in err
+    assert not (tmp_path / "out").exists()
