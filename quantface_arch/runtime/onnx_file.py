@@ -23,7 +23,7 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.checkpoint.builder import Build
 from quantface_arch.runtime.lowering import Lowering
 from quantface_arch.runtime.parts import Whole, example_image, lowered_network, other_image
-from quantface_arch.runtime.sizes import check_sizes
+from quantface_arch.runtime.sizes import traced
 from quantface_arch.utils.files import atomic_path
 
 __all__ = ["missing", "write_onnx"]
@@ -53,13 +53,13 @@ def write_onnx(path: Path, build: Build, lowering: Lowering, target: Path) -> No
         build: see ``load_checkpoint``.
 
     Raises:
-        QuantFaceError: see ``lowered_network`` and ``check_sizes``; or ONNX lacks an operator.
+        QuantFaceError: see ``lowered_network`` and ``traced``; or ONNX lacks an operator.
     """
     import onnx
 
     network = lowered_network(path, build, lowering)
     whole, image = Whole(network), example_image(network)
-    check_sizes(whole, (image,), (other_image(network),), path)
+    traced(whole, (image,), (other_image(network),), path)
     with atomic_path(target) as temporary, _stable_sorting():
         _export(whole, image, path, temporary)
         model = onnx.load(temporary)
@@ -74,7 +74,7 @@ def _export(whole: Whole, image: Tensor, path: Path, target: Path) -> None:
         QuantFaceError: ONNX lacks an operator.
     """
     with warnings.catch_warnings():
-        # torch warns of sizes that become constants; ``check_sizes`` finds those that matter.
+        # torch warns of sizes that become constants; ``traced`` finds those that matter.
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(

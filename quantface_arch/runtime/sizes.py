@@ -1,4 +1,4 @@
-"""Check that a traced graph is right at sizes other than the traced one."""
+"""Trace parts of a network, and check that the graphs are right at other sizes, too."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 from torch.utils._pytree import tree_leaves
 
-from quantface_arch.errors import QuantFaceError
+from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.runtime.parts import Part, other_image, record
 
-__all__ = ["check_sizes", "inputs_at_another_size"]
+__all__ = ["inputs_at_another_size", "traced"]
 
 # A traced network may add in another order than the network itself, so outputs may differ by this
 # share of their largest magnitude.
@@ -22,10 +22,10 @@ _MOST_DIFFERENCE = 1e-3
 
 
 @torch.no_grad()
-def check_sizes(
+def traced(
     part: Part, inputs: tuple[Tensor, ...], other: tuple[Tensor, ...] | None, path: Path
-) -> None:
-    """Compare a part with its trace at a size at which it was not traced.
+) -> torch.jit.ScriptModule:
+    """Trace a part, and compare it with the graph at a size at which it was not traced.
 
     A size that Python code reads during tracing becomes a constant of the graph, and torch warns of
     it. Without a warning, nothing is compared.
@@ -37,15 +37,36 @@ def check_sizes(
         path: the checkpoint's path, for the message.
 
     Raises:
-        QuantFaceError: the trace fails at the other size, or its output is wrong there.
+        QuantFaceError: the part cannot be traced, the graph fails at the other size, or its output
+            is wrong there.
     """
-    if other is None:
-        return
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        graph: Any = torch.jit.trace(part, inputs, check_trace=False, strict=False)
-    if not any(issubclass(it.category, TracerWarning) for it in caught):
-        return
+        try:
+            graph: Any = torch.jit.trace(part, inputs, check_trace=False, strict=False)
+        except Exception as error:
+            # A network may raise any exception for what tracing does to it.
+            raise QuantFaceError(
+                f"{path}: {_named(part)} cannot be traced ({one_line(error)}); choose the runtime "
+                "reference"
+            ) from error
+    if other is not None and any(issubclass(it.category, TracerWarning) for it in caught):
+        _check(part, graph, inputs, other, path)
+    return graph
+
+
+def _named(part: Part) -> str:
+    return f"{type(part.network).__name__}.{part.name}"
+
+
+def _check(
+    part: Part,
+    graph: Any,
+    inputs: tuple[Tensor, ...],
+    other: tuple[Tensor, ...],
+    path: Path,
+) -> None:
+    """Compare a part with its graph on other inputs, unless the part refuses them."""
     try:
         wanted = tree_leaves(part(*other))
     except Exception:
@@ -57,7 +78,7 @@ def check_sizes(
         found = []
     if len(found) != len(wanted) or not all(map(_alike, wanted, found)):
         raise QuantFaceError(
-            f"{path}: the graph of {type(part.network).__name__}.{part.name} depends on the size "
+            f"{path}: the graph of {_named(part)} depends on the size "
             f"of its input: traced at {tuple(inputs[0].shape)}, it is wrong at "
             f"{tuple(other[0].shape)}; choose the runtime reference"
         )

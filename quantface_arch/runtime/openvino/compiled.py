@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
+import shutil
 import threading
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import openvino
@@ -16,12 +18,21 @@ from torch import Tensor
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.runtime.openvino.memory import forgetting_pages, return_freed
+from quantface_arch.utils.disk_cache import cache_root, cached
+from quantface_arch.utils.files import file_digest
 from quantface_arch.utils.lru import LRUCache
 
 __all__ = ["WEIGHT", "CompiledPart", "integer_products"]
 
+Shapes: TypeAlias = tuple[tuple[int, ...], ...]
+
 # This many shapes stay compiled. Each holds a copy of the weights.
 SHAPES = 2
+# Compiled parts are kept on disk for this many shapes, if their weights are no larger than this.
+# They are about twice as large as the weights, and compiling small parts takes longer than running
+# them.
+KEPT_SHAPES, KEPT_BYTES = 8, 64 << 20
+BLOB = "compiled.blob"
 # These match the names of a lowered layer's weight and product in the compiled graph.
 WEIGHT = re.compile(r"self\.network\.(.+)\.integer\.weight")
 PRODUCTS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
@@ -70,10 +81,8 @@ class CompiledPart:
             raise QuantFaceError(self._failure_message(shapes, error)) from error
         return tuple(tensors) if len(tensors) > 1 else tensors[0]
 
-    def _run(
-        self, shapes: tuple[tuple[int, ...], ...], arrays: Sequence[np.ndarray]
-    ) -> list[Tensor]:
-        compiled = self.compiled.get_or_make(shapes, lambda: self._compile(shapes))
+    def _run(self, shapes: Shapes, arrays: Sequence[np.ndarray]) -> list[Tensor]:
+        compiled = self.compiled.get_or_make(shapes, lambda: self._load(shapes))
         results = compiled(arrays, share_inputs=True)
         tensors = [torch.from_numpy(results[place].copy()) for place in range(len(results))]
         if self.frugal:
@@ -82,7 +91,42 @@ class CompiledPart:
             return_freed()
         return tensors
 
-    def _compile(self, shapes: tuple[tuple[int, ...], ...]) -> openvino.CompiledModel:
+    def _load(self, shapes: Shapes) -> openvino.CompiledModel:
+        """Load what an earlier process compiled, or compile; large parts are always compiled."""
+        if self.path.with_suffix(".bin").stat().st_size > KEPT_BYTES:
+            return self._compile(shapes)
+        fresh: list[openvino.CompiledModel] = []
+
+        def make(folder: Path) -> dict[str, Any]:
+            fresh.append(self._compile(shapes))
+            blob = io.BytesIO()
+            fresh[0].export_model(blob)
+            (folder / BLOB).write_bytes(blob.getbuffer())
+            return {}
+
+        kind = f"compiled/{self._digest}"
+        folder, _ = cached(kind, self._key(shapes), make)
+        if fresh:
+            # If the cache cannot be written, ``folder`` is a temporary one elsewhere.
+            _remove_oldest(cache_root() / kind)
+            return fresh[0]
+        try:
+            return _core().import_model((folder / BLOB).read_bytes(), "CPU", self.options)
+        except (OSError, RuntimeError):
+            # Another process has removed the file, or this build of OpenVINO cannot read it.
+            return self._compile(shapes)
+
+    @cached_property
+    def _digest(self) -> str:
+        """Digest of the graph and its weights."""
+        return file_digest(self.path)[:16] + file_digest(self.path.with_suffix(".bin"))[:16]
+
+    def _key(self, shapes: Shapes) -> Any:
+        """Return all that a compiled part depends on, besides its files."""
+        processor = _core().get_property("CPU", "FULL_DEVICE_NAME")
+        return [openvino.get_version(), processor, self.options, shapes]
+
+    def _compile(self, shapes: Shapes) -> openvino.CompiledModel:
         core = _core()
         model = core.read_model(self.path)
         model.reshape({place: list(shape) for place, shape in enumerate(shapes)})
@@ -91,13 +135,21 @@ class CompiledPart:
         return_freed()
         return compiled
 
-    def _failure_message(self, shapes: tuple[tuple[int, ...], ...], error: BaseException) -> str:
+    def _failure_message(self, shapes: Shapes, error: BaseException) -> str:
         size = self.path.with_suffix(".bin").stat().st_size / 1e9
         detail = "".join(str(error).strip().splitlines()[-1:])
         return (
             f"{self.path.stem} for inputs {shapes}: OpenVINO could not compute it ({detail}); "
             f"its weights alone take about {3 * size + 0.5:.1f} GB of memory"
         )
+
+
+def _remove_oldest(folder: Path) -> None:
+    """Leave the newest of the shapes for which a part is kept on disk."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    kept = [path for path in found if not path.name.startswith(".")]
+    for path in sorted(kept, key=lambda path: path.stat().st_mtime)[:-KEPT_SHAPES]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @cache

@@ -65,10 +65,10 @@ def _mapped(path: Path) -> list[tuple[int, int]]:
     """Return the addresses and sizes at which a file is mapped; an empty list except on Linux."""
     if _libc() is None:
         return []
-    found = []
+    found, wanted = [], str(path.resolve())
     for line in Path("/proc/self/maps").read_text().splitlines():
         span, rights, *_, name = line.split(maxsplit=5)
-        if name == str(path.resolve()) and "w" not in rights:
+        if name == wanted and "w" not in rights:
             start, end = (int(side, 16) for side in span.split("-"))
             found.append((start, end - start))
     return found

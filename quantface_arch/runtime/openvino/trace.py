@@ -26,7 +26,7 @@ from quantface_arch.runtime.parts import (
     other_image,
     record,
 )
-from quantface_arch.runtime.sizes import check_sizes, inputs_at_another_size
+from quantface_arch.runtime.sizes import inputs_at_another_size, traced
 from quantface_arch.utils.files import atomic_path
 from quantface_arch.utils.progress import progress_bar
 
@@ -42,8 +42,7 @@ def trace_checkpoint(path: Path, build: Build, lowering: Lowering, folder: Path)
         the network has to match the reference.
 
     Raises:
-        QuantFaceError: see ``load_checkpoint``, ``Lowering`` and ``check_sizes``; or OpenVINO
-            lacks an operator.
+        QuantFaceError: see ``load_checkpoint``, ``Lowering`` and ``converted``.
     """
     network = lowered_network(path, build, lowering)
     recorded, layers = record(network), lowered_layers(network)
@@ -54,8 +53,7 @@ def trace_checkpoint(path: Path, build: Build, lowering: Lowering, folder: Path)
         inputs, called = recorded[name]
         part = Part(network, name)
         with only(network, called):
-            check_sizes(part, inputs, others.get(name), path)
-            model = converted(part, inputs, path)
+            model = converted(part, inputs, others.get(name), path)
         save(rearranged(model, layers, lowering), folder / f"{name}.xml")
     return {"exact": is_exact(layers)}
 
@@ -69,8 +67,7 @@ def write_openvino(path: Path, build: Build, lowering: Lowering, target: Path) -
     """
     network = lowered_network(path, build, lowering)
     image = example_image(network)
-    check_sizes(Whole(network), (image,), (other_image(network),), path)
-    model = converted(Whole(network), (image,), path)
+    model = converted(Whole(network), (image,), (other_image(network),), path)
     model = rearranged(model, lowered_layers(network), lowering)
     with atomic_path(target) as temporary:
         try:
@@ -111,20 +108,22 @@ def save(model: openvino.Model, path: Path) -> None:
     keep_in_float32(path)
 
 
-def converted(part: Part, inputs: tuple[Tensor, ...], path: Path) -> openvino.Model:
+def converted(
+    part: Part, inputs: tuple[Tensor, ...], other: tuple[Tensor, ...] | None, path: Path
+) -> openvino.Model:
     """Return OpenVINO's representation of a part, for inputs of any size that the network takes.
 
     Args:
-        path: the checkpoint's path, for the message.
+        inputs, other, path: see ``traced``.
 
     Raises:
-        QuantFaceError: OpenVINO lacks an operator.
+        QuantFaceError: see ``traced``; or OpenVINO lacks an operator.
     """
+    graph = traced(part, inputs, other, path)
     with warnings.catch_warnings():
-        # torch warns of sizes that become constants; ``check_sizes`` finds those that matter.
         warnings.simplefilter("ignore")
         try:
-            return openvino.convert_model(part, example_input=inputs)
+            return openvino.convert_model(graph, example_input=inputs)
         except Exception as error:
             detail = str(error).strip().splitlines()[-1:]
             raise QuantFaceError(

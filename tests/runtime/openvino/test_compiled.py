@@ -1,0 +1,102 @@
+"""What was compiled is kept on disk, and a later process loads it instead of compiling again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from quant_helpers import pictures
+from saved_networks import saved
+
+from quantface_arch.archs.build import build_arch
+from quantface_arch.runtime.openvino import compiled, load
+from quantface_arch.runtime.openvino.compiled import CompiledPart, integer_products
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+@pytest.fixture
+def path(tmp_path):
+    """The graph of a small quantized network."""
+    arch = {"type": "SRVGGNetCompact", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8}
+    arch |= {"num_conv": 1, "upscale": 2}
+    torch.manual_seed(1)
+    file = saved(tmp_path / "n.safetensors", lambda: build_arch(arch), pictures(), arch, "w8a8")
+    return vars(load(file, build_arch))["forward"].path
+
+
+def blobs(cache):
+    return sorted((cache.parent / "compiled").glob(f"*/*/{compiled.BLOB}"))
+
+
+def never(*args, **kwargs):
+    raise AssertionError("compiled again")
+
+
+def test_a_later_process_loads_what_was_compiled(path, cache, monkeypatch):
+    x = torch.rand(1, 3, 24, 24)
+    first = CompiledPart(path, exact=False)
+    wanted = first(x)
+    assert len(blobs(cache)) == 1
+    monkeypatch.setattr(CompiledPart, "_compile", never)
+    later = CompiledPart(path, exact=False)
+    assert torch.equal(later(x), wanted)
+    [one], [two] = first.compiled.values(), later.compiled.values()
+    assert integer_products(one) == integer_products(two) != {}
+
+
+def test_other_options_and_shapes_are_compiled(path, cache, monkeypatch):
+    CompiledPart(path, exact=False)(torch.rand(1, 3, 24, 24))
+    monkeypatch.setattr(CompiledPart, "_compile", never)
+    for exact, side in ((True, 24), (False, 32)):
+        with pytest.raises(AssertionError, match="compiled again"):
+            CompiledPart(path, exact)(torch.rand(1, 3, side, side))
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-9], lambda data: data[:500] + bytes(9) + data[509:]]
+)
+def test_a_damaged_file_is_compiled_again(path, cache, damage):
+    x = torch.rand(1, 3, 24, 24)
+    wanted = CompiledPart(path, exact=False)(x)
+    [blob] = blobs(cache)
+    good = blob.read_bytes()
+    blob.write_bytes(damage(good))
+    assert torch.equal(CompiledPart(path, exact=False)(x), wanted)
+    assert blob.read_bytes() != damage(good) and len(blob.read_bytes()) == len(good)
+
+
+def test_a_file_that_openvino_cannot_read_is_compiled_again(path, cache, monkeypatch):
+    x = torch.rand(1, 3, 24, 24)
+    wanted = CompiledPart(path, exact=False)(x)
+    [blob] = blobs(cache)
+    monkeypatch.setattr(compiled, "cached", lambda kind, key, make: (blob.parent, {}))
+    blob.write_bytes(b"of another version")
+    assert torch.equal(CompiledPart(path, exact=False)(x), wanted)
+    blob.unlink()
+    assert torch.equal(CompiledPart(path, exact=False)(x), wanted)
+
+
+def test_few_shapes_and_no_large_parts_are_kept(path, cache, monkeypatch):
+    monkeypatch.setattr(compiled, "KEPT_SHAPES", 2)
+    part = CompiledPart(path, exact=False)
+    for side in (16, 20, 24, 28):
+        part(torch.rand(1, 3, side, side))
+    assert len(blobs(cache)) == 2
+    monkeypatch.setattr(compiled, "KEPT_BYTES", 0)
+    part(torch.rand(1, 3, 32, 32))
+    assert len(blobs(cache)) == 2
+    monkeypatch.setattr(CompiledPart, "_compile", never)
+    monkeypatch.setattr(compiled, "KEPT_BYTES", 10**9)
+    CompiledPart(path, exact=False)(torch.rand(1, 3, 28, 28))
+
+
+def test_nothing_is_removed_outside_of_the_cache(path, cache, monkeypatch, tmp_path):
+    monkeypatch.setattr(compiled, "KEPT_SHAPES", 1)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary/of others").mkdir(parents=True)
+    monkeypatch.setenv("QUANTFACE_CACHE", str(path))  # a file, where no folder can be made
+    part = CompiledPart(path, exact=False)
+    with pytest.warns(UserWarning, match="compiled files are not kept"):
+        for side in (16, 24):
+            part(torch.rand(1, 3, side, side))
+    assert (tmp_path / "temporary/of others").is_dir()
