@@ -38,7 +38,7 @@ from quantface_arch.utils.progress import progress_bar
 SIDE, OTHER = 64, 96
 # The only sides that these networks take.
 FIXED = {"GFPGAN": 512, "RestoreFormer": 512}
-SMOKE = ("Compact", "SwinIR")
+SMOKE = ("Compact",)
 # Trained networks are timed at this side, small ones at ``OTHER``.
 TRAINED_SIDE = 192
 TURNS = 5

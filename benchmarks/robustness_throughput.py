@@ -25,15 +25,16 @@ def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as root:
         source = faces_folder(Path(root) / "in", images)
         times: dict[int, list[float]] = {1: [], PROCESSES: []}
+        counts = (1,) if args.smoke else tuple(times)
         for turn in range(turns):
-            for count, found in times.items():
+            for count in counts:
                 out = Path(root) / f"{turn}-{count}"
-                found.append(_seconds(restore_command(source, out, count, ["--model", args.model])))
-    one, several = times.values()
-    return [
-        _row(f"1 process, {PROCESSES} threads", images, one, one),
-        _row(f"{PROCESSES} processes, 1 thread each", images, several, one),
-    ]
+                times[count].append(
+                    _seconds(restore_command(source, out, count, ["--model", args.model]))
+                )
+    names = {1: f"1 process, {PROCESSES} threads"}
+    names[PROCESSES] = f"{PROCESSES} processes, 1 thread each"
+    return [_row(names[count], images, times[count], times[1]) for count in counts]
 
 
 def _row(what: str, images: int, times: list[float], base: list[float]) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import ConversionReport, Recipe, read_metadata
 from quantface_arch.quant.config.bitmap import load_bit_map
 from quantface_arch.quant.config.specs import KINDS, RANGES, ROUNDINGS
-from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.restore.load import note_printer
 from quantface_arch.utils.cli import Parser, run
 from quantface_arch.utils.devices import check_device
@@ -105,7 +104,7 @@ def _quantize(args: argparse.Namespace, shard: Shard) -> None:
     base = args.base if path == args.model else None
     model = load_model(path, runtime="reference", device=args.device, base=base)
     replace_halves(model, args)
-    recipe = _changed(named, args, traits_of(model).eight_bit_patterns)
+    recipe = _changed(named, args)
     bits = load_bit_map(args.bit_map) if args.bit_map else None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     how = PostTraining(recipe, bits, args.size, args.batch_size, args.device)
@@ -133,7 +132,7 @@ def _obtained(name: str, base: str | None, shard: Shard) -> str:
     return shard.agree(str(obtain(name, options, notify)) if shard.is_first else "")
 
 
-def _changed(recipe: Recipe, args: argparse.Namespace, eight_bit: tuple[str, ...]) -> Recipe:
+def _changed(recipe: Recipe, args: argparse.Namespace) -> Recipe:
     """Return a recipe with the options of the command line."""
     return replace(
         recipe,
@@ -141,7 +140,6 @@ def _changed(recipe: Recipe, args: argparse.Namespace, eight_bit: tuple[str, ...
         activations=replace(recipe.activations, range=args.range),
         include=tuple(args.include),
         exclude=tuple(args.exclude),
-        eight_bit=eight_bit,
         balance=replace(recipe.balance, kind=args.balance),
         branch=replace(recipe.branch, svd=args.rank),
     )

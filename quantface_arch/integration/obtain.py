@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from quantface_arch.errors import QuantFaceError, UsageError
-from quantface_arch.pretrained.hub.cache import cached, held
+from quantface_arch.pretrained.hub.cache import BIT_WIDTHS, cached, held
 from quantface_arch.pretrained.hub.options import FetchOptions
 from quantface_arch.pretrained.hub.origin import Origin, check_origin
 from quantface_arch.pretrained.hub.sources import Source, fetchable, source_of
@@ -15,8 +16,11 @@ from quantface_arch.pretrained.names import shipped_models
 
 __all__ = ["obtain"]
 
-# Calibrate on as many faces as scripts/quantize.py, one at a time, so that 8 GB suffice.
+# Calibrate on as many faces as scripts/quantize.py, one at a time, so that 8 GB suffice. Measuring
+# what each bit width costs takes a run of the network for each layer and width, so few small faces
+# have to do, as in options/allocate_mini.yml.
 _FACES, _BATCH_SIZE = 32, 1
+_MEASURED_FACES, _MEASURED_SIZE = 4, 192
 
 
 def obtain(
@@ -89,6 +93,7 @@ def _quantized(source: Source, recipe: str, notify: Callable[[str], None]) -> Pa
     """Make a quantized restorer of a fetched one."""
     from quantface_arch.data.calibration_faces import open_faces
     from quantface_arch.data.default_faces import SHIPPED_FACES
+    from quantface_arch.integration.mixed_precision import MIXED, RECIPE, allocated
     from quantface_arch.integration.post_training import PostTraining
     from quantface_arch.pretrained.osdface_folder import load_osdface_folder
     from quantface_arch.quant import Recipe
@@ -96,11 +101,16 @@ def _quantized(source: Source, recipe: str, notify: Callable[[str], None]) -> Pa
     target = source.quantized(recipe)
     with held(target, notify):
         if not target.is_file():
-            notify(f"{target.stem} is quantized once, from {source.folder}; this takes a while")
+            long = "some hours" if recipe == MIXED else "a while"
+            notify(f"{target.stem} is quantized once, from {source.folder}; this takes {long}")
             base = source.folder / source.parts[1].folder
-            model = load_osdface_folder(source.folder, base)
-            how = PostTraining(Recipe.from_name(recipe), batch_size=_BATCH_SIZE)
-            faces = open_faces(None, how.size, _FACES, SHIPPED_FACES / "train")
+            load = partial(load_osdface_folder, source.folder, base)
+            clean = SHIPPED_FACES / "train"
+            bits = None
+            if recipe == MIXED:
+                few = open_faces(None, _MEASURED_SIZE, _MEASURED_FACES, clean)
+                bits, recipe = allocated(load, few, target.with_suffix(f"{BIT_WIDTHS}.yml")), RECIPE
+            how = PostTraining(Recipe.from_name(recipe), bits, batch_size=_BATCH_SIZE)
             Origin.read(source.name).write(target.stem)
-            how.run(model, faces, target)
+            how.run(load(), open_faces(None, how.size, _FACES, clean), target)
     return target

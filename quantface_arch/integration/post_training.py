@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -34,7 +34,7 @@ class PostTraining:
     """How a restorer is quantized after training.
 
     Attributes:
-        recipe: what is quantized and how.
+        recipe: what is quantized and how. The layers with 8 bits are those of the network.
         bits: bit widths by layer in place of the recipe's, from a bit map.
         size: side of the faces in pixels.
         batch_size: faces that go through the network at once.
@@ -67,12 +67,13 @@ class PostTraining:
         if arch is None:
             raise QuantFaceError("the model does not say how it is built: set arch_options")
         faces.input_range = traits_of(model).input_range
+        recipe = replace(self.recipe, eight_bit=traits_of(model).eight_bit_patterns)
         store = CalibrationStore(
             output.with_name(f"{output.name.removesuffix('.safetensors')}.calib.safetensors"),
             self._fingerprint(model, faces),
         )
         data = CalibrationData(faces, self.batch_size, shard.is_first, store, shard)
-        report = quantize(model, self.recipe, data, bits=self.bits)
+        report = quantize(model, recipe, data, bits=self.bits)
         if shard.is_first:
             extra = {"calibration": {"pictures": len(faces), "size": self.size}}
             with atomic_path(output) as temporary:

@@ -18,7 +18,8 @@ from quantface_arch.pretrained.hub.cache import remove
 from quantface_arch.pretrained.hub.options import FetchOptions
 from quantface_arch.pretrained.hub.sources import sources
 from quantface_arch.pretrained.osdface_folder import load_osdface_folder
-from quantface_arch.quant import quant_layers, read_metadata, save_checkpoint
+from quantface_arch.quant import Recipe, convert, quant_layers, read_metadata, save_checkpoint
+from quantface_arch.quant.config.bitmap import save_bit_map
 from quantface_arch.restore.restorer import FaceRestorer
 
 MIRRORS = [part.mirrors[0].repo for part in sources()["osdface"].parts]
@@ -55,19 +56,26 @@ def hub(published, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_a_quantized_osdface_is_made_once_and_restores(hub, published, repo):
+    # Measuring takes minutes, and has a test of its own.
+    folder = sources()["osdface"].folder.parent
+    folder.mkdir(parents=True)
+    net = load_osdface_folder(published[0], overrides=files.SIZES)
+    widths_by_layer = convert(net, Recipe.from_name("w4a6")).bits
+    save_bit_map(folder / "osdface-mp.bits.yml", widths_by_layer)
     said, mine = [], FetchOptions(base=str(published[0] / files.BASE))
-    path = obtain("osdface-w4a8", mine, said.append)
-    assert path.name == "osdface-w4a8.safetensors" and "quantized once" in said[-1]
-    assert read_metadata(path)["recipe"]["name"] == "w4a8"
+    path = obtain("osdface-mp", mine, said.append)
+    assert path.name == "osdface-mp.safetensors" and "quantized once" in said[-1]
+    bits = read_metadata(path)["bits"]
+    assert {name: (widths["w"], widths["a"]) for name, widths in bits.items()} == widths_by_layer
     hub.repositories.clear()
     remove("osdface")
-    assert obtain("osdface-w4a8", mine) == path
+    assert obtain("osdface-mp", mine) == path
     with pytest.raises(
-        UsageError, match=f"in the cache, made of {mine.base}; .*--remove osdface-w"
+        UsageError, match=f"in the cache, made of {mine.base}; .*--remove osdface-mp"
     ):
-        obtain("osdface-w4a8", FetchOptions(base="me/base"))
+        obtain("osdface-mp", FetchOptions(base="me/base"))
     written, said[:] = path.stat().st_mtime_ns, []
-    restorer = FaceRestorer.from_pretrained("osdface-w4a8", "reference", notify=said.append)
+    restorer = FaceRestorer.from_pretrained("osdface-mp", "reference", notify=said.append)
     assert path.stat().st_mtime_ns == written and not said
     assert len(restorer.restore(repo / "inputs/astronaut.jpg").faces) == 1
     assert any(layer.weight_spec.bits == 4 for layer in quant_layers(restorer.model))

@@ -15,10 +15,10 @@ from quantface_arch.pretrained.hub.origin import origin_file
 from quantface_arch.pretrained.hub.sources import Part, Source, hub_folder, source_of
 from quantface_arch.utils.disk_cache import cache_root
 
-__all__ = ["cached", "entries", "held", "is_complete", "remove", "require"]
+__all__ = ["BIT_WIDTHS", "cached", "entries", "held", "is_complete", "remove", "require"]
 
-# Part of the names of the statistics of an unfinished quantization.
-CALIBRATION = ".calib"
+# Parts of the names of the statistics of an unfinished quantization, and of bit widths by layer.
+CALIBRATION, BIT_WIDTHS = ".calib", ".bits"
 
 
 def is_complete(part: Part, lock: Lock) -> bool:
@@ -92,8 +92,9 @@ def remove(name: str) -> list[Path]:
                 shutil.rmtree(path)
         else:
             path.unlink()
-            for statistics in path.parent.glob(f"{path.stem}{CALIBRATION}*"):
-                statistics.unlink()
+            for begun in (f"{path.stem}{CALIBRATION}*", f"{path.stem}{BIT_WIDTHS}*"):
+                for file in path.parent.glob(begun):
+                    file.unlink()
     return found
 
 

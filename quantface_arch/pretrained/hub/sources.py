@@ -24,8 +24,9 @@ __all__ = [
     "sources",
 ]
 
-# Recipes of the restorers that are made of fetched ones, by the end of their names.
-QUANTIZED = ("w8a8", "w4a8", "w4a4")
+# Recipes of the restorers that are made of fetched ones, by the end of their names; mp has a bit
+# width for every layer.
+QUANTIZED = ("w8a8", "w4a8", "w4a4", "mp")
 _SUFFIXES = (".bin", ".ckpt", ".onnx", ".pt", ".pth", ".safetensors", ".xml")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
