@@ -20,7 +20,10 @@ PROCESSES = 2
 
 
 def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return a row for one process and one for two, with median ratios of neighbouring runs."""
+    """Return a row for one process and one for two, with median ratios of neighbouring runs.
+
+    A smoke run leaves out the two processes.
+    """
     images, turns = (2, 1) if args.smoke else (args.images, args.turns)
     with tempfile.TemporaryDirectory() as root:
         source = faces_folder(Path(root) / "in", images)

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 import torch
-from quantize import check_is_float
 from torch import Tensor
 
+from quantface_arch.commands.quantize import check_is_float
 from quantface_arch.data.calibration_faces import open_faces
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.pretrained.names import resolve_model

@@ -2,77 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
-from quantface_arch.archs.build import build_arch
-from quantface_arch.errors import UsageError
-from quantface_arch.pretrained.names import resolve_model
-from quantface_arch.runtime.lowering import FULL, MODES, SPARE, Lowering
-from quantface_arch.runtime.onnx_file import missing, write_onnx
-from quantface_arch.utils.cli import Parser, run
-
-DESCRIPTION = """\
-Write a checkpoint, float or quantized, as one network that takes degraded faces and gives restored
-ones: float (N, 3, H, W) in [-1, 1], RGB, with any N. H and W must be multiples of a number that the
-network gives, 32 for the minis; like the reference, the file refuses others. Quantized layers keep
-their integers, and run as int8 if the program that reads the file supports it.
-
-examples:
-  for ONNX Runtime, on phones too:
-    python scripts/export.py --model mini-w4a8 --format onnx -o mini-w4a8.onnx
-  for OpenVINO's own tools (a .bin is written beside the .xml):
-    python scripts/export.py --model mini-w4a8 --format openvino -o mini-w4a8.xml
-
-For layers with inputs of 8 bits, --mode folded folds balancing and branch into the weight, which is
-rounded again, to 8 bits; this is the fastest. --mode faithful keeps the reference's operations.
-
-x86 processors without VNNI add pairs of products in 16 bits, which 8-bit weights overflow: files
-for them need --weight-bits 7.
-"""
-LARGEST = {8: FULL, 7: SPARE}
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
-
-
-def make_parser() -> Parser:
-    """Return the parser of the command line."""
-    parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--model", required=True, help="shipped name or checkpoint")
-    add("--format", required=True, choices=SUFFIXES, help="format of the file")
-    add("-o", "--output", required=True, type=Path, help="file to write, .onnx or .xml")
-    add("--mode", "--way", choices=MODES, default="auto", help="auto folds 8-bit inputs (default)")
-    add(
-        "--weight-bits",
-        type=int,
-        choices=LARGEST,
-        default=8,
-        help="weight bits at run time (8)",
-    )
-    return parser
-
-
-def main(args: argparse.Namespace) -> int:
-    """Check the options and write the file."""
-    suffix = SUFFIXES[args.format]
-    if args.output.suffix != suffix:
-        raise UsageError(f"--output {args.output}: expected a name that ends in {suffix}")
-    path = resolve_model(args.model)
-    if path.is_dir():
-        raise UsageError(f"--model {path}: expected a checkpoint; scripts/quantize.py makes one")
-    lowering = Lowering(args.mode, LARGEST[args.weight_bits])
-    if args.format == "onnx":
-        hint = missing()
-        if hint:
-            raise UsageError(f"--format onnx: the package onnx is not installed; {hint}")
-        write_onnx(path, build_arch, lowering, args.output)
-    else:
-        from quantface_arch.runtime.openvino.trace import write_openvino
-
-        write_openvino(path, build_arch, lowering, args.output)
-    print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")
-    return 0
-
+from quantface_arch.commands.export import main, make_parser
+from quantface_arch.utils.cli import run
 
 if __name__ == "__main__":
     run(main, make_parser())

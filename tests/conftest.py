@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import random
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from quantface_arch.utils.cli import run
 from quantface_arch.utils.images import load_rgb, resize
 
 pytest_plugins = ["command_fixtures"]  # in helpers/
@@ -78,9 +80,11 @@ def aligned_face(shipped_faces) -> np.ndarray:
 
 @pytest.fixture
 def load_script(repo, monkeypatch):
-    """Load scripts/NAME.py as a module of its own."""
+    """Load the module of a command, or scripts/NAME.py as a module of its own."""
 
     def load(name):
+        if (repo / f"quantface_arch/commands/{name}.py").is_file():
+            return importlib.import_module(f"quantface_arch.commands.{name}")
         monkeypatch.syspath_prepend(str(repo / "scripts"))
         spec = importlib.util.spec_from_file_location(name, repo / f"scripts/{name}.py")
         module = importlib.util.module_from_spec(spec)
@@ -96,11 +100,12 @@ def load_script(repo, monkeypatch):
 def run_script(monkeypatch, capsys):
     """Run a loaded script in this process: (exit status, stdout, stderr)."""
 
-    def run(script, *words):
-        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, words)])
+    def call(script, *words):
+        name = script.__name__.rpartition(".")[2]
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, words)])
         with pytest.raises(SystemExit) as stopped:
-            script.run(script.main, script.make_parser())
+            run(script.main, script.make_parser())
         captured = capsys.readouterr()
         return stopped.value.code, captured.out, captured.err
 
-    return run
+    return call

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -18,7 +19,15 @@ from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError, one_line
 
-__all__ = ["FACE_NETWORKS", "SIGNED_CALLS", "TYPE", "SpandrelNet", "describe", "registry"]
+__all__ = [
+    "FACE_NETWORKS",
+    "FIDELITY",
+    "SIGNED_CALLS",
+    "TYPE",
+    "SpandrelNet",
+    "describe",
+    "registry",
+]
 
 TYPE = "SpandrelNet"
 # These restore aligned faces.
@@ -29,11 +38,12 @@ SIGNED_CALLS: dict[str, Callable[[Any, Tensor, float], Tensor]] = {
     "GFPGAN": lambda net, x, fidelity: net(x, return_rgb=False, randomize_noise=False)[0],
     "CodeFormer": lambda net, x, fidelity: net(x, weight=fidelity)[0],
 }
+FIDELITY = 0.5
 _INSTALL = 'pip install "quantface[models]", or pip install spandrel'
 
 
 class SpandrelNet(nn.Module):
-    """A network of one of spandrel's architectures, called as spandrel calls it.
+    """A network of one of spandrel's architectures.
 
     ``net`` is spandrel's own module. Images that have to be of certain sides are not padded here:
     see the trait ``side_step``.
@@ -44,6 +54,7 @@ class SpandrelNet(nn.Module):
         options: the arguments of the class that differ from its defaults.
         scale: how much the network enlarges.
         multiple: both sides of an image must be multiples of it.
+        minimum: both sides of an image must be at least this.
         signed: whether images are in [-1, 1], as for face restorers, instead of in [0, 1].
         fidelity: CodeFormer's weight of the input's features, 0 to 1.
 
@@ -61,8 +72,9 @@ class SpandrelNet(nn.Module):
         options: Mapping[str, Any] | None = None,
         scale: int = 1,
         multiple: int = 1,
+        minimum: int = 0,
         signed: bool = False,
-        fidelity: float = 0.5,
+        fidelity: float = FIDELITY,
     ) -> None:
         super().__init__()
         if not (isinstance(fidelity, (int, float)) and 0 <= fidelity <= 1):
@@ -113,13 +125,16 @@ def describe(descriptor: Any) -> dict[str, Any]:
     if not name.startswith(f"{package}."):
         raise QuantFaceError(f"{id}: its class {name} lies outside of {package}")
     sizes = descriptor.size_requirements
+    # Networks for faces take one size alone, which spandrel calls a multiple or a minimum.
+    whole = max(sizes.minimum, 1) if descriptor.architecture.id in FACE_NETWORKS else 1
     return {
         "type": TYPE,
         "id": str(id),
         "cls": name.removeprefix(f"{package}."),
         "options": _options(descriptor.model),
         "scale": descriptor.scale,
-        "multiple": sizes.multiple_of,
+        "multiple": math.lcm(sizes.multiple_of, whole),
+        "minimum": sizes.minimum,
         # Networks that enlarge take the place of interpolation, and others that of a restorer.
         "signed": descriptor.scale == 1,
     }

@@ -56,5 +56,5 @@ def load_background(
     values = traits_of(network).input_range
     grid = math.lcm(GRID, arch.get("multiple", 1))
     tile, context = (-(-side // grid) * grid for side in (TILE, CONTEXT))
-    place = torch.device(device)
-    return BackgroundUpsampler(network, scale, place, tile, context, grid, values)
+    place, least = torch.device(device), arch.get("minimum", 1)
+    return BackgroundUpsampler(network, scale, place, tile, context, grid, values, least)

@@ -34,6 +34,7 @@ class BackgroundUpsampler:
         context: margin around a tile that the network also sees, a multiple of the grid.
         grid: number that divides the sides of all windows.
         values: the network's values of black and white.
+        least: least side of a window.
     """
 
     network: nn.Module
@@ -43,6 +44,7 @@ class BackgroundUpsampler:
     context: int = CONTEXT
     grid: int = GRID
     values: tuple[float, float] = (0.0, 1.0)
+    least: int = 1
 
     def __call__(self, rgb: np.ndarray) -> np.ndarray:
         """Map an RGB image to one ``scale`` times as large; a grey image stays grey.
@@ -60,10 +62,10 @@ class BackgroundUpsampler:
         height, width = (side * self.scale for side in rgb.shape[:2])
         if width * height > MAX_OUTPUT_PIXELS:
             raise QuantFaceError(
-                f"the network: {rgb.shape[1]}x{rgb.shape[0]} pixels enlarged {self.scale} times "
+                f"{rgb.shape[1]}x{rgb.shape[0]} pixels enlarged {self.scale} times by the network "
                 f"are more than {MAX_OUTPUT_PIXELS // 10**6} megapixels"
             )
-        padded = _on_grid(rgb, self.grid)
+        padded = _on_grid(rgb, self.grid, self.least)
         result = np.empty((height, width, 3), rgb.dtype)
         side = self.tile + 2 * self.context
         rows = list(windows(padded.shape[0], side, self.context))
@@ -88,7 +90,9 @@ class BackgroundUpsampler:
         scaled = scaled * (high - low) + low
         large = self.network(scaled[None].to(self.device))[0].float().cpu()
         if not torch.isfinite(large).all():
-            raise QuantFaceError("the network returned values that are not finite")
+            raise QuantFaceError(
+                "the network that enlarges images returned values that are not finite"
+            )
         levels = ((large - low) / (high - low)).clamp(0, 1).mul(peak).round().numpy()
         return levels.transpose(1, 2, 0).astype(rgb.dtype)
 
@@ -111,7 +115,7 @@ def windows(length: int, size: int, context: int) -> Iterator[tuple[int, int, in
         begin = end
 
 
-def _on_grid(rgb: np.ndarray, grid: int) -> np.ndarray:
-    """Mirror the image at its right and lower edge until its sides are multiples of the grid."""
-    below, right = (-side % grid for side in rgb.shape[:2])
+def _on_grid(rgb: np.ndarray, grid: int, least: int) -> np.ndarray:
+    """Mirror the image at its right and lower edge until its sides are large enough multiples."""
+    below, right = (max(-side % grid, least + -least % grid - side) for side in rgb.shape[:2])
     return cv2.copyMakeBorder(rgb, 0, below, 0, right, cv2.BORDER_REFLECT_101)

@@ -73,7 +73,7 @@ def _refuse(name: str, **options: str | None) -> None:
     """
     for option, value in options.items():
         if value is not None:
-            raise UsageError(f"--{option} {value}: {name} is not fetched with such an option")
+            raise UsageError(f"--{option} {value}: the option has no effect on {name}")
 
 
 def _checked(folder: Path) -> Path:

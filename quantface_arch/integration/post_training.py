@@ -70,7 +70,7 @@ class PostTraining:
         recipe = replace(self.recipe, eight_bit=traits_of(model).eight_bit_patterns)
         store = CalibrationStore(
             output.with_name(f"{output.name.removesuffix('.safetensors')}.calib.safetensors"),
-            self._fingerprint(model, faces),
+            self._fingerprint(model, recipe, faces),
         )
         data = CalibrationData(faces, self.batch_size, shard.is_first, store, shard)
         report = quantize(model, recipe, data, bits=self.bits)
@@ -82,9 +82,9 @@ class PostTraining:
             store.remove()
         return report
 
-    def _fingerprint(self, model: nn.Module, faces: Faces) -> str:
+    def _fingerprint(self, model: nn.Module, recipe: Recipe, faces: Faces) -> str:
         """Hash everything that the calibration statistics depend on."""
-        settings = json.dumps([self.recipe.to_dict(), self.bits, self.size, self.batch_size])
+        settings = json.dumps([recipe.to_dict(), self.bits, self.size, self.batch_size])
         state = hashlib.sha256((digest(model) + settings).encode())
         for face in faces.paths:
             state.update(hashlib.sha256(face.read_bytes()).digest())

@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from quantface_arch.archs.spandrel_net import FIDELITY
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.pretrained.foreign import as_checkpoint
 from quantface_arch.quant.checkpoint.metadata import opened
@@ -29,11 +30,16 @@ def with_fidelity(path: Path, fidelity: float) -> Path:
     Raises:
         QuantFaceError: the file is unreadable, or holds another network.
     """
+    if path.is_dir():
+        raise QuantFaceError(f"--fidelity: {path} is no {CODEFORMER}; found a folder")
     checkpoint = as_checkpoint(path)
     with opened(checkpoint) as (_, metadata):
         arch = metadata.arch
     if arch.get("id") != CODEFORMER:
-        raise QuantFaceError(f"--fidelity: {path} is no {CODEFORMER}; found {arch.get('type')}")
+        found = arch.get("id", arch.get("type"))
+        raise QuantFaceError(f"--fidelity: {path} is no {CODEFORMER}; found {found}")
+    if arch.get("fidelity", FIDELITY) == fidelity:
+        return checkpoint
 
     def make(folder: Path) -> dict[str, Any]:
         with opened(checkpoint) as (file, metadata):

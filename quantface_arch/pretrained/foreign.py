@@ -26,7 +26,7 @@ __all__ = ["PICKLED", "as_checkpoint", "rrdbnet_options"]
 # Scale by the input channels of the first layer: at x2 the network folds 2x2 pixels into channels.
 _SCALES = {3: 4, 12: 2}
 # Increase this when the contents of the cached checkpoint change.
-_VERSION = 2
+_VERSION = 3
 PICKLED = (".pth", ".pt", ".ckpt")
 
 

@@ -55,15 +55,17 @@ def resolve_base(folder: Path, base: str | os.PathLike[str] | None = None) -> st
     """Return the folder, or the Hugging Face hub id, of Stable Diffusion 2.1-base.
 
     ``base`` comes first, then the environment variable QUANTFACE_SD_BASE, then the folder
-    ``stable-diffusion-2-1-base`` beside OSDFace's files.
+    ``stable-diffusion-2-1-base`` beside OSDFace's files. What was fetched has its own base.
 
     Raises:
         QuantFaceError: nothing is found. The message says how to set the location.
     """
     # Import this late, as in resolve_model.
     from quantface_arch.pretrained.hub.sources import has_form_of_id
+    from quantface_arch.utils.disk_cache import cache_root
 
-    given = base or os.environ.get(BASE_VARIABLE)
+    fetched = folder.parent == cache_root() / "models"
+    given = base or (None if fetched else os.environ.get(BASE_VARIABLE))
     found = str(given or folder / BASE_FOLDER)
     if Path(found).is_dir() or (given and has_form_of_id(found)):
         return found

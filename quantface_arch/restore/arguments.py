@@ -46,7 +46,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--fidelity",
         type=number(0, 1),
         metavar="W",
-        help="CodeFormer alone: 0 is the best quality, 1 is closest to the input (default: 0.5)",
+        help="only for CodeFormer: 0 is the best quality, 1 is closest to the input (default: the "
+        "checkpoint's, usually 0.5)",
     )
     add(
         "--detector",

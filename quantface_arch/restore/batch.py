@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.restore.files import OutputFolders, Source
-from quantface_arch.restore.load import device_of, load_restorer, note_printer
+from quantface_arch.restore.load import device_of, limit_threads, load_restorer, note_printer
 from quantface_arch.restore.options import RestoreOptions, RuntimeOptions
 from quantface_arch.utils.cli import EXIT_FAILED
 from quantface_arch.utils.distributed import Shard
@@ -118,11 +118,9 @@ def _loaded(options: RestoreOptions, shard: Shard) -> tuple[FaceRestorer, int]:
         if options.outputs.bg_upsampler:
             from quantface_arch.background.load import load_background
 
-            # The experimental CUDA runtime supports only the restorer, so the reference takes over.
-            runtime = options.runtime.runtime
             restorer.background = load_background(
                 options.outputs.bg_upsampler,
-                "reference" if runtime == "cuda" else runtime,
+                _background_runtime(options.runtime.runtime),
                 str(restorer.device),
                 options.runtime.offline,
                 note_printer(shard),
@@ -138,10 +136,15 @@ def _loaded_whole(options: RuntimeOptions, shard: Shard) -> tuple[FaceRestorer, 
     """Load a network for whole images."""
     from quantface_arch.restore.whole import whole_restorer
 
-    device = device_of(options.device, options.runtime, shard)
-    return whole_restorer(
-        options.model, options.runtime, device, options.offline, note_printer(shard)
-    )
+    limit_threads(shard)
+    runtime = _background_runtime(options.runtime)
+    device = device_of(options.device, runtime, shard)
+    return whole_restorer(options.model, runtime, device, options.offline, note_printer(shard))
+
+
+def _background_runtime(name: str) -> str:
+    """Return the runtime of a network that is no restorer, which the CUDA runtime does not take."""
+    return "reference" if name == "cuda" else name
 
 
 def _remaining(

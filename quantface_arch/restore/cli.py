@@ -185,6 +185,10 @@ def _check_faceless(options: RestoreOptions) -> None:
         "--sample": faces.sample,
         "--color-fix": faces.color_fix is not None,
         "--detector": faces.detector != "auto",
+        "--weights-dir": faces.weights_dir is not None,
+        "--keep-unrestored": options.outputs.keep_unrestored,
+        "--batch-size": options.runtime.batch_size is not None,
+        "--fidelity": options.runtime.fidelity is not None,
     }
     for name, is_given in given.items():
         if is_given:

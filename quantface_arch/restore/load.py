@@ -16,7 +16,7 @@ from quantface_arch.utils.distributed import Shard
 if TYPE_CHECKING:
     from quantface_arch.restore.restorer import FaceRestorer
 
-__all__ = ["device_of", "load_restorer", "note_printer"]
+__all__ = ["device_of", "limit_threads", "load_restorer", "note_printer"]
 
 _TERMS = {"CodeFormer": "CodeFormer is under the S-Lab License 1.0: no commercial use"}
 
@@ -61,11 +61,16 @@ def load_restorer(
         notify=note_printer(shard),
     )
     _say_terms(restorer, note_printer(shard))
+    limit_threads(shard)
+    return restorer
+
+
+def limit_threads(shard: Shard) -> None:
+    """Give OpenCV this process's share of the threads."""
     if shard.count > 1:
         import cv2
 
         cv2.setNumThreads(shard.threads)
-    return restorer
 
 
 def _say_terms(restorer: FaceRestorer, notify: Callable[[str], None]) -> None:

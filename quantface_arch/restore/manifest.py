@@ -34,6 +34,7 @@ def settings_of(options: RestoreOptions, restorer: FaceRestorer) -> dict[str, An
     files, base = [model], None
     if model.is_dir():
         files, base = sorted(model.iterdir()), resolve_base(model)
+    fidelity = options.runtime.fidelity
     runtime = "torch"
     if not model.is_dir():
         runtime = resolve(options.runtime.runtime, restorer.device.type)
@@ -41,7 +42,6 @@ def settings_of(options: RestoreOptions, restorer: FaceRestorer) -> dict[str, An
         "model": {path.name: file_digest(path) for path in files if path.is_file()},
         "base": base,
         "runtime": runtime,
-        "fidelity": options.runtime.fidelity,
         "detector": None if aligned else restorer.detector.name,
         "aligned": aligned,
         "upscale": options.outputs.factor,
@@ -52,6 +52,7 @@ def settings_of(options: RestoreOptions, restorer: FaceRestorer) -> dict[str, An
         "metadata": options.outputs.keep_metadata,
         "background": _background(options.outputs.bg_upsampler),
         "version": __version__,
+        **({} if fidelity is None else {"fidelity": fidelity}),
     }
 
 

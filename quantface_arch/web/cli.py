@@ -161,7 +161,9 @@ def main(args: argparse.Namespace) -> int:
 
 def _load(options: PageOptions, model: str) -> FaceRestorer:
     """Load a model with the other options of the command line."""
-    return load_restorer(replace(options.runtime, model=model), options.faces)
+    own = model == options.runtime.model
+    fidelity = options.runtime.fidelity if own else None
+    return load_restorer(replace(options.runtime, model=model, fidelity=fidelity), options.faces)
 
 
 if __name__ == "__main__":

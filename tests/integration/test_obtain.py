@@ -113,5 +113,5 @@ def test_what_is_here_is_not_fetched(hub, monkeypatch, tmp_path):
         assert obtain(name) == name
     with pytest.raises(UsageError, match="no terminal"):
         obtain("osdface")
-    with pytest.raises(UsageError, match="--revision v2: mini-w4a8 is not fetched with such"):
+    with pytest.raises(UsageError, match="--revision v2: the option has no effect on mini-w4a8"):
         obtain("mini-w4a8", FetchOptions(revision="v2"))

@@ -9,12 +9,11 @@ from torch import nn
 
 from quantface_arch import save_checkpoint
 from quantface_arch.archs.build import build_arch
-from quantface_arch.archs.spandrel_net import SIGNED_CALLS
+from quantface_arch.archs.spandrel_net import SIGNED_CALLS, SpandrelNet
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.pretrained.fidelity import with_fidelity
 from quantface_arch.quant import read_metadata
 
-gfpgan = pytest.importorskip("spandrel.architectures.GFPGAN")
 GFPGAN = {"type": "SpandrelNet", "id": "GFPGAN", "signed": True}
 GFPGAN["cls"] = "__arch.gfpganv1_clean_arch.GFPGANv1Clean"
 COMPACT = {"type": "SRVGGNetCompact", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8}
@@ -24,6 +23,7 @@ CODEFORMER |= {"cls": "__arch.codeformer.CodeFormer", "options": {"n_layers": 1}
 
 @torch.no_grad()
 def test_gfpgan_takes_signed_faces_and_its_stored_noise():
+    gfpgan = pytest.importorskip("spandrel.architectures.GFPGAN")
     torch.manual_seed(0)
     sizes = {"out_size": 32, "num_style_feat": 16, "narrow": 0.0625, "input_is_latent": True}
     net = gfpgan.GFPGAN(**sizes, different_w=True, sft_half=True).eval()
@@ -32,8 +32,12 @@ def test_gfpgan_takes_signed_faces_and_its_stored_noise():
             module.weight.fill_(0.5)
     x = torch.rand(1, 3, 32, 32) * 2 - 1
     wanted = net(x, randomize_noise=False)[0]
-    assert torch.equal(SIGNED_CALLS["GFPGAN"](net, x, 0.5), wanted)
     assert not torch.equal(net(x)[0], wanted)
+    # spandrel builds GFPGAN at its full size alone.
+    module = "__arch.SRVGG.SRVGGNetCompact"
+    whole = SpandrelNet("Compact", module, {"num_feat": 8, "num_conv": 1}, signed=True)
+    whole.net, whole.signed_call = net, SIGNED_CALLS["GFPGAN"]
+    assert torch.equal(whole(x), wanted)
 
 
 @pytest.mark.slow
@@ -62,7 +66,7 @@ def test_another_fidelity_is_another_checkpoint(tmp_path, monkeypatch):
 
 def test_only_codeformer_has_a_fidelity(tmp_path):
     save_checkpoint(build_arch(COMPACT), tmp_path / "net.safetensors", COMPACT)
-    with pytest.raises(QuantFaceError, match=r"net\.safetensors is no CodeFormer; found SRVGG"):
+    with pytest.raises(QuantFaceError, match=r"net\.safetensors is no CodeFormer; found SRVGGNet"):
         with_fidelity(tmp_path / "net.safetensors", 0.5)
     for wrong in (1.5, "much"):
         with pytest.raises(QuantFaceError, match=r"fidelity: found .*allowed is 0 to 1"):

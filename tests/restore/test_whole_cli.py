@@ -7,11 +7,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+import videos
 from PIL import Image
 from small_networks import TINY
+from torch import nn
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.background.load import load_background
+from quantface_arch.background.tiles import BackgroundUpsampler
 from quantface_arch.quant import save_checkpoint
 from quantface_arch.restore.cli import main, make_parser
 from quantface_arch.utils.cli import run
@@ -71,6 +74,29 @@ def test_an_animation_is_enlarged(whole, tmp_path):
         assert result.size == (80, 64) and result.n_frames == 2
 
 
+def test_a_clip_is_enlarged(whole, tmp_path):
+    frames = [np.full((32, 48, 3), level, np.uint8) for level in (60, 90, 120)]
+    videos.write_video(tmp_path / "clip.mp4", frames)
+    status, out, _ = whole("-i", tmp_path / "clip.mp4")
+    assert status == 0 and "1 videos, 3 frames, 0 failed" in out
+    shapes = [rgb.shape for rgb in videos.frames_of(tmp_path / "out/restored/clip.mp4")]
+    assert shapes == [(64, 96, 3)] * 3
+
+
+def test_networks_get_their_own_range_and_least_side(photo):
+    seen = []
+
+    class Same(nn.Module):
+        def forward(self, x):
+            seen.append((x.shape[-2:], float(x.min()) < -0.2, float(x.max()) > 0.9))
+            return x
+
+    image = load_rgb(photo)
+    tiled = BackgroundUpsampler(Same(), 1, torch.device("cpu"), values=(-1.0, 1.0), least=50)
+    assert np.array_equal(tiled(image), image)
+    assert seen == [((52, 60), True, True)]
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -80,6 +106,10 @@ def test_an_animation_is_enlarged(whole, tmp_path):
         ("--sample",),
         ("--color-fix", "none"),
         ("--detector", "yunet"),
+        ("--weights-dir", "."),
+        ("--keep-unrestored",),
+        ("--batch-size", 2),
+        ("--fidelity", 0.5),
     ],
 )
 def test_options_about_faces_are_refused(whole, photo, words):

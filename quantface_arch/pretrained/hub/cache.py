@@ -80,22 +80,24 @@ def remove(name: str) -> list[Path]:
     Raises:
         QuantFaceError: the cache has nothing of this name.
     """
-    wanted = {name, name.replace("/", "--"), f"{name}.safetensors"}
-    found = [path for path, _ in entries() if path.name in wanted]
-    if not found:
+    entry = name.replace("/", "--")
+    root = cache_root() / "models"
+    found = [path for path, _ in entries() if path.name in {entry, f"{entry}.safetensors"}]
+    begun = [path for kind in (CALIBRATION, BIT_WIDTHS) for path in root.glob(f"{entry}{kind}*")]
+    if not found and not begun:
         have = ", ".join(path.name for path, _ in entries()) or "nothing"
-        raise QuantFaceError(f"{name!r} is not in {cache_root() / 'models'}, which has {have}")
+        raise QuantFaceError(f"{name!r} is not in {root}, which has {have}")
     for path in found:
-        origin_file(path.name.removesuffix(".safetensors")).unlink(missing_ok=True)
         if path.is_dir():
+            # Bit widths hold for the files that they were measured on.
+            begun += root.glob(f"{entry}-*{BIT_WIDTHS}*")
             with held(path):
                 shutil.rmtree(path)
         else:
             path.unlink()
-            for begun in (f"{path.stem}{CALIBRATION}*", f"{path.stem}{BIT_WIDTHS}*"):
-                for file in path.parent.glob(begun):
-                    file.unlink()
-    return found
+    for path in (*begun, origin_file(name)):
+        path.unlink(missing_ok=True)
+    return found or begun
 
 
 @contextmanager

@@ -44,61 +44,87 @@ def fetch(source: Source, options: FetchOptions, notify: Callable[[str], None]) 
     """
     with held(source.folder, notify):
         lock = Lock(source.folder)
-        _link_base(source, options.base_place)
-        _settle(source, options, lock)
-        parts = [part for part in _parts(source, options) if not is_complete(part, lock)]
-        if not parts:
+        origin = _settled(source, options, lock)
+        own, *others = _parts(source, options)
+        missing = [part for part in (own, *others) if not is_complete(part, lock)]
+        if not missing:
             return source.folder
-        if options.offline:
-            raise QuantFaceError(
-                f"{source.name} is not in {source.folder}, and nothing may be fetched offline"
-            )
-        plans = [_Plan(part, lock, options.hub, notify) for part in parts]
-        remotes = [remote for plan in plans for remote in plan.missing]
-        _check_room(source.folder, remotes)
-        ask(_description(source, remotes), options.yes)
+        base = _own_base(others, options.base_place)
+        fetched = [part for part in missing if part is own or base is None]
+        plans = _agreed(source, options, lock, fetched, notify)
+        _link([source.folder / part.folder for part in missing if part is not own], base)
+        origin.write(source.name)
         for plan in plans:
             plan.run()
         shutil.rmtree(source.folder / _STAGING, ignore_errors=True)
     return source.folder
 
 
-def _link_base(source: Source, base: str | None) -> None:
-    """Link the user's own base folder into the restorer's folder, in place of a fetched one."""
-    source.folder.mkdir(parents=True, exist_ok=True)
-    for part in source.parts[1:]:
-        place = source.folder / part.folder
-        if base is not None and Path(base).is_dir():
-            configs = [names[0] for names in part.files if names[0].endswith(".json")]
-            for name in configs:
-                if not (Path(base) / name).is_file():
-                    raise QuantFaceError(
-                        f"base {base}: no file {name}; expected a folder with {', '.join(configs)}"
-                    )
-            if place.is_symlink():
-                place.unlink()
-            elif place.exists():
-                shutil.rmtree(place)
-            place.symlink_to(Path(base).absolute())
-        elif place.is_symlink() and (base is not None or not place.exists()):
-            place.unlink()
-
-
-def _settle(source: Source, options: FetchOptions, lock: Lock) -> None:
-    """Refuse options that the files which are here do not follow; keep the others.
-
-    A folder that has just been linked is what was asked for.
-    """
+def _settled(source: Source, options: FetchOptions, lock: Lock) -> Origin:
+    """Refuse options that the files which are here do not follow; return what all are made of."""
     before, now = Origin.read(source.name), Origin.of(options, options.base_place)
     own, *others = source.parts
     if is_complete(own, lock):
         check_origin(source.name, replace(options, base=None))
         now = replace(now, revision=before.revision)
-    linked = options.base_place is not None and Path(options.base_place).is_dir()
-    if not linked and all(is_complete(part, lock) for part in others):
+    if all(is_complete(part, lock) for part in others):
         check_origin(source.name, replace(options, revision=None))
         now = replace(now, base=before.base)
-    now.write(source.name)
+    return now
+
+
+def _own_base(parts: Sequence[Part], place: str | None) -> Path | None:
+    """Return the user's own folder of the base, if there is one.
+
+    Raises:
+        QuantFaceError: it lacks a configuration.
+    """
+    if place is None or not Path(place).is_dir():
+        return None
+    for part in parts:
+        configs = [names[0] for names in part.files if names[0].endswith(".json")]
+        for name in configs:
+            if not (Path(place) / name).is_file():
+                raise QuantFaceError(
+                    f"base {place}: no file {name}; expected a folder with {', '.join(configs)}"
+                )
+    return Path(place).resolve()
+
+
+def _agreed(
+    source: Source,
+    options: FetchOptions,
+    lock: Lock,
+    parts: Sequence[Part],
+    notify: Callable[[str], None],
+) -> list[_Plan]:
+    """List the files of parts and ask whether they may be fetched.
+
+    Raises:
+        UsageError, QuantFaceError: see ``fetch``.
+    """
+    if parts and options.offline:
+        raise QuantFaceError(
+            f"{source.name} is not in {source.folder}, and nothing may be fetched offline"
+        )
+    plans = [_Plan(part, lock, options.hub, notify) for part in parts]
+    remotes = [remote for plan in plans for remote in plan.missing]
+    if remotes:
+        _check_room(source.folder, remotes)
+        ask(_description(source, remotes), options.yes)
+    return plans
+
+
+def _link(places: Sequence[Path], base: Path | None) -> None:
+    """Put links to the user's own base into the places of fetched ones; drop broken links."""
+    for place in places:
+        if place.is_symlink():
+            place.unlink()
+        if base is not None:
+            if place.exists():
+                shutil.rmtree(place)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(base)
 
 
 def _parts(source: Source, options: FetchOptions) -> list[Part]:
@@ -115,7 +141,7 @@ def _parts(source: Source, options: FetchOptions) -> list[Part]:
 
 
 def _check_room(folder: Path, remotes: Sequence[Remote]) -> None:
-    wanted, free = sum(remote.size for remote in remotes), shutil.disk_usage(folder).free
+    wanted, free = sum(remote.size for remote in remotes), shutil.disk_usage(folder.parent).free
     if wanted > free:
         raise QuantFaceError(
             f"{folder}: {wanted / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free; "

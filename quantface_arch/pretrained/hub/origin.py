@@ -8,7 +8,7 @@ from pathlib import Path
 
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.pretrained.hub.options import FetchOptions
-from quantface_arch.pretrained.hub.sources import Mirror
+from quantface_arch.pretrained.hub.sources import Mirror, is_hub_id
 from quantface_arch.utils.disk_cache import cache_root
 from quantface_arch.utils.files import atomic_path
 from quantface_arch.utils.safe_yaml_json import read_json
@@ -32,7 +32,8 @@ class Origin:
     def of(cls, options: FetchOptions, base: str | None) -> Origin:
         """Return what options ask for, with ``base`` as their base."""
         if base is not None:
-            base = str(Path(base).absolute()) if Path(base).is_dir() else str(Mirror.of(base))
+            is_id = is_hub_id(base.partition("@")[0]) and not Path(base).is_dir()
+            base = str(Mirror.of(base)) if is_id else str(Path(base).resolve())
         return cls(base, options.revision)
 
     @classmethod
@@ -77,6 +78,7 @@ def check_origin(name: str, options: FetchOptions) -> None:
         if asked not in (None, found):
             raise UsageError(
                 f"--{option} {asked}: {name} is in the cache, made of "
-                f"{found or f'the default {option}'}; python scripts/fetch.py --remove {name} "
-                "frees the cache for another"
+                f"{found or f'the default {option}'}; to take another, remove {name} (python "
+                "scripts/fetch.py --remove), what it is made of, and the lock file in "
+                f"{origin_file(name).parent}"
             )

@@ -105,12 +105,18 @@ class CompiledPart:
             return {}
 
         kind = f"compiled/{self._digest}"
-        folder, _ = cached(kind, self._key(shapes), make)
+        try:
+            folder, _ = cached(kind, self._key(shapes), make)
+        except QuantFaceError:
+            if not fresh:
+                raise
+            # The disk is full: this process goes on with what it has compiled.
+            return fresh[0]
         if fresh:
-            # If the cache cannot be written, ``folder`` is a temporary one elsewhere.
-            _remove_oldest(cache_root() / kind)
+            _tidy(cache_root() / kind, folder)
             return fresh[0]
         try:
+            folder.touch()
             return _core().import_model((folder / BLOB).read_bytes(), "CPU", self.options)
         except (OSError, RuntimeError):
             # Another process has removed the file, or this build of OpenVINO cannot read it.
@@ -144,8 +150,13 @@ class CompiledPart:
         )
 
 
-def _remove_oldest(folder: Path) -> None:
-    """Leave the newest of the shapes for which a part is kept on disk."""
+def _tidy(folder: Path, written: Path) -> None:
+    """Leave those shapes of a part on disk that were used last.
+
+    If the cache cannot be written, ``written`` is a temporary folder elsewhere that nobody reads.
+    """
+    if written.parent != folder:
+        shutil.rmtree(written, ignore_errors=True)
     found = folder.iterdir() if folder.is_dir() else ()
     kept = [path for path in found if not path.name.startswith(".")]
     for path in sorted(kept, key=lambda path: path.stat().st_mtime)[:-KEPT_SHAPES]:

@@ -23,7 +23,7 @@ from quantface_arch.utils.files import file_digest
 __all__ = ["has_vnni", "load_network"]
 
 # Raise this number when the traced graph changes, so that older files are not used.
-VERSION = 3
+VERSION = 4
 # A network with more bytes of weights than this holds nothing but them between two runs of a part.
 LARGE = 2**28
 

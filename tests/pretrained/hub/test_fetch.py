@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 from hub_server import Fault, Hub, Repository
@@ -16,6 +17,7 @@ from quantface_arch.pretrained.hub.checkpoint import checkpoint_source
 from quantface_arch.pretrained.hub.fetch import fetch
 from quantface_arch.pretrained.hub.options import FetchOptions, ask
 from quantface_arch.pretrained.hub.sources import sources
+from quantface_arch.pretrained.names import resolve_base
 
 OWN, BASE, MIRROR = (mirror.repo for part in sources()["osdface"].parts for mirror in part.mirrors)
 FOLDER = "stable-diffusion-2-1-base"
@@ -192,7 +194,7 @@ def test_the_alternative_that_was_fetched_first_stays(osdface, hub):
         osdface()
 
 
-def test_places_of_ones_own(osdface, hub, tmp_path):
+def test_places_of_ones_own(osdface, hub, tmp_path, monkeypatch):
     base = dict(hub.repositories[BASE].files)
     hub.repositories["me/base"] = Repository(base)
     folder, _ = osdface(base="me/base", revision=hub.repositories[OWN].commit)
@@ -216,7 +218,20 @@ def test_places_of_ones_own(osdface, hub, tmp_path):
     mine.rename(tmp_path / "elsewhere")
     assert cached("osdface") is None
     check(osdface()[0], hub)
+    with pytest.raises(UsageError, match=r"--base .*elsewhere: osdface .*made of the default base"):
+        osdface(base=str(tmp_path / "elsewhere"))
+    check(folder, hub)
+    remove("osdface")
     osdface(base=str(tmp_path / "elsewhere"))
+    assert osdface(base=f"{tmp_path}/../{tmp_path.name}/elsewhere")[0] == folder
+    monkeypatch.setenv("QUANTFACE_SD_BASE", str(tmp_path))
+    assert Path(resolve_base(folder)).resolve() == tmp_path / "elsewhere"
+    monkeypatch.delenv("QUANTFACE_SD_BASE")
+    (tmp_path / "elsewhere").rename(mine)
+    with pytest.raises(UsageError, match="no terminal"):
+        osdface(base="me/base", yes=False)
+    mine.rename(tmp_path / "elsewhere")
+    assert cached("osdface") == folder
     remove("osdface")
     assert (tmp_path / "elsewhere/vae/config.json").is_file()
     with pytest.raises(QuantFaceError, match="base /no/where: neither a folder nor an id"):

@@ -8,6 +8,7 @@ from quant_helpers import pictures
 from saved_networks import saved
 
 from quantface_arch.archs.build import build_arch
+from quantface_arch.errors import QuantFaceError
 from quantface_arch.runtime.openvino import compiled, load
 from quantface_arch.runtime.openvino.compiled import CompiledPart, integer_products
 
@@ -90,6 +91,18 @@ def test_few_shapes_and_no_large_parts_are_kept(path, cache, monkeypatch):
     CompiledPart(path, exact=False)(torch.rand(1, 3, 28, 28))
 
 
+def test_a_full_disk_does_not_keep_a_network_from_running(path, monkeypatch, tmp_path):
+    x = torch.rand(1, 3, 24, 24)
+    wanted = CompiledPart(path, exact=False)(x)
+
+    def full(kind, key, make):
+        make(tmp_path)
+        raise QuantFaceError("cannot write: No space left on device")
+
+    monkeypatch.setattr(compiled, "cached", full)
+    assert torch.equal(CompiledPart(path, exact=False)(x), wanted)
+
+
 def test_nothing_is_removed_outside_of_the_cache(path, cache, monkeypatch, tmp_path):
     monkeypatch.setattr(compiled, "KEPT_SHAPES", 1)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
@@ -99,4 +112,4 @@ def test_nothing_is_removed_outside_of_the_cache(path, cache, monkeypatch, tmp_p
     with pytest.warns(UserWarning, match="compiled files are not kept"):
         for side in (16, 24):
             part(torch.rand(1, 3, side, side))
-    assert (tmp_path / "temporary/of others").is_dir()
+    assert [path.name for path in (tmp_path / "temporary").iterdir()] == ["of others"]

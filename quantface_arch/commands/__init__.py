@@ -1,0 +1,1 @@
+"""The commands of ``quantface``; scripts/ and inference/ start them in a checkout."""

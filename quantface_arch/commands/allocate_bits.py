@@ -1,0 +1,91 @@
+"""Choose a bit width for every layer within budgets, and write them as a bit map."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from quantface_arch.errors import UsageError
+from quantface_arch.integration.allocate import AllocationRun, allocate_from_options
+from quantface_arch.quant.allocation.pipeline import Allocation
+from quantface_arch.quant.config.bitmap import SUFFIXES, save_bit_map
+from quantface_arch.reports.allocation_plot import draw_allocation
+from quantface_arch.utils.cli import Parser
+from quantface_arch.utils.devices import check_device
+from quantface_arch.utils.distributed import Shard
+
+DESCRIPTION = """\
+Choose a bit width for every layer: measure how much the network's images suffer if one layer alone
+has one width, then find the cheapest plan within the budgets (an integer program). The results are
+a bit map, which 'quant: bit_map:' of an options file can name, a plot of it (MAP.png), and the
+sensitivities (MAP.sensitivities.json).
+
+examples:
+  the shipped restorer, activations of at most 4 bits on average:
+    python scripts/allocate_bits.py -opt options/allocate_mini.yml --out mini_mp.yml
+  another budget from the same measurements, in a second and without the network:
+    python scripts/allocate_bits.py -opt options/allocate_mini.yml --out mini_a5.yml \\
+        --sensitivities mini_mp.sensitivities.json --activation-bits 5
+  measured on degraded faces of your own:
+    python scripts/allocate_bits.py -opt options/allocate_mini.yml -i datasets/faces_val/lq \\
+        --out mini_mp.yml
+
+After a kill, the same command continues where it stopped. Under torchrun the calibration images
+and the layers to measure are divided among its processes:
+  torchrun --nproc-per-node 2 scripts/allocate_bits.py -opt options/allocate_mini.yml --out map.yml
+"""
+
+
+def make_parser() -> Parser:
+    """Return the parser of the command line."""
+    parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("-opt", required=True, type=Path, help="options file, see options/allocate_mini.yml")
+    add("--out", required=True, type=Path, help=f"bit map to write, {', '.join(SUFFIXES)}")
+    add("--sensitivities", type=Path, help="solve from this file; nothing is measured")
+    add("-i", "--input", type=Path, help="folder of degraded faces (default: from the options)")
+    add("--num-images", type=int, help="images to measure on (default: from the options)")
+    add("--activation-bits", type=float, help="budget (default: from the options)")
+    add("--weight-bits", type=float, help="budget (default: from the options)")
+    add("--bytes", type=float, help="budget (default: from the options)")
+    add("--device", default="cpu", help="torch device (default: %(default)s)")
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measure, solve, write the bit map, and print a summary."""
+    if args.out.suffix not in SUFFIXES:
+        raise UsageError(f"{args.out}: bit maps end in {', '.join(SUFFIXES)}")
+    if args.input is not None and not args.input.is_dir():
+        raise UsageError(f"{args.input}: no such folder of faces")
+    shard = Shard.here()
+    with shard.joined():
+        allocation = allocate_from_options(run_of(args), shard)
+        if allocation is not None:
+            note = f"made by scripts/allocate_bits.py from {args.opt.name}"
+            write(args.out, allocation, note)
+            print(allocation.summary(args.out))
+    return 0
+
+
+def run_of(args: argparse.Namespace) -> AllocationRun:
+    """Return the run that the command line asks for."""
+    budget = {name: getattr(args, name) for name in ("activation_bits", "weight_bits", "bytes")}
+    return AllocationRun(
+        options=args.opt,
+        out=args.out,
+        sensitivities=args.sensitivities,
+        input=args.input,
+        num_images=args.num_images,
+        budget={name: limit for name, limit in budget.items() if limit is not None},
+        device=check_device(args.device),
+    )
+
+
+def write(path: Path, allocation: Allocation, note: str) -> None:
+    """Write the bit map, and its plot beside it."""
+    averages = allocation.averages
+    save_bit_map(path, allocation.bits, averages, note)
+    title = f"{path.name}: {averages['weight_bits']:g} weight bits, "
+    title += f"{averages['activation_bits']:g} activation bits on average"
+    draw_allocation(path.with_suffix(".png"), allocation.layers, allocation.bits, title)

@@ -1,0 +1,66 @@
+"""The command ``quantface``: the name of a command, then its own options."""
+
+from __future__ import annotations
+
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+from typing import NoReturn
+
+from quantface_arch import __version__
+from quantface_arch.utils.cli import EXIT_USAGE, run
+
+__all__ = ["COMMANDS", "main"]
+
+# Name of a command: the module with ``main`` and ``make_parser``, and what the command does.
+COMMANDS = {
+    "restore": ("quantface_arch.restore.cli", "restore the faces in images and videos"),
+    "app": ("quantface_arch.web.cli", "serve a page in the browser that restores photographs"),
+    "quantize": ("quantface_arch.commands.quantize", "quantize a restorer, without training"),
+    "allocate": ("quantface_arch.commands.allocate_bits", "choose a bit width for every layer"),
+    "balance": ("quantface_arch.commands.balance", "choose how every layer is balanced"),
+    "export": ("quantface_arch.commands.export", "write a model for other programs"),
+    "evaluate": ("quantface_arch.commands.evaluate", "measure restored images"),
+    "cost": ("quantface_arch.commands.count_cost", "count bytes and operations of a model"),
+    "fetch": ("quantface_arch.commands.fetch", "fetch restorers from the Hugging Face hub"),
+    "doctor": ("quantface_arch.doctor.cli", "check this installation"),
+}
+HELP = ("-h", "--help", "help")
+
+
+def main() -> NoReturn:
+    """Run the command that the command line names, as its script does; never return."""
+    name, *words = sys.argv[1:] or HELP[:1]
+    if name in HELP:
+        print(_usage())
+        sys.exit(0)
+    if name == "--version":
+        print(f"quantface {__version__}")
+        sys.exit(0)
+    if name not in COMMANDS:
+        close = get_close_matches(name, COMMANDS, 1)
+        hint = f"; did you mean {close[0]}?" if close else f", allowed are {', '.join(COMMANDS)}"
+        print(f"error: no command {name!r}{hint}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+    command = import_module(COMMANDS[name][0])
+    sys.argv = [f"quantface {name}", *words]
+    parser = command.make_parser()
+    parser.prog = sys.argv[0]
+    run(command.main, parser)
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: quantface COMMAND ...",
+            "",
+            "Low-bit face restoration. quantface COMMAND --help explains a command.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "BasicSR trains, in a checkout: python basicsr/train.py -opt options/FILE.yml",
+        ]
+    )

@@ -1,0 +1,62 @@
+"""The command quantface runs every command under its name."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points
+
+import pytest
+
+from quantface_arch import __version__
+from quantface_arch.commands.main import COMMANDS, main
+
+
+@pytest.fixture
+def typed(monkeypatch, capsys):
+    """Return a function that types ``quantface`` and words: (exit status, stdout, stderr)."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["quantface", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return stopped.value.code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.mark.parametrize("words", [(), ("--help",), ("help",)])
+def test_all_commands_are_shown(typed, words):
+    status, out, _ = typed(*words)
+    assert status == 0 and all(f"  {name} " in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_explains_itself_under_its_name(typed, name):
+    status, out, _ = typed(name, "--help")
+    assert status == 0 and out.startswith(f"usage: quantface {name} [-h]")
+    status, out, _ = typed(name, "--version")
+    assert (status, out) == (0, f"quantface {__version__}\n")
+    status, _, err = typed(name, "--no-such-option")
+    assert status == 2 and err.startswith("error: ") and f"quantface {name} --help" in err
+
+
+def test_an_unknown_command_is_refused(typed):
+    assert typed("restroe") == (2, "", "error: no command 'restroe'; did you mean restore?\n")
+    status, _, err = typed("xyz")
+    assert status == 2 and "allowed are restore, app" in err
+    assert typed("--version")[1] == f"quantface {__version__}\n"
+
+
+def test_a_command_does_its_work(typed, repo, model, tmp_path):
+    words = ("--model", model, "--runtime", "reference", "-o", tmp_path)
+    assert typed("restore", "-i", repo / "inputs/astronaut.jpg", *words)[0] == 0
+    assert (tmp_path / "restored/astronaut.png").is_file()
+
+
+def test_the_command_is_installed():
+    (found,) = entry_points(group="console_scripts", name="quantface")
+    assert found.load() is main
+
+
+def test_a_module_can_be_run_in_its_place(run_program, repo):
+    assert "usage: quantface COMMAND" in run_program(repo / "quantface_arch/__main__.py")
