@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": ("quantface_arch.commands.evaluate", "measure restored images"),
     "cost": ("quantface_arch.commands.count_cost", "count bytes and operations of a model"),
     "fetch": ("quantface_arch.commands.fetch", "fetch restorers from the Hugging Face hub"),
+    "publish": ("quantface_arch.commands.publish", "write a repository for the hub"),
     "doctor": ("quantface_arch.doctor.cli", "check this installation"),
 }
 HELP = ("-h", "--help", "help")

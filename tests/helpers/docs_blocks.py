@@ -27,7 +27,7 @@ import yaml
 REPO = Path(__file__).resolve().parents[2]
 TOLD = r"(takes (minutes|hours)|needs |installs|downloads|runs until|for those who)"
 # Programs that only blocks which are not run may name: what they do is not ours to check.
-FOREIGN = {"git", "pip", "pre-commit", "mkdocs", "docker", "curl", "torchrun", "apt-get"}
+FOREIGN = {"git", "pip", "pre-commit", "mkdocs", "docker", "curl", "torchrun", "apt-get", "ln"}
 # Programs that have a test of their own, which takes long.
 TESTED = {("-m", "quantface_arch.doctor")}
 SHELL = {"cd", "cp", "cat", "do", "done", "export", "for", "ls", "mkdir", "mv", "source"}

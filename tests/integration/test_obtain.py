@@ -70,9 +70,7 @@ def test_a_quantized_osdface_is_made_once_and_restores(hub, published, repo):
     hub.repositories.clear()
     remove("osdface")
     assert obtain("osdface-mp", mine) == path
-    with pytest.raises(
-        UsageError, match=f"in the cache, made of {mine.base}; .*--remove osdface-mp"
-    ):
+    with pytest.raises(UsageError, match=f"in the cache, made of {mine.base}; .*remove osdface-mp"):
         obtain("osdface-mp", FetchOptions(base="me/base"))
     written, said[:] = path.stat().st_mtime_ns, []
     restorer = FaceRestorer.from_pretrained("osdface-mp", "reference", notify=said.append)
