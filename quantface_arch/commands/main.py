@@ -5,26 +5,39 @@ from __future__ import annotations
 import sys
 from difflib import get_close_matches
 from importlib import import_module
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from quantface_arch import __version__
 from quantface_arch.utils.cli import EXIT_USAGE, run
 
 __all__ = ["COMMANDS", "main"]
 
-# Name of a command: the module with ``main`` and ``make_parser``, and what the command does.
+
+class Command(NamedTuple):
+    """A command: the module that has its ``main`` and ``make_parser``, and what it does."""
+
+    module: str
+    what: str
+
+
 COMMANDS = {
-    "restore": ("quantface_arch.restore.cli", "restore the faces in images and videos"),
-    "app": ("quantface_arch.web.cli", "serve a page in the browser that restores photographs"),
-    "quantize": ("quantface_arch.commands.quantize", "quantize a restorer, without training"),
-    "allocate": ("quantface_arch.commands.allocate_bits", "choose a bit width for every layer"),
-    "balance": ("quantface_arch.commands.balance", "choose how every layer is balanced"),
-    "export": ("quantface_arch.commands.export", "write a model for other programs"),
-    "evaluate": ("quantface_arch.commands.evaluate", "measure restored images"),
-    "cost": ("quantface_arch.commands.count_cost", "count bytes and operations of a model"),
-    "fetch": ("quantface_arch.commands.fetch", "fetch restorers from the Hugging Face hub"),
-    "publish": ("quantface_arch.commands.publish", "write a repository for the hub"),
-    "doctor": ("quantface_arch.doctor.cli", "check this installation"),
+    "restore": Command("quantface_arch.restore.cli", "restore the faces in images and videos"),
+    "app": Command(
+        "quantface_arch.web.cli", "serve a page in the browser that restores photographs"
+    ),
+    "quantize": Command(
+        "quantface_arch.commands.quantize", "quantize a restorer, without training"
+    ),
+    "allocate": Command(
+        "quantface_arch.commands.allocate_bits", "choose a bit width for every layer"
+    ),
+    "balance": Command("quantface_arch.commands.balance", "choose how every layer is balanced"),
+    "export": Command("quantface_arch.commands.export", "write a model for other programs"),
+    "evaluate": Command("quantface_arch.commands.evaluate", "measure restored images"),
+    "cost": Command("quantface_arch.commands.count_cost", "count bytes and operations of a model"),
+    "fetch": Command("quantface_arch.commands.fetch", "fetch restorers from the Hugging Face hub"),
+    "publish": Command("quantface_arch.commands.publish", "write a repository for the hub"),
+    "doctor": Command("quantface_arch.doctor.cli", "check this installation"),
 }
 HELP = ("-h", "--help", "help")
 
@@ -43,7 +56,7 @@ def main() -> NoReturn:
         hint = f"; did you mean {close[0]}?" if close else f", allowed are {', '.join(COMMANDS)}"
         print(f"error: no command {name!r}{hint}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
-    command = import_module(COMMANDS[name][0])
+    command = import_module(COMMANDS[name].module)
     sys.argv = [f"quantface {name}", *words]
     parser = command.make_parser()
     parser.prog = sys.argv[0]

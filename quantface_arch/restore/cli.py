@@ -28,6 +28,11 @@ from quantface_arch.utils.limits import MAX_UPSCALE
 
 __all__ = ["main", "make_parser", "parse_options"]
 
+_WHOLE = (
+    "--model is a network for whole images, such as Real-ESRGAN's weights (.pth): images go "
+    "through it in tiles, and no faces are looked for"
+)
+
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the restore command."""
@@ -64,12 +69,7 @@ def _add_input_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out inputs that the manifest lists as done with the same settings",
     )
     add("--aligned", action="store_true", help="inputs are aligned faces, resized to 512x512")
-    add(
-        "--whole",
-        action="store_true",
-        help="--model is a network for whole images, such as Real-ESRGAN's weights (.pth): images "
-        "go through it in tiles, and no faces are looked for",
-    )
+    add("--whole", action="store_true", help=_WHOLE)
 
 
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:

@@ -48,6 +48,7 @@ def test_every_node_says_what_comfyui_asks(nodes):
     assert nodes["QuantFaceLoadRestorer"].INPUT_TYPES()["required"]["model"][0] == shipped_models()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 8])
 def test_a_batch_is_restored_image_by_image(nodes, restorer, photo, count):
     batch = torch.stack([photo, photo.flip(1)] * 4)[:count]

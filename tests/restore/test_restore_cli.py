@@ -162,6 +162,7 @@ def test_the_error_names_a_damaged_checkpoint(restore, photographs, model, tmp_p
     assert len(_errors(stderr)) == 1 and str(path) in stderr and "Traceback" not in stderr
 
 
+@pytest.mark.slow
 def test_debug_shows_tracebacks(restore, tmp_path):
     (tmp_path / "zero.png").write_bytes(b"")
     status, _, stderr = restore("-i", tmp_path / "zero.png", "--debug")

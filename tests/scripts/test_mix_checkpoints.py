@@ -26,6 +26,7 @@ def mix(repo, tmp_path):
     return run, paths
 
 
+@pytest.mark.slow
 def test_weights_lie_between_those_of_the_two(mix, tmp_path):
     run, paths = mix
     assert run(*paths, 0.25).returncode == 0
