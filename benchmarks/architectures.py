@@ -1,7 +1,7 @@
 """Quantize a small network of each of spandrel's architectures, and the trained networks at hand.
 
     python benchmarks/architectures.py                       # all
-    python benchmarks/architectures.py --networks ESRGAN SwinIR --recipe w4a8
+    python benchmarks/architectures.py --networks ESRGAN RealESRGAN_x4plus --recipe w4a8
 
 Columns: "loaded" says whether spandrel recognizes the saved state dict and the network gives
 spandrel's own image; "quantized %" is the share of multiply-accumulates in quantized layers;
@@ -107,13 +107,24 @@ def row(name: str, path: Path, recipe: str, folder: Path, other: int = OTHER) ->
 def main() -> None:
     args_parser = parser(__doc__)
     add = args_parser.add_argument
-    add("--networks", nargs="+", choices=NETWORKS, metavar="NAME", help="small networks (all)")
+    add(
+        "--networks",
+        nargs="+",
+        metavar="NAME",
+        help="small networks, or trained ones by file (all)",
+    )
     add("--recipe", default="w8a8", help="wXaY (%(default)s)")
     add("--threads", type=int, default=1, help="(%(default)s)")
     args = args_parser.parse_args()
     torch.set_num_threads(args.threads)
-    names = args.networks or (SMOKE if args.smoke else tuple(NETWORKS))
-    trained = [] if args.networks or args.smoke else sorted(data_root().glob("weights/sr/*.pth"))
+    files = {path.stem: path for path in sorted(data_root().glob("weights/sr/*.pth"))}
+    wanted = args.networks or (SMOKE if args.smoke else (*NETWORKS, *files))
+    if unknown := set(wanted) - {*NETWORKS, *files}:
+        args_parser.error(
+            f"--networks: no {min(unknown)}; there are {', '.join((*NETWORKS, *files))}"
+        )
+    names = [name for name in wanted if name in NETWORKS]
+    trained = [files[name] for name in wanted if name in files]
     rows = []
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)

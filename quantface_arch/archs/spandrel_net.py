@@ -27,6 +27,7 @@ __all__ = [
     "SpandrelNet",
     "describe",
     "registry",
+    "settle",
 ]
 
 TYPE = "SpandrelNet"
@@ -39,6 +40,8 @@ SIGNED_CALLS: dict[str, Callable[[Any, Tensor, float], Tensor]] = {
     "CodeFormer": lambda net, x, fidelity: net(x, weight=fidelity)[0],
 }
 FIDELITY = 0.5
+# These take one image at a time.
+_SINGLE = ("DRUNet", "IPT", "SeemoRe")
 _INSTALL = 'pip install "quantface[models]", or pip install spandrel'
 
 
@@ -88,19 +91,37 @@ class SpandrelNet(nn.Module):
         except Exception as error:
             # The architectures check no options.
             raise QuantFaceError(f"network {TYPE} {id}: {one_line(error)}") from error
+        for module in self.net.modules():
+            if hasattr(module, "update_params"):
+                # See settle: a quantized layer's weight must not be computed anew.
+                vars(module)["update_params"] = _nothing
         self.call, self.signed_call = descriptor._call_fn, SIGNED_CALLS.get(id)
+        self.single = id in _SINGLE
         self.fidelity = fidelity
         self.scale, self.side_step, self.signed = scale, multiple, signed
         self.input_range = (-1.0, 1.0) if signed else (0.0, 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore images (N, 3, H, W), which become (N, 3, ``scale`` H, ``scale`` W)."""
+        if self.single and x.shape[0] > 1:
+            return torch.cat([self(image) for image in x.split(1)])
         if self.signed and self.signed_call:
             return self.signed_call(self.net, x, self.fidelity)
         if not self.signed:
             # Some networks change their input.
             return self.call(self.net, x.clone())
         return self.call(self.net, (x + 1) / 2) * 2 - 1
+
+
+def settle(net: nn.Module) -> None:
+    """Compute once, in place, the weights that SPAN's blocks make of others in every call."""
+    for module in net.modules():
+        if hasattr(module, "update_params"):
+            cast("Callable[[], None]", module.update_params)()
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def describe(descriptor: Any) -> dict[str, Any]:

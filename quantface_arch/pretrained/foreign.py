@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from quantface_arch.archs.build import build_arch
-from quantface_arch.archs.spandrel_net import describe, registry
+from quantface_arch.archs.spandrel_net import describe, registry, settle
 from quantface_arch.errors import QuantFaceError, listed, one_line
 from quantface_arch.quant.checkpoint.metadata import KEY
 from quantface_arch.quant.checkpoint.save_load import save_checkpoint
@@ -25,6 +25,7 @@ __all__ = ["PICKLED", "as_checkpoint", "rrdbnet_options"]
 
 # Scale by the input channels of the first layer: at x2 the network folds 2x2 pixels into channels.
 _SCALES = {3: 4, 12: 2}
+_RRDBNET = ("body.", "conv_")
 # Increase this when the contents of the cached checkpoint change.
 _VERSION = 3
 PICKLED = (".pth", ".pt", ".ckpt")
@@ -61,6 +62,8 @@ def rrdbnet_options(tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
     Returns:
         None if the state dict does not fit an RRDBNet, or the scale is neither 2 nor 4.
     """
+    if not all(key.startswith(_RRDBNET) for key in tensors):
+        return None
     try:
         first, growing = tensors["conv_first.weight"], tensors["body.0.rdb1.conv1.weight"]
         scale = _SCALES[first.shape[1]]
@@ -88,6 +91,7 @@ def _recognized(path: Path, tensors: dict[str, Tensor]) -> tuple[nn.Module, dict
         return network, arch
     found = _descriptor(path, tensors)
     arch = describe(found)
+    settle(found.model)
     network = build_arch(arch)
     network.get_submodule("net").load_state_dict(found.model.state_dict())
     return network, arch

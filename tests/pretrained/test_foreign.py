@@ -7,12 +7,14 @@ import re
 
 import pytest
 import torch
+from architecture_networks import descriptor
 
 from quantface_arch import load_model, quantize, save_checkpoint
 from quantface_arch.archs.build import build_arch
 from quantface_arch.archs.spandrel_net import describe, registry
 from quantface_arch.background.load import load_background
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.pretrained.foreign import rrdbnet_options
 from quantface_arch.quant import load_checkpoint, quant_layers, read_metadata
 
 pytest.importorskip("spandrel")
@@ -76,6 +78,33 @@ def test_a_quantized_network_is_loaded_without_the_file(name, tmp_path):
         assert torch.equal(net(x), again(x))
     assert read_metadata(tmp_path / "small.safetensors")["arch"]["id"] == name
     assert any(quant_layers(again))
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_weights_that_are_made_of_others_in_every_call_are_quantized(tmp_path):
+    x = torch.rand(1, 3, 48, 48)
+    net = load_model(saved("SPAN", tmp_path))
+    before = net(x)
+    quantize(net, "w8a8", torch.rand(2, 3, 64, 64), progress=False)
+    assert (net(x) - before).square().mean() < 0.002 * before.square().mean()
+
+
+@torch.no_grad()
+def test_networks_that_take_one_image_restore_batches(tmp_path):
+    torch.save(descriptor("DRUNet").model.state_dict(), tmp_path / "net.pth")
+    net, x = load_model(tmp_path / "net.pth"), torch.rand(2, 3, 32, 32)
+    assert torch.equal(net(x), torch.cat([net(image) for image in x.split(1)]))
+
+
+@pytest.mark.slow
+def test_an_rrdbnet_with_other_layers_is_another_network(tmp_path):
+    found = descriptor("MMRealSR").model.state_dict()
+    assert rrdbnet_options(found) is None
+    plain = {name: value for name, value in found.items() if name.startswith(("conv_", "body."))}
+    assert rrdbnet_options(plain) is not None
+    torch.save(found, tmp_path / "net.pth")
+    assert load_model(tmp_path / "net.pth").arch_options["id"] == "MMRealSR"
 
 
 def test_networks_that_enlarge_enlarge_backgrounds(tmp_path, aligned_face):
