@@ -27,7 +27,6 @@ __all__ = [
     "SpandrelNet",
     "describe",
     "registry",
-    "settle",
 ]
 
 TYPE = "SpandrelNet"
@@ -58,6 +57,7 @@ class SpandrelNet(nn.Module):
         scale: how much the network enlarges.
         multiple: both sides of an image must be multiples of it.
         minimum: both sides of an image must be at least this.
+        square: images must be square.
         signed: whether images are in [-1, 1], as for face restorers, instead of in [0, 1].
         fidelity: CodeFormer's weight of the input's features, 0 to 1.
 
@@ -76,6 +76,7 @@ class SpandrelNet(nn.Module):
         scale: int = 1,
         multiple: int = 1,
         minimum: int = 0,
+        square: bool = False,
         signed: bool = False,
         fidelity: float = FIDELITY,
     ) -> None:
@@ -93,13 +94,22 @@ class SpandrelNet(nn.Module):
             raise QuantFaceError(f"network {TYPE} {id}: {one_line(error)}") from error
         for module in self.net.modules():
             if hasattr(module, "update_params"):
-                # See settle: a quantized layer's weight must not be computed anew.
+                # See train: a quantized layer's weight must not be computed anew.
                 vars(module)["update_params"] = _nothing
         self.call, self.signed_call = descriptor._call_fn, SIGNED_CALLS.get(id)
         self.single = id in _SINGLE
         self.fidelity = fidelity
         self.scale, self.side_step, self.signed = scale, multiple, signed
         self.input_range = (-1.0, 1.0) if signed else (0.0, 1.0)
+
+    def train(self, mode: bool = True) -> SpandrelNet:
+        """Set the mode. SPAN's blocks make weights of others, once, when evaluation begins."""
+        if self.training and not mode:
+            for module in self.net.modules():
+                update = getattr(type(module), "update_params", None)
+                if update is not None and type(module.eval_conv) is nn.Conv2d:
+                    update(module)
+        return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore images (N, 3, H, W), which become (N, 3, ``scale`` H, ``scale`` W)."""
@@ -111,13 +121,6 @@ class SpandrelNet(nn.Module):
             # Some networks change their input.
             return self.call(self.net, x.clone())
         return self.call(self.net, (x + 1) / 2) * 2 - 1
-
-
-def settle(net: nn.Module) -> None:
-    """Compute once, in place, the weights that SPAN's blocks make of others in every call."""
-    for module in net.modules():
-        if hasattr(module, "update_params"):
-            cast("Callable[[], None]", module.update_params)()
 
 
 def _nothing() -> None:
@@ -156,6 +159,7 @@ def describe(descriptor: Any) -> dict[str, Any]:
         "scale": descriptor.scale,
         "multiple": math.lcm(sizes.multiple_of, whole),
         "minimum": sizes.minimum,
+        "square": sizes.square,
         # Networks that enlarge take the place of interpolation, and others that of a restorer.
         "signed": descriptor.scale == 1,
     }

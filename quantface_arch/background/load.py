@@ -56,5 +56,6 @@ def load_background(
     values = traits_of(network).input_range
     grid = math.lcm(GRID, arch.get("multiple", 1))
     tile, context = (-(-side // grid) * grid for side in (TILE, CONTEXT))
-    place, least = torch.device(device), arch.get("minimum", 1)
+    least = tile + 2 * context if arch.get("square") else arch.get("minimum", 1)
+    place = torch.device(device)
     return BackgroundUpsampler(network, scale, place, tile, context, grid, values, least)

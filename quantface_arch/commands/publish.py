@@ -26,7 +26,7 @@ examples:
     python scripts/publish.py my.safetensors -o repository --license apache-2.0 \\
         --base-model USER/BASE --figures figures.json
   upload it, and use it by its id:
-    huggingface-cli upload USER/REPOSITORY repository
+    hf upload USER/REPOSITORY repository
     python inference/restore.py -i photos --model USER/REPOSITORY
 """
 USE = """\
@@ -76,13 +76,14 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.output}: exists already, expected a new or empty folder")
     metadata = read_metadata(path)
     figures = read_figures(args.figures) if args.figures else []
-    args.output.mkdir(parents=True, exist_ok=True)
-    shutil.copy(path, args.output / path.name)
+    readme = card(args, path, metadata, figures)
     config = {"model_type": "quantface", "file": path.name}
     config |= {key: metadata[key] for key in ("arch", "state", "recipe", "package_version")}
+    args.output.mkdir(parents=True, exist_ok=True)
+    shutil.copy(path, args.output / path.name)
     with atomic_path(args.output / "config.json") as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n")
-    card(args, path, metadata, figures).save(args.output / "README.md")
+    readme.save(args.output / "README.md")
     print(f"{args.output}: README.md, config.json and {path.name}")
     return 0
 
@@ -148,4 +149,6 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str("" if value is None else value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else " ".join(str(value).replace("|", "\\|").split())

@@ -45,7 +45,7 @@ FILES: dict[str, tuple[tuple[str, str], ...]] = {
     "lmd_detector": (("facexlib", DETECTORS["retinaface_mobile0.25"].url),),
 }
 OF_PYIQA = ("dists", "musiq", "maniqa", "clipiqa", "fid")
-HINT = "name its folder with weights: FOLDER (scripts/evaluate.py: --weights-dir, or --download)"
+HINT = "name its folder with weights: FOLDER (quantface evaluate: --weights-dir, or --download)"
 
 
 class MetricUnavailable(QuantFaceError):

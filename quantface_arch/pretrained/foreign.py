@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from quantface_arch.archs.build import build_arch
-from quantface_arch.archs.spandrel_net import describe, registry, settle
+from quantface_arch.archs.spandrel_net import describe, registry
 from quantface_arch.errors import QuantFaceError, listed, one_line
 from quantface_arch.quant.checkpoint.metadata import KEY
 from quantface_arch.quant.checkpoint.save_load import save_checkpoint
@@ -91,7 +91,6 @@ def _recognized(path: Path, tensors: dict[str, Tensor]) -> tuple[nn.Module, dict
         return network, arch
     found = _descriptor(path, tensors)
     arch = describe(found)
-    settle(found.model)
     network = build_arch(arch)
     network.get_submodule("net").load_state_dict(found.model.state_dict())
     return network, arch

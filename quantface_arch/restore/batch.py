@@ -120,7 +120,7 @@ def _loaded(options: RestoreOptions, shard: Shard) -> tuple[FaceRestorer, int]:
 
             restorer.background = load_background(
                 options.outputs.bg_upsampler,
-                _background_runtime(options.runtime.runtime),
+                options.runtime.plain_runtime,
                 str(restorer.device),
                 options.runtime.offline,
                 note_printer(shard),
@@ -137,14 +137,9 @@ def _loaded_whole(options: RuntimeOptions, shard: Shard) -> tuple[FaceRestorer, 
     from quantface_arch.restore.whole import whole_restorer
 
     limit_threads(shard)
-    runtime = _background_runtime(options.runtime)
+    runtime = options.plain_runtime
     device = device_of(options.device, runtime, shard)
     return whole_restorer(options.model, runtime, device, options.offline, note_printer(shard))
-
-
-def _background_runtime(name: str) -> str:
-    """Return the runtime of a network that is no restorer, which the CUDA runtime does not take."""
-    return "reference" if name == "cuda" else name
 
 
 def _remaining(

@@ -62,7 +62,7 @@ def _whole_settings(options: RestoreOptions, restorer: FaceRestorer) -> dict[str
 
     return {
         "whole": _background(options.runtime.model),
-        "runtime": resolve(options.runtime.runtime, restorer.device.type),
+        "runtime": resolve(options.runtime.plain_runtime, restorer.device.type),
         "upscale": options.outputs.factor,
         "compare": options.outputs.compare,
         "metadata": options.outputs.keep_metadata,

@@ -48,6 +48,11 @@ class RuntimeOptions:
     offline: bool = False
     fetching: FetchOptions = field(default_factory=FetchOptions)
 
+    @property
+    def plain_runtime(self) -> str:
+        """The runtime of a network that is no restorer, which the CUDA runtime does not take."""
+        return "reference" if self.runtime == "cuda" else self.runtime
+
 
 @dataclass(frozen=True)
 class FaceOptions:

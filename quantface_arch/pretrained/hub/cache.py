@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,7 +55,7 @@ def require(name: str) -> Path:
     path = cached(name)
     if path is None:
         raise QuantFaceError(
-            f"model {name!r}: no such file or folder, and not fetched yet: python scripts/fetch.py "
+            f"model {name!r}: no such file or folder, and not fetched yet: quantface fetch "
             f"{name} fetches it"
         )
     return path
@@ -80,23 +81,25 @@ def remove(name: str) -> list[Path]:
     Raises:
         QuantFaceError: the cache has nothing of this name.
     """
-    entry = name.replace("/", "--")
+    entry = name.replace("/", "--").removesuffix(".safetensors")
+    start = glob.escape(entry)
     root = cache_root() / "models"
     found = [path for path, _ in entries() if path.name in {entry, f"{entry}.safetensors"}]
-    begun = [path for kind in (CALIBRATION, BIT_WIDTHS) for path in root.glob(f"{entry}{kind}*")]
+    begun = [file for kind in (CALIBRATION, BIT_WIDTHS) for file in root.glob(f"{start}{kind}*")]
     if not found and not begun:
         have = ", ".join(path.name for path, _ in entries()) or "nothing"
         raise QuantFaceError(f"{name!r} is not in {root}, which has {have}")
     for path in found:
         if path.is_dir():
             # Bit widths hold for the files that they were measured on.
-            begun += root.glob(f"{entry}-*{BIT_WIDTHS}*")
+            begun += root.glob(f"{start}-*{BIT_WIDTHS}*")
             with held(path):
                 shutil.rmtree(path)
         else:
             path.unlink()
-    for path in (*begun, origin_file(name)):
-        path.unlink(missing_ok=True)
+    for path in (*begun, origin_file(entry)):
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
     return found or begun
 
 

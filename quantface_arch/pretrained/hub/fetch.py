@@ -49,7 +49,7 @@ def fetch(source: Source, options: FetchOptions, notify: Callable[[str], None]) 
         missing = [part for part in (own, *others) if not is_complete(part, lock)]
         if not missing:
             return source.folder
-        base = _own_base(others, options.base_place)
+        base = _own_base(source, others, options.base_place)
         fetched = [part for part in missing if part is own or base is None]
         plans = _agreed(source, options, lock, fetched, notify)
         _link([source.folder / part.folder for part in missing if part is not own], base)
@@ -73,11 +73,11 @@ def _settled(source: Source, options: FetchOptions, lock: Lock) -> Origin:
     return now
 
 
-def _own_base(parts: Sequence[Part], place: str | None) -> Path | None:
+def _own_base(source: Source, parts: Sequence[Part], place: str | None) -> Path | None:
     """Return the user's own folder of the base, if there is one.
 
     Raises:
-        QuantFaceError: it lacks a configuration.
+        QuantFaceError: it lacks a configuration, or lies where a link to it would be put.
     """
     if place is None or not Path(place).is_dir():
         return None
@@ -88,7 +88,10 @@ def _own_base(parts: Sequence[Part], place: str | None) -> Path | None:
                 raise QuantFaceError(
                     f"base {place}: no file {name}; expected a folder with {', '.join(configs)}"
                 )
-    return Path(place).resolve()
+    own, cache = Path(place).resolve(), source.folder.resolve()
+    if own.is_relative_to(cache):
+        raise QuantFaceError(f"base {place}: it lies in {cache}, where the fetched base belongs")
+    return own
 
 
 def _agreed(

@@ -78,7 +78,7 @@ def check_origin(name: str, options: FetchOptions) -> None:
         if asked not in (None, found):
             raise UsageError(
                 f"--{option} {asked}: {name} is in the cache, made of "
-                f"{found or f'the default {option}'}; to take another, remove {name} (python "
-                "scripts/fetch.py --remove), what it is made of, and the lock file in "
+                f"{found or f'the default {option}'}; to take another, remove {name} "
+                "(quantface fetch --remove), what it is made of, and the lock file in "
                 f"{origin_file(name).parent}"
             )

@@ -51,7 +51,7 @@ def load_balance(path: str | os.PathLike[str]) -> dict[str, LayerBalance]:
     """
     source = Path(path)
     if not source.is_file():
-        raise QuantFaceError(f"balance file {source}: no such file; scripts/balance.py makes one")
+        raise QuantFaceError(f"balance file {source}: no such file; quantface balance makes one")
     try:
         check_header(source)
         with safe_open(source, framework="pt", device="cpu") as file:

@@ -7,6 +7,7 @@ import re
 import shutil
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -107,11 +108,9 @@ class CompiledPart:
         kind = f"compiled/{self._digest}"
         try:
             folder, _ = cached(kind, self._key(shapes), make)
-        except QuantFaceError:
-            if not fresh:
-                raise
+        except (QuantFaceError, OSError):
             # The disk is full: this process goes on with what it has compiled.
-            return fresh[0]
+            return fresh[0] if fresh else self._compile(shapes)
         if fresh:
             _tidy(cache_root() / kind, folder)
             return fresh[0]
@@ -157,10 +156,11 @@ def _tidy(folder: Path, written: Path) -> None:
     """
     if written.parent != folder:
         shutil.rmtree(written, ignore_errors=True)
-    found = folder.iterdir() if folder.is_dir() else ()
-    kept = [path for path in found if not path.name.startswith(".")]
-    for path in sorted(kept, key=lambda path: path.stat().st_mtime)[:-KEPT_SHAPES]:
-        shutil.rmtree(path, ignore_errors=True)
+    # Another process may remove the same folders.
+    with suppress(OSError):
+        kept = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        for path in sorted(kept, key=lambda path: path.stat().st_mtime)[:-KEPT_SHAPES]:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @cache

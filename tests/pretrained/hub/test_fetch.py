@@ -246,7 +246,7 @@ def test_nothing_is_fetched_without_consent(osdface, hub, monkeypatch, tmp_path)
     with pytest.raises(QuantFaceError, match="nothing may be fetched offline"):
         osdface(offline=True)
     assert not list(tmp_path.rglob("*.ckpt"))
-    with pytest.raises(QuantFaceError, match=r"not fetched yet: python scripts/fetch\.py osdface"):
+    with pytest.raises(QuantFaceError, match=r"not fetched yet: quantface fetch osdface"):
         require("osdface-w4a8")
     monkeypatch.setenv("QUANTFACE_YES", "no")
     with pytest.raises(UsageError, match="QUANTFACE_YES: found 'no', allowed are 0 and 1"):
@@ -301,3 +301,26 @@ def test_a_damaged_lock_file_says_so(osdface):
     folder.with_name("osdface.lock.json").write_text('{"associate_2.ckpt": {"sha256": 1}}')
     with pytest.raises(QuantFaceError, match=r"osdface\.lock\.json: damaged; remove it"):
         osdface()
+
+
+def test_a_base_in_the_cache_is_never_removed_for_a_link_to_itself(osdface, hub):
+    folder, _ = osdface()
+    folder.with_name("osdface.lock.json").unlink()
+    with pytest.raises(QuantFaceError, match=rf"base .*{FOLDER}: it lies in .*osdface, where"):
+        osdface(base=str(folder / FOLDER))
+    check(folder, hub)
+
+
+def test_removing_takes_no_patterns_and_leaves_nothing_behind(tmp_path):
+    models = tmp_path / "cache/models"
+    models.mkdir(parents=True)
+    names = ("osdface-mp.bits.yml", "osdface-mp.calib.safetensors", "osdface-mp.origin.json")
+    for name in names:
+        (models / name).touch()
+    (models / "me--net.bits4").mkdir()
+    for wrong in ("*", "osdface*", "me/other"):
+        with pytest.raises(QuantFaceError, match=r"is not in .*which has"):
+            remove(wrong)
+    assert len(list(models.iterdir())) == 4
+    assert {path.name for path in remove("osdface-mp.safetensors")} == set(names[:2])
+    assert [path.name for path in models.iterdir()] == ["me--net.bits4"]
