@@ -107,12 +107,7 @@ def row(name: str, path: Path, recipe: str, folder: Path, other: int = OTHER) ->
 def main() -> None:
     args_parser = parser(__doc__)
     add = args_parser.add_argument
-    add(
-        "--networks",
-        nargs="+",
-        metavar="NAME",
-        help="small networks, or trained ones by file (all)",
-    )
+    add("--networks", nargs="+", metavar="NAME", help="small ones, or files by stem (all)")
     add("--recipe", default="w8a8", help="wXaY (%(default)s)")
     add("--threads", type=int, default=1, help="(%(default)s)")
     args = args_parser.parse_args()
