@@ -41,6 +41,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="seed of --sample, combined with the image's content (default: %(default)s)",
     )
+    _add_face_arguments(parser)
+    add("--offline", action="store_true", help="never download anything")
+
+
+def _add_face_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments about how a face is found and restored."""
+    add = parser.add_argument
     add(
         "-w",
         "--fidelity",
@@ -63,7 +70,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "nothing (none); default: the model's own, lowres for mini models, none for OSDFace",
     )
     add("--weights-dir", type=Path, metavar="DIR", help="folder with RetinaFace's .pth file")
-    add("--offline", action="store_true", help="never download anything")
 
 
 def add_fetch_arguments(parser: argparse.ArgumentParser) -> None:

@@ -40,11 +40,7 @@ def load_restorer(
     path = shard.agree(
         str(obtain(runtime.model, runtime.fetching, note_printer(shard))) if shard.is_first else ""
     )
-    found = resolve_model(path)
-    if runtime.fidelity is not None:
-        from quantface_arch.pretrained.fidelity import with_fidelity
-
-        path = str(with_fidelity(found, runtime.fidelity))
+    path = _with_fidelity(path, runtime.fidelity)
 
     from quantface_arch.restore.restorer import FaceRestorer
 
@@ -63,6 +59,21 @@ def load_restorer(
     _say_terms(restorer, note_printer(shard))
     limit_threads(shard)
     return restorer
+
+
+def _with_fidelity(name_or_path: str, fidelity: float | None) -> str:
+    """Return a model that exists, with the fidelity that is asked for.
+
+    Raises:
+        QuantFaceError: there is no such model, or it has no fidelity.
+    """
+    found = resolve_model(name_or_path)
+    if fidelity is None:
+        return name_or_path
+    # Import this late: it imports torch, and only CodeFormer needs it.
+    from quantface_arch.pretrained.fidelity import with_fidelity
+
+    return str(with_fidelity(found, fidelity))
 
 
 def limit_threads(shard: Shard) -> None:
