@@ -22,8 +22,8 @@ COPY pyproject.toml setup.py README.md LICENSE requirements-tested.txt ./
 COPY quantface_arch quantface_arch
 ARG TORCH_INDEX=""
 # The tests run with a Pillow that Gradio does not take.
-RUN grep -v "^pillow==" requirements-tested.txt > /tmp/constraints.txt \
-    && pip install --no-cache-dir --constraint /tmp/constraints.txt \
+RUN grep -v "^pillow==" requirements-tested.txt > constraints.txt \
+    && pip install --no-cache-dir --constraint constraints.txt \
     ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} ".[app]"
 
 USER 1000

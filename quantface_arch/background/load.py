@@ -18,8 +18,6 @@ from quantface_arch.quant.nn.traits import traits_of
 
 __all__ = ["load_background"]
 
-_OPTION = "--bg-upsampler"
-
 
 def load_background(
     name_or_path: str,
@@ -43,13 +41,14 @@ def load_background(
     Raises:
         QuantFaceError: the file does not exist, is damaged, or belongs to another network.
     """
-    path = find_background(name_or_path, offline, notify, "--model" if whole else _OPTION)
+    option = "--model" if whole else "--bg-upsampler"
+    path = find_background(name_or_path, offline, notify, option)
     checkpoint = as_checkpoint(path)
     arch = read_metadata(checkpoint)["arch"]
     scale = arch.get("scale", 4 if arch.get("type") == "RRDBNet" else 1)
     channels = {arch.get("num_in_ch", 3), arch.get("num_out_ch", 3)}
-    least = 1 if whole and "scale" in arch else 2
-    if scale < least or channels != {3} or arch.get("id") in FACE_NETWORKS:
+    least_scale = 1 if whole and "scale" in arch else 2
+    if scale < least_scale or channels != {3} or arch.get("id") in FACE_NETWORKS:
         what = "maps whole RGB images" if whole else "enlarges RGB images"
         raise QuantFaceError(f"{path}: found {arch}, expected a network that {what}")
     network = load_model(checkpoint, runtime=runtime, device=device)

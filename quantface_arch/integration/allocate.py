@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.integration.allocate_options import WIDTHS, AllocateOptions
 from quantface_arch.integration.options import read_options
-from quantface_arch.quant.allocation.distance import ssim_distance
+from quantface_arch.quant.allocation.distance import network_distance
 from quantface_arch.quant.allocation.pipeline import (
     Allocation,
     AllocationSettings,
@@ -27,7 +26,6 @@ from quantface_arch.quant.allocation.solve import Budget
 from quantface_arch.quant.calibration.run import CalibrationData
 from quantface_arch.quant.config.specs import is_width
 from quantface_arch.quant.nn.layers import quant_layers
-from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.option_fields import parse_options
 
@@ -161,8 +159,7 @@ def _perceptual_distance(
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Return 1 - SSIM in the network's range of values, or a loss of BasicSR's registry."""
     if options is None:
-        low, high = traits_of(net).input_range
-        return partial(ssim_distance, data_range=high - low)
+        return network_distance(net)
     from basicsr.losses import build_loss
     from basicsr.utils.registry import LOSS_REGISTRY
 

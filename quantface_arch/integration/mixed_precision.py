@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from torch import nn
 
 from quantface_arch.data.calibration_faces import Faces
 from quantface_arch.quant import CalibrationData, Recipe
-from quantface_arch.quant.allocation.distance import ssim_distance
+from quantface_arch.quant.allocation.distance import network_distance
 from quantface_arch.quant.allocation.pipeline import (
     AllocationSettings,
     Measurement,
@@ -47,11 +46,11 @@ def allocated(
     if path.is_file():
         return load_bit_map(path)
     net = load()
-    low, high = faces.input_range = traits_of(net).input_range
+    faces.input_range = traits_of(net).input_range
     job = Measurement(
         recipe=replace(Recipe.from_name(RECIPE), eight_bit=traits_of(net).eight_bit_patterns),
         plan=None,
-        distance=partial(ssim_distance, data_range=high - low),
+        distance=network_distance(net),
         path=path.with_suffix(".sensitivities.json"),
         described_by=[RECIPE, len(faces)],
     )

@@ -12,10 +12,11 @@ from quantface_arch.archs.spandrel_net import FIDELITY
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.pretrained.foreign import as_checkpoint
 from quantface_arch.quant.checkpoint.metadata import opened
+from quantface_arch.quant.checkpoint.save_load import read_metadata
 from quantface_arch.utils.disk_cache import cached
 from quantface_arch.utils.files import file_digest
 
-__all__ = ["CODEFORMER", "with_fidelity"]
+__all__ = ["with_fidelity"]
 
 CODEFORMER = "CodeFormer"
 
@@ -33,8 +34,7 @@ def with_fidelity(path: Path, fidelity: float) -> Path:
     if path.is_dir():
         raise QuantFaceError(f"--fidelity: {path} is no {CODEFORMER}; found a folder")
     checkpoint = as_checkpoint(path)
-    with opened(checkpoint) as (_, metadata):
-        arch = metadata.arch
+    arch = read_metadata(checkpoint)["arch"]
     if arch.get("id") != CODEFORMER:
         found = arch.get("id", arch.get("type"))
         raise QuantFaceError(f"--fidelity: {path} is no {CODEFORMER}; found {found}")

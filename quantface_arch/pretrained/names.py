@@ -61,10 +61,9 @@ def resolve_base(folder: Path, base: str | os.PathLike[str] | None = None) -> st
         QuantFaceError: nothing is found. The message says how to set the location.
     """
     # Import this late, as in resolve_model.
-    from quantface_arch.pretrained.hub.sources import has_form_of_id
-    from quantface_arch.utils.disk_cache import cache_root
+    from quantface_arch.pretrained.hub.sources import has_form_of_id, hub_folder
 
-    fetched = folder.parent == cache_root() / "models" and (folder / BASE_FOLDER).is_dir()
+    fetched = folder == hub_folder(folder.name) and (folder / BASE_FOLDER).is_dir()
     given = base or (None if fetched else os.environ.get(BASE_VARIABLE))
     found = str(given or folder / BASE_FOLDER)
     if Path(found).is_dir() or (given and has_form_of_id(found)):

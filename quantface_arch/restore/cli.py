@@ -120,13 +120,16 @@ def parse_options(args: argparse.Namespace) -> RestoreOptions:
 def _check_options(options: RestoreOptions) -> None:
     """Raise UsageError if options contradict each other or name no background network."""
     if options.inputs.whole:
-        _check_whole(options)
+        _check_faceless(options)
+        _check_weights("--whole --model", options.runtime.model)
     if options.inputs.aligned and options.outputs.factor != 1:
         raise UsageError("--upscale cannot be used with --aligned: aligned faces are 512x512")
     if options.inputs.resume and options.inputs.skip_existing:
         raise UsageError("--resume cannot be used with --skip-existing: both leave inputs out")
     if options.outputs.bg_upsampler:
-        _check_background(options.outputs.bg_upsampler, options.inputs.aligned)
+        if options.inputs.aligned:
+            raise UsageError("--bg-upsampler cannot be used with --aligned: there is no background")
+        _check_weights("--bg-upsampler", options.outputs.bg_upsampler)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -160,13 +163,12 @@ def main(args: argparse.Namespace) -> int:
         return 0
 
 
-def _check_whole(options: RestoreOptions) -> None:
-    """Raise UsageError if ``--model`` is no file for ``--whole``, or an option has no effect."""
+def _check_weights(option: str, name_or_path: str) -> None:
+    """Raise UsageError if an option names no file of weights and no published network."""
     from quantface_arch.background.weights import check_name
 
-    _check_faceless(options)
     try:
-        check_name(options.runtime.model, "--whole --model")
+        check_name(name_or_path, option)
     except QuantFaceError as error:
         raise UsageError(str(error)) from error
 
@@ -193,18 +195,6 @@ def _check_faceless(options: RestoreOptions) -> None:
     for name, is_given in given.items():
         if is_given:
             raise UsageError(f"{name} cannot be used with --whole: no faces are looked for")
-
-
-def _check_background(name_or_path: str, aligned: bool) -> None:
-    """Raise UsageError if ``--bg-upsampler`` is wrong."""
-    from quantface_arch.background.weights import check_name
-
-    if aligned:
-        raise UsageError("--bg-upsampler cannot be used with --aligned: there is no background")
-    try:
-        check_name(name_or_path, "--bg-upsampler")
-    except QuantFaceError as error:
-        raise UsageError(str(error)) from error
 
 
 def _check_video_options(options: RestoreOptions, sources: list[Source]) -> None:

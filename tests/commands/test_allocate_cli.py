@@ -14,9 +14,8 @@ from allocation_files import OPTIONS, changed, enter
 from small_networks import RRDB, TINY
 
 from quantface_arch.archs.build import build_arch
-from quantface_arch.integration import allocate
 from quantface_arch.quant import Recipe, convert, quantize, save_checkpoint
-from quantface_arch.quant.allocation import pipeline
+from quantface_arch.quant.allocation import distance, pipeline
 from quantface_arch.quant.config.bitmap import load_bit_map
 
 
@@ -92,7 +91,7 @@ def test_a_killed_run_goes_on_and_an_ended_one_is_not_repeated(command, work, mo
         (work / name).read_bytes() for name in ("map.yml", "map.sensitivities.json")
     )
     (work / "map.sensitivities.json").unlink()
-    plain = allocate.ssim_distance
+    plain = distance.ssim_distance
     calls = []
 
     def counted(*args, **options):
@@ -101,7 +100,7 @@ def test_a_killed_run_goes_on_and_an_ended_one_is_not_repeated(command, work, mo
             raise KeyboardInterrupt
         return plain(*args, **options)
 
-    monkeypatch.setattr(allocate, "ssim_distance", counted)
+    monkeypatch.setattr(distance, "ssim_distance", counted)
     stop_at = 30
     assert command()[0] == 130
     first, stop_at = len(calls), None

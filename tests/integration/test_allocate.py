@@ -10,12 +10,12 @@ from allocation_files import OPTIONS, changed, enter
 from threads import together
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.integration import allocate
 from quantface_arch.integration.allocate import (
     AllocationRun,
     allocate_from_options,
     read_settings,
 )
+from quantface_arch.quant.allocation import distance
 from quantface_arch.quant.allocation.sensitivity_file import Sensitivities
 from quantface_arch.utils.distributed import Shard
 
@@ -35,9 +35,9 @@ def test_layers_are_measured_by_several_processes_as_by_one(run, monkeypatch):
     expected = path.read_bytes()
     path.unlink()
     distances = []
-    plain = allocate.ssim_distance
+    plain = distance.ssim_distance
     monkeypatch.setattr(
-        allocate, "ssim_distance", lambda *a, **o: distances.append(1) or plain(*a, **o)
+        distance, "ssim_distance", lambda *a, **o: distances.append(1) or plain(*a, **o)
     )
 
     def work_of(shard):

@@ -81,9 +81,8 @@ def remove(name: str) -> list[Path]:
     Raises:
         QuantFaceError: the cache has nothing of this name.
     """
-    entry = name.replace("/", "--").removesuffix(".safetensors")
-    start = glob.escape(entry)
-    root = cache_root() / "models"
+    folder = hub_folder(name.removesuffix(".safetensors"))
+    root, entry, start = folder.parent, folder.name, glob.escape(folder.name)
     found = [path for path, _ in entries() if path.name in {entry, f"{entry}.safetensors"}]
     begun = [file for kind in (CALIBRATION, BIT_WIDTHS) for file in root.glob(f"{start}{kind}*")]
     if not found and not begun:

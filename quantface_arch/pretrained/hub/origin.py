@@ -8,8 +8,7 @@ from pathlib import Path
 
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.pretrained.hub.options import FetchOptions
-from quantface_arch.pretrained.hub.sources import Mirror, is_hub_id
-from quantface_arch.utils.disk_cache import cache_root
+from quantface_arch.pretrained.hub.sources import Mirror, hub_folder, is_hub_id
 from quantface_arch.utils.files import atomic_path
 from quantface_arch.utils.safe_yaml_json import read_json
 
@@ -61,7 +60,8 @@ class Origin:
 
 def origin_file(name: str) -> Path:
     """Return the file that keeps the origin of a restorer."""
-    return cache_root() / "models" / f"{name.replace('/', '--')}.origin.json"
+    folder = hub_folder(name)
+    return folder.with_name(f"{folder.name}.origin.json")
 
 
 def check_origin(name: str, options: FetchOptions) -> None:

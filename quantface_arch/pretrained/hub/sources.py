@@ -78,7 +78,7 @@ class Source:
     @property
     def folder(self) -> Path:
         """The folder in the cache that holds its files."""
-        return cache_root() / "models" / self.name
+        return hub_folder(self.name)
 
     def quantized(self, recipe: str) -> Path:
         """Return the checkpoint in the cache that is made by a recipe."""
@@ -130,5 +130,5 @@ def has_form_of_id(name: str) -> bool:
 
 
 def hub_folder(name: str) -> Path:
-    """Return the folder in the cache that holds somebody's checkpoint."""
+    """Return the folder in the cache that holds a restorer, by its name or its id of the hub."""
     return cache_root() / "models" / name.replace("/", "--")

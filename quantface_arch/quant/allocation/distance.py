@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor
+from collections.abc import Callable
+from functools import partial
 
-__all__ = ["ssim_distance"]
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quantface_arch.quant.nn.traits import traits_of
+
+__all__ = ["network_distance", "ssim_distance"]
 
 # Windows of 8×8, 4 pixels apart, are as informative as one at every pixel, and far cheaper.
 WINDOW, STRIDE, SCALES = 8, 4, 3
+
+
+def network_distance(net: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return ``ssim_distance`` for images in the range of a network's values."""
+    low, high = traits_of(net).input_range
+    return partial(ssim_distance, data_range=high - low)
 
 
 def ssim_distance(pred: Tensor, target: Tensor, data_range: float = 1.0) -> Tensor:

@@ -8,7 +8,7 @@ import shutil
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,7 +20,6 @@ from torch import Tensor
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.runtime.openvino.memory import forgetting_pages, return_freed
 from quantface_arch.utils.disk_cache import cache_root, cached
-from quantface_arch.utils.files import file_digest
 from quantface_arch.utils.lru import LRUCache
 
 __all__ = ["WEIGHT", "CompiledPart", "integer_products"]
@@ -105,7 +104,8 @@ class CompiledPart:
             (folder / BLOB).write_bytes(blob.getbuffer())
             return {}
 
-        kind = f"compiled/{self._digest}"
+        # The name of the folder stands for the contents of its files, see ``load_network``.
+        kind = f"compiled/{self.path.parent.name}-{self.path.stem}"
         try:
             folder, _ = cached(kind, self._key(shapes), make)
         except (QuantFaceError, OSError):
@@ -120,11 +120,6 @@ class CompiledPart:
         except (OSError, RuntimeError):
             # Another process has removed the file, or this build of OpenVINO cannot read it.
             return self._compile(shapes)
-
-    @cached_property
-    def _digest(self) -> str:
-        """Digest of the graph and its weights."""
-        return file_digest(self.path)[:16] + file_digest(self.path.with_suffix(".bin"))[:16]
 
     def _key(self, shapes: Shapes) -> Any:
         """Return all that a compiled part depends on, besides its files."""
