@@ -13,12 +13,14 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.pretrained.foreign import as_checkpoint
 from quantface_arch.quant.checkpoint.metadata import opened
 from quantface_arch.quant.checkpoint.save_load import read_metadata
-from quantface_arch.utils.disk_cache import cached
+from quantface_arch.utils.disk_cache import cached, keep_latest
 from quantface_arch.utils.files import file_digest
 
 __all__ = ["with_fidelity"]
 
 CODEFORMER = "CodeFormer"
+# Copies of this many fidelities are kept.
+KEPT = 3
 
 
 def with_fidelity(path: Path, fidelity: float) -> Path:
@@ -50,4 +52,5 @@ def with_fidelity(path: Path, fidelity: float) -> Path:
 
     key = {"weights": file_digest(checkpoint), "fidelity": fidelity, "name": checkpoint.name}
     folder, _ = cached("fidelity", key, make)
+    keep_latest(folder, KEPT)
     return folder / checkpoint.name

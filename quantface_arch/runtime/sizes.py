@@ -14,11 +14,15 @@ from torch.utils._pytree import tree_leaves
 from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.runtime.parts import Part, other_image, record
 
-__all__ = ["inputs_at_another_size", "traced"]
+__all__ = ["OneSizeError", "inputs_at_another_size", "traced"]
 
 # A traced network may add in another order than the network itself, so outputs may differ by this
 # share of their largest magnitude.
 _MOST_DIFFERENCE = 1e-3
+
+
+class OneSizeError(QuantFaceError):
+    """The graph of a part is right at the traced size alone."""
 
 
 @torch.no_grad()
@@ -37,8 +41,8 @@ def traced(
         path: the checkpoint's path, for the message.
 
     Raises:
-        QuantFaceError: the part cannot be traced, the graph fails at the other size, or its output
-            is wrong there.
+        OneSizeError: the graph fails at the other size, or its output is wrong there.
+        QuantFaceError: the part cannot be traced.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -77,10 +81,10 @@ def _check(
     except RuntimeError:
         found = []
     if len(found) != len(wanted) or not all(map(_alike, wanted, found)):
-        raise QuantFaceError(
+        raise OneSizeError(
             f"{path}: the graph of {_named(part)} depends on the size "
             f"of its input: traced at {tuple(inputs[0].shape)}, it is wrong at "
-            f"{tuple(other[0].shape)}; choose the runtime reference"
+            f"{tuple(other[0].shape)}; restore with the checkpoint itself"
         )
 
 

@@ -23,7 +23,7 @@ from filelock import FileLock
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.utils.files import file_digest
 
-__all__ = ["cache_root", "cached"]
+__all__ = ["cache_root", "cached", "keep_latest"]
 
 MANIFEST = "manifest.json"
 # These temporary folders are removed when the process ends.
@@ -62,6 +62,22 @@ def cached(
         # Another process may have made the folder in the meantime.
         kept = _read(target)
         return (target, kept) if kept is not None else _made(target, make)
+
+
+def keep_latest(used: Path, count: int) -> None:
+    """Remove all but the ``count`` folders beside ``used`` that were used last.
+
+    Args:
+        used: the folder that ``cached`` returned. It counts as the one used last. If the cache
+            cannot be written, it is a temporary one, and nothing is removed.
+    """
+    if used.parent.is_relative_to(cache_root()):
+        # Another process may remove the same folders.
+        with suppress(OSError):
+            used.touch()
+            kept = [path for path in used.parent.iterdir() if not path.name.startswith(".")]
+            for path in sorted(kept, key=lambda path: path.stat().st_mtime)[:-count]:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

@@ -154,10 +154,17 @@ def _check_room(folder: Path, remotes: Sequence[Remote]) -> None:
 
 def _description(source: Source, remotes: Sequence[Remote]) -> str:
     lines = [f"{source.name} is fetched from the hub into {source.folder}:"]
+    lines += [f"  {line}" for line in _counted(remotes)]
+    return "\n".join([*lines, f"  {_megabytes(remotes)} in all; terms: {source.terms}"])
+
+
+def _counted(remotes: Sequence[Remote]) -> list[str]:
+    """Return a line for each mirror, with the number and the size of its files."""
+    found = []
     for mirror in dict.fromkeys(remote.mirror for remote in remotes):
         own = [remote for remote in remotes if remote.mirror == mirror]
-        lines.append(f"  {len(own)} files, {_megabytes(own)}, from {mirror.repo}")
-    return "\n".join([*lines, f"  {_megabytes(remotes)} in all; terms: {source.terms}"])
+        found.append(f"{len(own)} files, {_megabytes(own)}, from {mirror.repo}")
+    return found
 
 
 def _megabytes(remotes: Sequence[Remote]) -> str:
@@ -223,6 +230,8 @@ class _Plan:
                 self._failed(str(error))
                 self.missing = self._next()
                 _check_room(self.lock.folder, self.missing)
+                # The user agreed to the size of another mirror's files.
+                self.notify("; ".join(_counted(self.missing)))
 
     def _fetch(self, remote: Remote) -> None:
         path = _download(remote, self.lock.folder / _STAGING, self.endpoint)

@@ -7,8 +7,7 @@ import re
 import shutil
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,7 +18,8 @@ from torch import Tensor
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.runtime.openvino.memory import forgetting_pages, return_freed
-from quantface_arch.utils.disk_cache import cache_root, cached
+from quantface_arch.utils.disk_cache import cache_root, cached, keep_latest
+from quantface_arch.utils.files import file_digest
 from quantface_arch.utils.lru import LRUCache
 
 __all__ = ["WEIGHT", "CompiledPart", "integer_products"]
@@ -48,10 +48,11 @@ class CompiledPart:
             fastest that the processor has.
         frugal: hold nothing but the weights in memory between two runs. This costs a few percent of
             the time of a small network.
+        keep: keep what is compiled on disk, for later processes.
     """
 
-    def __init__(self, path: Path, exact: bool, frugal: bool = False) -> None:
-        self.path, self.frugal = path, frugal
+    def __init__(self, path: Path, exact: bool, frugal: bool = False, keep: bool = True) -> None:
+        self.path, self.frugal, self.keep = path, frugal, keep
         self.options: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             # With pinning, every process would bind its threads to the first cores, and several
@@ -93,7 +94,7 @@ class CompiledPart:
 
     def _load(self, shapes: Shapes) -> openvino.CompiledModel:
         """Load what an earlier process compiled, or compile; large parts are always compiled."""
-        if self.path.with_suffix(".bin").stat().st_size > KEPT_BYTES:
+        if not self.keep or self.path.with_suffix(".bin").stat().st_size > KEPT_BYTES:
             return self._compile(shapes)
         fresh: list[openvino.CompiledModel] = []
 
@@ -104,15 +105,18 @@ class CompiledPart:
             (folder / BLOB).write_bytes(blob.getbuffer())
             return {}
 
-        # The name of the folder stands for the contents of its files, see ``load_network``.
-        kind = f"compiled/{self.path.parent.name}-{self.path.stem}"
+        kind = f"compiled/{self._digest}"
         try:
             folder, _ = cached(kind, self._key(shapes), make)
         except (QuantFaceError, OSError):
             # The disk is full: this process goes on with what it has compiled.
             return fresh[0] if fresh else self._compile(shapes)
         if fresh:
-            _tidy(cache_root() / kind, folder)
+            if folder.is_relative_to(cache_root()):
+                keep_latest(folder, KEPT_SHAPES)
+            else:
+                # Nobody reads a temporary folder.
+                shutil.rmtree(folder, ignore_errors=True)
             return fresh[0]
         try:
             folder.touch()
@@ -120,6 +124,11 @@ class CompiledPart:
         except (OSError, RuntimeError):
             # Another process has removed the file, or this build of OpenVINO cannot read it.
             return self._compile(shapes)
+
+    @cached_property
+    def _digest(self) -> str:
+        """Digest of the graph and its weights."""
+        return file_digest(self.path)[:16] + file_digest(self.path.with_suffix(".bin"))[:16]
 
     def _key(self, shapes: Shapes) -> Any:
         """Return all that a compiled part depends on, besides its files."""
@@ -142,20 +151,6 @@ class CompiledPart:
             f"{self.path.stem} for inputs {shapes}: OpenVINO could not compute it ({detail}); "
             f"its weights alone take about {3 * size + 0.5:.1f} GB of memory"
         )
-
-
-def _tidy(folder: Path, written: Path) -> None:
-    """Leave those shapes of a part on disk that were used last.
-
-    If the cache cannot be written, ``written`` is a temporary folder elsewhere that nobody reads.
-    """
-    if written.parent != folder:
-        shutil.rmtree(written, ignore_errors=True)
-    # Another process may remove the same folders.
-    with suppress(OSError):
-        kept = [path for path in folder.iterdir() if not path.name.startswith(".")]
-        for path in sorted(kept, key=lambda path: path.stat().st_mtime)[:-KEPT_SHAPES]:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import warnings
+from functools import partial
 from pathlib import Path
 
 import openvino
@@ -16,14 +17,15 @@ from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime.lowering import FULL, SPARE, Lowering
 from quantface_arch.runtime.openvino.compiled import CompiledPart
 from quantface_arch.runtime.openvino.memory import return_freed
-from quantface_arch.runtime.openvino.trace import trace_checkpoint
+from quantface_arch.runtime.openvino.one_size import OneSizePart
+from quantface_arch.runtime.openvino.trace import trace_checkpoint, trace_part
 from quantface_arch.utils.disk_cache import cached
 from quantface_arch.utils.files import file_digest
 
 __all__ = ["has_vnni", "load_network"]
 
 # Raise this number when the traced graph changes, so that older files are not used.
-VERSION = 4
+VERSION = 5
 # A network with more bytes of weights than this holds nothing but them between two runs of a part.
 LARGE = 2**28
 
@@ -61,9 +63,14 @@ def load_network(path: Path, builder: Builder, mode: str) -> nn.Module:
     for module in network.modules():
         module._parameters.clear()
         module._buffers.clear()
-    names = traits_of(network).parts
-    frugal = sum((folder / f"{name}.bin").stat().st_size for name in names) > LARGE
-    for name in names:
+    graphs = {name: folder / f"{name}.xml" for name in traits_of(network).parts}
+    sizes = [it.with_suffix(".bin").stat().st_size for it in graphs.values() if it.exists()]
+    for name, graph in graphs.items():
         # An instance attribute takes precedence over the method of the class.
-        vars(network)[name] = CompiledPart(folder / f"{name}.xml", kept["exact"], frugal)
+        if name in kept["one_size"]:
+            trace = partial(trace_part, path, builder.full, lowering, name)
+            digest = f"{folder.name}-{name}"
+            vars(network)[name] = OneSizePart(name, digest, trace, kept["exact"])
+        else:
+            vars(network)[name] = CompiledPart(graph, kept["exact"], frugal=sum(sizes) > LARGE)
     return network

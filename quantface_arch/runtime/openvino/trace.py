@@ -26,36 +26,61 @@ from quantface_arch.runtime.parts import (
     other_image,
     record,
 )
-from quantface_arch.runtime.sizes import inputs_at_another_size, traced
+from quantface_arch.runtime.sizes import OneSizeError, inputs_at_another_size, traced
 from quantface_arch.utils.files import atomic_path
 from quantface_arch.utils.progress import progress_bar
 
-__all__ = ["converted", "save", "trace_checkpoint", "write_openvino"]
+__all__ = ["converted", "save", "trace_checkpoint", "trace_part", "write_openvino"]
 
 
 @torch.no_grad()
 def trace_checkpoint(path: Path, build: Build, lowering: Lowering, folder: Path) -> dict[str, Any]:
-    """Write ``NAME.xml`` and ``NAME.bin`` of every part.
+    """Write ``NAME.xml`` and ``NAME.bin`` of every part whose graph holds for all sizes.
 
     Returns:
         ``exact``: whether everything except integer products must be computed in float32, because
-        the network has to match the reference.
+        the network has to match the reference; ``one_size``: the names of the other parts, which
+        ``trace_part`` traces.
 
     Raises:
         QuantFaceError: see ``load_checkpoint``, ``Lowering`` and ``converted``.
     """
     network = lowered_network(path, build, lowering)
     recorded, layers = record(network), lowered_layers(network)
-    others = inputs_at_another_size(network)
+    others, one_size = inputs_at_another_size(network), []
     for name in progress_bar(
         traits_of(network).parts, desc=f"compiling {path.stem}, once", unit="part"
     ):
         inputs, called = recorded[name]
         part = Part(network, name)
-        with only(network, called):
-            model = converted(part, inputs, others.get(name), path)
-        save(rearranged(model, layers, lowering), folder / f"{name}.xml")
-    return {"exact": is_exact(layers)}
+        try:
+            with only(network, called):
+                model = converted(part, inputs, others.get(name), path)
+            save(rearranged(model, layers, lowering), folder / f"{name}.xml")
+        except OneSizeError:
+            one_size.append(name)
+    return {"exact": is_exact(layers), "one_size": one_size}
+
+
+@torch.no_grad()
+def trace_part(
+    path: Path,
+    build: Build,
+    lowering: Lowering,
+    name: str,
+    inputs: tuple[Tensor, ...],
+    folder: Path,
+) -> None:
+    """Write ``NAME.xml`` and ``NAME.bin`` of a part for inputs of these shapes alone.
+
+    Raises:
+        QuantFaceError: see ``trace_checkpoint``.
+    """
+    network = lowered_network(path, build, lowering)
+    _, called = record(network)[name]
+    with only(network, called):
+        model = converted(Part(network, name), inputs, None, path)
+    save(rearranged(model, lowered_layers(network), lowering), folder / f"{name}.xml")
 
 
 @torch.no_grad()
