@@ -31,13 +31,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from cells import REPO, Cells, add_arguments, faces_of, identified, save, set_steps, shrink
 from report import parser, report
 from score import NAMES, psnr, score
 
 from quantface_arch.utils.progress import progress_bar
+from quantface_arch.utils.threads import set_thread_count
 
 BALANCES = ("none", "scale", "rotate", "both", "auto")
 BRANCHES = ("none", "svd", "distill", "both")
@@ -191,7 +191,7 @@ def main() -> None:
     args = made.parse_args()
     if not 0 < args.minutes <= 10:
         made.error(f"--minutes: found {args.minutes:g}, allowed is up to 10")
-    torch.set_num_threads(args.threads)
+    set_thread_count(args.threads)
     with tempfile.TemporaryDirectory() as scratch:
         if args.smoke:
             args.cache, args.steps = Path(scratch), 2

@@ -34,6 +34,7 @@ from quantface_arch.errors import one_line
 from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime.parts import rounded_up
 from quantface_arch.utils.progress import progress_bar
+from quantface_arch.utils.threads import set_thread_count
 
 SIDE, OTHER = 64, 96
 # The only sides that these networks take.
@@ -111,7 +112,7 @@ def main() -> None:
     add("--recipe", default="w8a8", help="wXaY (%(default)s)")
     add("--threads", type=int, default=1, help="(%(default)s)")
     args = args_parser.parse_args()
-    torch.set_num_threads(args.threads)
+    set_thread_count(args.threads)
     files = {path.stem: path for path in sorted(data_root().glob("weights/sr/*.pth"))}
     wanted = args.networks or (SMOKE if args.smoke else (*NETWORKS, *files))
     if unknown := set(wanted) - {*NETWORKS, *files}:

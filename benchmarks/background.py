@@ -27,6 +27,7 @@ from quantface_arch.archs.build import build_arch
 from quantface_arch.background.load import load_background
 from quantface_arch.background.tiles import CONTEXT, TILE
 from quantface_arch.quant import Recipe, quantize, save_checkpoint
+from quantface_arch.utils.threads import set_thread_count
 
 FULL = {"num_feat": 64, "num_block": 23, "num_grow_ch": 32}
 REDUCED = {"num_feat": 16, "num_block": 1, "num_grow_ch": 8}
@@ -76,7 +77,7 @@ def main() -> None:
         "--weights", type=Path, help="weights of a single row, measured in this process"
     )
     args = args_parser.parse_args()
-    torch.set_num_threads(args.threads)
+    set_thread_count(args.threads)
     size = REDUCED if args.smoke else FULL
     if args.smoke:
         args.rows, args.side = args.rows[:1], 64

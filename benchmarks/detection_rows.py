@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.faces.detect import DETECTORS, build_detector
+from quantface_arch.faces.choices import DETECTORS
+from quantface_arch.faces.detect import build_detector
 from quantface_arch.utils.images import read_image
+from quantface_arch.utils.threads import set_thread_count
 
 __all__ = ["detection"]
 
@@ -19,7 +19,7 @@ def detection(
     photo: Path, weights_dir: Path | None, repeats: int, threads: int
 ) -> list[dict[str, Any]]:
     """Return the seconds of every available detector for one photograph, on the CPU."""
-    torch.set_num_threads(threads)
+    set_thread_count(threads)
     image = read_image(photo).rgb
     rows = []
     for name in DETECTORS[1:]:

@@ -30,7 +30,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from report import data_root, faces_folder, parser, report
 
 from quantface_arch.data.degradation import Degradation, seeded
@@ -39,6 +38,7 @@ from quantface_arch.faces.align import FACE_SIZE, similarity
 from quantface_arch.faces.detect import build_detector
 from quantface_arch.faces.face import Detector, Face
 from quantface_arch.utils.images import load_rgb
+from quantface_arch.utils.threads import set_thread_count
 
 DETECTORS = ("yunet", "retinaface_mobile0.25")
 SIDE = 512
@@ -266,7 +266,7 @@ def main() -> None:
     sets = {name: make for name, make in makers(args.smoke).items() if name in (args.sets or names)}
     paths = sorted(portraits_folder().glob("*.jpg"))[: 2 if args.smoke else args.limit]
     cv2.setNumThreads(args.threads)
-    torch.set_num_threads(args.threads)
+    set_thread_count(args.threads)
     rows, weights = [], data_root() / "weights/facexlib"
     for name in args.detectors:
         try:

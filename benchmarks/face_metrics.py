@@ -10,7 +10,7 @@ import torch
 from report import data_root
 from torch import Tensor
 
-from quantface_arch.losses import QuantFaceIdentityLoss, QuantFaceLPIPSLoss
+from quantface_arch.losses.network_losses import QuantFaceIdentityLoss, QuantFaceLPIPSLoss
 
 __all__ = ["FaceMetrics", "PatternMeter"]
 

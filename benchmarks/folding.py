@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from quantface_arch import load_model
 from quantface_arch.quant import quant_layers
-from quantface_arch.runtime.lowering import MODES, Lowering
+from quantface_arch.runtime.lowering import Lowering
 from quantface_arch.utils.progress import progress_bar
+from quantface_arch.utils.runtime_names import MODES
 
 # A noise power this low stands for exact equality.
 LEAST = 1e-30

@@ -16,6 +16,7 @@ from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import read_metadata
 from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime.parts import record
+from quantface_arch.utils.threads import set_thread_count
 
 __all__ = ["KINDS", "NNCF", "measure"]
 
@@ -37,7 +38,7 @@ KINDS = {
 @torch.inference_mode()
 def measure(row: dict[str, Any]) -> dict[str, Any]:
     """Load and run a network; return seconds by part, loading time, memory and file size."""
-    torch.set_num_threads(row["threads"])
+    set_thread_count(row["threads"])
     torch.manual_seed(0)
     on_gpu = row["device"] == "cuda"
     x = (torch.rand(row["batch"], 3, row["size"], row["size"]) * 2 - 1).to(row["device"])
@@ -117,7 +118,7 @@ def _network(row: dict[str, Any], x: Tensor) -> tuple[nn.Module, torch.dtype]:
     network = openvino.load(path, ARCH_BUILDER)
     inputs = record(network, x) if kind == NNCF else {}
     for name in network.parts:
-        part = vars(network)[name]
+        part = vars(network)[name].part
         if kind == "openvino bf16":
             part.options["INFERENCE_PRECISION_HINT"] = "bf16"
         elif kind == NNCF:

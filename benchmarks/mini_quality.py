@@ -36,7 +36,7 @@ from score import psnr, score
 from quantface_arch import load_model
 from quantface_arch.data.face_dataset import held_out
 from quantface_arch.faces.skin_tone import skin_tone
-from quantface_arch.metrics import calculate_quantface_edge_psnr
+from quantface_arch.metrics.sharpness import calculate_quantface_edge_psnr
 from quantface_arch.runtime import RUNTIMES
 from quantface_arch.utils.progress import progress_bar
 

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from cells import FULL, REPO, Cells, add_arguments, faces_of, identified, save, set_steps, shrink
 from report import parser, report
@@ -42,6 +41,7 @@ from quantface_arch.quant import read_metadata
 from quantface_arch.quant.cost.cost import total_cost
 from quantface_arch.quant.cost.planned import checkpoint_cost
 from quantface_arch.utils.progress import progress_bar
+from quantface_arch.utils.threads import set_thread_count
 
 OURS = "quantface"
 PEERS = (
@@ -236,7 +236,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = make_parser().parse_args()
-    torch.set_num_threads(args.threads)
+    set_thread_count(args.threads)
     with tempfile.TemporaryDirectory() as scratch:
         if args.smoke:
             args.cache, args.steps, args.limit = Path(scratch), 1, 2

@@ -30,6 +30,7 @@ from quantface_arch.quant import Recipe, quantize, save_checkpoint
 from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime import openvino
 from quantface_arch.runtime.parts import record
+from quantface_arch.utils.threads import set_thread_count
 
 # Each kind of latency.py's rows has products in this number format.
 WIDTHS = {"openvino fp32": "fp32", "openvino bf16": "bf16", "quantized": "int8"}
@@ -63,7 +64,7 @@ def convolutions(channels: int) -> nn.Module:
 @torch.inference_mode()
 def peak(width: str, threads: int, repeats: int, channels: int = WIDE) -> float:
     """Measure the multiply-accumulates per second of wide convolutions."""
-    torch.set_num_threads(threads)
+    set_thread_count(threads)
     net, x = convolutions(channels), torch.rand(1, 3, SIDE, SIDE)
     if width == "int8":
         plain = {"balance": {"kind": "none"}, "branch": {"svd": 0}}
@@ -72,7 +73,7 @@ def peak(width: str, threads: int, repeats: int, channels: int = WIDE) -> float:
         path = Path(scratch) / f"{width}.safetensors"
         save_checkpoint(net, path, {})
         model = openvino.load(path, lambda _: convolutions(channels))
-        vars(model)["forward"].options["INFERENCE_PRECISION_HINT"] = PRECISIONS[WITHIN[width]]
+        vars(model)["forward"].part.options["INFERENCE_PRECISION_HINT"] = PRECISIONS[WITHIN[width]]
         model(x)
         seconds = []
         for _ in range(repeats):

@@ -19,7 +19,10 @@ import cv2
 import numpy as np
 from skimage.metrics import structural_similarity
 
-from quantface_arch.metrics import calculate_quantface_edge_psnr, calculate_quantface_sharpness
+from quantface_arch.metrics.sharpness import (
+    calculate_quantface_edge_psnr,
+    calculate_quantface_sharpness,
+)
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 NAMES = ("psnr", "ssim", "edge_psnr", "sharpness")

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import quantface_arch.data
 import quantface_arch.integration.registered
-import quantface_arch.losses
-import quantface_arch.metrics
+import quantface_arch.losses.registered
+import quantface_arch.metrics.registered
 import quantface_arch.models  # noqa: F401
 from quantface_arch.integration.patches import patch_lmdb, patch_options, patch_resume
 from quantface_arch.integration.training_loop import patch_experiments, patch_launcher

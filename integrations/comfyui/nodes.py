@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from quantface_arch import FaceRestorer, QuantFaceError
-from quantface_arch.faces.color import COLOR_FIXES
+from quantface_arch.faces.choices import COLOR_FIXES
 from quantface_arch.pretrained.names import DEFAULT_MODEL, shipped_models
 from quantface_arch.utils.limits import MAX_UPSCALE
 from quantface_arch.utils.runtime_names import RUNTIME_NAMES

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from inspect import signature
 from typing import Any
 
 from torch import nn
 
 from quantface_arch.archs.pipeline import Pipeline
+from quantface_arch.archs.pipeline_config import OSDFACE
 from quantface_arch.archs.spandrel_net import TYPE as SPANDREL_NET
 from quantface_arch.archs.spandrel_net import SpandrelNet
 from quantface_arch.errors import QuantFaceError, one_line
@@ -16,7 +16,6 @@ from quantface_arch.quant.checkpoint.builder import Builder
 
 __all__ = ["ARCH_BUILDER", "build_arch", "build_shell"]
 
-OSDFACE = "OSDFace"
 # BasicSR registers some of its networks with this suffix, and finds them by the name without it.
 SUFFIX = "_basicsr"
 # These feature extractors of BasicSR's registry download or unpickle weights when they are built.
@@ -56,8 +55,7 @@ def build_shell(options: Mapping[str, Any]) -> nn.Module:
     """
     if options.get("type") != OSDFACE:
         return build_arch(options)
-    known = signature(Pipeline).parameters
-    return Pipeline(**{key: value for key, value in options.items() if key in known})
+    return Pipeline(**Pipeline.known(options))
 
 
 ARCH_BUILDER = Builder(build_arch, build_shell)

@@ -12,7 +12,8 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from quantface_arch.archs.pipeline import LOGVAR, Pipeline
+from quantface_arch.archs.pipeline import Pipeline
+from quantface_arch.archs.pipeline_config import LOGVAR
 from quantface_arch.archs.tiny import HALVES, tiny_half
 from quantface_arch.archs.vre import VRE, EmbeddingChange
 

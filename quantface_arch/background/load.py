@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import torch
-
 from quantface_arch.archs.spandrel_net import FACE_NETWORKS
 from quantface_arch.background.tiles import CONTEXT, GRID, TILE, BackgroundUpsampler
 from quantface_arch.background.weights import find_background
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.pretrained.foreign import as_checkpoint
-from quantface_arch.pretrained.zoo import load_model
+from quantface_arch.pretrained.on_arrays import load_on_arrays
 from quantface_arch.quant.checkpoint.save_load import read_metadata
-from quantface_arch.quant.nn.traits import traits_of
 
 __all__ = ["load_background"]
 
@@ -51,10 +48,8 @@ def load_background(
     if scale < least_scale or channels != {3} or arch.get("id") in FACE_NETWORKS:
         what = "maps whole RGB images" if whole else "enlarges RGB images"
         raise QuantFaceError(f"{path}: found {arch}, expected a network that {what}")
-    network = load_model(checkpoint, runtime=runtime, device=device)
-    values = traits_of(network).input_range
+    network = load_on_arrays(checkpoint, runtime, device)
     grid = math.lcm(GRID, arch.get("multiple", 1))
     tile, context = (-(-side // grid) * grid for side in (TILE, CONTEXT))
     least = tile + 2 * context if arch.get("square") else arch.get("minimum", 1)
-    place = torch.device(device)
-    return BackgroundUpsampler(network, scale, place, tile, context, grid, values, least)
+    return BackgroundUpsampler(network, scale, tile, context, grid, least)

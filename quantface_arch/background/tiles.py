@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
-from torch import nn
 
+from quantface_arch.archs.array_network import ArrayNetwork
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.utils.images import MAX_OUTPUT_PIXELS
 
@@ -27,23 +26,19 @@ class BackgroundUpsampler:
     """Enlarges images with a super-resolution network.
 
     Attributes:
-        network: maps float (1, 3, h, w) in ``values`` to (1, 3, scale * h, scale * w).
+        network: maps float32 (1, 3, h, w) in its ``input_range`` to (1, 3, scale * h, scale * w).
         scale: factor by which width and height grow.
-        device: device of the network.
         tile: side of a tile in pixels of the input, a multiple of the grid.
         context: margin around a tile that the network also sees, a multiple of the grid.
         grid: number that divides the sides of all windows.
-        values: the network's values of black and white.
         least: least side of a window.
     """
 
-    network: nn.Module
+    network: ArrayNetwork
     scale: int
-    device: torch.device
     tile: int = TILE
     context: int = CONTEXT
     grid: int = GRID
-    values: tuple[float, float] = (0.0, 1.0)
     least: int = 1
 
     def __call__(self, rgb: np.ndarray) -> np.ndarray:
@@ -82,18 +77,16 @@ class BackgroundUpsampler:
             return np.repeat(cv2.cvtColor(result, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
         return result
 
-    @torch.inference_mode()
     def _run(self, rgb: np.ndarray) -> np.ndarray:
         """Enlarge one window of the image."""
-        peak, (low, high) = np.iinfo(rgb.dtype).max, self.values
-        scaled = torch.from_numpy(rgb.transpose(2, 0, 1).astype(np.float32) / peak)
-        scaled = scaled * (high - low) + low
-        large = self.network(scaled[None].to(self.device))[0].float().cpu()
-        if not torch.isfinite(large).all():
+        peak, (low, high) = np.iinfo(rgb.dtype).max, self.network.input_range
+        scaled = rgb.transpose(2, 0, 1).astype(np.float32) / peak * (high - low) + low
+        [large] = self.network(scaled[None])
+        if not np.isfinite(large).all():
             raise QuantFaceError(
                 "the network that enlarges images returned values that are not finite"
             )
-        levels = ((large - low) / (high - low)).clamp(0, 1).mul(peak).round().numpy()
+        levels = np.rint(((large - low) / (high - low)).clip(0, 1) * peak)
         return levels.transpose(1, 2, 0).astype(rgb.dtype)
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quantface_arch.errors import UsageError
-from quantface_arch.integration.allocate import AllocationRun, allocate_from_options
-from quantface_arch.quant.allocation.pipeline import Allocation
 from quantface_arch.quant.config.bitmap import SUFFIXES, save_bit_map
-from quantface_arch.reports.allocation_plot import draw_allocation
 from quantface_arch.utils.cli import Parser
 from quantface_arch.utils.devices import check_device
 from quantface_arch.utils.distributed import Shard
+
+if TYPE_CHECKING:
+    from quantface_arch.integration.allocate import AllocationRun
+    from quantface_arch.quant.allocation.pipeline import Allocation
 
 DESCRIPTION = """\
 Choose a bit width for every layer: measure how much the network's images suffer if one layer alone
@@ -58,6 +60,8 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.out}: bit maps end in {', '.join(SUFFIXES)}")
     if args.input is not None and not args.input.is_dir():
         raise UsageError(f"{args.input}: no such folder of faces")
+    from quantface_arch.integration.allocate import allocate_from_options
+
     shard = Shard.here()
     with shard.joined():
         allocation = allocate_from_options(run_of(args), shard)
@@ -70,6 +74,8 @@ def main(args: argparse.Namespace) -> int:
 
 def run_of(args: argparse.Namespace) -> AllocationRun:
     """Return the run that the command line asks for."""
+    from quantface_arch.integration.allocate import AllocationRun
+
     budget = {name: getattr(args, name) for name in ("activation_bits", "weight_bits", "bytes")}
     return AllocationRun(
         options=args.opt,
@@ -84,6 +90,8 @@ def run_of(args: argparse.Namespace) -> AllocationRun:
 
 def write(path: Path, allocation: Allocation, note: str) -> None:
     """Write the bit map, and its plot beside it."""
+    from quantface_arch.reports.allocation_plot import draw_allocation
+
     averages = allocation.averages
     save_bit_map(path, allocation.bits, averages, note)
     title = f"{path.name}: {averages['weight_bits']:g} weight bits, "

@@ -5,31 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-import quantface_arch.register  # noqa: F401
-from quantface_arch.archs.meta import count_on_meta, meta_network
-from quantface_arch.errors import QuantFaceError, UsageError
-from quantface_arch.integration.options import read_options
-from quantface_arch.integration.quantface_arch import checkpoint_arch
-from quantface_arch.models.quantize_stage import read_quant_options
-from quantface_arch.pretrained.names import resolve_model
-from quantface_arch.quant import convert, read_metadata
-from quantface_arch.quant.cost.cost import Entry, network_cost, total_cost
-from quantface_arch.quant.cost.macs import LayerWork
-from quantface_arch.quant.cost.planned import checkpoint_cost, recipe_cost, undecided
-from quantface_arch.quant.ptq import check_plan
-from quantface_arch.reports.cost_plot import draw_cost
-from quantface_arch.reports.cost_report import (
-    layer_table,
-    part_costs,
-    part_table,
-    write_csv,
-    write_json,
-)
+from quantface_arch.errors import UsageError
 from quantface_arch.utils.cli import Parser
+
+if TYPE_CHECKING:
+    from quantface_arch.quant.cost.cost import Entry
 
 DESCRIPTION = """\
 Count what the network of an options file costs once it is quantized: bytes of its checkpoint, and
@@ -75,26 +57,20 @@ def make_parser() -> Parser:
 def main(args: argparse.Namespace) -> int:
     """Count the cost, print it, and write the files."""
     _check(args)
-    opt = None if args.opt is None else read_options(args.opt, ("network_g",))
-    checkpoint = find_checkpoint(opt, args.checkpoint)
-    arch = find_arch(opt, checkpoint)
-    net = meta_network(arch)
-    work, products = count_on_meta(net, args.size)
-    if checkpoint is not None:
-        entries = checkpoint_cost(checkpoint, net, work, products)
-        note = f"{checkpoint.name} has {checkpoint.stat().st_size:,} with its header"
-    elif opt is not None and "quant" in opt:
-        entries, note = counted(net, opt, work, products)
-    else:
-        entries, note = network_cost(net, work, products), "not quantized: counted at 16 bits"
+    import quantface_arch.register  # noqa: F401
+    from quantface_arch.integration.counting import count
+    from quantface_arch.quant.cost.cost import total_cost
+    from quantface_arch.reports.cost_report import layer_table, part_table
+
+    entries, about = count(args.opt, args.checkpoint, args.size)
     cost = total_cost(entries)
     saved = (f"{name.replace('_', '-')} -{100 * v:.2f} %" for name, v in cost.reductions.items())
     print(part_table(entries))
     print(f"\n{args.size}x{args.size} pixels; against 32 bits: {', '.join(saved)}")
-    print(f"{cost.bytes:,} bytes in tensors; {note}")
+    print(f"{cost.bytes:,} bytes in tensors; {about['note']}")
     if args.top:
         print(f"\n{layer_table(entries, args.top)}")
-    write(args, entries, {"arch": arch, "size": args.size, "note": note})
+    write(args, entries, about)
     return 0
 
 
@@ -109,77 +85,12 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(f"--{name} {path}: the file is written as {suffix}")
 
 
-def find_checkpoint(opt: Mapping[str, Any] | None, given: str | None) -> Path | None:
-    """Return the quantized checkpoint to count: the one given, else one that the options load."""
-    if given is not None:
-        path = resolve_model(given)
-        if path.is_dir():
-            raise QuantFaceError(f"--checkpoint {given}: a folder, expected a .safetensors file")
-        return path
-    if opt is None:
-        return None
-    named = [opt["network_g"].get("weights"), (opt.get("path") or {}).get("pretrain_network_g")]
-    for name in named:
-        path = _existing(name)
-        if path is not None and read_metadata(path)["state"] == "quantized":
-            return path
-    return None
-
-
-def _existing(name: str | None) -> Path | None:
-    """Return the checkpoint of this project that a name means; None for weights of other kinds."""
-    if name is None:
-        return None
-    try:
-        path = resolve_model(name)
-    except QuantFaceError:
-        return None
-    return path if path.suffix == ".safetensors" else None
-
-
-def find_arch(opt: Mapping[str, Any] | None, checkpoint: Path | None) -> dict[str, Any]:
-    """Return the type and options of the float network.
-
-    Raises:
-        QuantFaceError: the options name no architecture, or another than the checkpoint's.
-    """
-    network = {} if opt is None else dict(opt["network_g"])
-    wrapped = network.get("type") == "QuantFaceArch"
-    arch = dict(network.get("arch") or {}) if wrapped else network
-    source = checkpoint or _existing(network.get("weights"))
-    if source is not None:
-        return checkpoint_arch(source, arch)
-    if not arch and Path(network.get("weights") or "-").is_dir():
-        return {"type": "OSDFace"}
-    if not arch:
-        raise QuantFaceError("network_g option arch: missing, and no weights exist that define it")
-    return arch
-
-
-def counted(
-    net: nn.Module,
-    opt: Mapping[str, Any],
-    work: Mapping[str, LayerWork],
-    products: Mapping[str, int],
-) -> tuple[list[Entry], str]:
-    """Return the cost of a network that the options will quantize, and a note on assumptions."""
-    recipe, bits, plan = read_quant_options(opt["quant"], net)
-    convert(net, recipe, bits)
-    note = f"recipe {recipe.name}"
-    train = opt.get("train") or {}
-    learned = train.get("train_weights", train.get("weights")) == "scale"
-    if plan is not None:
-        check_plan(net, plan)
-    elif not learned and (open_layers := undecided(net, recipe.balance)):
-        note += (
-            f"; calibration chooses how {len(open_layers)} layers are balanced: the most expensive "
-            "choice is counted, --checkpoint FILE counts what was chosen"
-        )
-    return recipe_cost(net, recipe, work, products, plan, learned), note
-
-
 def write(args: argparse.Namespace, entries: list[Entry], about: Mapping[str, Any]) -> None:
     """Write the files that were asked for."""
+    from quantface_arch.quant.cost.cost import total_cost
+    from quantface_arch.reports.cost_plot import draw_cost
+    from quantface_arch.reports.cost_report import part_costs, write_csv, write_json
+
     if args.csv is not None:
         write_csv(args.csv, entries)
     if args.json is not None:

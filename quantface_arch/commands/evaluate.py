@@ -125,7 +125,7 @@ def _clean(args: argparse.Namespace, name: str) -> Path | None:
 
 def _options(args: argparse.Namespace, name: str) -> dict[str, Any]:
     weights = {"weights": args.weights_dir, "download": args.download}
-    return {"device": args.device, **(weights if METRICS[name].build else {})}
+    return {"device": args.device, **(weights if name in FILES else {})}
 
 
 def _prepare(args: argparse.Namespace) -> list[str]:
@@ -137,8 +137,8 @@ def _prepare(args: argparse.Namespace) -> list[str]:
         try:
             if metric.reference and _clean(args, name) is None:
                 raise MetricUnavailable(f"{name}: it needs clean images (-g)")
-            if metric.build:
-                network(name, metric.build, **_options(args, name))
+            if name in FILES:
+                network(name, **_options(args, name))
             ready.append(name)
         except MetricUnavailable as error:
             print(f"skipped {error}", flush=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import UsageError
 from quantface_arch.pretrained.names import resolve_model
-from quantface_arch.runtime.lowering import FULL, MODES, SPARE, Lowering
-from quantface_arch.runtime.onnx_file import missing, write_onnx
+from quantface_arch.runtime.processor import FULL, SPARE
 from quantface_arch.utils.cli import Parser
+from quantface_arch.utils.runtime_names import MODES
 
 DESCRIPTION = """\
 Write a checkpoint, float or quantized, as one network that takes degraded faces and gives restored
@@ -60,8 +59,13 @@ def main(args: argparse.Namespace) -> int:
     path = resolve_model(args.model)
     if path.is_dir():
         raise UsageError(f"--model {path}: expected a checkpoint; scripts/quantize.py makes one")
+    from quantface_arch.archs.build import build_arch
+    from quantface_arch.runtime.lowering import Lowering
+
     lowering = Lowering(args.mode, LARGEST[args.weight_bits])
     if args.format == "onnx":
+        from quantface_arch.runtime.onnx_file import missing, write_onnx
+
         hint = missing()
         if hint:
             raise UsageError(f"--format onnx: the package onnx is not installed; {hint}")

@@ -6,23 +6,26 @@ import argparse
 import os
 from dataclasses import replace
 from pathlib import Path
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from quantface_arch.errors import QuantFaceError, UsageError
-from quantface_arch.pretrained.foreign import as_checkpoint
 from quantface_arch.pretrained.hub.options import FetchOptions
 from quantface_arch.pretrained.hub.sources import source_of
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.pretrained.zoo import load_model
-from quantface_arch.quant import ConversionReport, Recipe, read_metadata
 from quantface_arch.quant.config.bitmap import load_bit_map
+from quantface_arch.quant.config.recipe import Recipe
 from quantface_arch.quant.config.specs import KINDS, RANGES, ROUNDINGS
 from quantface_arch.restore.load import note_printer
 from quantface_arch.utils.cli import Parser
 from quantface_arch.utils.devices import check_device
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.files import atomic_path
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from quantface_arch.quant import ConversionReport
 
 DESCRIPTION = """\
 Quantize a face restorer after training: run its layers on a few faces, balance their channels, give
@@ -163,6 +166,9 @@ def check_is_float(model: str) -> None:
     Raises:
         QuantFaceError: the model is quantized already, or does not exist.
     """
+    from quantface_arch.pretrained.foreign import as_checkpoint
+    from quantface_arch.quant import read_metadata
+
     path = as_checkpoint(resolve_model(model))
     state = "float" if path.is_dir() else read_metadata(path)["state"]
     if state != "float":

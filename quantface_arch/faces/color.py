@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 
 from quantface_arch.errors import check_choice
+from quantface_arch.faces.choices import COLOR_FIXES
 
-__all__ = ["COLOR_FIXES", "default_color_fix", "fix_color"]
+__all__ = ["default_color_fix", "fix_color"]
 
 # A face has 32×32 patches of 16×16 pixels. Degradation preserves tones at this resolution.
 _PATCHES = 32
@@ -56,13 +57,9 @@ def _adain(restored: np.ndarray, original: np.ndarray, peak: float) -> np.ndarra
     return (restored - means) * gain + wanted_means
 
 
-_FIXES: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
-    "none": _none,
-    "lowres": _lowres,
-    "wavelet": _wavelet,
-    "adain": _adain,
-}
-COLOR_FIXES = tuple(_FIXES)
+_FIXES: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = dict(
+    zip(COLOR_FIXES, (_none, _lowres, _wavelet, _adain), strict=True)
+)
 
 
 def fix_color(restored: np.ndarray, original: np.ndarray, name: str) -> np.ndarray:

@@ -7,16 +7,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.faces.choices import ALIASES, DETECTORS
 from quantface_arch.faces.face import Detector
+from quantface_arch.utils.installation import need
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ALIASES", "DETECTORS", "build_detector"]
-
-DETECTORS = ("auto", "yunet", "retinaface_mobile0.25", "retinaface_resnet50")
-# Each of these detectors was removed; the one that it maps to replaces it.
-ALIASES = {"haar": "yunet"}
+__all__ = ["build_detector"]
 
 
 def build_detector(
@@ -30,7 +28,8 @@ def build_detector(
     """Return a detector; its weights are downloaded if they are missing.
 
     Args:
-        name: one of :data:`DETECTORS` or of :data:`ALIASES`; ``auto`` is YuNet, which is shipped.
+        name: one of ``choices.DETECTORS`` or of ``choices.ALIASES``; ``auto`` is YuNet, which is
+            shipped.
         weights_dir: folder that directly holds RetinaFace's ``.pth`` file; None is facexlib's
             cache.
         offline: never download weights.
@@ -49,6 +48,7 @@ def build_detector(
         from quantface_arch.faces.yunet import YuNetDetector
 
         return YuNetDetector()
+    need(f"detector {name}", "torch", "facexlib")
     from quantface_arch.faces.retinaface import RetinaFaceDetector
     from quantface_arch.faces.weights import find_weights
 

@@ -14,15 +14,12 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from quantface_arch.errors import QuantFaceError, check_choice
 from quantface_arch.losses.features import FrozenLoss
 from quantface_arch.losses.mobilefacenet import load_mobilefacenet
-from quantface_arch.losses.weights import ALTERNATIVE, find_weights
+from quantface_arch.losses.weights import ALTERNATIVE, ARCFACE, find_weights
 from quantface_arch.utils.state_dict import fill, read_state
 
 __all__ = ["QuantFaceIdentityLoss", "QuantFaceLPIPSLoss"]
 
 BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
-ARCFACE = (
-    "https://github.com/xinntao/facexlib/releases/download/v0.1.0/recognition_arcface_ir_se50.pth"
-)
 MOBILEFACE = (
     "https://github.com/foamliu/MobileFaceNet/raw/"
     "22d3e78287c70e23cf2f5b6a6a92594008831a7f/weights/MobileFaceNet.onnx"

@@ -6,13 +6,15 @@ import os
 import re
 from pathlib import Path
 
-import torch
-
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.utils.files import atomic_path
 
-__all__ = ["ALTERNATIVE", "find_weights"]
+__all__ = ["ALTERNATIVE", "ARCFACE", "find_weights"]
 
+# The network whose embeddings tell faces apart, as facexlib publishes it.
+ARCFACE = (
+    "https://github.com/xinntao/facexlib/releases/download/v0.1.0/recognition_arcface_ir_se50.pth"
+)
 ALTERNATIVE = "QuantFaceFeatureLoss needs no downloaded weights"
 HINT = f"name it with weights: FILE; {ALTERNATIVE}"
 
@@ -50,6 +52,8 @@ def find_weights(
         raise QuantFaceError(f"{loss}: no file {path}: {way_out}")
     if not download:
         raise QuantFaceError(f"{loss}: no file {path}: set download: true, or {way_out}")
+    import torch
+
     digest = re.search(r"-([0-9a-f]{8,})\.", name)
     try:
         with atomic_path(path) as temporary:

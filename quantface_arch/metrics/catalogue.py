@@ -8,12 +8,7 @@ from typing import Any
 
 import numpy as np
 
-import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
-from basicsr.metrics import calculate_metric
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.metrics.deep import build_lpips, build_pyiqa
-from quantface_arch.metrics.face import build_alignment, build_arcface, build_detector
-from quantface_arch.metrics.networks import Builder
 
 __all__ = ["METRICS", "Metric"]
 
@@ -27,7 +22,6 @@ class Metric:
         better: which values are better: ``higher``, ``lower`` or those closer to ``1``.
         options: the options that it takes in an options file, besides its type.
         reference: whether it compares with clean images.
-        build: makes its network, if it has one, from the weights in ``networks.FILES``.
         least: the smallest side in pixels that it accepts, if it does not check this itself.
         unbounded: whether it is infinite for equal images.
         by_default: whether it is computed if no metric is named.
@@ -37,7 +31,6 @@ class Metric:
     better: str
     options: Mapping[str, Any] = field(default_factory=dict)
     reference: bool = True
-    build: Builder | None = None
     least: int = 1
     unbounded: bool = False
     by_default: bool = True
@@ -48,12 +41,16 @@ class Metric:
         Args:
             img: the restored image.
             img2: the clean image; metrics without reference ignore it.
-            options: ``weights``, ``download`` and ``device`` of a metric that has ``build``.
+            options: ``weights``, ``download`` and ``device`` of a metric in ``networks.FILES``.
 
         Raises:
             QuantFaceError: the image is too small, the metric itself fails, or its score is NaN. An
                 infinite score is an error, too, unless the metric is ``unbounded``.
         """
+        # Import these late: they import torch, which the names of metrics must not.
+        import quantface_arch.metrics.registered  # noqa: F401  (before basicsr's first import)
+        from basicsr.metrics import calculate_metric
+
         if isinstance(img, np.ndarray) and min(img.shape[:2]) < self.least:
             size = f"{img.shape[1]}x{img.shape[0]}"
             raise QuantFaceError(f"found {size} pixels, at least {self.least} per side are needed")
@@ -77,19 +74,18 @@ METRICS = {
     # BasicSR's NIQE fits a Gaussian to blocks of 96×96 pixels and needs several of them.
     "niqe": Metric("calculate_quantface_niqe", "lower", reference=False, least=192),
     "vre": Metric("calculate_quantface_vre", "lower"),
-    "lpips": Metric("calculate_quantface_lpips", "lower", build=build_lpips),
-    "dists": Metric("calculate_quantface_dists", "lower", build=build_pyiqa),
-    "musiq": Metric("calculate_quantface_musiq", "higher", reference=False, build=build_pyiqa),
-    "maniqa": Metric("calculate_quantface_maniqa", "higher", reference=False, build=build_pyiqa),
-    "clipiqa": Metric("calculate_quantface_clipiqa", "higher", reference=False, build=build_pyiqa),
-    "fid": Metric("calculate_quantface_fid", "lower", build=build_pyiqa),
-    "deg": Metric("calculate_quantface_deg", "lower", build=build_arcface),
-    "lmd": Metric("calculate_quantface_lmd", "lower", build=build_alignment),
+    "lpips": Metric("calculate_quantface_lpips", "lower"),
+    "dists": Metric("calculate_quantface_dists", "lower"),
+    "musiq": Metric("calculate_quantface_musiq", "higher", reference=False),
+    "maniqa": Metric("calculate_quantface_maniqa", "higher", reference=False),
+    "clipiqa": Metric("calculate_quantface_clipiqa", "higher", reference=False),
+    "fid": Metric("calculate_quantface_fid", "lower"),
+    "deg": Metric("calculate_quantface_deg", "lower"),
+    "lmd": Metric("calculate_quantface_lmd", "lower"),
     "lmd_detector": Metric(
         "calculate_quantface_lmd",
         "lower",
         {"landmarks": "detector"},
-        build=build_detector,
         by_default=False,
     ),
 }

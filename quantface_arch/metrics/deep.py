@@ -21,7 +21,7 @@ import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import METRIC_REGISTRY
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.losses.network_losses import QuantFaceLPIPSLoss
-from quantface_arch.metrics.networks import FILES, Builder, MetricUnavailable, network
+from quantface_arch.metrics.networks import FILES, MetricUnavailable, network
 from quantface_arch.metrics.tensors import as_tensors
 from quantface_arch.utils.files import file_digest
 from quantface_arch.utils.state_dict import unpickle
@@ -109,13 +109,12 @@ def _offline(metric: str, files: tuple[Path, ...]) -> Iterator[None]:
 def _score(
     metric: str,
     images: tuple[np.ndarray, ...],
-    build: Builder = build_pyiqa,
     weights: str | None = None,
     download: bool = False,
     device: str = "cpu",
     **_: Any,
 ) -> float:
-    net = network(metric, build, weights, download, device)
+    net = network(metric, weights, download, device)
     with torch.no_grad():
         return float(net(*as_tensors(*images, device=device)))
 
@@ -132,7 +131,7 @@ def calculate_quantface_lpips(img: np.ndarray, img2: np.ndarray, **options: Any)
     Raises:
         QuantFaceError: see ``networks.network``; also if the images differ in size.
     """
-    return _score("lpips", (img, img2), build_lpips, **options)
+    return _score("lpips", (img, img2), **options)
 
 
 @METRIC_REGISTRY.register()
@@ -193,6 +192,6 @@ def calculate_quantface_fid(
     """
     if isinstance(img, np.ndarray) or not (Path(img).is_dir() and Path(img2).is_dir()):
         raise QuantFaceError("FID compares two folders of images: see scripts/evaluate.py")
-    net = network("fid", build_pyiqa, weights, download, device)
+    net = network("fid", weights, download, device)
     with contextlib.redirect_stdout(sys.stderr):
         return float(net(str(img), str(img2), num_workers=0))

@@ -90,7 +90,7 @@ def _detect(detector: Any, image: np.ndarray) -> np.ndarray:
     return max(faces, key=lambda face: np.prod(face.box[2:] - face.box[:2])).landmarks
 
 
-LANDMARKS = {"alignment": ("lmd", build_alignment), "detector": ("lmd_detector", build_detector)}
+LANDMARKS = {"alignment": "lmd", "detector": "lmd_detector"}
 
 
 @METRIC_REGISTRY.register()
@@ -115,7 +115,7 @@ def calculate_quantface_deg(
     Raises:
         QuantFaceError: see ``networks.network``; or the sizes of the images differ.
     """
-    net = network("deg", build_arcface, weights, download, device)
+    net = network("deg", weights, download, device)
     faces = torch.cat(as_tensors(img, img2, device=device)) * 2 - 1
     with torch.no_grad():
         first, second = net.embed(faces).double()
@@ -149,7 +149,7 @@ def calculate_quantface_lmd(
     """
     check_choice("landmarks", landmarks, LANDMARKS)
     check_sizes(img, img2)
-    find = network(*LANDMARKS[landmarks], weights, download, device)
+    find = network(LANDMARKS[landmarks], weights, download, device)
     return float(np.linalg.norm(find(img) - find(img2), axis=1).mean())
 
 

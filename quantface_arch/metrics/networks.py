@@ -5,21 +5,18 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.faces.weights import FILES as DETECTORS
-from quantface_arch.losses.network_losses import ARCFACE
-from quantface_arch.losses.weights import find_weights
+from quantface_arch.losses.weights import ARCFACE, find_weights
 
-__all__ = ["FILES", "Builder", "MetricUnavailable", "find_files", "network"]
+if TYPE_CHECKING:
+    import torch
 
-# A builder maps (metric, its files, device) to the network, or to a function that runs it.
-Builder = Callable[[str, tuple[Path, ...], str], Any]
+__all__ = ["FILES", "MetricUnavailable", "find_files", "network"]
 
 TORCHVISION = "https://download.pytorch.org/models"
 PYIQA = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main"
@@ -45,6 +42,15 @@ FILES: dict[str, tuple[tuple[str, str], ...]] = {
     "lmd_detector": (("facexlib", DETECTORS["retinaface_mobile0.25"].url),),
 }
 OF_PYIQA = ("dists", "musiq", "maniqa", "clipiqa", "fid")
+# Modules of this package and their functions, which map (metric, its files, device) to the network,
+# or to a function that runs it. They are imported on first use, because torch takes seconds.
+BUILDERS = {
+    "lpips": ("deep", "build_lpips"),
+    **dict.fromkeys(OF_PYIQA, ("deep", "build_pyiqa")),
+    "deg": ("face", "build_arcface"),
+    "lmd": ("face", "build_alignment"),
+    "lmd_detector": ("face", "build_detector"),
+}
 HINT = "name its folder with weights: FOLDER (quantface evaluate: --weights-dir, or --download)"
 
 
@@ -84,12 +90,13 @@ def _cache(name: str) -> Path:
         import facexlib
 
         return Path(facexlib.__file__).parent / "weights"
+    import torch
+
     return Path(torch.hub.get_dir()) / name
 
 
 def network(
     metric: str,
-    build: Builder,
     weights: str | os.PathLike[str] | None = None,
     download: bool = False,
     device: str | torch.device = "cpu",
@@ -100,9 +107,11 @@ def network(
         MetricUnavailable: see ``find_files``.
         QuantFaceError: a file is damaged or of another network.
     """
-    return _built(build, metric, find_files(metric, weights, download), str(device))
+    return _built(metric, find_files(metric, weights, download), str(device))
 
 
 @functools.cache
-def _built(build: Builder, metric: str, files: tuple[Path, ...], device: str) -> Any:
+def _built(metric: str, files: tuple[Path, ...], device: str) -> Any:
+    module, name = BUILDERS[metric]
+    build = getattr(import_module(f"quantface_arch.metrics.{module}"), name)
     return build(metric, files, device)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quantface_arch.faces.color import COLOR_FIXES
+from quantface_arch.faces.choices import COLOR_FIXES
 from quantface_arch.quant.finetune.trainable import BOUNDS
 from quantface_arch.quant.finetune.weight_trainers import WEIGHT_TRAINERS
 from quantface_arch.utils.option_fields import Limits, option

@@ -7,8 +7,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from quantface_arch.faces.color import COLOR_FIXES
-from quantface_arch.faces.detect import ALIASES, DETECTORS
+from quantface_arch.faces.choices import ALIASES, COLOR_FIXES, DETECTORS
 from quantface_arch.pretrained.names import DEFAULT_MODEL
 from quantface_arch.utils.runtime_names import RUNTIME_NAMES
 

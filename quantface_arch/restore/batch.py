@@ -13,6 +13,7 @@ from quantface_arch.restore.options import RestoreOptions, RuntimeOptions
 from quantface_arch.utils.cli import EXIT_FAILED
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.files import remove_temporaries
+from quantface_arch.utils.installation import need
 
 if TYPE_CHECKING:
     from quantface_arch.restore.manifest import Manifest
@@ -116,12 +117,13 @@ def _loaded(options: RestoreOptions, shard: Shard) -> tuple[FaceRestorer, int]:
             return _loaded_whole(options.runtime, shard)
         restorer = load_restorer(options.runtime, options.faces, shard)
         if options.outputs.bg_upsampler:
+            need("--bg-upsampler", "torch")
             from quantface_arch.background.load import load_background
 
             restorer.background = load_background(
                 options.outputs.bg_upsampler,
                 options.runtime.plain_runtime,
-                str(restorer.device),
+                restorer.device,
                 options.runtime.offline,
                 note_printer(shard),
             )
@@ -134,6 +136,7 @@ def _loaded(options: RestoreOptions, shard: Shard) -> tuple[FaceRestorer, int]:
 
 def _loaded_whole(options: RuntimeOptions, shard: Shard) -> tuple[FaceRestorer, int]:
     """Load a network for whole images."""
+    need("--whole", "torch")
     from quantface_arch.restore.whole import whole_restorer
 
     limit_threads(shard)

@@ -10,8 +10,9 @@ from quantface_arch.faces.weights import check_weights_dir
 from quantface_arch.integration.obtain import obtain
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.restore.options import FaceOptions, RuntimeOptions
-from quantface_arch.utils.devices import check_device
+from quantface_arch.utils.devices import check_device, has_cuda
 from quantface_arch.utils.distributed import Shard
+from quantface_arch.utils.installation import need
 
 if TYPE_CHECKING:
     from quantface_arch.restore.restorer import FaceRestorer
@@ -70,6 +71,7 @@ def _with_fidelity(name_or_path: str, fidelity: float | None) -> str:
     found = resolve_model(name_or_path)
     if fidelity is None:
         return name_or_path
+    need("--fidelity", "torch")
     # Import this late: it imports torch, and only CodeFormer needs it.
     from quantface_arch.pretrained.fidelity import with_fidelity
 
@@ -86,9 +88,7 @@ def limit_threads(shard: Shard) -> None:
 
 def _say_terms(restorer: FaceRestorer, notify: Callable[[str], None]) -> None:
     """Say under which terms a network of others may be used, if they are unusual."""
-    from quantface_arch.quant.nn.traits import traits_of
-
-    terms = _TERMS.get((traits_of(restorer.model).arch_options or {}).get("id", ""))
+    terms = _TERMS.get(restorer.model.arch_options.get("id", ""))
     if terms is not None:
         notify(terms)
 
@@ -105,10 +105,10 @@ def note_printer(shard: Shard) -> Callable[[str], None]:
 
 def device_of(name: str, runtime: str, shard: Shard) -> str:
     """Return the torch device of this process."""
-    import torch
-
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() and runtime != "openvino" else "cpu"
-    if name == "cuda" and shard.count > 1 and torch.cuda.is_available():
+        name = "cuda" if runtime != "openvino" and has_cuda() else "cpu"
+    if name == "cuda" and shard.count > 1 and has_cuda():
+        import torch
+
         return f"cuda:{shard.local_rank % torch.cuda.device_count()}"
     return check_device(name)

@@ -32,12 +32,14 @@ def settings_of(options: RestoreOptions, restorer: FaceRestorer) -> dict[str, An
     aligned = options.inputs.aligned
     model = resolve_model(options.runtime.model)
     files, base = [model], None
+    if model.suffix == ".xml":
+        files.append(model.with_suffix(".bin"))
     if model.is_dir():
         files, base = sorted(model.iterdir()), resolve_base(model)
     fidelity = options.runtime.fidelity
     runtime = "torch"
     if not model.is_dir():
-        runtime = resolve(options.runtime.runtime, restorer.device.type)
+        runtime = resolve(options.runtime.runtime, restorer.model.device_type)
     return {
         "model": {path.name: file_digest(path) for path in files if path.is_file()},
         "base": base,
@@ -62,7 +64,7 @@ def _whole_settings(options: RestoreOptions, restorer: FaceRestorer) -> dict[str
 
     return {
         "whole": _background(options.runtime.model),
-        "runtime": resolve(options.runtime.plain_runtime, restorer.device.type),
+        "runtime": resolve(options.runtime.plain_runtime, restorer.model.device_type),
         "upscale": options.outputs.factor,
         "compare": options.outputs.compare,
         "metadata": options.outputs.keep_metadata,

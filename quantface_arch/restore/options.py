@@ -59,9 +59,9 @@ class FaceOptions:
     """How faces are found and restored.
 
     Attributes:
-        detector: one of :data:`quantface_arch.faces.detect.DETECTORS` or its ``ALIASES``.
+        detector: one of :data:`quantface_arch.faces.choices.DETECTORS` or its ``ALIASES``.
         weights_dir: folder that holds RetinaFace's ``.pth`` file; None is facexlib's cache.
-        color_fix: one of :data:`quantface_arch.faces.color.COLOR_FIXES`; None is the model's own.
+        color_fix: one of :data:`quantface_arch.faces.choices.COLOR_FIXES`; None is the model's own.
         strength: weight of the restored face, 0 to 1.
         sample: sample the latent instead of taking its mean.
         seed: seed of that sample.

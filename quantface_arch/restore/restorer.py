@@ -10,19 +10,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError, check_choice
 from quantface_arch.faces.align import FACE_SIZE, similarity, transform
-from quantface_arch.faces.color import COLOR_FIXES, default_color_fix, fix_color
+from quantface_arch.faces.arrays import array_to_face, face_to_array
+from quantface_arch.faces.choices import COLOR_FIXES
+from quantface_arch.faces.color import default_color_fix, fix_color
 from quantface_arch.faces.detect import build_detector
 from quantface_arch.faces.face import Detector
 from quantface_arch.faces.mask import head_mask, head_turn
 from quantface_arch.faces.paste import paste_face
-from quantface_arch.faces.tensors import face_to_tensor, tensor_to_face
 from quantface_arch.pretrained.names import DEFAULT_MODEL
-from quantface_arch.quant.nn.traits import traits_of
+from quantface_arch.pretrained.on_arrays import as_array_network, load_on_arrays
 from quantface_arch.restore.accepted import ImageLike, as_rgb_image, check_range, checked_rgb
 from quantface_arch.restore.results import FoundFaces, RestoredFace, RestoredImage, cut_out
 from quantface_arch.utils.deprecated import renamed_argument
@@ -30,7 +29,11 @@ from quantface_arch.utils.images import MAX_OUTPUT_PIXELS, resize
 from quantface_arch.utils.limits import MAX_UPSCALE
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
     from typing_extensions import Unpack
+
+    from quantface_arch.archs.array_network import ArrayNetwork
 
 __all__ = ["FaceRestorer", "blend"]
 
@@ -53,11 +56,11 @@ class FaceRestorer:
     Threads may share a restorer. Its compiled network and detector serve one thread at a time.
 
     Args:
-        model: maps float (N, 3, 512, 512) faces in [-1, 1] to restored faces of the same shape and
-            range. To sample, it also takes a keyword ``noise``: standard normal values of shape
-            ``model.latent_shape(N, 512, 512)``.
+        model: maps float32 (N, 3, 512, 512) faces in [-1, 1] to restored faces of the same shape
+            and range: a network on arrays, or a torch module. To sample, a module also takes a
+            keyword ``noise``: standard normal values of shape ``model.latent_shape(N, 512, 512)``.
         device: device of the model and the detector.
-        detector: a detector, or one of :data:`quantface_arch.faces.detect.DETECTORS`, which is
+        detector: a detector, or one of :data:`quantface_arch.faces.choices.DETECTORS`, which is
             loaded on first use.
         weights_dir: folder that directly holds the detector's ``.pth`` file.
         offline: never download detector weights.
@@ -66,8 +69,8 @@ class FaceRestorer:
         background: function that enlarges the image behind the faces. It maps (H, W, 3) RGB in
             uint8 or uint16 to (s * H, s * W, 3); the result is resized to the requested size.
             None interpolates.
-        color_fix: one of :data:`quantface_arch.faces.color.COLOR_FIXES`, which selects what a face
-            takes over from its original. None selects the model's own: ``lowres`` for ``mini``
+        color_fix: one of :data:`quantface_arch.faces.choices.COLOR_FIXES`, which selects what a
+            face takes over from its original. None selects the model's own: ``lowres`` for ``mini``
             models, else ``none``.
         notify: receives one line about each download or fallback.
 
@@ -77,7 +80,7 @@ class FaceRestorer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: ArrayNetwork | nn.Module,
         device: str | torch.device = "cpu",
         *,
         detector: str | Detector = "auto",
@@ -88,11 +91,11 @@ class FaceRestorer:
         color_fix: str | None = None,
         notify: Callable[[str], None] = lambda message: None,
     ) -> None:
-        self.device = torch.device(device)
-        self.model = model.eval()
-        self.batch_size = batch_size or (1 if self.device.type == "cpu" else 8)
+        self.device = str(device)
+        self.model = as_array_network(model, self.device)
+        self.batch_size = batch_size or (1 if self.model.device_type == "cpu" else 8)
         self.background = background
-        self.color_fix = color_fix or default_color_fix(traits_of(model).arch_options)
+        self.color_fix = color_fix or default_color_fix(self.model.arch_options)
         check_choice("color_fix", self.color_fix, COLOR_FIXES)
         self._detector = detector
         self._detector_options = {"weights_dir": weights_dir, "offline": offline, "notify": notify}
@@ -121,11 +124,10 @@ class FaceRestorer:
         """
         from quantface_arch.integration.obtain import obtain
         from quantface_arch.pretrained.hub.options import FetchOptions
-        from quantface_arch.pretrained.zoo import load_model
 
         offline = options.get("offline", False)
         path = obtain(name_or_path, FetchOptions(offline=offline), options.get("notify", print))
-        model = load_model(path, runtime, device, base, offline)
+        model = load_on_arrays(path, runtime, str(device), base, offline)
         return cls(model, device, **options)
 
     @functools.cached_property
@@ -262,34 +264,27 @@ class FaceRestorer:
         for start in range(0, len(faces), self.batch_size):
             yield faces[start : start + self.batch_size]
 
-    @torch.inference_mode()
     def _run(self, faces: Sequence[np.ndarray], sample: bool, seed: int) -> list[np.ndarray]:
-        lq = torch.stack([face_to_tensor(face) for face in faces]).to(self.device)
-        # A network that does not sample need not accept the keyword.
-        options = {"noise": self._noise(faces, seed).to(self.device)} if sample else {}
-        restored = self.model(lq, **options)
+        lq = np.stack([face_to_array(face) for face in faces])
+        restored = self.model(lq, self._noise(faces, seed) if sample else None)
         if restored.shape != lq.shape:
             raise QuantFaceError(
-                f"the model maps faces {tuple(lq.shape)} to {tuple(restored.shape)}, expected the "
-                "same shape; a network that enlarges belongs to --bg-upsampler"
+                f"the model maps faces {lq.shape} to {restored.shape}, expected the same shape; a "
+                "network that enlarges belongs to --bg-upsampler"
             )
-        if not torch.isfinite(restored).all():
+        if not np.isfinite(restored).all():
             raise QuantFaceError("the model returned values that are not finite")
-        pairs = zip(restored.cpu(), faces, strict=True)
-        return [tensor_to_face(out, like=face) for out, face in pairs]
+        return [array_to_face(out, face) for out, face in zip(restored, faces, strict=True)]
 
-    def _noise(self, faces: Sequence[np.ndarray], seed: int) -> Tensor:
+    def _noise(self, faces: Sequence[np.ndarray], seed: int) -> np.ndarray:
         """Draw noise from the seed and each face's own pixels, so that no other face affects it."""
-        latent_shape = getattr(self.model, "latent_shape", None)
-        if latent_shape is None:
-            raise QuantFaceError("the model has no latent to sample")
-        shape: tuple[int, ...] = latent_shape(1, FACE_SIZE, FACE_SIZE)
+        shape = self.model.latent_shape(1, FACE_SIZE, FACE_SIZE)
         draws = []
         for face in faces:
             digest = hashlib.sha256(f"{seed}:".encode() + np.ascontiguousarray(face).tobytes())
-            generator = torch.Generator().manual_seed(int.from_bytes(digest.digest()[:8], "big"))
-            draws.append(torch.randn(shape, generator=generator))
-        return torch.cat(draws)
+            generator = np.random.default_rng(int.from_bytes(digest.digest(), "big"))
+            draws.append(generator.standard_normal(shape, np.float32))
+        return np.concatenate(draws)
 
 
 def blend(before: np.ndarray, after: np.ndarray, strength: float) -> np.ndarray:

@@ -42,6 +42,6 @@ def whole_restorer(
     """
     tiled = load_background(name_or_path, runtime, device, offline, notify, whole=True)
     restorer = FaceRestorer(
-        tiled.network, tiled.device, detector=_NoFaces(), background=tiled, color_fix="none"
+        tiled.network, device, detector=_NoFaces(), background=tiled, color_fix="none"
     )
     return restorer, tiled.scale

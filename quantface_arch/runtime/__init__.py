@@ -1,4 +1,7 @@
-"""The runtimes that can execute a checkpoint, in one table with one interface."""
+"""The runtimes that can execute a checkpoint, in one table with one interface.
+
+Importing this package does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,19 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant.checkpoint.builder import Build
 from quantface_arch.runtime import cuda, openvino, reference
 from quantface_arch.utils.runtime_names import RUNTIME_NAMES
 
-__all__ = ["RUNTIMES", "Runtime", "available", "load", "resolve"]
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from quantface_arch.quant.checkpoint.builder import Build
+
+__all__ = ["RUNTIMES", "Runtime", "available", "device_type", "load", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,11 @@ _BACKENDS = (
 RUNTIMES: dict[str, Runtime] = dict(zip(RUNTIME_NAMES, _BACKENDS, strict=True))
 
 
+def device_type(device: str | torch.device) -> str:
+    """Return the type of a torch device, such as ``cuda`` of ``cuda:0``."""
+    return str(device).partition(":")[0]
+
+
 def available(device: str = "cpu") -> list[str]:
     """Return the names of the runtimes that can be used on a type of device, best first."""
     return [
@@ -64,7 +75,10 @@ def resolve(name: str = "auto", device: str = "cpu") -> str:
             message says how to get it.
     """
     if name == "auto":
-        return available(device)[0]
+        found = available(device)
+        if not found:
+            raise QuantFaceError("no runtime is installed: pip install openvino")
+        return found[0]
     if name not in RUNTIMES:
         raise QuantFaceError(
             f"runtime: found {name!r}, allowed are {', '.join(['auto', *RUNTIMES])}"
@@ -96,5 +110,5 @@ def load(
     Raises:
         QuantFaceError: see ``resolve`` and ``load_checkpoint``.
     """
-    name = resolve(runtime, torch.device(device).type)
+    name = resolve(runtime, device_type(device))
     return RUNTIMES[name].load(Path(path), build).eval().to(device)

@@ -26,15 +26,13 @@ from quantface_arch.quant.nn.layers import QuantLayer
 from quantface_arch.quant.ops.hadamard import Segments, hadamard
 from quantface_arch.quant.ops.lowrank import low_rank_weight
 from quantface_arch.quant.ops.quantizer import grid, quantize, scale_and_zero_point
+from quantface_arch.runtime.processor import FULL
+from quantface_arch.utils.runtime_names import MODES
 
-__all__ = ["FULL", "MODES", "SPARE", "LoweredLayer", "Lowering", "folded_weight"]
+__all__ = ["LoweredLayer", "Lowering", "folded_weight"]
 
-MODES = ("auto", "faithful", "folded")
 # A product maps (input, weight, bias) to the output of a layer.
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-# These are the largest integers of a weight. SPARE leaves one bit unused, for processors that sum
-# pairs of products in 16 bits, where sums of 8-bit weights would overflow.
-FULL, SPARE = 127, 63
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,9 @@ class Lowering:
 
     Attributes:
         mode: ``faithful``, ``folded``, or ``auto``, which folds layers whose input has 8 bits.
-        largest: the largest integer of a weight, ``FULL`` or ``SPARE``. A faithful weight is
-            rounded again if its integers do not fit, or if it has several scales per output
-            channel.
+        largest: the largest integer of a weight, ``processor.FULL`` or ``processor.SPARE``. A
+            faithful weight is rounded again if its integers do not fit, or if it has several scales
+            per output channel.
 
     Raises:
         QuantFaceError: there is no such mode.

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
-from quantface_arch.quant.checkpoint.builder import Build
-from quantface_arch.quant.checkpoint.save_load import load_checkpoint
+    from quantface_arch.quant.checkpoint.builder import Build
 
 __all__ = ["load", "missing"]
 
 
 def missing() -> str | None:
-    """Return None: this runtime can always be used."""
-    return None
+    """Return None if torch is installed, else an install hint."""
+    return None if find_spec("torch") else "pip install torch"
 
 
 def load(path: Path, build: Build) -> nn.Module:
@@ -22,4 +24,6 @@ def load(path: Path, build: Build) -> nn.Module:
 
     The result is as slow as the float network. Other runtimes are tested against it.
     """
+    from quantface_arch.quant.checkpoint.save_load import load_checkpoint
+
     return load_checkpoint(path, build)

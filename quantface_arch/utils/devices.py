@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
-from quantface_arch.errors import UsageError, one_line
+import os
+import shutil
+import sys
+from importlib.util import find_spec
 
-__all__ = ["check_device"]
+from quantface_arch.errors import UsageError, one_line
+from quantface_arch.utils.installation import need
+
+__all__ = ["check_device", "has_cuda"]
+
+# One of these files exists on Linux where a driver for NVIDIA's GPUs is loaded.
+_DRIVERS = ("/dev/nvidiactl", "/dev/dxg")
+
+
+def has_cuda() -> bool:
+    """Return whether torch finds an NVIDIA GPU; without a driver, torch is not imported."""
+    on_linux = sys.platform == "linux"
+    driver = any(map(os.path.exists, _DRIVERS)) if on_linux else shutil.which("nvidia-smi")
+    if not driver or find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def check_device(name: str) -> str:
@@ -13,6 +33,9 @@ def check_device(name: str) -> str:
     Raises:
         UsageError: there is no such device here.
     """
+    if name == "cpu":
+        return name
+    need(f"--device {name}", "torch")
     # Import this late, because importing torch takes seconds.
     import torch
 

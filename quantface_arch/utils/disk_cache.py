@@ -23,7 +23,7 @@ from filelock import FileLock
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.utils.files import file_digest
 
-__all__ = ["cache_root", "cached", "keep_latest"]
+__all__ = ["cache_root", "cached", "keep_latest", "latest"]
 
 MANIFEST = "manifest.json"
 # These temporary folders are removed when the process ends.
@@ -75,9 +75,27 @@ def keep_latest(used: Path, count: int) -> None:
         # Another process may remove the same folders.
         with suppress(OSError):
             used.touch()
-            kept = [path for path in used.parent.iterdir() if not path.name.startswith(".")]
-            for path in sorted(kept, key=lambda path: path.stat().st_mtime)[:-count]:
+            for path in _by_use(used.parent)[:-count]:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def latest(kind: str) -> tuple[Path, dict[str, Any]] | None:
+    """Return the folder of a kind that was made or touched last, as ``cached`` does, if any."""
+    with suppress(OSError):
+        for folder in _by_use(cache_root() / kind)[-1:]:
+            kept = _read(folder)
+            return None if kept is None else (folder, kept)
+    return None
+
+
+def _by_use(parent: Path) -> list[Path]:
+    """Return the folders of a kind, the one used last at the end.
+
+    Raises:
+        OSError: another process removes one of them at the same time, or there is none.
+    """
+    kept = [path for path in parent.iterdir() if not path.name.startswith(".")]
+    return sorted(kept, key=lambda path: path.stat().st_mtime)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.utils.threads import processors, set_thread_count
 
 __all__ = ["Shard"]
 
@@ -53,7 +54,7 @@ class Shard:
     @property
     def threads(self) -> int:
         """The threads of this process: an equal share of the machine's cores, at least 1."""
-        return max(1, len(os.sched_getaffinity(0)) // self.local_count)
+        return max(1, len(processors()) // self.local_count)
 
     def share(self, items: Sequence[T]) -> list[T]:
         """Return this process's share, every ``count``-th item; shares differ by at most one."""
@@ -76,11 +77,10 @@ class Shard:
         if self.count == 1:
             yield
             return
-        import torch
         import torch.distributed as dist
 
         _end_with_parent()
-        torch.set_num_threads(self.threads)
+        set_thread_count(self.threads)
         with self._together():
             dist.init_process_group("gloo", timeout=PATIENCE)
         yield

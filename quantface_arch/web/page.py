@@ -14,7 +14,7 @@ from gradio.data_classes import ImageData  # pyright: ignore[reportMissingImport
 from gradio.themes import Default  # pyright: ignore[reportMissingImports]  (the extra app)
 
 from quantface_arch.errors import QuantFaceError, one_line
-from quantface_arch.faces.color import COLOR_FIXES
+from quantface_arch.faces.choices import COLOR_FIXES
 from quantface_arch.utils.images import FORMAT_NAMES
 from quantface_arch.web.limits import Limits
 from quantface_arch.web.service import Service, count

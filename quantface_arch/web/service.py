@@ -14,7 +14,7 @@ import numpy as np
 
 from quantface_arch.errors import QuantFaceError, check_choice
 from quantface_arch.faces.align import FACE_SIZE
-from quantface_arch.faces.color import COLOR_FIXES
+from quantface_arch.faces.choices import COLOR_FIXES
 from quantface_arch.pretrained.names import shipped_models
 from quantface_arch.restore.restorer import FaceRestorer
 from quantface_arch.restore.results import FoundFaces, RestoredFace

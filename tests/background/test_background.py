@@ -16,6 +16,7 @@ from small_networks import TINY
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.archs.meta import meta_network
+from quantface_arch.archs.torch_network import TorchNetwork
 from quantface_arch.background import weights
 from quantface_arch.background.load import load_background
 from quantface_arch.background.tiles import BackgroundUpsampler, windows
@@ -69,21 +70,21 @@ def test_windows_cover_an_axis_once_with_context(length):
 def test_tiles_leave_no_seams(photo, scale, depth):
     """Tiled and untiled images differ by at most one level of 255."""
     image = photo.astype(depth) * (1 if depth == np.uint8 else 257)
-    net, cpu = network(scale), torch.device("cpu")
-    whole = BackgroundUpsampler(net, scale, cpu, tile=256)(image)
-    tiled = BackgroundUpsampler(net, scale, cpu, tile=32)(image)
+    net = TorchNetwork(network(scale))
+    whole = BackgroundUpsampler(net, scale, tile=256)(image)
+    tiled = BackgroundUpsampler(net, scale, tile=32)(image)
     assert tiled.shape == whole.shape == (110 * scale, 150 * scale, 3) and tiled.dtype == depth
     assert to_uint8(whole).std() > 4
     assert np.abs(to_uint8(tiled).astype(int) - to_uint8(whole)).max() <= 1
     # Without context there are seams, which this test detects.
-    bare = BackgroundUpsampler(net, scale, cpu, tile=32, context=0)(image)
+    bare = BackgroundUpsampler(net, scale, tile=32, context=0)(image)
     assert np.abs(to_uint8(bare).astype(int) - to_uint8(whole)).max() > 30
 
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_sides_need_not_fit_the_grid(photo, scale):
     """The padding is cut off again, and changes only pixels near the edge."""
-    upsampler = BackgroundUpsampler(network(scale), scale, torch.device("cpu"))
+    upsampler = BackgroundUpsampler(TorchNetwork(network(scale)), scale)
     odd = upsampler(photo[:99, :147])
     assert odd.shape == (99 * scale, 147 * scale, 3)
     inner = np.s_[: 80 * scale, : 128 * scale]
@@ -98,19 +99,19 @@ class Brighter(torch.nn.Module):
 
 
 def test_bright_values_are_clipped_and_values_that_are_not_finite_are_an_error(photo):
-    large = BackgroundUpsampler(Brighter(), 2, torch.device("cpu"))(photo)
+    large = BackgroundUpsampler(TorchNetwork(Brighter()), 2)(photo)
     wanted = np.minimum(2 * photo.astype(int), 255).repeat(2, 0).repeat(2, 1)
     assert np.abs(large - wanted).max() <= 1
     net = network(2)
     with torch.no_grad():
         net.conv_last.bias[1] = torch.inf
     with pytest.raises(QuantFaceError, match="not finite"):
-        BackgroundUpsampler(net, 2, torch.device("cpu"))(photo)
+        BackgroundUpsampler(TorchNetwork(net), 2)(photo)
 
 
 def test_a_grey_image_stays_grey(photo):
     grey = np.repeat(photo[..., :1], 3, axis=2)
-    large = BackgroundUpsampler(network(2), 2, torch.device("cpu"))(grey)
+    large = BackgroundUpsampler(TorchNetwork(network(2)), 2)(grey)
     assert (large == large[..., :1]).all()
 
 
@@ -123,7 +124,7 @@ def test_all_kinds_of_files_give_the_same_network(photo, tmp_path):
     official(tmp_path / "ema.pth", 2)
     official(tmp_path / "params.pth", 2, "params")
     torch.save({"params": {f"module.{key}": state[key] for key in state}}, tmp_path / "many.pth")
-    wanted = BackgroundUpsampler(network(2), 2, torch.device("cpu"))(photo)
+    wanted = BackgroundUpsampler(TorchNetwork(network(2)), 2)(photo)
     for path in sorted(tmp_path.iterdir()):
         loaded = load_background(str(path), "reference")
         assert loaded.scale == 2
@@ -149,7 +150,7 @@ def test_the_published_sizes_are_recognized():
 @pytest.mark.slow
 def test_a_quantized_network_in_both_runtimes(photo, tmp_path):
     net, images = network(2), torch.rand(2, 3, 32, 32)
-    wanted = BackgroundUpsampler(net, 2, torch.device("cpu"))(photo).astype(int)
+    wanted = BackgroundUpsampler(TorchNetwork(net), 2)(photo).astype(int)
     quantize(net, "w8a8", images, progress=False)
     save_checkpoint(net, tmp_path / "w8a8.safetensors", {**SMALL, "scale": 2})
     official(tmp_path / "float.pth", 2)
@@ -217,7 +218,7 @@ def test_published_weights_are_refused_if_their_digest_differs(tmp_path, monkeyp
 
 
 def test_too_many_pixels_are_refused_before_any_work():
-    upsampler = BackgroundUpsampler(torch.nn.Identity(), 4, torch.device("cpu"))
+    upsampler = BackgroundUpsampler(TorchNetwork(torch.nn.Identity()), 4)
     with pytest.raises(QuantFaceError, match="9000x9000 pixels enlarged 4 times"):
         upsampler(np.broadcast_to(np.uint8(0), (9000, 9000, 3)))
 
@@ -237,7 +238,7 @@ def test_memory_is_bounded_by_the_tile():
     image[0, 0] = 1, 2, 3
     tracemalloc.start()
     try:
-        large = BackgroundUpsampler(net, 2, torch.device("cpu"), tile=128)(image)
+        large = BackgroundUpsampler(TorchNetwork(net), 2, tile=128)(image)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -265,7 +266,7 @@ def test_the_command(repo, photo, tmp_path, monkeypatch, capsys):
     status, stderr = restore("--bg-upsampler", tmp_path / "x2.pth", "--upscale", "1.5")
     assert status == 0, stderr
     result = load_rgb(tmp_path / "out/restored/in.png")
-    large = resize(BackgroundUpsampler(network(2), 2, torch.device("cpu"))(photo), 384, 384)
+    large = resize(BackgroundUpsampler(TorchNetwork(network(2)), 2)(photo), 384, 384)
     assert result.shape == (384, 384, 3)
     same = (result == large).all(axis=2)
     # The face is pasted over the enlarged background.

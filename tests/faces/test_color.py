@@ -10,7 +10,8 @@ from torch import nn
 
 from quantface_arch.archs.presets import PRESETS
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.faces.color import COLOR_FIXES, default_color_fix, fix_color
+from quantface_arch.faces.choices import COLOR_FIXES
+from quantface_arch.faces.color import default_color_fix, fix_color
 from quantface_arch.models.restorer_model import RestorerModel
 from quantface_arch.pretrained.names import resolve_model, shipped_models
 from quantface_arch.quant.checkpoint.metadata import opened

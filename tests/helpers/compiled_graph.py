@@ -21,7 +21,7 @@ def compiled_graph(build, x, mode, folder):
         found = load(path, lambda _: build(), mode)
     with torch.inference_mode():
         distance = sqnr(load_checkpoint(path, lambda _: build())(x), found(x))
-    return distance, next(iter(vars(found)["forward"].compiled.values()))
+    return distance, next(iter(vars(found)["forward"].part.compiled.values()))
 
 
 def facts(graph, key):

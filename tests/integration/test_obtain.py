@@ -76,7 +76,7 @@ def test_a_quantized_osdface_is_made_once_and_restores(hub, published, repo):
     restorer = FaceRestorer.from_pretrained("osdface-mp", "reference", notify=said.append)
     assert path.stat().st_mtime_ns == written and not said
     assert len(restorer.restore(repo / "inputs/astronaut.jpg").faces) == 1
-    assert any(layer.weight_spec.bits == 4 for layer in quant_layers(restorer.model))
+    assert any(layer.weight_spec.bits == 4 for layer in quant_layers(restorer.model.module))
 
 
 @pytest.mark.slow

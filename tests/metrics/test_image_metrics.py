@@ -181,7 +181,7 @@ def test_niqe_of_images_without_texture_is_refused(level, face):
 
 @pytest.mark.slow
 def test_deg_is_the_angle_between_embeddings(face, weights):
-    net = network("deg", METRICS["deg"].build, weights)
+    net = network("deg", weights)
     other = np.ascontiguousarray(face[::-1])
     with torch.no_grad():
         first, second = (net.embed(2 * x - 1)[0] for x in face_metrics.as_tensors(face, other))
@@ -234,9 +234,8 @@ def test_landmarks_of_the_detector_follow_the_face(face, data_root):
 
 def test_a_network_is_loaded_once(weights):
     for name in RANDOM:
-        build = METRICS[name].build
-        first = network(name, build, weights)
-        assert first is network(name, build, weights=str(weights), download=True, device="cpu")
+        first = network(name, weights)
+        assert first is network(name, weights=str(weights), download=True, device="cpu")
 
 
 def test_weights_come_from_the_folder_and_then_from_the_libraries_caches(weights, cache):
@@ -272,7 +271,7 @@ def test_damaged_and_foreign_weights_are_errors_of_their_own(weights, cache):
     for name, content in (("deg", "lpips"), ("lmd", "deg")):
         (cache / file_name(name)).symlink_to(weights / file_name(content))
         with pytest.raises(QuantFaceError, match=file_name(name)) as caught:
-            network(name, METRICS[name].build, cache)
+            network(name, cache)
         assert not isinstance(caught.value, MetricUnavailable)
 
 
@@ -290,7 +289,7 @@ def test_without_pyiqa_its_metrics_say_so(name, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(__import__("sys").modules, "pyiqa", raising=False)
     with pytest.raises(MetricUnavailable, match=f"^{name}: pyiqa cannot be imported: .*not_there"):
-        network(name, METRICS[name].build, tmp_path)
+        network(name, tmp_path)
     (tmp_path / "pyiqa.py").unlink()
     monkeypatch.setattr("sys.path", [str(tmp_path)])
     with pytest.raises(MetricUnavailable, match=rf"^{name}: pyiqa is not installed: .*metrics"):

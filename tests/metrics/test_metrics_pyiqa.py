@@ -114,7 +114,7 @@ def test_values_are_those_of_pyiqa_reading_the_pictures_itself(states, weights, 
 def test_networks_hold_the_weights_of_the_files_alone(states, weights, hub):
     metric = states.__name__
     (state,) = states()
-    net = network(metric, METRICS[metric].build, weights([state], metric)).net
+    net = network(metric, weights([state], metric)).net
     name = "vit.blocks.3.attn.qkv.weight" if metric == "maniqa" else "model.fc.weight"
     assert torch.equal(net.state_dict()[name], state[name.removeprefix("model.")])
     assert not hub.exists()
@@ -125,11 +125,11 @@ def test_foreign_and_damaged_files_are_named(metric, tmp_path):
     file = tmp_path / FILES[metric][0][1].rsplit("/", 1)[-1]
     torch.save({"a": torch.zeros(1)}, file)
     with pytest.raises(QuantFaceError, match=f"{metric} of {file}") as caught:
-        network(metric, METRICS[metric].build, tmp_path)
+        network(metric, tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_pickle_that_holds_more_than_tensors_is_refused(tmp_path):
     torch.save({"a": np.random.default_rng(0)}, tmp_path / FILES["musiq"][0][1].rsplit("/", 1)[-1])
     with pytest.raises(QuantFaceError, match=r"musiq_koniq.*unpickled safely"):
-        network("musiq", METRICS["musiq"].build, tmp_path)
+        network("musiq", tmp_path)

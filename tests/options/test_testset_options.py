@@ -20,6 +20,7 @@ from basicsr.archs import build_network
 from basicsr.utils.registry import METRIC_REGISTRY
 from quantface_arch.errors import UsageError
 from quantface_arch.metrics.catalogue import METRICS
+from quantface_arch.metrics.networks import FILES
 from quantface_arch.quant import quant_layers
 
 
@@ -49,7 +50,7 @@ def test_an_options_file_has_the_papers_metrics(repo, name):
     for key, options in metrics.items():
         assert options["type"] == METRICS[key].type
         assert paired or not METRICS[key].reference
-        assert ("download" in options) == (METRICS[key].build is not None)
+        assert ("download" in options) == (key in FILES)
     assert ("dataroot_gt" in opt["datasets"]["test_1"]) == paired
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from quantface_arch import load_model
-from quantface_arch.faces.detect import DETECTORS
+from quantface_arch.faces.choices import DETECTORS
 from quantface_arch.faces.weights import FILES
 
 HEAVY = ("basicsr", "diffusers", "peft", "transformers")

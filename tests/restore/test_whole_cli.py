@@ -13,6 +13,7 @@ from small_networks import TINY
 from torch import nn
 
 from quantface_arch.archs.build import build_arch
+from quantface_arch.archs.torch_network import TorchNetwork
 from quantface_arch.background.load import load_background
 from quantface_arch.background.tiles import BackgroundUpsampler
 from quantface_arch.quant import save_checkpoint
@@ -87,12 +88,14 @@ def test_networks_get_their_own_range_and_least_side(photo):
     seen = []
 
     class Same(nn.Module):
+        input_range = (-1.0, 1.0)
+
         def forward(self, x):
             seen.append((x.shape[-2:], float(x.min()) < -0.2, float(x.max()) > 0.9))
             return x
 
     image = load_rgb(photo)
-    tiled = BackgroundUpsampler(Same(), 1, torch.device("cpu"), values=(-1.0, 1.0), least=50)
+    tiled = BackgroundUpsampler(TorchNetwork(Same()), 1, least=50)
     assert np.array_equal(tiled(image), image)
     assert seen == [((52, 60), True, True)]
 

@@ -17,7 +17,7 @@ from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import Recipe, load_checkpoint, quant_layers, quantize, save_checkpoint
-from quantface_arch.runtime.openvino.network import has_vnni
+from quantface_arch.runtime.processor import has_vnni
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from torch import nn
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import quant_layers, quantize
 from quantface_arch.quant.ops.hadamard import rotate
-from quantface_arch.runtime.lowering import SPARE, Lowering, Rotation, folded_weight
+from quantface_arch.runtime.lowering import Lowering, Rotation, folded_weight
+from quantface_arch.runtime.processor import SPARE
 
 KINDS = ("none", "scale", "rotate", "both")
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
-from quantface_arch.quant.checkpoint.builder import Build
+    from quantface_arch.quant.checkpoint.builder import Build
 
 __all__ = ["load", "missing"]
 
@@ -21,6 +22,8 @@ def missing() -> str | None:
     """Return None if the kernels can be compiled and run, else an install hint."""
     if not find_spec("triton"):
         return "pip install triton"
+    import torch
+
     wanted = ".".join(map(str, CAPABILITY))
     if not torch.cuda.is_available():
         return f"it needs an NVIDIA GPU of compute capability {wanted} or more, none was found"
@@ -41,11 +44,13 @@ def load(path: Path, build: Build, mode: str = "auto") -> nn.Module:
 
     Args:
         build: see ``load_checkpoint``.
-        mode: the mode of the layers, see ``lowering.MODES``.
+        mode: the mode of the layers, see ``runtime_names.MODES``.
 
     Raises:
         QuantFaceError: see ``load_checkpoint`` and ``Lowering``.
     """
+    import torch
+
     from quantface_arch.runtime.cuda.network import load_network
 
     return load_network(path, build, mode, torch.device("cuda"))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
-from quantface_arch.quant.checkpoint.builder import Build, Builder
+    from quantface_arch.quant.checkpoint.builder import Build
 
 __all__ = ["load", "missing"]
 
@@ -32,12 +34,13 @@ def load(path: Path, build: Build, mode: str = "auto") -> nn.Module:
     Args:
         build: see ``load_checkpoint``. Given a ``Builder``, the full network is built only to
             compile it, and this process keeps the shell.
-        mode: the mode of the layers, see ``lowering.MODES``.
+        mode: the mode of the layers, see ``runtime_names.MODES``.
 
     Raises:
         QuantFaceError: see ``load_checkpoint`` and ``Lowering``; or OpenVINO cannot compile the
             network.
     """
+    from quantface_arch.quant.checkpoint.builder import Builder
     from quantface_arch.runtime.openvino.network import load_network
 
     return load_network(path, Builder.of(build), mode)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from torch import Tensor
+import numpy as np
 
 from quantface_arch.runtime.openvino.compiled import SHAPES, CompiledPart
 from quantface_arch.utils.disk_cache import cached, keep_latest
@@ -17,7 +17,7 @@ __all__ = ["OneSizePart"]
 
 # Graphs are kept on disk for this many sizes.
 KEPT_SIZES = 8
-Trace: TypeAlias = Callable[[tuple[Tensor, ...], Path], None]
+Trace: TypeAlias = Callable[[tuple[np.ndarray, ...], Path], None]
 
 
 class OneSizePart:
@@ -38,18 +38,18 @@ class OneSizePart:
         self._lock = threading.Lock()
         self.parts: LRUCache[CompiledPart] = LRUCache(SHAPES)
 
-    def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Run on CPU tensors; the results are float32. Threads may call it.
+    def __call__(self, *inputs: np.ndarray) -> np.ndarray | tuple[np.ndarray, ...]:
+        """Run on arrays; the results are float32. Threads may call it.
 
         Raises:
             QuantFaceError: the part cannot be traced, compiled or computed for these shapes.
         """
-        shapes = tuple(tuple(x.shape) for x in inputs)
+        shapes = tuple(x.shape for x in inputs)
         with self._lock:
             part = self.parts.get_or_make(shapes, lambda: self._traced(inputs, shapes))
         return part(*inputs)
 
-    def _traced(self, inputs: tuple[Tensor, ...], shapes: Any) -> CompiledPart:
+    def _traced(self, inputs: tuple[np.ndarray, ...], shapes: Any) -> CompiledPart:
         def make(scratch: Path) -> dict[str, Any]:
             self.trace(inputs, scratch)
             return {}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openvino
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.checkpoint.builder import Build
 from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime.lowering import LoweredLayer, Lowering
+from quantface_arch.runtime.openvino.compiled_parts import EXPORTED
 from quantface_arch.runtime.openvino.group_norm import keep_in_float32, spread_group_norms
 from quantface_arch.runtime.openvino.upsampling import merge_upsampling
 from quantface_arch.runtime.parts import (
@@ -38,19 +41,18 @@ def trace_checkpoint(path: Path, build: Build, lowering: Lowering, folder: Path)
     """Write ``NAME.xml`` and ``NAME.bin`` of every part whose graph holds for all sizes.
 
     Returns:
+        ``parts``: the names of all parts; ``one_size``: those of them that ``trace_part`` traces;
         ``exact``: whether everything except integer products must be computed in float32, because
-        the network has to match the reference; ``one_size``: the names of the other parts, which
-        ``trace_part`` traces.
+        the network has to match the reference; ``arch_options`` and ``input_range``: see
+        ``NetworkTraits``.
 
     Raises:
         QuantFaceError: see ``load_checkpoint``, ``Lowering`` and ``converted``.
     """
     network = lowered_network(path, build, lowering)
     recorded, layers = record(network), lowered_layers(network)
-    others, one_size = inputs_at_another_size(network), []
-    for name in progress_bar(
-        traits_of(network).parts, desc=f"compiling {path.stem}, once", unit="part"
-    ):
+    others, one_size, traits = inputs_at_another_size(network), [], traits_of(network)
+    for name in progress_bar(traits.parts, desc=f"compiling {path.stem}, once", unit="part"):
         inputs, called = recorded[name]
         part = Part(network, name)
         try:
@@ -59,7 +61,7 @@ def trace_checkpoint(path: Path, build: Build, lowering: Lowering, folder: Path)
             save(rearranged(model, layers, lowering), folder / f"{name}.xml")
         except OneSizeError:
             one_size.append(name)
-    return {"exact": is_exact(layers), "one_size": one_size}
+    return {"parts": traits.parts, "one_size": one_size, **facts(network, layers)}
 
 
 @torch.no_grad()
@@ -68,7 +70,7 @@ def trace_part(
     build: Build,
     lowering: Lowering,
     name: str,
-    inputs: tuple[Tensor, ...],
+    inputs: tuple[np.ndarray, ...],
     folder: Path,
 ) -> None:
     """Write ``NAME.xml`` and ``NAME.bin`` of a part for inputs of these shapes alone.
@@ -79,7 +81,7 @@ def trace_part(
     network = lowered_network(path, build, lowering)
     _, called = record(network)[name]
     with only(network, called):
-        model = converted(Part(network, name), inputs, None, path)
+        model = converted(Part(network, name), tuple(map(torch.tensor, inputs)), None, path)
     save(rearranged(model, lowered_layers(network), lowering), folder / f"{name}.xml")
 
 
@@ -91,9 +93,10 @@ def write_openvino(path: Path, build: Build, lowering: Lowering, target: Path) -
         QuantFaceError: see ``trace_checkpoint``; or the files cannot be written.
     """
     network = lowered_network(path, build, lowering)
-    image = example_image(network)
+    image, layers = example_image(network), lowered_layers(network)
     model = converted(Whole(network), (image,), (other_image(network),), path)
-    model = rearranged(model, lowered_layers(network), lowering)
+    model = rearranged(model, layers, lowering)
+    model.set_rt_info(json.dumps(facts(network, layers)), [EXPORTED])
     with atomic_path(target) as temporary:
         try:
             save(model, temporary)
@@ -109,6 +112,16 @@ def lowered_layers(network: nn.Module) -> dict[str, LoweredLayer]:
     """Return a network's lowered layers by name."""
     modules = network.named_modules()
     return {name: found for name, found in modules if isinstance(found, LoweredLayer)}
+
+
+def facts(network: nn.Module, layers: Mapping[str, LoweredLayer]) -> dict[str, Any]:
+    """Return, as plain data, what a network's graphs do not say; see ``trace_checkpoint``."""
+    traits = traits_of(network)
+    return {
+        "exact": is_exact(layers),
+        "arch_options": dict(traits.arch_options),
+        "input_range": traits.input_range,
+    }
 
 
 def is_exact(layers: Mapping[str, LoweredLayer]) -> bool:

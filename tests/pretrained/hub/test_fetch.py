@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 
 import pytest
 from hub_files import BASE, LARGE, MIRROR, OWN, check
@@ -40,7 +41,9 @@ def test_another_mirror_takes_over(osdface, hub, kind):
     hub.faults = [Fault(kind, f"{BASE}/resolve/", times=10**6)]
     folder, said = osdface()
     check(folder, hub)
-    assert len(said) == 1 and BASE in said[0] and f"trying {MIRROR}" in said[0]
+    assert len(said) == 2 and BASE in said[0] and f"trying {MIRROR}" in said[0]
+    # The user has agreed to the size of the first mirror's files.
+    assert re.fullmatch(rf"\d files, [\d.]+ MB, from {MIRROR}", said[1])
 
 
 @pytest.mark.slow

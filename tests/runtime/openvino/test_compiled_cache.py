@@ -92,5 +92,11 @@ def test_an_interrupted_compilation_leaves_nothing(net, cache, monkeypatch):
 def test_the_manifest_is_of_plain_data(net, cache):
     load(*net)
     manifest = json.loads(next(cache.glob("*/manifest.json")).read_text())
-    assert manifest["kept"] == {"exact": False, "one_size": []}
+    assert manifest["kept"] == {
+        "parts": ["forward"],
+        "one_size": [],
+        "exact": False,
+        "arch_options": {"type": "any"},
+        "input_range": [0, 1],
+    }
     assert manifest["files"].keys() == {"forward.xml", "forward.bin"}

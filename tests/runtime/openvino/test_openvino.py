@@ -25,12 +25,12 @@ from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import load_checkpoint, quant_layers, save_checkpoint
 from quantface_arch.quant.nn.traits import traits_of
-from quantface_arch.runtime import lowering
-from quantface_arch.runtime.openvino import load, network
+from quantface_arch.runtime import lowering, processor
+from quantface_arch.runtime.openvino import compiled_parts, load
 from quantface_arch.runtime.openvino.compiled import integer_products
 
 # Without VNNI 8-bit weights are rounded again, to 7 bits.
-EXACT = network.has_vnni()
+EXACT = processor.has_vnni()
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -49,7 +49,7 @@ def products(model):
     """Return layer → precision for all parts that have run."""
     found = {}
     for name in traits_of(model).parts:
-        for compiled in vars(model)[name].compiled.values():
+        for compiled in vars(model)[name].part.compiled.values():
             found |= integer_products(compiled)
     return found
 
@@ -74,7 +74,7 @@ def test_every_layer_is_integer_arithmetic_and_equals_the_reference(tmp_path, na
 def test_folded_layers_are_integer_arithmetic_alone(net):
     distance, found = compare(*net, "auto", pictures(2))
     assert distance > 25
-    graph = next(iter(vars(found)["forward"].compiled.values())).get_runtime_model()
+    graph = next(iter(vars(found)["forward"].part.compiled.values())).get_runtime_model()
     kinds = [(node.get_rt_info()["layerType"].astype(str)) for node in graph.get_ops()]
     assert sum(kind in ("Convolution", "FullyConnected", "MatMul") for kind in kinds) == 5
     assert set(products(found).values()) <= {"u8", "i8"}
@@ -109,7 +109,7 @@ def test_a_restorer_is_compiled_in_parts_for_batches_and_sizes(tmp_path):
             assert median(sqnrs(reference.decode(z), found.decode(z))) > 25
             assert found(x, noise=noise).shape == shape
     assert max(chain(*latents)) > close
-    assert all(len(vars(found)[name].compiled) == 2 for name in found.parts)
+    assert all(len(vars(found)[name].part.compiled) == 2 for name in found.parts)
     # Layers that depend on the timestep alone are constants and are not listed.
     layers = {layer.name for layer in quant_layers(reference) if "time_emb" not in layer.name}
     assert products(found).keys() == layers
@@ -161,7 +161,7 @@ def test_weights_are_not_kept_twice(net):
 @pytest.mark.slow
 def test_weights_have_seven_bits_on_a_processor_without_vnni(net, cache, monkeypatch):
     path, build = net
-    monkeypatch.setattr(network, "has_vnni", lambda: False)
+    monkeypatch.setattr(compiled_parts, "has_vnni", lambda: False)
     largest = []
     init = lowering.IntegerProduct.__init__
 
@@ -172,7 +172,7 @@ def test_weights_have_seven_bits_on_a_processor_without_vnni(net, cache, monkeyp
     monkeypatch.setattr(lowering.IntegerProduct, "__init__", watched)
     with pytest.warns(UserWarning, match="7 bits"):
         distance, _ = compare(path, build, "auto", pictures(1))
-    assert max(largest) == lowering.SPARE and distance > 20
+    assert max(largest) == processor.SPARE and distance > 20
 
 
 def test_what_cannot_be_compiled_is_named(tmp_path):

@@ -15,7 +15,7 @@ from small_networks import TINY
 from quantface_arch.archs.build import build_arch
 from quantface_arch.quant import save_checkpoint
 from quantface_arch.quant.nn.traits import traits_of
-from quantface_arch.runtime.openvino import load, memory, network
+from quantface_arch.runtime.openvino import compiled_parts, load, memory
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the pages are Linux's")
 
@@ -68,13 +68,13 @@ def test_a_frugal_network_computes_the_same_time_and_again(tmp_path, monkeypatch
     torch.manual_seed(0)
     save_checkpoint(build_arch(TINY), path, TINY)
     plain = load(path, build_arch)
-    monkeypatch.setattr(network, "LARGE", 0)
+    monkeypatch.setattr(compiled_parts, "LARGE", 0)
     frugal = load(path, build_arch)
     x = torch.rand(1, 3, 64, 64) * 2 - 1
     with torch.inference_mode():
         wanted = plain(x)
         assert all(torch.equal(frugal(x), wanted) for _ in range(3))
-    held = [vars(net)[name].frugal for net in (plain, frugal) for name in traits_of(net).parts]
+    held = [vars(net)[name].part.frugal for net in (plain, frugal) for name in traits_of(net).parts]
     assert held == [False] * (len(held) // 2) + [True] * (len(held) // 2)
 
 

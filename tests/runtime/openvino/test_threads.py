@@ -17,7 +17,9 @@ pytestmark = pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("frugal", [False, True])
 def test_eight_threads_share_a_compiled_network(net, frugal, monkeypatch):
     # A large network releases its memory after each run.
-    monkeypatch.setattr("quantface_arch.runtime.openvino.network.LARGE", 0 if frugal else 2**28)
+    monkeypatch.setattr(
+        "quantface_arch.runtime.openvino.compiled_parts.LARGE", 0 if frugal else 2**28
+    )
     model = load(*net)
     inputs = [pictures(1, side) + shift for side in (32, 48, 80) for shift in (0.0, 0.3)]
     wanted = [model(x) for x in inputs]

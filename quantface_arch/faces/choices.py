@@ -1,0 +1,11 @@
+"""What users choose from by name, for command lines that must start fast."""
+
+from __future__ import annotations
+
+__all__ = ["ALIASES", "COLOR_FIXES", "DETECTORS"]
+
+DETECTORS = ("auto", "yunet", "retinaface_mobile0.25", "retinaface_resnet50")
+# Each of these detectors was removed; the one that it maps to replaces it.
+ALIASES = {"haar": "yunet"}
+# See ``color.fix_color``.
+COLOR_FIXES = ("none", "lowres", "wavelet", "adain")
