@@ -32,6 +32,8 @@ BENCHMARKS = (
 ARGUMENTS = {"robustness": ("kill", "soak", "throughput", "faults", "threads")}
 # What they are made of, and those with tests of their own.
 OTHERS = {
+    # It downloads packages; test_light_install.py tests what it measures.
+    "small_installation",
     *("make_lq", "score", "report", "cells", "sheet", "latency_rows", "detection_rows"),
     "face_metrics",
     *("compare_commits", "commit_probe"),

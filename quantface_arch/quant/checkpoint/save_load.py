@@ -45,6 +45,7 @@ from quantface_arch.utils.files import atomic_path
 
 __all__ = [
     "build_skeleton",
+    "checkpoint_tensors",
     "load_checkpoint",
     "read_metadata",
     "round_float_parts",
@@ -74,6 +75,25 @@ def save_checkpoint(
         QuantFaceError: a layer is not calibrated, the file cannot be written, or ``arch`` or
             ``extra`` is not plain data.
     """
+    tensors, header = checkpoint_tensors(model, arch, extra, dtype)
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=header)
+
+
+def checkpoint_tensors(
+    model: nn.Module,
+    arch: Mapping[str, Any],
+    extra: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of the file that ``save_checkpoint`` writes.
+
+    Args:
+        model, arch, extra, dtype: see ``save_checkpoint``.
+
+    Raises:
+        QuantFaceError: see ``save_checkpoint``.
+    """
     layers = _layers(model)
     tensors = {name: _stored(value, dtype) for name, value in _float_parts(model).items()}
     for name, layer in layers.items():
@@ -81,9 +101,7 @@ def save_checkpoint(
     if layers:
         tensors[ACTIVATIONS] = torch.stack([_activation_row(layer) for layer in layers.values()])
     recipe = traits_of(model).quant_recipe if layers else None
-    header = _describe(layers, recipe, arch, extra or {}).to_header()
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=header)
+    return tensors, _describe(layers, recipe, arch, extra or {}).to_header()
 
 
 def _describe(

@@ -159,7 +159,8 @@ def _refuse_plain_saving(model: nn.Module) -> None:
 def _refused(*_: Any, **__: Any) -> None:
     raise QuantFaceError(
         "save_pretrained would write the weights before they were rounded, as those of a plain "
-        "network: save a quantized network with quantface_arch.save_checkpoint"
+        "network: quantize with quantface_arch.diffusers.quantize_model, or save with "
+        "quantface_arch.save_checkpoint"
     )
 
 
