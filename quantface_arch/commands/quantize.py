@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from quantface_arch.quant import ConversionReport
 
+AUTO = "auto"
 DESCRIPTION = """\
 Quantize a face restorer after training: run its layers on a few faces, balance their channels, give
 each a low-rank branch, choose the ranges, round the rest of the weights, and write one small
@@ -74,7 +75,12 @@ def make_parser() -> Parser:
     add("--size", type=_positive, default=512, help="resize faces to this side (%(default)s)")
     add("--batch-size", type=_positive, default=4, help="faces per batch (default: %(default)s)")
     add("--range", choices=RANGES, default="mse", help="how ranges are found (%(default)s)")
-    add("--rounding", choices=ROUNDINGS, default="nearest", help="of weights (%(default)s)")
+    add(
+        "--rounding",
+        choices=(AUTO, *ROUNDINGS),
+        default=AUTO,
+        help="of weights; auto (default) is gptq, or nearest if gptq needs too much memory",
+    )
     add("--balance", choices=KINDS, default="auto", help="how channels are balanced (%(default)s)")
     add("--rank", type=_rank, default="auto", help="rank of SVD branches, or auto (%(default)s)")
     add("--bit-map", type=Path, metavar="FILE", help="bit widths by layer, from allocate_bits.py")
@@ -107,7 +113,7 @@ def _quantize(args: argparse.Namespace, shard: Shard) -> None:
     base = args.base if path == args.model else None
     model = load_model(path, runtime="reference", device=args.device, base=base)
     replace_halves(model, args)
-    recipe = _changed(named, args)
+    recipe = _changed(named, args, _rounding(args.rounding, model, shard))
     bits = load_bit_map(args.bit_map) if args.bit_map else None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     how = PostTraining(recipe, bits, args.size, args.batch_size, args.device)
@@ -135,11 +141,24 @@ def _obtained(name: str, base: str | None, shard: Shard) -> str:
     return shard.agree(str(obtain(name, options, notify)) if shard.is_first else "")
 
 
-def _changed(recipe: Recipe, args: argparse.Namespace) -> Recipe:
+def _rounding(asked: str, model: nn.Module, shard: Shard) -> str:
+    """Return how weights are rounded; a note says why ``auto`` is not GPTQ."""
+    from quantface_arch.quant.calibration.calibrate import gptq_fits
+
+    if asked != AUTO:
+        return asked
+    if shard.count == 1 and gptq_fits(model):
+        return "gptq"
+    reason = "too much memory" if shard.count == 1 else "all images in one process"
+    note_printer(shard)(f"weights are rounded to nearest: gptq needs {reason}")
+    return "nearest"
+
+
+def _changed(recipe: Recipe, args: argparse.Namespace, rounding: str) -> Recipe:
     """Return a recipe with the options of the command line."""
     return replace(
         recipe,
-        weights=replace(recipe.weights, range=args.range, rounding=args.rounding),
+        weights=replace(recipe.weights, range=args.range, rounding=rounding),
         activations=replace(recipe.activations, range=args.range),
         include=tuple(args.include),
         exclude=tuple(args.exclude),

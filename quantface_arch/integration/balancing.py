@@ -24,7 +24,8 @@ from quantface_arch.quant import (
     quant_layers,
     save_balance,
 )
-from quantface_arch.quant.calibration.selection import branch_ranks, output_error
+from quantface_arch.quant.calibration.selection import branch_ranks
+from quantface_arch.quant.calibration.trial import output_error
 
 __all__ = ["choose_balance", "table"]
 

@@ -18,11 +18,11 @@ from quantface_arch.quant.calibration.calibrate import (
 from quantface_arch.quant.calibration.run import CalibrationData, Images, watch
 from quantface_arch.quant.calibration.selection import (
     balance_layers,
-    best_factors,
     branch_ranks,
     unmet_balance,
 )
 from quantface_arch.quant.calibration.store import CalibrationStore
+from quantface_arch.quant.calibration.trial import best_factors
 from quantface_arch.quant.checkpoint.save_load import round_float_parts
 from quantface_arch.quant.config.recipe import Recipe
 from quantface_arch.quant.nn.convert import BitMap, ConversionReport, convert

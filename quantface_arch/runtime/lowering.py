@@ -5,10 +5,11 @@ int8 weights that are scaled per output channel. There are two modes:
 
 - *faithful* computes what the reference computes, operation by operation. Compilers know no number
   of levels other than 256, so inputs with fewer bits are first clamped to their range.
-- *folded* multiplies residual, branch and inverse balancing into one weight and rounds that weight
-  again. The input is rounded without balancing. Balancing and branch then cost nothing. This mode
-  suits inputs of 8 bits, where the second rounding adds far less error than the first one, which
-  is to 4 bits.
+- *folded* multiplies residual, branch and inverse rotation into one weight and rounds that weight
+  again. An input of 8 bits keeps the scales of its channels, which compilers merge into its
+  quantizer; otherwise, it is rounded without balancing. Balancing and branch then cost nothing.
+  This mode suits inputs of 8 bits, where the second rounding adds far less error than the first
+  one, which is to 4 bits.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class LoweredLayer(nn.Module):
     def __init__(self, layer: QuantLayer, folded: bool, lowering: Lowering) -> None:
         super().__init__()
         self.folded = folded
-        balanced = not folded and layer.balance.kind != "none"
+        balanced = _is_scaled(layer) if folded else layer.balance.kind != "none"
         multiplier = layer.balance_multiplier if balanced else None
         shape = (-1, *[1] * (-1 - layer.channel_axis))
         self.register_buffer("multiplier", None if multiplier is None else multiplier.view(shape))
@@ -182,7 +183,7 @@ def _input_grid(
     layer: QuantLayer, folded: bool
 ) -> tuple[float, int, tuple[int, int], tuple[int, int]]:
     """Return scale, zero point, and the ends of the compiler's 256 levels and of those in use."""
-    if folded:
+    if folded and not _is_scaled(layer):
         step, zero = scale_and_zero_point(layer.act_low, layer.act_high, MAX_BITS, False)
         return float(step), int(zero), (0, 255), (0, 255)
     spec = layer.activation_spec
@@ -191,12 +192,21 @@ def _input_grid(
     return step, zero, limits, grid(spec.bits, spec.symmetric)
 
 
-def folded_weight(layer: QuantLayer) -> Tensor:
-    """Return the float weight that combines a layer's residual, branch and balancing."""
+def _is_scaled(layer: QuantLayer) -> bool:
+    """Return whether a folded layer keeps the scales of its input, on the layer's own grid."""
+    return layer.balance.kind == "scale" and layer.activation_spec.bits == MAX_BITS
+
+
+def folded_weight(layer: QuantLayer, scaled: bool = False) -> Tensor:
+    """Return the float weight that combines a layer's residual, branch and balancing.
+
+    Args:
+        scaled: whether the input keeps its scales, so that the weight must not undo them.
+    """
     weight = layer.weight.detach()
     if layer.branch_down is not None and layer.branch_up is not None:
         weight = weight + low_rank_weight(layer.branch_down.detach(), layer.branch_up.detach())
-    if layer.balance.kind == "none":
+    if scaled or layer.balance.kind == "none":
         return weight
     return layer.balance.weight(weight, layer.groups, inverse=True)
 
@@ -204,7 +214,7 @@ def folded_weight(layer: QuantLayer) -> Tensor:
 def _integers(layer: QuantLayer, folded: bool, largest: int) -> tuple[Tensor, Tensor]:
     """Return a layer's weight as int8, and the scale of each output channel."""
     spec = layer.weight_spec
-    weight = folded_weight(layer) if folded else layer.weight.detach()
+    weight = folded_weight(layer, _is_scaled(layer)) if folded else layer.weight.detach()
     rows = (-1, *[1] * (weight.ndim - 1))
     if not folded and spec.granularity in ("channel", "tensor"):
         scale, zero = (layer.per_weight(x) for x in (layer.weight_scale, layer.weight_zero_point))

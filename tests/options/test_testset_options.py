@@ -117,8 +117,9 @@ def test_fid_compares_with_a_folder_of_other_names(load_script, tmp_path, monkey
 
     # In place of FID's network, whose weights are 90 MB: what it is given.
     monkeypatch.setitem(METRIC_REGISTRY._obj_map, "calculate_count", count)
-    fid = dataclasses.replace(METRICS["fid"], type="calculate_count", build=None)
+    fid = dataclasses.replace(METRICS["fid"], type="calculate_count")
     monkeypatch.setitem(METRICS, "fid", fid)
+    monkeypatch.delitem(FILES, "fid")
     write_images(tmp_path / "restored", 2, 32)
     write_images(tmp_path / "clean", 5, 32)
     (tmp_path / "clean/0.png").rename(tmp_path / "clean/other.png")

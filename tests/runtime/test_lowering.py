@@ -53,6 +53,13 @@ def test_grids_of_both_kinds_are_kept(symmetric):
             assert sqnr(layer(3 * x), Lowering("faithful")(layer)(3 * x)) > 60, layer.name
 
 
+def test_a_folded_layer_rounds_scaled_inputs_as_the_reference_does():
+    """The second rounding of the weight, to 8 bits, is all that differs."""
+    for layer, x in layers_of("scale", "w8a8", branch={"svd": 0}):
+        with torch.no_grad():
+            assert sqnr(layer(x), Lowering("folded")(layer)(x)) > 60, layer.name
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_folding_multiplies_branch_and_balancing_out(kind):
     for layer, x in layers_of(kind, "w4a8"):
@@ -64,7 +71,8 @@ def test_folding_multiplies_branch_and_balancing_out(kind):
             assert sqnr(apart, layer.product(x, folded_weight(layer), layer.bias)) > 100
             lowered = Lowering("folded")(layer)
             assert sqnr(apart, lowered(x)) > 30
-        assert lowered.multiplier is lowered.rotation is lowered.branch_down is None
+        assert lowered.rotation is lowered.branch_down is None
+        assert (lowered.multiplier is not None) == (layer.balance.kind == "scale")
 
 
 def test_auto_folds_where_inputs_have_eight_bits():

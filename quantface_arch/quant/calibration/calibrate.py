@@ -11,10 +11,10 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.calibration.merge import merged
 from quantface_arch.quant.calibration.observer import ActivationObserver
 from quantface_arch.quant.nn.layers import QuantLayer, State, quant_layers
-from quantface_arch.quant.ops.gptq import MAX_COLUMNS, check_memory
+from quantface_arch.quant.ops.gptq import MAX_COLUMNS, check_memory, free_memory, hessian_bytes
 from quantface_arch.utils.distributed import Shard
 
-__all__ = ["Calibration", "calibrating", "check_hessians_fit", "unmet_rounding"]
+__all__ = ["Calibration", "calibrating", "check_hessians_fit", "gptq_fits", "unmet_rounding"]
 
 
 class Calibration:
@@ -165,6 +165,21 @@ def unmet_rounding(layers: Iterable[QuantLayer]) -> list[str]:
         for layer in layers
         if layer.weight_spec.rounding == "gptq" and not _wants_hessian(layer)
     ]
+
+
+def gptq_fits(model: nn.Module, share: float = 0.5) -> bool:
+    """Return whether GPTQ can round all layers of a float model in a share of the free memory.
+
+    Two copies of the Hessians are counted, since statistics are also written to disk.
+    """
+    columns = [
+        module.weight[0].numel()
+        for module in model.modules()
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
+    ]
+    free = free_memory()
+    needed = hessian_bytes(columns, copies=2)
+    return max(columns, default=0) <= MAX_COLUMNS and (free is None or needed <= share * free)
 
 
 def check_hessians_fit(model: nn.Module, copies: int = 1) -> None:

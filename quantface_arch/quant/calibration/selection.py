@@ -6,38 +6,27 @@ import itertools
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 
-import torch
 from torch import Tensor, nn
 
 from quantface_arch.errors import check_patterns
 from quantface_arch.quant.calibration.calibrate import Calibration
 from quantface_arch.quant.calibration.observer import ActivationObserver
+from quantface_arch.quant.calibration.trial import output_error
 from quantface_arch.quant.config.recipe import Recipe
-from quantface_arch.quant.config.specs import MAX_BITS, BalanceSpec, BranchSpec, QuantSpec
+from quantface_arch.quant.config.specs import MAX_BITS, BalanceSpec, BranchSpec
 from quantface_arch.quant.nn.layers import QuantLayer, quant_layers
 from quantface_arch.quant.ops.balance import LayerBalance, channel_scale
 from quantface_arch.quant.ops.hadamard import MIN_WIDTH, Segments, segments_of
-from quantface_arch.quant.ops.lowrank import choose_ranks, svd_factors
+from quantface_arch.quant.ops.lowrank import choose_ranks
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.progress import progress_bar
 
 __all__ = [
     "balance_layers",
-    "best_factors",
     "branch_ranks",
     "kinds_for",
-    "output_error",
     "unmet_balance",
 ]
-
-# The full search of range ``mse`` would be slow for every candidate. While candidates are compared,
-# the activation grid is tried at these fractions of the range only.
-CLIPS = (1.0, 0.7, 0.45)
-# For the same reason, one in this many fractions of the weight's range is tried.
-COARSE = 6
-# Candidates are compared on about this many output channels. Wider layers use every second, third,
-# ... channel.
-OUTPUTS = 256
 
 
 def balance_layers(
@@ -122,16 +111,28 @@ def kinds_for(
 ) -> tuple[tuple[str, ...], Segments]:
     """Return the kinds of balancing that a layer may choose from, and the blocks of its rotation.
 
-    Both follow from the layer's shape alone. If no rotation fits, the blocks are () and none of the
-    kinds rotates.
+    Both follow from the layer's shape and bit widths alone. If no rotation fits, the blocks are ()
+    and none of the kinds rotates.
     """
-    kinds = spec.kinds(layer.name) if layer.channels >= MIN_WIDTH else ("none",)
+    kinds = _offered(layer, spec) if layer.channels >= MIN_WIDTH else ("none",)
     parts = sources if spec.sources == "split" else (layer.channels,)
     per_group = layer.channels // layer.groups
     segments = segments_of(parts if layer.groups == 1 else (per_group,), spec.block)
     if not segments:
         return tuple({"rotate": "none", "both": "scale"}.get(kind, kind) for kind in kinds), ()
     return kinds, tuple((count * layer.groups, size) for count, size in segments)
+
+
+def _offered(layer: QuantLayer, spec: BalanceSpec) -> tuple[str, ...]:
+    """Return the kinds of balancing that a spec offers to a layer.
+
+    With 8-bit weights and inputs, rotations are left out where there is a choice: weights of 8 bits
+    hardly need them, and runtimes do not rotate inputs of 8 bits.
+    """
+    kinds = spec.kinds(layer.name)
+    if layer.weight_spec.bits == layer.activation_spec.bits == MAX_BITS:
+        kinds = tuple(kind for kind in kinds if kind not in ("rotate", "both")) or kinds
+    return kinds
 
 
 def unmet_balance(
@@ -147,7 +148,7 @@ def unmet_balance(
     lines = []
     for layer in layers:
         parts = (sources or {}).get(layer.name, (layer.channels,))
-        wanted, found = spec.kinds(layer.name), kinds_for(layer, spec, parts)[0]
+        wanted, found = _offered(layer, spec), kinds_for(layer, spec, parts)[0]
         narrow = layer.channels // layer.groups < MIN_WIDTH
         missing = [kind for kind in wanted if kind not in found]
         # A narrow layer needs no line if the spec allows it to stay unbalanced.
@@ -186,108 +187,3 @@ def _scales(layer: QuantLayer, observer: ActivationObserver, spec: BalanceSpec) 
     weight_absmax = grouped.amax(dim=(1, 3)).flatten().cpu()
     for alpha, beta in itertools.product(spec.alphas, spec.betas):
         yield channel_scale(observer.absmax, weight_absmax, alpha, beta)
-
-
-@torch.no_grad()
-def output_error(layer: QuantLayer, samples: Tensor, balance: LayerBalance, rank: int) -> float:
-    """Return the mean squared error of a layer's output on samples, at the layer's bit widths.
-
-    For wide layers, it is measured on some evenly spaced output channels only.
-
-    Args:
-        layer: neither balanced nor quantized yet; it is not changed.
-        samples: float (crops, ...), inputs before balancing.
-        balance: the balancing to try.
-        rank: rank of the SVD branch that the layer will have.
-    """
-    samples = samples.to(layer.weight.device)
-    trial = _copy(layer)
-    trial.apply_balance(balance)
-    x = trial.balance_input(samples)
-    every = 1
-    if layer.groups == 1:
-        trial.add_branch(rank, 0)
-        every = max(1, len(layer.weight) // OUTPUTS)
-        _thin_out(trial, every)
-    return _trial_error(trial, x, layer.product(samples, layer.weight[::every], None))
-
-
-@torch.no_grad()
-def best_factors(
-    layer: QuantLayer, rank: int, iterations: int, samples: Tensor
-) -> tuple[Tensor, Tensor] | None:
-    """Return the SVD branch's factors after several rounds of L_k = SVD(W − Q(W − L_{k−1})).
-
-    The rounds end at the first that does not lower the output's error (SVDQuant, Li et al., 2025).
-
-    Args:
-        layer: balanced, not quantized yet; it is not changed.
-        samples: float (crops, ...), balanced inputs; not read if there is only one round.
-
-    Returns:
-        down and up; None if there is only one round, which takes the weight's own singular vectors.
-    """
-    if iterations == 1 or not rank:
-        return None
-    samples = samples.to(layer.weight.device)
-    wanted = layer.product(samples, layer.weight, None)
-    factors, least = svd_factors(layer.weight, rank), float("inf")
-    best = factors
-    for _ in range(iterations):
-        trial = _copy(layer)
-        trial.add_branch(rank, 0, factors=factors)
-        error = _trial_error(trial, samples, wanted)
-        if error >= least:
-            break
-        best, least = factors, error
-        factors = svd_factors(layer.weight - trial.weight, rank)
-    return best
-
-
-def _copy(layer: QuantLayer) -> QuantLayer:
-    """Return an unbalanced layer that shares this one's weight and has the same bit widths."""
-    return type(layer).from_float(layer, layer.weight_spec, layer.activation_spec, layer.name)
-
-
-def _thin_out(trial: QuantLayer, every: int) -> None:
-    """Keep one output channel in ``every`` of a layer that is not quantized yet."""
-    trial.weight = nn.Parameter(trial.weight[::every], requires_grad=False)
-    # There is one scale per output channel, or a single one, which the slice keeps.
-    trial.weight_scale = trial.weight_scale[::every]
-    trial.weight_zero_point = trial.weight_zero_point[::every]
-    if trial.branch_down is not None and trial.branch_up is not None:
-        trial.set_branch(trial.branch_down, trial.branch_up[::every])
-
-
-def _trial_error(trial: QuantLayer, x: Tensor, wanted: Tensor) -> float:
-    """Round the trial's weight, and return the mean squared error of its output.
-
-    Args:
-        x: balanced inputs.
-        wanted: the output without quantization and bias.
-    """
-    if trial.rank:
-        wanted = wanted - trial.branch(x)
-    mean_square = x.movedim(trial.channel_axis, 0).flatten(1).square().mean(1)
-    trial.quantize_weight(mean_square, COARSE)
-    errors = []
-    for low, high in _trial_ranges(x, trial.activation_spec):
-        trial.set_activation_range(low, high)
-        found = trial.product(trial.quantize_input(x), trial.weight, None)
-        errors.append(float((found - wanted).square().mean()))
-    return min(errors)
-
-
-def _trial_ranges(x: Tensor, spec: QuantSpec) -> list[tuple[float, float]]:
-    """Return the ranges of balanced inputs that a quantizer of this spec may end up with."""
-    if spec.range == "percentile" and not spec.dynamic:
-        keep = spec.percentile / 100
-        # We use float64, because float32 cannot index a quantile among many values exactly.
-        values = x.flatten().double()
-        if spec.symmetric:
-            high = float(values.abs().quantile(keep))
-            return [(-high, high)]
-        return [(float(values.quantile(1 - keep)), float(values.quantile(keep)))]
-    low, high = float(x.min()), float(x.max())
-    searched = spec.range == "mse" and not spec.dynamic
-    return [(low * clip, high * clip) for clip in (CLIPS if searched else (1.0,))]

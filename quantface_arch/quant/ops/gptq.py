@@ -17,7 +17,7 @@ from torch import Tensor
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.ops.quantizer import fake_quantize
 
-__all__ = ["MAX_COLUMNS", "check_memory", "free_memory", "gptq"]
+__all__ = ["MAX_COLUMNS", "check_memory", "free_memory", "gptq", "hessian_bytes"]
 
 # After this many columns, the rest of the weight is updated at once.
 BLOCK = 128
@@ -72,14 +72,18 @@ def check_memory(columns: Sequence[int], copies: int = 1) -> None:
         columns: the number n of columns of each layer's weight; its float64 Hessian is (n, n).
         copies: how many copies of all Hessians are held at a time.
     """
-    wanted = 8 * copies * sum(side * side for side in columns)
-    free = free_memory()
+    wanted, free = hessian_bytes(columns, copies), free_memory()
     if free is not None and wanted > free:
         raise QuantFaceError(
             f"recipe weights: rounding: gptq needs {wanted / 1e9:.1f} GB for the Hessians of "
             f"{len(columns)} layers, {free / 1e9:.1f} GB of memory are free; use nearest, or "
             "select fewer or narrower layers by include and exclude"
         )
+
+
+def hessian_bytes(columns: Sequence[int], copies: int = 1) -> int:
+    """Return the size in bytes of a network's Hessians; see ``check_memory``."""
+    return 8 * copies * sum(side * side for side in columns)
 
 
 def free_memory() -> int | None:

@@ -28,7 +28,7 @@ from quantface_arch.utils.threads import thread_count
 __all__ = ["EXPORTED", "CompiledParts", "Tracer", "identity", "load_exported", "load_parts"]
 
 # Raise this number when the traced graph changes, so that older files are not used.
-VERSION = 6
+VERSION = 7
 # A network with more bytes of weights than this holds nothing but them between two runs of a part.
 LARGE = 2**28
 # An exported network keeps under this name what its graph does not say.

@@ -11,9 +11,10 @@ from torch import nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import LayerBalance, Recipe, calibrating, convert
-from quantface_arch.quant.calibration import selection
+from quantface_arch.quant.calibration import selection, trial
 from quantface_arch.quant.config.specs import BalanceSpec
 from quantface_arch.quant.ops.balance import channel_scale
+from quantface_arch.quant.ops.hadamard import segments_of
 
 MODULES = {
     "linear": (nn.Linear(48, 20), (40, 48)),
@@ -46,7 +47,7 @@ def test_auto_is_never_worse_than_a_fixed_choice(kind, outlier, rank):
     for what in ("auto", "none", "scale", "rotate", "both"):
         balance = selection.choose(layer, observer, BalanceSpec(what), (48,), rank)
         assert balance.kind == what or what == "auto"
-        errors[what] = selection.output_error(layer, observer.samples, balance, rank)
+        errors[what] = trial.output_error(layer, observer.samples, balance, rank)
     assert errors["auto"] == min(errors.values())
 
 
@@ -55,14 +56,14 @@ def test_balancing_pays_where_a_channel_is_a_hundred_times_larger(kind):
     layer, observer = watched(kind, 100.0)
     balance = selection.choose(layer, observer, BalanceSpec(), (48,), 0)
     assert balance.kind != "none"
-    plain = selection.output_error(layer, observer.samples, LayerBalance(), 0)
-    assert selection.output_error(layer, observer.samples, balance, 0) < 0.5 * plain
+    plain = trial.output_error(layer, observer.samples, LayerBalance(), 0)
+    assert trial.output_error(layer, observer.samples, balance, 0) < 0.5 * plain
 
 
 def test_a_searched_exponent_is_not_worse_than_a_fixed_one():
     layer, observer = watched("conv2d", 30.0)
     errors = [
-        selection.output_error(
+        trial.output_error(
             layer,
             observer.samples,
             selection.choose(layer, observer, BalanceSpec("scale", alpha), (48,), 0),
@@ -79,14 +80,13 @@ def test_the_error_falls_with_bits_and_with_rank_and_leaves_the_layer(kind):
     for name in ("w2a2", "w4a4", "w6a6", "w8a8"):
         layer, observer = watched(kind, name=name)
         weight = layer.weight
-        by_bits.append(selection.output_error(layer, observer.samples, LayerBalance(), 0))
+        by_bits.append(trial.output_error(layer, observer.samples, LayerBalance(), 0))
         assert layer.weight is weight and layer.balance.kind == "none" and layer.rank == 0
     assert by_bits == sorted(by_bits, reverse=True)
     assert by_bits[-1] < by_bits[0] / 100
     layer, observer = watched(kind, name="w2a8")
     ranks = [
-        selection.output_error(layer, observer.samples, LayerBalance(), rank)
-        for rank in (0, 10, 20)
+        trial.output_error(layer, observer.samples, LayerBalance(), rank) for rank in (0, 10, 20)
     ]
     assert ranks == sorted(ranks, reverse=True)
     if layer.groups == 1:
@@ -108,7 +108,7 @@ def test_candidates_are_compared_on_the_grid_that_the_layer_then_has(range, symm
         model(x[:128])
         wanted = model[0].product(x[:128], model[0].weight, None)
     samples = x[None, :128]
-    estimated = selection.output_error(model[0], samples, LayerBalance(), 0)
+    estimated = trial.output_error(model[0], samples, LayerBalance(), 0)
     calibration.apply()
     with torch.no_grad():
         found = model[0].product(model[0].quantize_input(x[:128]), model[0].weight, None)
@@ -127,7 +127,7 @@ def test_the_error_is_the_one_that_the_layer_then_has():
     with calibrating(model, keep_samples=True) as calibration:
         for row in x:
             model(row[None])
-    found = selection.output_error(model[0], x, LayerBalance(), 0)
+    found = trial.output_error(model[0], x, LayerBalance(), 0)
     calibration.apply()
     error = float((model(x) - expected).detach().square().mean())
     assert found == pytest.approx(error, rel=1e-3)
@@ -137,7 +137,7 @@ def test_the_error_is_the_one_that_the_layer_then_has():
 @pytest.mark.parametrize("granularity", ["channel", "tensor", "group"])
 @pytest.mark.parametrize("rank", [0, 4])
 def test_a_wide_layer_is_judged_by_some_of_its_outputs(kind, granularity, rank, monkeypatch):
-    monkeypatch.setattr(selection, "OUTPUTS", 20)
+    monkeypatch.setattr(trial, "OUTPUTS", 20)
     module, shape = MODULES[kind]
     x, scale = torch.randn(shape), torch.rand(48) + 0.5
     errors = []
@@ -151,7 +151,7 @@ def test_a_wide_layer_is_judged_by_some_of_its_outputs(kind, granularity, rank, 
         recipe = {"name": "w4a4", "weights": {"granularity": granularity, "group": 16}}
         model = nn.Sequential(wide)
         convert(model, Recipe.from_dict(recipe))
-        errors.append(selection.output_error(model[0], x, LayerBalance(scale), rank))
+        errors.append(trial.output_error(model[0], x, LayerBalance(scale), rank))
     assert errors[1:] == pytest.approx(errors[:1] * 2, rel=1e-2)
 
 
@@ -232,9 +232,9 @@ def test_a_list_of_kinds_and_exponents_is_what_a_layer_chooses_from():
     pairs = ((0.25, 0.0), (0.25, 0.75), (0.75, 0.0), (0.75, 0.25))
     for item, (alpha, beta) in zip(found[1:], pairs, strict=True):
         torch.testing.assert_close(item.scale, channel_scale(observer.absmax, absmax, alpha, beta))
-    errors = [selection.output_error(layer, observer.samples, item, 1) for item in found]
+    errors = [trial.output_error(layer, observer.samples, item, 1) for item in found]
     chosen = selection.choose(layer, observer, recipe.balance, (16,), 1)
-    assert selection.output_error(layer, observer.samples, chosen, 1) == min(errors)
+    assert trial.output_error(layer, observer.samples, chosen, 1) == min(errors)
 
 
 def test_rounds_of_the_branch_lower_the_outputs_error_and_the_layer_stays():
@@ -244,18 +244,41 @@ def test_rounds_of_the_branch_lower_the_outputs_error_and_the_layer_stays():
     convert(model, Recipe.from_dict({"name": "w3a8", "balance": {"kind": "none"}}))
     x, weight = torch.randn(64, 48), model[0].weight.detach().clone()
     wanted = x @ weight.T
-    assert selection.best_factors(model[0], 4, 1, x) is None
+    assert trial.best_factors(model[0], 4, 1, x) is None
     errors = []
     for iterations in (2, 12):
-        trial = copy.deepcopy(model[0])
-        trial.add_branch(4, 0, factors=selection.best_factors(model[0], 4, iterations, x))
-        trial.quantize_weight(x.square().mean(0), selection.COARSE)
-        found = x @ (trial.weight + trial.branch_up @ trial.branch_down).T
+        layer = copy.deepcopy(model[0])
+        layer.add_branch(4, 0, factors=trial.best_factors(model[0], 4, iterations, x))
+        layer.quantize_weight(x.square().mean(0), trial.COARSE)
+        found = x @ (layer.weight + layer.branch_up @ layer.branch_down).T
         errors.append(float((found - wanted).detach().square().mean()))
     once = copy.deepcopy(model[0])
     once.add_branch(4, 0)
-    once.quantize_weight(x.square().mean(0), selection.COARSE)
+    once.quantize_weight(x.square().mean(0), trial.COARSE)
     found = x @ (once.weight + once.branch_up @ once.branch_down).T
     assert errors[1] <= errors[0] <= float((found - wanted).detach().square().mean())
     assert errors[1] < 0.98 * float((found - wanted).detach().square().mean())
     assert torch.equal(model[0].weight, weight) and model[0].rank == 0
+
+
+def test_rotations_are_not_offered_to_layers_of_8_bits_where_there_is_a_choice():
+    layer, observer = watched("linear", name="w8a8")
+    for kind, found in (("auto", {"none", "scale"}), ("rotate", {"rotate"}), ("both", {"both"})):
+        items = selection.candidates_for(layer, observer, BalanceSpec(kind), (layer.channels,))
+        assert {item.kind for item in items} == found
+
+
+def test_inputs_of_8_bits_are_judged_as_runtimes_round_them():
+    """Rotation would spread the outlier, but runtimes round the input before it is rotated."""
+    errors = {}
+    for name in ("w8a8", "w8a7"):
+        layer, observer = watched("linear", outlier=100.0, name=name)
+        rotation = LayerBalance(None, segments_of((layer.channels,), BalanceSpec().block), 1)
+        errors[name] = [
+            trial.output_error(layer, observer.samples, balance, 0)
+            for balance in (LayerBalance(), rotation)
+        ]
+    plain, rotated = errors["w8a7"]
+    assert rotated < 0.5 * plain
+    plain, rotated = errors["w8a8"]
+    assert rotated > 0.9 * plain
