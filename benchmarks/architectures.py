@@ -86,7 +86,8 @@ def row(name: str, path: Path, recipe: str, folder: Path, other: int = OTHER) ->
         x = images(net, 1, FIXED.get(name, rounded_up(other, step)))
         full = net(x)
         calibration = images(net, 2, FIXED.get(name, rounded_up(SIDE, step)))
-        report = quantize(net, recipe, calibration, progress=False)
+        options = {"name": recipe, "weights": {"rounding": "gptq"}}
+        report = quantize(net, options, calibration, progress=False)
         shares, layers = report.macs or {}, report.bits
         found["quantized %"] = round(100 * sum(shares.get(layer, 0) for layer in layers), 1)
         file = folder / "quantized.safetensors"

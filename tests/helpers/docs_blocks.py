@@ -72,6 +72,8 @@ def commands(block: str) -> list[Command]:
             if word in (";", "&&", "||", "|", "&"):
                 while words and re.match(r"\w+=", words[0]):
                     words.pop(0)
+                if words[:1] == ["quantface"]:
+                    words[:1] = ["python", "-m", "quantface_arch"]
                 if words:
                     found.append(Command(tuple(words), line, told or bool(comment)))
                 words = []
