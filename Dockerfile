@@ -3,7 +3,10 @@
 #   docker build -t quantface .
 #   docker run --rm -p 127.0.0.1:7860:7860 -v quantface:/home/quantface/.cache quantface
 #
-# Other commands: docker run --rm -v "$PWD:/data" -w /data quantface restore -i photos -o results
+# Other commands write as user 1000:
+#
+#   docker run --rm -v "$PWD:/data" -v quantface:/home/quantface/.cache -w /data quantface \
+#       restore -i photos -o results
 #
 # It has what restoring with shipped and exported models needs (docs/small_installation.md), and
 # neither PyTorch nor BasicSR.

@@ -47,7 +47,7 @@ examples:
         --fast-decoder madebyollin/taesd -o osdface-fast.safetensors
   plain rounding of the UNet alone:
     python scripts/quantize.py --model mini --recipe w4a4 --include 'unet.*' --balance none \\
-        --rank 0 -o mini-unet4.safetensors
+        --rank 0 --rounding nearest -o mini-unet4.safetensors
 
 Use aligned faces, degraded like those that you want to restore; 16 to 64 are enough. Without -i,
 clean faces are degraded in memory, the same way in every run: those of datasets/faces, or those
@@ -79,7 +79,8 @@ def make_parser() -> Parser:
         "--rounding",
         choices=(AUTO, *ROUNDINGS),
         default=AUTO,
-        help="of weights; auto (default) is gptq, or nearest if gptq needs too much memory",
+        help="of weights; auto (default) is gptq where it fits, else nearest: for wide layers, "
+        "little memory, or several processes",
     )
     add("--balance", choices=KINDS, default="auto", help="how channels are balanced (%(default)s)")
     add("--rank", type=_rank, default="auto", help="rank of SVD branches, or auto (%(default)s)")
@@ -149,8 +150,10 @@ def _rounding(asked: str, model: nn.Module, shard: Shard) -> str:
         return asked
     if shard.count == 1 and gptq_fits(model):
         return "gptq"
-    reason = "too much memory" if shard.count == 1 else "all images in one process"
-    note_printer(shard)(f"weights are rounded to nearest: gptq needs {reason}")
+    reason = "has too wide layers or needs too much memory"
+    if shard.count > 1:
+        reason = "needs all images in one process"
+    note_printer(shard)(f"weights are rounded to nearest: gptq {reason}")
     return "nearest"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from quantface_arch.errors import QuantFaceError
@@ -14,6 +15,7 @@ __all__ = [
     "resolve_base",
     "resolve_model",
     "shipped_models",
+    "usable_models",
 ]
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -24,6 +26,14 @@ BASE_FOLDER = "stable-diffusion-2-1-base"
 def shipped_models() -> list[str]:
     """Return the names of the checkpoints in this package."""
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+
+
+def usable_models() -> list[str]:
+    """Return those shipped checkpoints that can restore here: without torch, few can."""
+    if find_spec("torch") is not None:
+        return shipped_models()
+    graphs = {path.stem.rpartition("-")[0] for path in (WEIGHTS / "graphs").glob("*.zip")}
+    return [name for name in shipped_models() if name in graphs]
 
 
 def resolve_model(name_or_path: str | os.PathLike[str]) -> Path:

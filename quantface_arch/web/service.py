@@ -15,7 +15,7 @@ import numpy as np
 from quantface_arch.errors import QuantFaceError, check_choice
 from quantface_arch.faces.align import FACE_SIZE
 from quantface_arch.faces.choices import COLOR_FIXES
-from quantface_arch.pretrained.names import shipped_models
+from quantface_arch.pretrained.names import usable_models
 from quantface_arch.restore.restorer import FaceRestorer
 from quantface_arch.restore.results import FoundFaces, RestoredFace
 from quantface_arch.utils.images import RGBImage, read_image
@@ -72,7 +72,7 @@ class Service:
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
-        self.models = {name: name for name in shipped_models()}
+        self.models = {name: name for name in usable_models()}
         if self.model not in self.models:
             self.models = {_label(self.model, self.models): self.model, **self.models}
         self._restorers: dict[str, FaceRestorer] = {}
