@@ -8,6 +8,7 @@ of this environment, to the last bit.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,9 +37,10 @@ def measured(python: str, scratch: Path, wanted: bytes) -> dict[str, object]:
     packages = megabytes(environment) - empty
     call([*pip, "--no-deps", REPO])
     command = [environment / "bin/quantface"]
-    image, _ = restored(command, environment / "first")
+    place = Path(tempfile.mkdtemp(dir=scratch))
+    image, _ = restored(command, place)
     first = time.perf_counter() - start
-    again, seconds = restored(command, environment / "first")
+    again, seconds = restored(command, place)
     if not wanted == image == again:
         sys.exit(f"{python}: its image is not that of {sys.executable}")
     return {
@@ -87,4 +89,7 @@ if __name__ == "__main__":
     args = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         wanted, _ = restored([sys.executable, "-m", "quantface_arch"], Path(folder, "own"))
-        report([measured(python, Path(folder), wanted) for python in args.pythons], args.json)
+        report(
+            [measured(shutil.which(it) or it, Path(folder), wanted) for it in args.pythons],
+            args.json,
+        )

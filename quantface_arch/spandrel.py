@@ -24,7 +24,7 @@ from spandrel import (
 )
 from torch import Tensor, nn
 
-from quantface_arch.archs.build import ARCH_BUILDER, build_arch
+from quantface_arch.archs.build import ARCH_BUILDER, build_arch, scale_of
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.checkpoint.metadata import KEY
 from quantface_arch.quant.checkpoint.save_load import load_checkpoint
@@ -57,7 +57,7 @@ class QuantFaceArchitecture(Architecture[nn.Module]):
             return (module(image * (high - low) + low) - low) / (high - low)
 
         faces = traits.input_range == (-1.0, 1.0)
-        scale = int(arch.get("scale", 1))
+        scale = scale_of(arch)
         return ImageModelDescriptor(
             network,
             state,

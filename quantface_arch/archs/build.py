@@ -14,7 +14,7 @@ from quantface_arch.archs.spandrel_net import SpandrelNet
 from quantface_arch.errors import QuantFaceError, one_line
 from quantface_arch.quant.checkpoint.builder import Builder
 
-__all__ = ["ARCH_BUILDER", "build_arch", "build_shell"]
+__all__ = ["ARCH_BUILDER", "build_arch", "build_shell", "scale_of"]
 
 # BasicSR registers some of its networks with this suffix, and finds them by the name without it.
 SUFFIX = "_basicsr"
@@ -56,6 +56,11 @@ def build_shell(options: Mapping[str, Any]) -> nn.Module:
     if options.get("type") != OSDFACE:
         return build_arch(options)
     return Pipeline(**Pipeline.known(options))
+
+
+def scale_of(arch: Mapping[str, Any]) -> int:
+    """Return how many times larger a network's images are, by its options or their default."""
+    return int(arch.get("scale", 4 if arch.get("type") == "RRDBNet" else 1))
 
 
 ARCH_BUILDER = Builder(build_arch, build_shell)

@@ -1,7 +1,7 @@
 """OSDFace without its networks: the computations between them.
 
-A runtime that has compiled the networks needs only this module. It avoids the import of diffusers,
-which takes seconds and 0.3 GB.
+``ArrayPipeline`` has the same computations without torch. This module avoids the import of
+diffusers, which takes seconds and 0.3 GB.
 """
 
 from __future__ import annotations

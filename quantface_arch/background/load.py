@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from quantface_arch.archs.build import scale_of
 from quantface_arch.archs.spandrel_net import FACE_NETWORKS
 from quantface_arch.background.tiles import CONTEXT, GRID, TILE, BackgroundUpsampler
 from quantface_arch.background.weights import find_background
@@ -42,7 +43,7 @@ def load_background(
     path = find_background(name_or_path, offline, notify, option)
     checkpoint = as_checkpoint(path)
     arch = read_metadata(checkpoint)["arch"]
-    scale = arch.get("scale", 4 if arch.get("type") == "RRDBNet" else 1)
+    scale = scale_of(arch)
     channels = {arch.get("num_in_ch", 3), arch.get("num_out_ch", 3)}
     least_scale = 1 if whole and "scale" in arch else 2
     if scale < least_scale or channels != {3} or arch.get("id") in FACE_NETWORKS:

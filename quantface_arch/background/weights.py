@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.utils.disk_cache import cache_root
 from quantface_arch.utils.download import Published, download
 from quantface_arch.utils.files import file_digest
 
@@ -67,9 +68,6 @@ def find_background(
     check_name(name_or_path, option)
     if Path(name_or_path).exists():
         return Path(name_or_path)
-    # Import this late: it imports torch, which checking a name must not.
-    from quantface_arch.utils.disk_cache import cache_root
-
     file = PUBLISHED[name_or_path]
     target = cache_root() / "weights" / file.name
     if target.is_file():

@@ -22,6 +22,7 @@ from quantface_arch.metrics.pairs import Pair, find_pairs
 from quantface_arch.metrics.scores import ScoreFile
 from quantface_arch.utils.cli import EXIT_FAILED, Parser, describe
 from quantface_arch.utils.devices import check_device
+from quantface_arch.utils.installation import need
 from quantface_arch.utils.progress import progress_bar
 
 DESCRIPTION = """\
@@ -112,6 +113,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--weights-dir {args.weights_dir}: no such folder")
     if args.fid_gt is not None and not args.fid_gt.is_dir():
         raise UsageError(f"--fid-gt {args.fid_gt}: no such folder")
+    need("quantface evaluate", "basicsr")
     check_device(args.device)
     for name in args.metrics or ():
         if METRICS[name].reference and _clean(args, name) is None:

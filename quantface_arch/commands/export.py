@@ -23,7 +23,7 @@ examples:
   for OpenVINO's own tools (a .bin is written beside the .xml):
     python scripts/export.py --model mini-w4a8 --format openvino -o mini-w4a8.xml
 
-For layers with inputs of 8 bits, --mode folded folds balancing and branch into the weight, which is
+For layers with inputs of 8 bits, --mode folded folds rotation and branch into the weight, which is
 rounded again, to 8 bits; this is the fastest. --mode faithful keeps the reference's operations.
 
 x86 processors without VNNI add pairs of products in 16 bits, which 8-bit weights overflow: files

@@ -150,10 +150,10 @@ def _rounding(asked: str, model: nn.Module, shard: Shard) -> str:
         return asked
     if shard.count == 1 and gptq_fits(model):
         return "gptq"
-    reason = "has too wide layers or needs too much memory"
+    reason = "some layers are too wide for gptq, or this machine has too little memory"
     if shard.count > 1:
-        reason = "needs all images in one process"
-    note_printer(shard)(f"weights are rounded to nearest: gptq {reason}")
+        reason = "gptq needs all images in one process"
+    note_printer(shard)(f"weights are rounded to nearest: {reason}")
     return "nearest"
 
 

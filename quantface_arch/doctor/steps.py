@@ -117,16 +117,18 @@ def look_at_cache() -> dict[str, Any]:
 
 
 def try_restore() -> dict[str, Any]:
-    """Restore one face of noise with the default model by the reference runtime."""
+    """Restore one face of noise with the default model, by the reference if it is installed."""
     import numpy as np
-    import torch
 
     from quantface_arch import runtime
     from quantface_arch.pretrained.names import DEFAULT_MODEL
     from quantface_arch.restore.restorer import FaceRestorer
+    from quantface_arch.utils.devices import has_cuda
+    from quantface_arch.utils.installation import is_full
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    restorer = FaceRestorer.from_pretrained(DEFAULT_MODEL, "reference", device, offline=True)
+    device = "cuda" if has_cuda() else "cpu"
+    how = "reference" if is_full() else "auto"
+    restorer = FaceRestorer.from_pretrained(DEFAULT_MODEL, how, device, offline=True)
     face = np.random.default_rng(0).integers(0, 255, (512, 512, 3), np.uint8)
     restored = next(iter(restorer.restore_aligned([face])))
     if restored.shape != face.shape or np.array_equal(restored, face):

@@ -48,7 +48,7 @@ def build_detector(
         from quantface_arch.faces.yunet import YuNetDetector
 
         return YuNetDetector()
-    need(f"detector {name}", "torch", "facexlib")
+    need(f"detector {name}", "facexlib")
     from quantface_arch.faces.retinaface import RetinaFaceDetector
     from quantface_arch.faces.weights import find_weights
 

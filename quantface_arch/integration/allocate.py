@@ -129,7 +129,7 @@ def _measure(
     # Import these late: they take seconds, and solving from a file does not need them.
     import quantface_arch.data
     import quantface_arch.integration.registered
-    import quantface_arch.losses  # noqa: F401
+    import quantface_arch.losses.registered  # noqa: F401
     from quantface_arch.archs.build import build_arch
     from quantface_arch.models.quantize_stage import calibration_images, read_quant_options
 

@@ -13,6 +13,7 @@ from quantface_arch.pretrained.hub.options import FetchOptions
 from quantface_arch.pretrained.hub.origin import Origin, check_origin
 from quantface_arch.pretrained.hub.sources import Source, fetchable, source_of
 from quantface_arch.pretrained.names import shipped_models
+from quantface_arch.utils.installation import need
 
 __all__ = ["obtain"]
 
@@ -54,6 +55,7 @@ def obtain(
     if path is not None:
         check_origin(name, options)
         return path
+    need(name, "huggingface_hub")
     # Import these late: what is shipped or in the cache needs none of them.
     from quantface_arch.pretrained.hub.checkpoint import checkpoint_source
     from quantface_arch.pretrained.hub.fetch import fetch

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.pretrained.hub.options import BASE_VARIABLE
+from quantface_arch.utils.installation import is_full
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -30,7 +30,7 @@ def shipped_models() -> list[str]:
 
 def usable_models() -> list[str]:
     """Return those shipped checkpoints that can restore here: without torch, few can."""
-    if find_spec("torch") is not None:
+    if is_full():
         return shipped_models()
     graphs = {path.stem.rpartition("-")[0] for path in (WEIGHTS / "graphs").glob("*.zip")}
     return [name for name in shipped_models() if name in graphs]

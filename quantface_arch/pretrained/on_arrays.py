@@ -45,12 +45,19 @@ def load_on_arrays(
         QuantFaceError: see ``load_model``; or what it needs of the full installation is missing.
     """
     path = resolve_model(name_or_path)
+    if path.is_dir():
+        need(str(path))
+        from quantface_arch.pretrained.zoo import load_model
+
+        return as_array_network(load_model(path, runtime, device, base, offline), device)
     chosen = runtimes.resolve(runtime, runtimes.device_type(device))
-    if chosen == COMPILING and not path.is_dir():
+    if chosen == COMPILING:
         return load_compiled(path)
     if path.suffix == EXPORTED:
-        raise QuantFaceError(f"{path}: found runtime {chosen}, only {COMPILING} runs .xml files")
-    need(f"{path} in the runtime {chosen}", "torch")
+        raise QuantFaceError(
+            f"{path}: found runtime {chosen}, only {COMPILING} runs .xml files; give --device cpu"
+        )
+    need(f"{path} in the runtime {chosen}")
     from quantface_arch.pretrained.zoo import load_model
 
     return as_array_network(load_model(path, runtime, device, base, offline), device)
@@ -90,7 +97,7 @@ def tracer_of(path: Path) -> Tracer:
     Raises:
         QuantFaceError: torch is missing, or see ``as_checkpoint``.
     """
-    need(f"{path}, which is not compiled yet", "torch")
+    need(f"{path}, which is not compiled yet")
     from quantface_arch.archs.build import ARCH_BUILDER
     from quantface_arch.pretrained.foreign import as_checkpoint
     from quantface_arch.runtime.openvino.network import tracer

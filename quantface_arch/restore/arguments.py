@@ -21,8 +21,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         default=DEFAULT_MODEL,
         metavar="NAME_OR_PATH",
-        help="a shipped model (default: %(default)s), a checkpoint, or what is fetched from the "
-        "hub after asking: osdface, osdface-w4a8, USER/REPOSITORY",
+        help="a shipped model (default: %(default)s), a checkpoint, an exported .xml file, or "
+        "what is fetched from the hub after asking: osdface, osdface-w4a8, USER/REPOSITORY",
     )
     add_fetch_arguments(parser)
     add("--runtime", choices=("auto", *RUNTIME_NAMES), default="auto", help="default: %(default)s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ def restore_all(
     Raises:
         UsageError: the model or the detector cannot be loaded, or a folder cannot be written.
     """
-    restorer, scale = _loaded(options, shard)
+    restorer, scale = _loaded(options, shard, todo)
     if options.outputs.upscale is None:
         options = replace(options, outputs=replace(options.outputs, upscale=float(scale)))
     folders.make()
@@ -106,7 +107,7 @@ def _kind_of_run(is_video: bool) -> type[ImageRun | VideoRun]:
     return ImageRun
 
 
-def _loaded(options: RestoreOptions, shard: Shard) -> tuple[FaceRestorer, int]:
+def _loaded(options: RestoreOptions, shard: Shard, todo: list[Source]) -> tuple[FaceRestorer, int]:
     """Load the restorer, and everything whose absence would stop the run later.
 
     Returns:
@@ -117,7 +118,7 @@ def _loaded(options: RestoreOptions, shard: Shard) -> tuple[FaceRestorer, int]:
             return _loaded_whole(options.runtime, shard)
         restorer = load_restorer(options.runtime, options.faces, shard)
         if options.outputs.bg_upsampler:
-            need("--bg-upsampler", "torch")
+            need("--bg-upsampler")
             from quantface_arch.background.load import load_background
 
             restorer.background = load_background(
@@ -129,6 +130,8 @@ def _loaded(options: RestoreOptions, shard: Shard) -> tuple[FaceRestorer, int]:
             )
         if not options.inputs.aligned:
             _ = restorer.detector
+        if any(source.is_video for source in todo) and find_spec("av") is None:
+            raise UsageError("videos: the package av is missing: pip install av")
     except QuantFaceError as error:
         raise UsageError(str(error)) from error
     return restorer, 1
@@ -136,7 +139,7 @@ def _loaded(options: RestoreOptions, shard: Shard) -> tuple[FaceRestorer, int]:
 
 def _loaded_whole(options: RuntimeOptions, shard: Shard) -> tuple[FaceRestorer, int]:
     """Load a network for whole images."""
-    need("--whole", "torch")
+    need("--whole")
     from quantface_arch.restore.whole import whole_restorer
 
     limit_threads(shard)

@@ -71,7 +71,7 @@ def _with_fidelity(name_or_path: str, fidelity: float | None) -> str:
     found = resolve_model(name_or_path)
     if fidelity is None:
         return name_or_path
-    need("--fidelity", "torch")
+    need("--fidelity")
     # Import this late: it imports torch, and only CodeFormer needs it.
     from quantface_arch.pretrained.fidelity import with_fidelity
 

@@ -30,8 +30,8 @@ class RuntimeOptions:
     """Which model restores the faces, and how it is executed.
 
     Attributes:
-        model: name of a shipped model, path of a checkpoint, or what the hub has by name, see
-            ``obtain``.
+        model: name of a shipped model, path of a checkpoint or of an exported .xml file, or what
+            the hub has by name, see ``obtain``.
         runtime: ``auto``, ``reference``, ``openvino`` or ``cuda``.
         device: ``auto`` or a torch device.
         batch_size: faces that go through the model at once; None chooses by device.

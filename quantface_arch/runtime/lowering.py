@@ -77,6 +77,8 @@ class Lowering:
 class LoweredLayer(nn.Module):
     """An integer product; a faithful one has balancing before it and a branch beside it.
 
+    A folded one has at most the scales of its input before it.
+
     ``geometry`` is a layer with the same kernel, stride and padding, but without tensors.
     """
 

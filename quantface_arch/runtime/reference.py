@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from quantface_arch.utils.installation import is_full
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,8 +16,8 @@ __all__ = ["load", "missing"]
 
 
 def missing() -> str | None:
-    """Return None if torch is installed, else an install hint."""
-    return None if find_spec("torch") else "pip install torch"
+    """Return None if it can be used here, else an install hint."""
+    return None if is_full() else "pip install . in the repository of QuantFace"
 
 
 def load(path: Path, build: Build) -> nn.Module:

@@ -12,6 +12,7 @@ from typing import NoReturn
 from quantface_arch import __version__
 from quantface_arch.errors import QuantFaceError, UsageError, one_line
 from quantface_arch.utils.distributed import Shard
+from quantface_arch.utils.installation import missing_message
 
 __all__ = ["Parser", "describe", "run"]
 
@@ -32,6 +33,8 @@ def describe(error: BaseException) -> str:
     text = one_line(error)
     if isinstance(error, QuantFaceError):
         return text
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return missing_message(error.name.partition(".")[0])
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return f"unexpected {type(error).__name__}: {text} (--debug shows where)"

@@ -7,17 +7,17 @@ import shutil
 import sys
 from importlib.util import find_spec
 
-from quantface_arch.errors import UsageError, one_line
+from quantface_arch.errors import QuantFaceError, UsageError, one_line
 from quantface_arch.utils.installation import need
 
 __all__ = ["check_device", "has_cuda"]
 
-# One of these files exists on Linux where a driver for NVIDIA's GPUs is loaded.
-_DRIVERS = ("/dev/nvidiactl", "/dev/dxg")
+# One of these files exists on Linux where a driver for GPUs is loaded that torch calls CUDA.
+_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/nvhost-gpu", "/dev/nvgpu")
 
 
 def has_cuda() -> bool:
-    """Return whether torch finds an NVIDIA GPU; without a driver, torch is not imported."""
+    """Return whether torch finds a GPU; without a driver, torch is not imported."""
     on_linux = sys.platform == "linux"
     driver = any(map(os.path.exists, _DRIVERS)) if on_linux else shutil.which("nvidia-smi")
     if not driver or find_spec("torch") is None:
@@ -31,11 +31,14 @@ def check_device(name: str) -> str:
     """Return the name of a torch device if this machine has it.
 
     Raises:
-        UsageError: there is no such device here.
+        UsageError: there is no such device here, or torch is missing.
     """
     if name == "cpu":
         return name
-    need(f"--device {name}", "torch")
+    try:
+        need(f"--device {name}")
+    except QuantFaceError as error:
+        raise UsageError(str(error)) from None
     # Import this late, because importing torch takes seconds.
     import torch
 

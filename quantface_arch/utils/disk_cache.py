@@ -23,7 +23,7 @@ from filelock import FileLock
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.utils.files import file_digest
 
-__all__ = ["cache_root", "cached", "keep_latest", "latest"]
+__all__ = ["cache_root", "cached", "is_temporary", "keep_latest", "latest"]
 
 MANIFEST = "manifest.json"
 # These temporary folders are removed when the process ends.
@@ -71,7 +71,7 @@ def keep_latest(used: Path, count: int) -> None:
         used: the folder that ``cached`` returned. It counts as the one used last. If the cache
             cannot be written, it is a temporary one, and nothing is removed.
     """
-    if used.parent.is_relative_to(cache_root()):
+    if not is_temporary(used):
         # Another process may remove the same folders.
         with suppress(OSError):
             used.touch()
@@ -79,8 +79,16 @@ def keep_latest(used: Path, count: int) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def is_temporary(folder: Path) -> bool:
+    """Return whether ``cached`` made a folder outside of the cache, which it could not write."""
+    return any(Path(item.name) == folder for item in _temporary)
+
+
 def latest(kind: str) -> tuple[Path, dict[str, Any]] | None:
-    """Return the folder of a kind that was made or touched last, as ``cached`` does, if any."""
+    """Return the folder of a kind that was made or touched last, and what is kept with it.
+
+    None if there is none, or if it is damaged.
+    """
     with suppress(OSError):
         for folder in _by_use(cache_root() / kind)[-1:]:
             kept = _read(folder)

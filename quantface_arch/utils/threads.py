@@ -23,7 +23,8 @@ def processors() -> list[int]:
 def thread_count() -> int:
     """Return the number of threads: what was set, else OMP_NUM_THREADS, else one for each core.
 
-    Two processors that share a core are one.
+    Two processors that share a core are one, where the system tells (Linux). What torch is set to
+    does not count, see ``set_thread_count``.
     """
     if _set:
         return _set[0]
@@ -43,7 +44,7 @@ def _core(processor: int) -> str:
 
 
 def set_thread_count(count: int) -> None:
-    """Set the number of threads for all that this process computes from now on, torch included."""
+    """Set the number of threads of this process, and of torch if it has been imported."""
     _set[:] = [count]
     torch = sys.modules.get("torch")
     if torch is not None:

@@ -34,7 +34,7 @@ def fetch(source: Source, options: FetchOptions, notify: Callable[[str], None]) 
     Args:
         source: the restorer.
         options: how it is fetched.
-        notify: receives a line for every mirror that fails.
+        notify: receives a line for every mirror that fails, and one with what the next one has.
 
     Raises:
         UsageError: the user does not agree, or asks for another base or revision than that of the

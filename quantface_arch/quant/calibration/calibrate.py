@@ -167,19 +167,20 @@ def unmet_rounding(layers: Iterable[QuantLayer]) -> list[str]:
     ]
 
 
-def gptq_fits(model: nn.Module, share: float = 0.5) -> bool:
-    """Return whether GPTQ can round all layers of a float model in a share of the free memory.
+def gptq_fits(model: nn.Module, share: float = 0.25) -> bool:
+    """Return whether GPTQ can round all layers of a float model in a share of all memory.
 
-    Two copies of the Hessians are counted, since statistics are also written to disk.
+    The answer is the same whenever it is asked, so that a killed run goes on as it began. Two
+    copies of the Hessians are counted, since statistics are also written to disk.
     """
     columns = [
         module.weight[0].numel()
         for module in model.modules()
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
     ]
-    free = free_memory()
+    memory = free_memory("MemTotal")
     needed = hessian_bytes(columns, copies=2)
-    return max(columns, default=0) <= MAX_COLUMNS and (free is None or needed <= share * free)
+    return max(columns, default=0) <= MAX_COLUMNS and (memory is None or needed <= share * memory)
 
 
 def check_hessians_fit(model: nn.Module, copies: int = 1) -> None:

@@ -94,7 +94,7 @@ def choose(
     sources: tuple[int, ...],
     rank: int,
 ) -> LayerBalance:
-    """Return the balancing of one layer that has the least error of all that the spec allows.
+    """Return the balancing of one layer that has the least error of all that it is offered.
 
     Layers with fewer than ``MIN_WIDTH`` channels stay unbalanced. Rotations without a fitting
     Hadamard order are left out.

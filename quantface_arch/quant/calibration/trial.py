@@ -131,9 +131,9 @@ def _rounded_before_rotation(trial: QuantLayer, samples: Tensor) -> Iterator[Ten
     """Yield inputs that are rounded first and balanced then."""
     for low, high in _trial_ranges(samples, trial.activation_spec):
         step, zero = scale_and_zero_point(
-            torch.tensor(low), torch.tensor(high), MAX_BITS, trial.activation_spec.symmetric
+            torch.tensor(low), torch.tensor(high), MAX_BITS, symmetric=False
         )
-        qmin, qmax = grid(MAX_BITS, trial.activation_spec.symmetric)
+        qmin, qmax = grid(MAX_BITS, symmetric=False)
         step, zero = step.to(samples), zero.to(samples)
         integers = quantize(samples, step, zero, qmin, qmax)
         yield trial.balance_input(dequantize(integers, step, zero))

@@ -86,13 +86,17 @@ def hessian_bytes(columns: Sequence[int], copies: int = 1) -> int:
     return 8 * copies * sum(side * side for side in columns)
 
 
-def free_memory() -> int | None:
-    """Return the available memory in bytes, or None where the system does not report it."""
+def free_memory(kind: str = "MemAvailable") -> int | None:
+    """Return the available memory in bytes, or None where the system does not report it.
+
+    Args:
+        kind: ``MemTotal`` for all memory of the machine.
+    """
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    found = [line.split()[1] for line in lines if line.startswith(f"{kind}:")]
     return 1024 * int(found[0]) if found else None
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import openvino
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.utils.disk_cache import cache_root, cached, keep_latest, latest
+from quantface_arch.utils.disk_cache import cached, is_temporary, keep_latest, latest
 from quantface_arch.utils.files import file_digest
 
 __all__ = ["Blobs", "Shapes", "core"]
@@ -61,11 +61,11 @@ class Blobs:
             # The disk is full: this process goes on with what it has compiled.
             return fresh[0] if fresh else compile_part()
         if fresh:
-            if folder.is_relative_to(cache_root()):
-                keep_latest(folder, KEPT_SHAPES)
-            else:
-                # Nobody reads a temporary folder.
+            if is_temporary(folder):
+                # Nobody reads it.
                 shutil.rmtree(folder, ignore_errors=True)
+            else:
+                keep_latest(folder, KEPT_SHAPES)
             return fresh[0]
         try:
             folder.touch()

@@ -84,7 +84,7 @@ class CompiledPart:
         return copies
 
     def load_early(self, pool: Executor) -> None:
-        """Load the shapes that were used last while this process does other things.
+        """Begin to load, in another thread, what was compiled for the shapes used last.
 
         Loading a small part takes longer than running it.
         """

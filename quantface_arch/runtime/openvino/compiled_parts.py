@@ -33,6 +33,7 @@ VERSION = 7
 LARGE = 2**28
 # An exported network keeps under this name what its graph does not say.
 EXPORTED = "quantface"
+FACTS = {"exact", "arch_options", "input_range"}
 
 
 @dataclass(frozen=True)
@@ -132,13 +133,20 @@ def load_exported(path: Path) -> CompiledParts:
         reason = one_line(str(error).strip().splitlines()[-1])
         raise QuantFaceError(f"{path}: OpenVINO cannot read it ({reason})") from error
     if not model.has_rt_info([EXPORTED]):
-        raise QuantFaceError(f"{path}: found an OpenVINO model, expected one by quantface export")
+        raise QuantFaceError(
+            f"{path}: found an OpenVINO model, expected one by this version of quantface export"
+        )
     facts = parse_json(f"{path}: {EXPORTED}", model.get_rt_info([EXPORTED]).astype(str).encode())
-    return _loaded({"forward": CompiledPart(path, facts["exact"])}, facts)
+    if not isinstance(facts, dict) or not facts.keys() >= FACTS:
+        raise QuantFaceError(f"{path}: {EXPORTED}: found {facts!r}, expected {sorted(FACTS)}")
+    frugal = path.with_suffix(".bin").stat().st_size > LARGE
+    return _loaded({"forward": CompiledPart(path, facts["exact"], frugal)}, facts)
 
 
 def _loaded(parts: Mapping[str, Part], facts: Mapping[str, Any]) -> CompiledParts:
     """Return parts that begin to load what was used last, with the facts of their network."""
+    # The threads must not make a core each.
+    core()
     pool = ThreadPoolExecutor(thread_count())
     for part in parts.values():
         if isinstance(part, CompiledPart):

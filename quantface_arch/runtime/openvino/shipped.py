@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +49,19 @@ def unpack(path: Path, identity: dict[str, Any], folder: Path) -> dict[str, Any]
     """Extract the graphs in a file; return what is kept with them.
 
     None if there is no such file, it is of another checkpoint or version, or it is damaged.
+
+    Raises:
+        OSError: the graphs cannot be written.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             info = json.loads(archive.read(INFO))
             if info["identity"] != identity:
                 return None
-            for name in archive.namelist():
-                if name != INFO:
-                    (folder / Path(name).name).write_bytes(archive.read(name))
-            return info["kept"]
-    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile):
+            names = [name for name in archive.namelist() if name != INFO]
+            contents = {Path(name).name: archive.read(name) for name in names}
+    except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error):
         return None
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+    return info["kept"]

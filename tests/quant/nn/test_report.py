@@ -185,7 +185,7 @@ def test_small_groups_are_not_named():
 def test_balancing_that_cannot_be_had_is_named(kind, width, groups, words):
     model = nn.Sequential()
     model.head, model.body = nn.Conv2d(3, width, 1), nn.Conv2d(width, width, 1, groups=groups)
-    recipe = {"name": "w8a8", "balance": {"kind": kind}, "branch": {"svd": 0}}
+    recipe = {"name": "w6a8", "balance": {"kind": kind}, "branch": {"svd": 0}}
     report = warnings_of(model, recipe)
     assert any(words in line for line in report.notes), report.notes
     assert words in str(report) and set(report.notes) <= set(report.warnings)
@@ -195,7 +195,7 @@ def test_balancing_that_cannot_be_had_is_named(kind, width, groups, words):
 def test_balancing_that_can_be_had_is_not_named(kind):
     model = nn.Sequential()
     model.head, model.body = nn.Conv2d(16, 32, 1), nn.Conv2d(32, 3, 1)
-    recipe = {"name": "w8a8", "balance": {"kind": kind}, "branch": {"svd": 0}}
+    recipe = {"name": "w6a8", "balance": {"kind": kind}, "branch": {"svd": 0}}
     assert warnings_of(model, recipe, torch.rand(2, 16, 8, 8)).warnings == ()
 
 

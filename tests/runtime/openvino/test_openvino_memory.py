@@ -90,7 +90,8 @@ from pathlib import Path
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.runtime import openvino
-torch.set_num_threads(1)
+from quantface_arch.utils.threads import set_thread_count
+set_thread_count(1)
 network = openvino.load(Path({str(path)!r}), build_arch)
 network(torch.zeros(1, 3, 64, 64))
 large = torch.zeros(1, 3, 2048, 2048)
