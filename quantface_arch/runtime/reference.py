@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from quantface_arch.utils.installation import is_full
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,7 +16,9 @@ __all__ = ["load", "missing"]
 
 def missing() -> str | None:
     """Return None if it can be used here, else an install hint."""
-    return None if is_full() else "pip install . in the repository of QuantFace"
+    if find_spec("torch") and find_spec("safetensors"):
+        return None
+    return "pip install . in the repository of QuantFace"
 
 
 def load(path: Path, build: Build) -> nn.Module:
