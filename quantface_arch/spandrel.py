@@ -25,6 +25,7 @@ from spandrel import (
 from torch import Tensor, nn
 
 from quantface_arch.archs.build import ARCH_BUILDER, build_arch, scale_of
+from quantface_arch.archs.meta import meta_network
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.checkpoint.metadata import KEY
 from quantface_arch.quant.checkpoint.save_load import load_checkpoint
@@ -94,7 +95,7 @@ def float_state(path: str | Path) -> dict[str, Tensor]:
         if layer.act_offset is not None:
             raise QuantFaceError(f"{path}: layer {layer.name}: found a learned offset of its input")
         weights[f"{layer.name}.weight"] = folded_weight(layer)
-    names = build_arch(arch).state_dict()
+    names = meta_network(arch).state_dict()
     state = {name: value for name, value in model.state_dict().items() if name in names}
     options = torch.tensor(list(json.dumps(arch).encode()), dtype=torch.uint8)
     return {**state, **weights, OPTIONS: options}

@@ -54,10 +54,10 @@ class ArrayNetwork(ABC):
 
 
 class ArrayForward(ArrayNetwork):
-    """A network that is one compiled function.
+    """A network whose one part is ``forward``.
 
     Args:
-        parts: the function, by the name ``forward``.
+        parts: the compiled methods by their names.
         arch_options, input_range: see ``ArrayNetwork``.
     """
 
@@ -67,29 +67,24 @@ class ArrayForward(ArrayNetwork):
         arch_options: Mapping[str, Any],
         input_range: tuple[float, float],
     ) -> None:
-        self.forward = parts["forward"]
-        self.arch_options, self.input_range = arch_options, input_range
+        self.parts, self.arch_options, self.input_range = parts, arch_options, input_range
 
     def __call__(self, images: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
-        return self.forward(images)
+        return self.parts["forward"](images)
 
 
-class ArrayPipeline(PipelineConfig, ArrayNetwork):
-    """OSDFace with compiled networks; the same computations as in ``Pipeline``.
+class ArrayPipeline(PipelineConfig, ArrayForward):
+    """OSDFace, whose parts are those of ``Pipeline``, with the same computations as there.
 
     Args:
-        parts: the compiled methods by the names of ``Pipeline.parts``.
-        arch_options, input_range: see ``ArrayNetwork``.
+        parts, arch_options, input_range: see ``ArrayForward``.
     """
 
     def __init__(
-        self,
-        parts: Mapping[str, Part],
-        arch_options: Mapping[str, Any],
-        input_range: tuple[float, float],
+        self, parts: Mapping[str, Part], arch_options: Mapping[str, Any], *rest: Any
     ) -> None:
-        super().__init__(**self.known(arch_options))
-        self.parts, self.arch_options, self.input_range = parts, arch_options, input_range
+        PipelineConfig.__init__(self, **self.known(arch_options))
+        ArrayForward.__init__(self, parts, arch_options, *rest)
 
     def __call__(self, images: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
         self.check_input(images.shape, None if noise is None else noise.shape)

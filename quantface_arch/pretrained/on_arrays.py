@@ -45,19 +45,18 @@ def load_on_arrays(
         QuantFaceError: see ``load_model``; or what it needs of the full installation is missing.
     """
     path = resolve_model(name_or_path)
-    if path.is_dir():
-        need(str(path))
-        from quantface_arch.pretrained.zoo import load_model
-
-        return as_array_network(load_model(path, runtime, device, base, offline), device)
-    chosen = runtimes.resolve(runtime, runtimes.device_type(device))
-    if chosen == COMPILING:
-        return load_compiled(path)
-    if path.suffix == EXPORTED:
-        raise QuantFaceError(
-            f"{path}: found runtime {chosen}, only {COMPILING} runs .xml files; give --device cpu"
-        )
-    need(f"{path} in the runtime {chosen}")
+    what = str(path)
+    if not path.is_dir():
+        chosen = runtimes.resolve(runtime, runtimes.device_type(device))
+        if chosen == COMPILING:
+            return load_compiled(path)
+        if path.suffix == EXPORTED:
+            raise QuantFaceError(
+                f"{path}: found runtime {chosen}, only {COMPILING} runs .xml files; "
+                "give --device cpu"
+            )
+        what = f"{path} in the runtime {chosen}"
+    need(what)
     from quantface_arch.pretrained.zoo import load_model
 
     return as_array_network(load_model(path, runtime, device, base, offline), device)

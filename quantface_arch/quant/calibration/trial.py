@@ -11,7 +11,7 @@ from quantface_arch.quant.config.specs import MAX_BITS, QuantSpec
 from quantface_arch.quant.nn.layers import QuantLayer
 from quantface_arch.quant.ops.balance import LayerBalance
 from quantface_arch.quant.ops.lowrank import svd_factors
-from quantface_arch.quant.ops.quantizer import dequantize, grid, quantize, scale_and_zero_point
+from quantface_arch.quant.ops.quantizer import fake_quantize, grid, scale_and_zero_point
 
 __all__ = ["best_factors", "output_error"]
 
@@ -135,8 +135,7 @@ def _rounded_before_rotation(trial: QuantLayer, samples: Tensor) -> Iterator[Ten
         )
         qmin, qmax = grid(MAX_BITS, symmetric=False)
         step, zero = step.to(samples), zero.to(samples)
-        integers = quantize(samples, step, zero, qmin, qmax)
-        yield trial.balance_input(dequantize(integers, step, zero))
+        yield trial.balance_input(fake_quantize(samples, step, zero, qmin, qmax))
 
 
 def _trial_ranges(x: Tensor, spec: QuantSpec) -> list[tuple[float, float]]:

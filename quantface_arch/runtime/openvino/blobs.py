@@ -32,15 +32,16 @@ class Blobs:
     Args:
         path: the part's ``.xml`` file.
         options: the options with which it is compiled.
+        keep: whether later processes can use what is compiled.
     """
 
-    def __init__(self, path: Path, options: dict[str, Any]) -> None:
-        self.path, self.options = path, options
+    def __init__(self, path: Path, options: dict[str, Any], keep: bool = True) -> None:
+        self.path, self.options, self.keep = path, options, keep
 
     @property
     def wanted(self) -> bool:
         """Whether blobs are kept; large parts are compiled by every process."""
-        return self.path.with_suffix(".bin").stat().st_size <= KEPT_BYTES
+        return self.keep and self.path.with_suffix(".bin").stat().st_size <= KEPT_BYTES
 
     def load(
         self, shapes: Shapes, compile_part: Callable[[], openvino.CompiledModel]

@@ -41,7 +41,7 @@ class CompiledPart:
     """
 
     def __init__(self, path: Path, exact: bool, frugal: bool = False, keep: bool = True) -> None:
-        self.path, self.frugal, self.keep = path, frugal, keep
+        self.path, self.frugal = path, frugal
         self.options: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": thread_count(),
             # With pinning, every process would bind its threads to the first cores, and several
@@ -53,7 +53,7 @@ class CompiledPart:
         # A compiled model has one request, whose results the next call overwrites. More requests
         # would need more memory and, on the same threads, be no faster.
         self._lock = threading.Lock()
-        self.blobs = Blobs(path, self.options)
+        self.blobs = Blobs(path, self.options, keep)
         self._early: Future[tuple[Shapes, openvino.CompiledModel] | None] | None = None
         self.compiled: LRUCache[openvino.CompiledModel] = LRUCache(SHAPES)
 
@@ -88,7 +88,7 @@ class CompiledPart:
 
         Loading a small part takes longer than running it.
         """
-        if self.keep and self.blobs.wanted:
+        if self.blobs.wanted:
             self._early = pool.submit(self.blobs.latest)
 
     def _load(self, shapes: Shapes) -> openvino.CompiledModel:
@@ -96,7 +96,7 @@ class CompiledPart:
         found = early.result() if early is not None else None
         if found is not None and found[0] == shapes:
             return found[1]
-        if self.keep and self.blobs.wanted:
+        if self.blobs.wanted:
             return self.blobs.load(shapes, lambda: self._compile(shapes))
         return self._compile(shapes)
 

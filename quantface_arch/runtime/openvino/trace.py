@@ -54,13 +54,13 @@ def trace_checkpoint(path: Path, build: Build, lowering: Lowering, folder: Path)
     others, one_size, traits = inputs_at_another_size(network), [], traits_of(network)
     for name in progress_bar(traits.parts, desc=f"compiling {path.stem}, once", unit="part"):
         inputs, called = recorded[name]
-        part = Part(network, name)
         try:
             with only(network, called):
-                model = converted(part, inputs, others.get(name), path)
-            save(rearranged(model, layers, lowering), folder / f"{name}.xml")
+                model = converted(Part(network, name), inputs, others.get(name), path)
         except OneSizeError:
             one_size.append(name)
+        else:
+            save(rearranged(model, layers, lowering), folder / f"{name}.xml")
     return {"parts": traits.parts, "one_size": one_size, **facts(network, layers)}
 
 
