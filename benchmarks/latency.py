@@ -6,9 +6,10 @@
     python benchmarks/latency.py --device cuda --batch 8           # on an NVIDIA GPU
 
 On a CPU the rows are PyTorch in float32 and bfloat16, OpenVINO in both, OpenVINO with NNCF's 8-bit
-quantization of the same network (if nncf is installed), and the quantized checkpoints in the
-runtime openvino. On a GPU they are PyTorch in float16, the same compiled by torch.compile and
-launched as CUDA graphs, and the quantized checkpoints in the runtime cuda.
+quantization of the same network (if nncf is installed), the quantized checkpoints in the runtime
+openvino, and the exported files of all in ONNX Runtime (if it is installed). On a GPU they are
+PyTorch in float16, the same compiled by torch.compile and launched as CUDA graphs, and the
+quantized checkpoints in the runtime cuda.
 
 Every row runs in its own process and reuses the compiled files of an earlier one. The rows take
 turns in --rounds, and the shortest time counts. "x" is the speed of all parts together relative to
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from latency_rows import KINDS, NNCF, measure
+from latency_rows import KINDS, NNCF, ONNX, QUANTIZED, measure
 from report import parser, report
 
 from quantface_arch.archs.build import build_arch
@@ -78,19 +79,22 @@ def rows_of(args: argparse.Namespace, full: Path) -> list[dict[str, Any]]:
     kinds = [kind for kind in known if kind in (args.kinds or known)]
     if not kinds:
         sys.exit(f"error: --kinds: device {args.device} has only {', '.join(known)}")
-    if NNCF in kinds and find_spec("nncf") is None:
-        if args.kinds:
-            sys.exit(f"error: --kinds {NNCF!r}: nncf is not installed; pip install -e '.[bench]'")
-        print("skipping NNCF's row: pip install -e '.[bench]'", file=sys.stderr)
-        kinds.remove(NNCF)
-    rows = [{"kind": kind, "path": str(full)} for kind in kinds if kind != "quantized"]
-    if "quantized" in kinds:
-        paths = [resolve_model(name) for name in args.quantized]
-        rows += [
-            {"kind": "quantized", "path": str(path), "mode": mode}
-            for path in paths
-            for mode in args.modes
-        ]
+    for package, extra, needed in (("nncf", "bench", (NNCF,)), ("onnxruntime", "export", ONNX)):
+        absent = [kind for kind in needed if kind in kinds and find_spec(package) is None]
+        hint = f"{package} is not installed; pip install -e '.[{extra}]'"
+        if absent and args.kinds:
+            sys.exit(f"error: --kinds {absent[0]!r}: {hint}")
+        for kind in absent:
+            print(f"skipping the row {kind}: {hint}", file=sys.stderr)
+            kinds.remove(kind)
+    rows = [{"kind": kind, "path": str(full)} for kind in kinds if kind not in QUANTIZED]
+    rows += [
+        {"kind": kind, "path": str(resolve_model(name)), "mode": mode}
+        for kind in kinds
+        if kind in QUANTIZED
+        for name in args.quantized
+        for mode in args.modes
+    ]
     return [{**row, **shared} for row in rows]
 
 
@@ -122,10 +126,11 @@ def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     base = next(
         (total for total, found in zip(sums, results, strict=True) if found["kind"] in firsts), None
     )
+    parts = parts_of(results)
     return [
         {
             "row": found["name"],
-            **{f"{part} s": seconds for part, seconds in found["parts"].items()},
+            **{f"{part} s": found["parts"].get(part, "") for part in parts},
             "sum s": total,
             "x": "" if base is None else base / total,
             "load s": found["load s"],
@@ -135,6 +140,11 @@ def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for found, total in zip(results, sums, strict=True)
     ]
+
+
+def parts_of(results: list[dict[str, Any]]) -> list[str]:
+    """Return the names of all parts; a file for ONNX Runtime has one, ``whole``."""
+    return list(dict.fromkeys(part for found in results for part in found["parts"]))
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
@@ -147,8 +157,8 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 1 + 0.45 * len(results)))
     left = [0.0] * len(results)
     names = [found["name"] for found in results]
-    for part in results[0]["parts"]:
-        seconds = [found["parts"][part] for found in results]
+    for part in parts_of(results):
+        seconds = [found["parts"].get(part, 0) for found in results]
         axes.barh(names, seconds, left=left, label=part)
         left = [a + b for a, b in zip(left, seconds, strict=True)]
     axes.invert_yaxis()
@@ -203,7 +213,7 @@ def main() -> None:
         return
     if args.smoke:
         args.size, args.repeats, args.rounds = 64, 1, 1
-        args.kinds = ["quantized"]
+        args.kinds = list(QUANTIZED)
     results = run_rows(args)
     report(table(results), args.json)
     # Import this here, so that it does not count in the memory of the rows.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +16,17 @@ from quantface_arch.archs.build import ARCH_BUILDER
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import read_metadata
 from quantface_arch.quant.nn.traits import traits_of
+from quantface_arch.runtime.lowering import Lowering
+from quantface_arch.runtime.onnx_file import INPUT, write_onnx
 from quantface_arch.runtime.parts import record
+from quantface_arch.runtime.processor import FULL, SPARE, has_vnni
 from quantface_arch.utils.threads import set_thread_count
 
-__all__ = ["KINDS", "NNCF", "measure"]
+__all__ = ["KINDS", "NNCF", "ONNX", "QUANTIZED", "measure"]
 
 NNCF = "openvino nncf w8a8"
+ONNX = ("onnx runtime fp32", "onnx runtime quantized")
+QUANTIZED = ("quantized", ONNX[1])
 # Each type of device has these rows. The first is the one that the others are compared with.
 KINDS = {
     "cpu": (
@@ -30,6 +36,7 @@ KINDS = {
         "openvino bf16",
         NNCF,
         "quantized",
+        *ONNX,
     ),
     "cuda": ("torch fp16", "torch fp16 compiled", "quantized"),
 }
@@ -47,18 +54,18 @@ def measure(row: dict[str, Any]) -> dict[str, Any]:
     weights = torch.cuda.memory_allocated() if on_gpu else 0
     network(x.to(dtype))
     loaded = time.perf_counter() - start
-    names = traits_of(network).parts
+    names = ("whole",) if isinstance(network, OnnxFile) else traits_of(network).parts
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for name in names:
         vars(network)[name] = _timed(getattr(network, name), seconds[name])
     for _ in range(row["repeats"]):
         network(x.to(dtype))
     path = Path(row["path"])
-    quantized = row["kind"] == "quantized"
+    prefix = "onnx runtime " if row["kind"] in ONNX else ""
     return {
         "kind": row["kind"],
         "arch": read_metadata(path)["arch"],
-        "name": f"{path.stem} {row['mode']}" if quantized else row["kind"],
+        "name": f"{prefix}{path.stem} {row['mode']}" if row["kind"] in QUANTIZED else row["kind"],
         "parts": {name: min(found) for name, found in seconds.items()},
         "load s": loaded,
         "peak GB": torch.cuda.max_memory_allocated() / 1e9 if on_gpu else peak_gb(),
@@ -102,9 +109,38 @@ def _network_on_gpu(row: dict[str, Any]) -> nn.Module:
     return network
 
 
-def _network(row: dict[str, Any], x: Tensor) -> tuple[nn.Module, torch.dtype]:
+class OnnxFile:
+    """A network exported to ONNX, which has one part, in ONNX Runtime.
+
+    Args:
+        path: the checkpoint. Its ONNX file is written to the cache folder unless it is there.
+    """
+
+    def __init__(self, path: Path, mode: str, threads: int) -> None:
+        import onnxruntime
+
+        target = Path(os.environ["QUANTFACE_CACHE"]) / f"{path.stem}-{mode}.onnx"
+        if not target.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_onnx(path, ARCH_BUILDER, Lowering(mode, FULL if has_vnni() else SPARE), target)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(target, options, ["CPUExecutionProvider"])
+
+    def __call__(self, x: Tensor) -> None:
+        self.whole(x)
+
+    def whole(self, x: Tensor) -> None:
+        """Restore images (N, 3, H, W)."""
+        self.session.run(None, {INPUT: x.numpy()})
+
+
+def _network(row: dict[str, Any], x: Tensor) -> tuple[Any, torch.dtype]:
     """Load a row's network; return it with the dtype of its input."""
     kind, path = row["kind"], Path(row["path"])
+    if kind in ONNX:
+        return OnnxFile(path, row.get("mode", "auto"), row["threads"]), torch.float32
     if kind.startswith("torch"):
         dtype = torch.float32 if kind == "torch fp32" else torch.bfloat16
         network = load_model(path)

@@ -22,6 +22,7 @@ from torch.onnx import (
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.checkpoint.builder import Build
 from quantface_arch.runtime.lowering import Lowering
+from quantface_arch.runtime.onnx_products import IntegerProducts
 from quantface_arch.runtime.parts import Whole, example_image, lowered_network, other_image
 from quantface_arch.runtime.sizes import traced
 from quantface_arch.utils.files import atomic_path
@@ -47,7 +48,7 @@ def write_onnx(path: Path, build: Build, lowering: Lowering, target: Path) -> No
     Both are images (N, 3, H, W), where H and W are multiples of the network's ``side_step``. The
     program that runs the file refuses other sizes, as the reference does. Weights are stored as
     int8 before DequantizeLinear. The inputs of products pass through QuantizeLinear and
-    DequantizeLinear.
+    DequantizeLinear. Convolutions are matrix products, see ``IntegerProducts``.
 
     Args:
         build: see ``load_checkpoint``.
@@ -64,6 +65,7 @@ def write_onnx(path: Path, build: Build, lowering: Lowering, target: Path) -> No
         _export(whole, image, path, temporary)
         model = onnx.load(temporary)
         _dequantize_weights(model.graph)
+        IntegerProducts(model.graph).rewrite()
         onnx.save(model, temporary)
 
 
