@@ -24,10 +24,13 @@ BENCHMARKS = (
     "robustness",
     "robustness_fuzz",
     "roofline",
+    "trained_networks",
     "video",
     "video_kinds",
     "web",
 )
+# These read weights that are not shipped.
+NEED_DATA = ("trained_networks",)
 # The parts of robustness, but for the one that is a benchmark by itself.
 ARGUMENTS = {"robustness": ("kill", "soak", "throughput", "faults", "threads")}
 # What they are made of, and those with tests of their own.
@@ -60,7 +63,9 @@ def test_every_benchmark_is_listed(repo):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_smoke_run(run_program, tmp_path, name):
+def test_smoke_run(request, run_program, tmp_path, name):
+    if name in NEED_DATA:
+        request.getfixturevalue("data_root")
     words = ["--smoke", "--json", tmp_path / "out.json", *ARGUMENTS.get(name, ())]
     stdout = run_program(f"benchmarks/{name}.py", *words, timeout=300)
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
