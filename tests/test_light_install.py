@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -42,10 +43,11 @@ def light(repo, tmp_path_factory):
                 (packages / top).symlink_to(site)
     code = START.format(packages=str(packages), repo=str(repo))
 
-    def run(*words):
+    def run(*words, env=None):
         return subprocess.run(
             [sys.executable, "-S", "-c", code, *map(str, words)],
             cwd=repo,
+            env={**os.environ, **(env or {})},
             capture_output=True,
             text=True,
             timeout=300,
@@ -103,6 +105,17 @@ def test_what_needs_more_says_what_is_missing(light, tmp_path, words, named):
 def test_help_needs_no_more(light, command):
     done = light("quantface_arch/__main__.py", command, "--help")
     assert done.returncode == 0 and done.stdout.startswith("usage:"), done.stderr
+
+
+def test_completion_needs_shtab_alone(light, tmp_path):
+    words = ("quantface_arch/__main__.py", "--print-completion", "bash")
+    done = light(*words)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "shtab is not installed; pip install shtab" in done.stderr
+    (tmp_path / "shtab").symlink_to(distribution("shtab").locate_file("shtab"))
+    done = light(*words, env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert "_restore___model_COMPGEN" in done.stdout and "_quantize___model" in done.stdout
 
 
 @pytest.mark.slow

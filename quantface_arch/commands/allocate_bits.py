@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from quantface_arch.errors import UsageError
 from quantface_arch.quant.config.bitmap import SUFFIXES, save_bit_map
-from quantface_arch.utils.cli import Parser
+from quantface_arch.utils.cli import HUB_VARIABLES, Parser, ending
 from quantface_arch.utils.devices import check_device
 from quantface_arch.utils.distributed import Shard
 
@@ -40,17 +40,28 @@ and the layers to measure are divided among its processes:
 
 def make_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("-opt", required=True, type=Path, help="options file, see options/allocate_mini.yml")
-    add("--out", required=True, type=Path, help=f"bit map to write, {', '.join(SUFFIXES)}")
-    add("--sensitivities", type=Path, help="solve from this file; nothing is measured")
-    add("-i", "--input", type=Path, help="folder of degraded faces (default: from the options)")
-    add("--num-images", type=int, help="images to measure on (default: from the options)")
-    add("--activation-bits", type=float, help="budget (default: from the options)")
-    add("--weight-bits", type=float, help="budget (default: from the options)")
-    add("--bytes", type=float, help="budget (default: from the options)")
+    parser = Parser(
+        description=DESCRIPTION,
+        epilog=ending(*HUB_VARIABLES, "OMP_NUM_THREADS"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument_group("input and output").add_argument
+    options = "options file, see options/allocate_mini.yml"
+    add("-opt", required=True, type=Path, metavar="FILE", help=options)
+    written = f"bit map to write, {', '.join(SUFFIXES)}"
+    add("--out", required=True, type=Path, metavar="FILE", help=written)
+    add = parser.add_argument_group("measurement").add_argument
+    known = "solve from this file; nothing is measured"
+    add("--sensitivities", type=Path, metavar="FILE", help=known)
+    faces = "folder of degraded faces (default: from the options)"
+    add("-i", "--input", type=Path, metavar="DIR", help=faces)
+    count = "images to measure on (default: from the options)"
+    add("--num-images", type=int, metavar="N", help=count)
     add("--device", default="cpu", help="torch device (default: %(default)s)")
+    add = parser.add_argument_group("budgets (default: from the options)").add_argument
+    add("--activation-bits", type=float, metavar="BITS", help="mean bits of layers' inputs")
+    add("--weight-bits", type=float, metavar="BITS", help="mean bits of weights")
+    add("--bytes", type=float, metavar="BYTES", help="bytes of the checkpoint's tensors")
     return parser
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from quantface_arch.errors import UsageError
-from quantface_arch.utils.cli import Parser
+from quantface_arch.utils.cli import HUB_VARIABLES, Parser, ending
 from quantface_arch.utils.devices import check_device
 from quantface_arch.utils.files import atomic_path
 
@@ -38,14 +38,21 @@ examples:
 
 def make_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        description=DESCRIPTION,
+        epilog=ending(*HUB_VARIABLES, "OMP_NUM_THREADS"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
-    add("-opt", required=True, type=Path, help="options file of a training, see options/")
-    add("--out", required=True, type=Path, help="file to write, .safetensors")
-    add("-i", "--input", type=Path, help="folder of degraded faces (default: from the options)")
-    add("--num-images", type=int, help="images to use (default: from the options, else 32)")
+    add("-opt", required=True, type=Path, metavar="FILE", help="options file, see options/")
+    add("--out", required=True, type=Path, metavar="FILE", help="file to write, .safetensors")
+    faces = "folder of degraded faces (default: from the options)"
+    add("-i", "--input", type=Path, metavar="DIR", help=faces)
+    count = "images to use (default: from the options, else 32)"
+    add("--num-images", type=int, metavar="N", help=count)
     add("--device", default="cpu", help="torch device (default: %(default)s)")
-    add("--report", type=Path, help="write the table of layers to this file, not to the screen")
+    report = "write the table of layers to this file, not to the screen"
+    add("--report", type=Path, metavar="FILE", help=report)
     return parser
 
 

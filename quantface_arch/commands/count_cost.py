@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantface_arch.errors import UsageError
-from quantface_arch.utils.cli import Parser
+from quantface_arch.utils.cli import Parser, ending
 
 if TYPE_CHECKING:
     from quantface_arch.quant.cost.cost import Entry
@@ -42,15 +42,21 @@ which layers are rotated; before that, the most expensive choice is counted, and
 
 def make_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        description=DESCRIPTION,
+        epilog=ending("QUANTFACE_CACHE"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
-    add("-opt", type=Path, help="options file, see options/")
-    add("--checkpoint", help="count this quantized .safetensors file or shipped model instead")
-    add("--size", type=int, default=512, help="side of the network's input (default: %(default)s)")
-    add("--top", type=int, default=10, help="layers to print (default: %(default)s)")
-    add("--picture", type=Path, help="plot to write, .png")
-    add("--csv", type=Path, help="table of all layers to write, .csv")
-    add("--json", type=Path, help="file of all numbers to write, .json")
+    add("-opt", type=Path, metavar="FILE", help="options file, see options/")
+    counted = "count this quantized .safetensors file or shipped model instead"
+    add("--checkpoint", metavar="NAME_OR_PATH", help=counted)
+    side = "side of the network's input (default: %(default)s)"
+    add("--size", type=int, default=512, metavar="N", help=side)
+    add("--top", type=int, default=10, metavar="N", help="layers to print (default: %(default)s)")
+    add("--picture", type=Path, metavar="FILE", help="plot to write, .png")
+    add("--csv", type=Path, metavar="FILE", help="table of all layers to write, .csv")
+    add("--json", type=Path, metavar="FILE", help="file of all numbers to write, .json")
     return parser
 
 

@@ -20,7 +20,7 @@ from quantface_arch.metrics.catalogue import METRICS
 from quantface_arch.metrics.networks import FILES, MetricUnavailable, network
 from quantface_arch.metrics.pairs import Pair, find_pairs
 from quantface_arch.metrics.scores import ScoreFile
-from quantface_arch.utils.cli import EXIT_FAILED, Parser, describe
+from quantface_arch.utils.cli import EXIT_FAILED, Parser, describe, ending
 from quantface_arch.utils.devices import check_device
 from quantface_arch.utils.installation import need
 from quantface_arch.utils.progress import progress_bar
@@ -55,7 +55,7 @@ are searched in --weights-dir, then where their own libraries keep them. Metrics
 {files}
 dists, musiq, maniqa, clipiqa and fid also need pyiqa: pip install -e ".[metrics]"
 
-Exit status: 0 all done, 1 some image failed (the others are in the table), 2 wrong usage.
+{ending}
 """
 
 
@@ -65,13 +65,18 @@ def make_parser() -> Parser:
     files = "\n".join(f"  {name:13}{' and '.join(wanted)}" for name, wanted in names.items())
     parser = Parser(
         description=DESCRIPTION,
-        epilog=EPILOG.format(files=files),
+        epilog=EPILOG.format(
+            files=files, ending=ending(failed="some image failed; the others are in the table")
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
-    add("-r", "--restored", required=True, type=Path, help="folder of restored images")
-    add("-g", "--gt", type=Path, help="folder of clean images, which some metrics do not need")
+    add = parser.add_argument_group("images").add_argument
+    restored = "folder of restored images"
+    add("-r", "--restored", required=True, type=Path, metavar="DIR", help=restored)
+    clean = "folder of clean images, which some metrics do not need"
+    add("-g", "--gt", type=Path, metavar="DIR", help=clean)
     add("--fid-gt", type=Path, metavar="DIR", help="folder that fid compares with instead of -g")
+    add = parser.add_argument_group("metrics").add_argument
     add(
         "--metrics",
         nargs="+",

@@ -8,7 +8,7 @@ from pathlib import Path
 from quantface_arch.errors import UsageError
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.runtime.processor import FULL, SPARE
-from quantface_arch.utils.cli import Parser
+from quantface_arch.utils.cli import Parser, ending
 from quantface_arch.utils.runtime_names import MODES
 
 DESCRIPTION = """\
@@ -35,11 +35,22 @@ SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
 
 def make_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        description=DESCRIPTION,
+        epilog=ending("QUANTFACE_CACHE"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
-    add("--model", required=True, help="shipped name or checkpoint")
+    add("--model", required=True, metavar="NAME_OR_PATH", help="shipped name or checkpoint")
     add("--format", required=True, choices=SUFFIXES, help="format of the file")
-    add("-o", "--output", required=True, type=Path, help="file to write, .onnx or .xml")
+    add(
+        "-o",
+        "--output",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="file to write, .onnx or .xml",
+    )
     add("--mode", "--way", choices=MODES, default="auto", help="auto folds 8-bit inputs (default)")
     add(
         "--weight-bits",

@@ -11,7 +11,7 @@ from quantface_arch.pretrained.hub.options import FetchOptions
 from quantface_arch.pretrained.hub.sources import QUANTIZED, fetchable, sources
 from quantface_arch.restore.arguments import add_fetch_arguments
 from quantface_arch.restore.load import note_printer
-from quantface_arch.utils.cli import Parser
+from quantface_arch.utils.cli import HUB_VARIABLES, Parser, ending
 from quantface_arch.utils.distributed import Shard
 
 NAMES = [name for source in sources() for name in (source, *(f"{source}-{q}" for q in QUANTIZED))]
@@ -32,14 +32,18 @@ examples:
     python scripts/fetch.py --list
     python scripts/fetch.py --remove osdface
 
-The cache is ~/.cache/quantface; QUANTFACE_CACHE names another folder. A lock file beside each
-restorer keeps the SHA-256 of every file: what is fetched later must be the same.
+A lock file beside each restorer keeps the SHA-256 of every file: what is fetched later must be the
+same.
 """
 
 
 def make_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        description=DESCRIPTION,
+        epilog=ending(*HUB_VARIABLES),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("name", nargs="?", help="restorer to fetch")
     what.add_argument("--list", action="store_true", help="show what the cache has")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from difflib import get_close_matches
 from importlib import import_module
 from typing import NamedTuple, NoReturn
 
 from quantface_arch import __version__
-from quantface_arch.utils.cli import EXIT_USAGE, run
+from quantface_arch.commands.completion import PRINT_COMPLETION, SHELLS, completion_script
+from quantface_arch.utils.cli import EXIT_USAGE, HUB_VARIABLES, Parser, ending, run
 
 __all__ = ["COMMANDS", "main"]
 
@@ -40,6 +42,7 @@ COMMANDS = {
     "doctor": Command("quantface_arch.doctor.cli", "check this installation"),
 }
 HELP = ("-h", "--help", "help")
+_SHELLS = f"{', '.join(SHELLS[:-1])} or {SHELLS[-1]}"
 
 
 def main() -> NoReturn:
@@ -51,6 +54,10 @@ def main() -> NoReturn:
     if name == "--version":
         print(f"quantface {__version__}")
         sys.exit(0)
+    if name.partition("=")[0] == PRINT_COMPLETION:
+        parser = Parser(prog="quantface")
+        parser.add_argument(PRINT_COMPLETION, choices=SHELLS)
+        run(_print_completion, parser)
     if name not in COMMANDS:
         close = get_close_matches(name, COMMANDS, 1)
         hint = f"; did you mean {close[0]}?" if close else f", allowed are {', '.join(COMMANDS)}"
@@ -61,6 +68,16 @@ def main() -> NoReturn:
     parser = command.make_parser()
     parser.prog = sys.argv[0]
     run(command.main, parser)
+
+
+def _print_completion(args: argparse.Namespace) -> int:
+    """Print the script by which a shell completes the command."""
+    parsers = {
+        name: (import_module(command.module).make_parser(), command.what)
+        for name, command in COMMANDS.items()
+    }
+    print(completion_script(args.print_completion, parsers))
+    return 0
 
 
 def _usage() -> str:
@@ -74,6 +91,17 @@ def _usage() -> str:
             "",
             "commands:",
             *lines,
+            "",
+            "options:",
+            "  -h, --help                show this help message and exit",
+            "  --version                 show the version and exit",
+            f"  {PRINT_COMPLETION} SHELL  print a script that completes words in {_SHELLS}",
+            "",
+            "examples:",
+            "  quantface restore -i photo.jpg -o results",
+            "  quantface quantize --model mini --recipe w4a8 -o my-w4a8.safetensors",
+            "",
+            ending(*HUB_VARIABLES, "OMP_NUM_THREADS"),
             "",
             "BasicSR trains, in a checkout: python basicsr/train.py -opt options/FILE.yml",
         ]

@@ -12,7 +12,7 @@ from typing import Any
 
 from quantface_arch.errors import QuantFaceError, UsageError
 from quantface_arch.pretrained.names import resolve_model
-from quantface_arch.utils.cli import Parser
+from quantface_arch.utils.cli import Parser, ending
 from quantface_arch.utils.files import atomic_path
 from quantface_arch.utils.safe_yaml_json import read_json
 
@@ -49,14 +49,19 @@ restored = restorer.restore("photo.jpg").image
 
 def make_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        description=DESCRIPTION,
+        epilog=ending("QUANTFACE_CACHE"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
-    add("model", help="checkpoint, or the name of a shipped model")
-    add("-o", "--output", required=True, type=Path, help="folder to write, new or empty")
+    add("model", metavar="NAME_OR_PATH", help="checkpoint, or the name of a shipped model")
+    folder = "folder to write, new or empty"
+    add("-o", "--output", required=True, type=Path, metavar="DIR", help=folder)
     add("--id", default="USER/REPOSITORY", help="id of the repository, for its examples")
     add("--license", default="other", help="of the weights, as the hub names it (%(default)s)")
-    add("--base-model", help="id of the model that was quantized")
-    add("--figures", type=Path, metavar="JSON", help="figures, as benchmarks write them (--json)")
+    add("--base-model", metavar="ID", help="id of the model that was quantized")
+    add("--figures", type=Path, metavar="FILE", help="figures, as benchmarks write them (--json)")
     return parser
 
 

@@ -17,7 +17,7 @@ from quantface_arch.quant.config.bitmap import load_bit_map
 from quantface_arch.quant.config.recipe import Recipe
 from quantface_arch.quant.config.specs import KINDS, RANGES, ROUNDINGS
 from quantface_arch.restore.load import note_printer
-from quantface_arch.utils.cli import Parser
+from quantface_arch.utils.cli import HUB_VARIABLES, Parser, ending
 from quantface_arch.utils.devices import check_device
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.files import atomic_path
@@ -60,20 +60,52 @@ are divided among its processes:
 
 def make_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--model", required=True, help="shipped name, checkpoint, or folder of OSDFace's files")
-    add("--base", help="Stable Diffusion 2.1-base: folder or hub id (for a folder of OSDFace's)")
+    parser = Parser(
+        description=DESCRIPTION,
+        epilog=ending(*HUB_VARIABLES, "OMP_NUM_THREADS"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_model_arguments(parser)
+    _add_face_arguments(parser)
+    _add_quantization_arguments(parser)
+    add = parser.add_argument_group("output").add_argument
+    checkpoint = "checkpoint to write, .safetensors"
+    add("-o", "--output", required=True, type=Path, metavar="FILE", help=checkpoint)
+    report = "write the table of layers to this file"
+    add("--report", type=Path, metavar="FILE", help=report)
+    return parser
+
+
+def _add_model_arguments(parser: Parser) -> None:
+    """Add the arguments about the network that is quantized."""
+    add = parser.add_argument_group("model").add_argument
+    model = "shipped name, checkpoint, or folder of OSDFace's files"
+    add("--model", required=True, metavar="NAME_OR_PATH", help=model)
+    base = "Stable Diffusion 2.1-base: folder or hub id (for a folder of OSDFace's)"
+    add("--base", metavar="DIR_OR_ID", help=base)
     tiny = "replace the VAE's by a tiny one: folder or hub id of an AutoencoderTiny"
-    add("--fast-encoder", metavar="TAESD", help=tiny)
-    add("--fast-decoder", metavar="TAESD", help=tiny)
+    add("--fast-encoder", metavar="DIR_OR_ID", help=tiny)
+    add("--fast-decoder", metavar="DIR_OR_ID", help=tiny)
+    add("--device", default="cpu", help="torch device to calibrate on (default: %(default)s)")
+
+
+def _add_face_arguments(parser: Parser) -> None:
+    """Add the arguments about the faces on which the network is calibrated."""
+    add = parser.add_argument_group("faces").add_argument
+    faces = "a degraded face, or a folder searched for such faces (default: see above)"
+    add("-i", "--input", type=Path, metavar="PATH", help=faces)
+    for name, default, what in (
+        ("--num-images", 32, "faces to use"),
+        ("--size", 512, "resize faces to this side"),
+        ("--batch-size", 4, "faces per batch"),
+    ):
+        add(name, type=_positive, default=default, metavar="N", help=f"{what} (default: {default})")
+
+
+def _add_quantization_arguments(parser: Parser) -> None:
+    """Add the arguments about the method."""
+    add = parser.add_argument_group("quantization").add_argument
     add("--recipe", default="w4a8", help="wXaY with X and Y from 2 to 8 (default: %(default)s)")
-    faces = "a degraded face, or a folder searched for such faces (default: see below)"
-    add("-i", "--input", type=Path, help=faces)
-    add("-o", "--output", required=True, type=Path, help="checkpoint to write, .safetensors")
-    add("--num-images", type=_positive, default=32, help="faces to use (default: %(default)s)")
-    add("--size", type=_positive, default=512, help="resize faces to this side (%(default)s)")
-    add("--batch-size", type=_positive, default=4, help="faces per batch (default: %(default)s)")
     add("--range", choices=RANGES, default="mse", help="how ranges are found (%(default)s)")
     add(
         "--rounding",
@@ -87,9 +119,6 @@ def make_parser() -> Parser:
     add("--bit-map", type=Path, metavar="FILE", help="bit widths by layer, from allocate_bits.py")
     add("--include", nargs="+", metavar="GLOB", default=["*"], help="layers to quantize (all)")
     add("--exclude", nargs="+", metavar="GLOB", default=[], help="layers to leave unquantized")
-    add("--device", default="cpu", help="torch device to calibrate on (default: %(default)s)")
-    add("--report", type=Path, help="write the table of layers to this file")
-    return parser
 
 
 def main(args: argparse.Namespace) -> int:

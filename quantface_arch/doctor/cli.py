@@ -20,7 +20,7 @@ from quantface_arch.doctor.findings import Findings, Package
 from quantface_arch.doctor.report import render
 from quantface_arch.errors import one_line
 from quantface_arch.pretrained.names import WEIGHTS, shipped_models
-from quantface_arch.utils.cli import EXIT_FAILED, Parser
+from quantface_arch.utils.cli import EXIT_FAILED, Parser, ending
 from quantface_arch.utils.runtime_names import RUNTIME_NAMES
 
 DESCRIPTION = """\
@@ -31,8 +31,6 @@ Nothing is downloaded or changed.
 examples:
   python -m quantface_arch.doctor
   python -m quantface_arch.doctor --json > doctor.json     to attach to a bug report
-
-Exit status: 0 if inference/restore.py would work, 1 if not.
 """
 
 # The modules of these packages have other names.
@@ -48,6 +46,12 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="python -m quantface_arch.doctor",
         description=DESCRIPTION,
+        epilog=ending(
+            "QUANTFACE_CACHE",
+            done="inference/restore.py would work",
+            failed="it would not; the output says why",
+            wrong="wrong usage",
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print everything found, as JSON")

@@ -16,7 +16,8 @@ __all__ = ["add_fetch_arguments", "add_model_arguments", "integer", "number"]
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``RuntimeOptions`` and ``FaceOptions``, except ``--strength``."""
-    add = parser.add_argument
+    _add_face_arguments(parser)
+    add = parser.add_argument_group("model").add_argument
     add(
         "--model",
         default=DEFAULT_MODEL,
@@ -24,7 +25,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="a shipped model (default: %(default)s), a checkpoint, an exported .xml file, or "
         "what is fetched from the hub after asking: osdface, osdface-w4a8, USER/REPOSITORY",
     )
-    add_fetch_arguments(parser)
     add("--runtime", choices=("auto", *RUNTIME_NAMES), default="auto", help="default: %(default)s")
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:0")
     add(
@@ -33,20 +33,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="faces restored at once (default: 1 on a CPU, 8 on a GPU)",
     )
-    add("--sample", action="store_true", help="sample the latent instead of taking its mean")
-    add(
-        "--seed",
-        type=integer(0),
-        default=0,
-        help="seed of --sample, combined with the image's content (default: %(default)s)",
-    )
-    _add_face_arguments(parser)
-    add("--offline", action="store_true", help="never download anything")
-
-
-def _add_face_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments about how a face is found and restored."""
-    add = parser.add_argument
     add(
         "-w",
         "--fidelity",
@@ -54,6 +40,21 @@ def _add_face_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="W",
         help="only for CodeFormer: 0 is the best quality, 1 is closest to the input (default: the "
         "checkpoint's, usually 0.5)",
+    )
+    add("--offline", action="store_true", help="never download anything")
+    add_fetch_arguments(parser)
+
+
+def _add_face_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments about how a face is found and restored."""
+    add = parser.add_argument_group("faces").add_argument
+    add("--sample", action="store_true", help="sample the latent instead of taking its mean")
+    add(
+        "--seed",
+        type=integer(0),
+        default=0,
+        metavar="N",
+        help="seed of --sample, combined with the image's content (default: %(default)s)",
     )
     add(
         "--detector",

@@ -22,12 +22,30 @@ from quantface_arch.restore.options import (
     RuntimeOptions,
     build,
 )
-from quantface_arch.utils.cli import Parser, run
+from quantface_arch.utils.cli import HUB_VARIABLES, Parser, ending, run
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.limits import MAX_UPSCALE
 
 __all__ = ["main", "make_parser", "parse_options"]
 
+DESCRIPTION = """\
+Restore the faces in images and videos.
+
+An image is written to restored/NAME.png, cropped_faces/NAME_00.png and restored_faces/NAME_00.png
+under the output folder, a video to restored/NAME.mp4. NAME is the input's stem; it is made longer
+where two inputs share it (a_png and a_jpg; x_a and y_a). manifest-N.jsonl records one line per
+input.
+
+examples:
+  photographs, with the input beside each result in results/compare:
+    python inference/restore.py -i photos -o results --recursive --compare
+  an old photograph, enlarged:
+    python inference/restore.py -i old.jpg --upscale 2
+  faces that are aligned already, 512x512:
+    python inference/restore.py -i crops --aligned
+  a large batch, shared out among 4 processes; --resume continues after a kill:
+    torchrun --nproc-per-node 4 inference/restore.py -i photos --resume
+"""
 _WHOLE = (
     "--model is a network for whole images, such as Real-ESRGAN's weights (.pth): images go "
     "through it in tiles, and no faces are looked for"
@@ -37,29 +55,24 @@ _WHOLE = (
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the restore command."""
     parser = Parser(
-        description="Restore the faces in images and videos.",
-        epilog="An image is written to restored/NAME.png, cropped_faces/NAME_00.png and "
-        "restored_faces/NAME_00.png under the output folder, a video to restored/NAME.mp4. NAME is "
-        "the input's stem; it is made longer where two inputs share it (a_png and a_jpg; x_a and "
-        "y_a). manifest-N.jsonl records one line per input. For large batches, torchrun "
-        "--nproc-per-node 4 inference/restore.py ... shares the inputs out among 4 processes. Exit "
-        "status: 0 all inputs are done, 1 some input failed, 2 wrong usage and nothing was done.",
+        description=DESCRIPTION,
+        epilog=ending(
+            *HUB_VARIABLES,
+            "OMP_NUM_THREADS",
+            done="all inputs are done",
+            failed="some input failed",
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_input_arguments(parser)
     _add_output_arguments(parser)
-    parser.add_argument(
-        "--strength",
-        type=number(0, 1),
-        default=1.0,
-        help="0 keeps the input's faces, 1 (default) replaces them",
-    )
     add_model_arguments(parser)
     return parser
 
 
 def _add_input_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``InputOptions``."""
-    add = parser.add_argument
+    add = parser.add_argument_group("input").add_argument
     add("-i", "--input", nargs="+", required=True, metavar="PATH", help="files, folders or globs")
     add("--recursive", action="store_true", help="also search subfolders")
     add("--skip-existing", action="store_true", help="leave out inputs whose result exists")
@@ -73,8 +86,8 @@ def _add_input_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``OutputOptions``."""
-    add = parser.add_argument
+    """Add the arguments of ``OutputOptions``, and ``--strength``."""
+    add = parser.add_argument_group("output").add_argument
     add(
         "-o",
         "--output",
@@ -94,6 +107,7 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--upscale",
         type=number(1, MAX_UPSCALE),
+        metavar="X",
         help=f"enlarge images by this factor, 1 (default) to {MAX_UPSCALE}; with --whole, the "
         "network's own scale is the default",
     )
@@ -102,6 +116,13 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="network that enlarges the background: Real-ESRGAN's weights (RRDBNet, x2 "
         "or x4), or such a network quantized by this package; default: interpolation",
+    )
+    add(
+        "--strength",
+        type=number(0, 1),
+        default=1.0,
+        metavar="X",
+        help="0 keeps the input's faces, 1 (default) replaces them",
     )
 
 

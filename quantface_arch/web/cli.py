@@ -19,7 +19,7 @@ from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.restore.arguments import add_model_arguments, integer, number
 from quantface_arch.restore.load import load_restorer, note_printer
 from quantface_arch.restore.options import FaceOptions, RuntimeOptions, build
-from quantface_arch.utils.cli import Parser, run
+from quantface_arch.utils.cli import HUB_VARIABLES, Parser, ending, run
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.images import MAX_PIXELS, MIN_SIDE
 from quantface_arch.web.address import Address, free_port
@@ -29,6 +29,21 @@ if TYPE_CHECKING:
     from quantface_arch.restore.restorer import FaceRestorer
 
 __all__ = ["PageOptions", "main", "make_parser", "parse_options"]
+
+DESCRIPTION = """\
+Serve a web page that restores the faces in photographs.
+
+The page loads nothing from other machines and sends nothing to them. By default only this machine
+can open it. With --host 0.0.0.0, everybody who reaches this machine can open it without a password.
+Photographs are kept in a temporary folder for --keep-minutes; the folder is deleted when the server
+ends.
+
+examples:
+  on this machine, at http://127.0.0.1:7860:
+    python inference/app.py
+  for everybody on the network, with smaller limits:
+    python inference/app.py --host 0.0.0.0 --max-mb 5 --max-faces 4
+"""
 
 
 @dataclass(frozen=True)
@@ -50,20 +65,18 @@ class PageOptions:
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the page's command."""
     parser = Parser(
-        description="Serve a web page that restores the faces in photographs.",
-        epilog="The page loads nothing from other machines and sends nothing to them. By default "
-        "only this machine can open it. With --host 0.0.0.0, everybody who reaches this machine "
-        "can open it without a password. Photographs are kept in a temporary folder for "
-        "--keep-minutes; the folder is deleted when the server ends.",
+        description=DESCRIPTION,
+        epilog=ending(*HUB_VARIABLES, "OMP_NUM_THREADS", done="the server has ended"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+    add = parser.add_argument_group("server").add_argument
     add("--host", default=Address.host, help="address to listen on (default: %(default)s)")
     add("--port", type=integer(0), default=Address.port, help="0 selects a free one (%(default)s)")
     add(
         "--root-path",
         type=_root_path,
         default=Address.root_path,
-        metavar="PATH",
+        metavar="URL",
         help="where a reverse proxy serves the page, such as /faces or https://my.org/faces",
     )
     _add_limits(parser)
@@ -99,8 +112,9 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
             "time after which photographs and results are deleted",
         ),
     }
+    add = parser.add_argument_group("limits").add_argument
     for name, (kind, unit, meaning) in limits.items():
-        parser.add_argument(
+        add(
             f"--{name.replace('_', '-')}",
             type=kind,
             default=getattr(Limits(), name),

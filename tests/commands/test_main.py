@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -39,6 +40,21 @@ def test_a_command_explains_itself_under_its_name(typed, name):
     assert (status, out) == (0, f"quantface {__version__}\n")
     status, _, err = typed(name, "--no-such-option")
     assert status == 2 and err.startswith("error: ") and f"quantface {name} --help" in err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_ends_with_examples_and_exit_statuses(typed, name):
+    _, out, _ = typed(name, "--help")
+    description, _, rest = out.partition("\noptions:\n")
+    assert "\nexamples:\n" in description
+    assert re.search(r"^exit status:\n  0 +\S.*\n  1 .*\n  2 .*\n  130  interrupted$", rest, re.M)
+
+
+def test_help_names_every_environment_variable_of_the_package(typed, repo):
+    files = [*(repo / "quantface_arch").rglob("*.py")]
+    read = {name for file in files for name in re.findall(r"\"(QUANTFACE_\w+)\"", file.read_text())}
+    helps = "".join(typed(name, "--help")[1] for name in COMMANDS)
+    assert len(read) > 2 and read == set(re.findall(r"^  (QUANTFACE_\w+) ", helps, re.M))
 
 
 def test_an_unknown_command_is_refused(typed):
