@@ -17,7 +17,7 @@ from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import read_metadata
 from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime.lowering import Lowering
-from quantface_arch.runtime.onnx_file import INPUT, write_onnx
+from quantface_arch.runtime.onnx_file import ANY_SIZE, write_onnx
 from quantface_arch.runtime.parts import record
 from quantface_arch.runtime.processor import FULL, SPARE, has_vnni
 from quantface_arch.utils.threads import set_thread_count
@@ -133,7 +133,7 @@ class OnnxFile:
 
     def whole(self, x: Tensor) -> None:
         """Restore images (N, 3, H, W)."""
-        self.session.run(None, {INPUT: x.numpy()})
+        self.session.run(None, {ANY_SIZE.input: x.numpy()})
 
 
 def _network(row: dict[str, Any], x: Tensor) -> tuple[Any, torch.dtype]:

@@ -20,11 +20,17 @@ their integers, and run as int8 if the program that reads the file supports it.
 examples:
   for ONNX Runtime, on phones too:
     python scripts/export.py --model mini-w4a8 --format onnx -o mini-w4a8.onnx
+  for face-enhancer programs such as FaceFusion:
+    python scripts/export.py --model mini --format onnx --face-enhancer -o mini.onnx
   for OpenVINO's own tools (a .bin is written beside the .xml):
     python scripts/export.py --model mini-w4a8 --format openvino -o mini-w4a8.xml
 
 For layers with inputs of 8 bits, --mode folded folds rotation and branch into the weight, which is
 rounded again, to 8 bits; this is the fastest. --mode faithful keeps the reference's operations.
+
+--face-enhancer writes the file by the convention of these programs: input "input" and output
+"output", both one face (1, 3, 512, 512). The network's own colour fix is part of the file. A .hash
+file beside it holds its CRC32, which FaceFusion checks.
 
 x86 processors without VNNI add pairs of products in 16 bits, which 8-bit weights overflow: files
 for them need --weight-bits 7.
@@ -59,11 +65,18 @@ def make_parser() -> Parser:
         default=8,
         help="weight bits at run time (8)",
     )
+    add(
+        "--face-enhancer",
+        action="store_true",
+        help="write the file for face-enhancer programs; only for face restorers, as onnx",
+    )
     return parser
 
 
 def main(args: argparse.Namespace) -> int:
     """Check the options and write the file."""
+    if args.face_enhancer and args.format != "onnx":
+        raise UsageError(f"--face-enhancer: found --format {args.format}, allowed is --format onnx")
     suffix = SUFFIXES[args.format]
     if args.output.suffix != suffix:
         raise UsageError(f"--output {args.output}: expected a name that ends in {suffix}")
@@ -75,12 +88,14 @@ def main(args: argparse.Namespace) -> int:
 
     lowering = Lowering(args.mode, LARGEST[args.weight_bits])
     if args.format == "onnx":
+        from quantface_arch.pretrained.face_enhancer import write_face_enhancer
         from quantface_arch.runtime.onnx_file import missing, write_onnx
 
         hint = missing()
         if hint:
             raise UsageError(f"--format onnx: the package onnx is not installed; {hint}")
-        write_onnx(path, build_arch, lowering, args.output)
+        write = write_face_enhancer if args.face_enhancer else write_onnx
+        write(path, build_arch, lowering, args.output)
     else:
         from quantface_arch.runtime.openvino.trace import write_openvino
 

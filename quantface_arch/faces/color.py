@@ -15,10 +15,10 @@ import numpy as np
 from quantface_arch.errors import check_choice
 from quantface_arch.faces.choices import COLOR_FIXES
 
-__all__ = ["default_color_fix", "fix_color"]
+__all__ = ["PATCHES", "default_color_fix", "fix_color"]
 
 # A face has 32×32 patches of 16×16 pixels. Degradation preserves tones at this resolution.
-_PATCHES = 32
+PATCHES = 32
 _WAVELET_LEVELS = 5
 # A channel with a smaller deviation, as a fraction of the full range, is treated as flat.
 _FLAT = 1e-3
@@ -31,7 +31,7 @@ def _none(restored: np.ndarray, original: np.ndarray, peak: float) -> np.ndarray
 def _lowres(restored: np.ndarray, original: np.ndarray, peak: float) -> np.ndarray:
     """Add the difference between the two images at a resolution of 32×32 patches."""
     height, width = restored.shape[:2]
-    patches = cv2.resize(original - restored, (_PATCHES, _PATCHES), interpolation=cv2.INTER_AREA)
+    patches = cv2.resize(original - restored, (PATCHES, PATCHES), interpolation=cv2.INTER_AREA)
     patches = cv2.GaussianBlur(patches, (0, 0), 1)
     return restored + cv2.resize(patches, (width, height), interpolation=cv2.INTER_CUBIC)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # torch exports both functions, but its ``__all__`` leaves them out as deprecated.
 from torch.onnx import (
@@ -27,13 +28,31 @@ from quantface_arch.runtime.parts import Whole, example_image, lowered_network, 
 from quantface_arch.runtime.sizes import traced
 from quantface_arch.utils.files import atomic_path
 
-__all__ = ["missing", "write_onnx"]
+__all__ = ["ANY_SIZE", "Ports", "missing", "save_graph", "write_onnx"]
 
 # Opset 18 is the first whose ScatterElements supports ``reduction="min"``, which code selection
 # needs.
 OPSET = 18
-INPUT, OUTPUT = "degraded", "restored"
-DYNAMIC = {0: "batch", 2: "height", 3: "width"}
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The input and the output of a file, both images.
+
+    Attributes:
+        input, output: their names.
+        free: the axes that may have any length, with a name for each. All others have the lengths
+            of the image on which the network is traced.
+        shape: the shape of the output, None if it has free axes. The exporter does not infer it.
+    """
+
+    input: str = "degraded"
+    output: str = "restored"
+    free: Mapping[int, str] = field(default_factory=dict)
+    shape: tuple[int, ...] | None = None
+
+
+ANY_SIZE = Ports(free={0: "batch", 2: "height", 3: "width"})
 
 
 def missing() -> str | None:
@@ -56,20 +75,40 @@ def write_onnx(path: Path, build: Build, lowering: Lowering, target: Path) -> No
     Raises:
         QuantFaceError: see ``lowered_network`` and ``traced``; or ONNX lacks an operator.
     """
-    import onnx
-
     network = lowered_network(path, build, lowering)
     whole, image = Whole(network), example_image(network)
     traced(whole, (image,), (other_image(network),), path)
-    with atomic_path(target) as temporary, _stable_sorting():
-        _export(whole, image, path, temporary)
-        model = onnx.load(temporary)
-        _dequantize_weights(model.graph)
-        IntegerProducts(model.graph).rewrite()
-        onnx.save(model, temporary)
+    with atomic_path(target) as temporary:
+        save_graph(whole, image, ANY_SIZE, path, temporary)
 
 
-def _export(whole: Whole, image: Tensor, path: Path, target: Path) -> None:
+@torch.no_grad()
+def save_graph(network: nn.Module, image: Tensor, ports: Ports, path: Path, target: Path) -> None:
+    """Write a lowered network as ONNX, with its integers.
+
+    Args:
+        network: maps images (N, 3, H, W) to images, and can be traced.
+        image: an image that it takes, on which it is traced.
+        path: the checkpoint's path, for the message.
+
+    Raises:
+        QuantFaceError: ONNX lacks an operator.
+    """
+    import onnx
+
+    with _stable_sorting():
+        _export(network, image, ports, path, target)
+    model = onnx.load(target)
+    _dequantize_weights(model.graph)
+    IntegerProducts(model.graph).rewrite()
+    if ports.shape is not None:
+        lengths = model.graph.output[0].type.tensor_type.shape.dim
+        for axis, length in zip(lengths, ports.shape, strict=True):
+            axis.dim_value = length
+    onnx.save(model, target)
+
+
+def _export(network: nn.Module, image: Tensor, ports: Ports, path: Path, target: Path) -> None:
     """Write a network as torch exports it.
 
     Raises:
@@ -80,16 +119,18 @@ def _export(whole: Whole, image: Tensor, path: Path, target: Path) -> None:
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(
-                whole,
+                network,
                 (image,),
                 str(target),
                 dynamo=False,
                 opset_version=OPSET,
                 # Constant folding would turn the integers into floating point.
                 do_constant_folding=False,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_axes={INPUT: DYNAMIC, OUTPUT: DYNAMIC},
+                input_names=[ports.input],
+                output_names=[ports.output],
+                dynamic_axes={
+                    name: dict(ports.free) for name in (ports.input, ports.output) if ports.free
+                },
             )
         except torch.onnx.OnnxExporterError as error:
             detail = str(error).strip().splitlines()[0]
