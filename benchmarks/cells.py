@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -55,6 +55,7 @@ quantface_arch.launch.launch("train", pathlib.Path(sys.argv.pop(1)))
 Image = np.ndarray
 # A scorer maps (restored, clean, full precision's) images, BGR uint8, to scores by name.
 Scorer = Callable[[Image, Image, Image], dict[str, float]]
+AnyScorer = TypeVar("AnyScorer", bound=Scorer)
 
 
 def save(path: Path, value: Any) -> None:
@@ -75,7 +76,7 @@ def faces_of(folder: str, limit: int | None) -> list[Path]:
 def add_arguments(made: argparse.ArgumentParser, cache: str) -> None:
     """Add the options that every table shares; ``cache`` is a folder name below results/."""
     add = made.add_argument
-    add("--faces", default="val512", help="subfolder of faces/ to score (val512)")
+    add("--faces", default="val512", help="subfolder of faces/ to score (%(default)s)")
     add("--train-faces", type=Path, help="clean training faces (default: from the options)")
     add("--cache", type=Path, default=Path("results") / cache, help="folder of finished cells")
     add("--threads", type=int, default=os.cpu_count() or 1, help="threads of torch (all cores)")
@@ -126,7 +127,7 @@ def _named(face: Path) -> str:
 
 
 @dataclass
-class Cells:
+class Cells(Generic[AnyScorer]):
     """Settings that the cells of a table share.
 
     Attributes:
@@ -142,7 +143,7 @@ class Cells:
     cache: Path
     teacher: str
     threads: int
-    scorer: Scorer
+    scorer: AnyScorer
     shown: int = 0
 
     def train(self, opt: Mapping[str, Any]) -> Path:

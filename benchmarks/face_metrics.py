@@ -23,6 +23,9 @@ class FaceMetrics:
     """Measures LPIPS (SqueezeNet) and the cosine of face embeddings (MobileFaceNet).
 
     A metric whose weights are not in the data's ``weights/`` is left out, and stderr says so.
+
+    Attributes:
+        names: the metrics that are measured, of ``lpips`` and ``identity``.
     """
 
     def __init__(self) -> None:
@@ -37,6 +40,8 @@ class FaceMetrics:
         for path in (perceptual, identity):
             if not path.is_file():
                 print(f"no {path}: its metric is left out", file=sys.stderr)
+        networks = {"lpips": self.lpips, "identity": self.identity}
+        self.names = tuple(name for name, network in networks.items() if network is not None)
 
     @torch.inference_mode()
     def __call__(self, restored: np.ndarray, clean: np.ndarray) -> dict[str, float]:

@@ -2,10 +2,11 @@
 
     score.py RESTORED_DIR GT_DIR [--size 512]
 
-Images are matched by file stem, resized to size x size. Sharpness is the mean gradient magnitude
-divided by the ground truth's: 1 is ideal, less means blur, more means noise or invented texture.
-The output is one JSON line. A missing or unreadable restored image is an error, so means are
-complete.
+Images are matched by file stem, resized to size x size. SSIM is BasicSR's: a Gaussian window of
+11 x 11 pixels, the mean of the colours, as in scripts/evaluate.py and options files. Sharpness is
+the mean gradient magnitude divided by the ground truth's: 1 is ideal, less means blur, more means
+noise or invented texture. The output is one JSON line. A missing or unreadable restored image is an
+error, so means are complete.
 """
 
 from __future__ import annotations
@@ -17,12 +18,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from skimage.metrics import structural_similarity
 
-from quantface_arch.metrics.sharpness import (
-    calculate_quantface_edge_psnr,
-    calculate_quantface_sharpness,
-)
+from quantface_arch.metrics.catalogue import METRICS
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 NAMES = ("psnr", "ssim", "edge_psnr", "sharpness")
@@ -49,9 +46,7 @@ def score(restored: np.ndarray, clean: np.ndarray) -> dict[str, float]:
     a, b = restored.astype(np.float32), clean.astype(np.float32)
     values = (
         psnr(a, b),
-        structural_similarity(a, b, channel_axis=2, data_range=255.0),
-        calculate_quantface_edge_psnr(a, b),
-        calculate_quantface_sharpness(a, b),
+        *(METRICS[name](a, b) for name in NAMES[1:]),
     )
     return {name: float(value) for name, value in zip(NAMES, values, strict=True)}
 

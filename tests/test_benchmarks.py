@@ -43,6 +43,9 @@ OTHERS = {
     *(
         "ablation",
         "quality",
+        "quality_rows",
+        "quality_tables",
+        "sweep",
         "fuzz_commands",
         "fuzz_inputs",
         "fuzz_loops",

@@ -44,11 +44,11 @@ examples:
     python scripts/evaluate.py -r results/restored_faces --metrics fid --fid-gt datasets/ffhq512
 """
 EPILOG = """\
-psnr and ssim are BasicSR's (RGB; ssim has a Gaussian window, that of benchmarks/score.py a square
-one). sharpness is the mean gradient divided by the clean image's: 1 is ideal. vre compares features
-of the shipped mini's encoder. deg is the angle between ArcFace embeddings, lmd the distance of
-landmarks in pixels (lmd_detector: of a detector's five); vre, deg and lmd need aligned faces. fid
-compares the two folders as wholes and has no column in the CSV file.
+psnr and ssim are BasicSR's (RGB; ssim has a Gaussian window). sharpness is the mean gradient
+divided by the clean image's: 1 is ideal. vre compares features of the shipped mini's encoder. deg
+is the angle between ArcFace embeddings, lmd the distance of landmarks in pixels (lmd_detector: of a
+detector's five); vre, deg and lmd need aligned faces. fid compares the two folders as wholes and
+has no column in the CSV file.
 
 A metric that cannot be computed here is skipped, and its name and the reason are printed. Weights
 are searched in --weights-dir, then where their own libraries keep them. Metrics need these files:
