@@ -83,6 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--ranges", nargs="+", choices=RANGES, default=RANGES, help="of methods with two rows")
     add("--own", action="store_true", help="each method at its own granularity")
     add("--steps", type=int, default=300, help="training steps of methods that train (300)")
+    add("--calibration", type=int, metavar="N", help="calibrate on N faces (32)")
     add(
         "--bit-map",
         type=Path,

@@ -40,11 +40,25 @@ PEERS = (
     "efficientdm",
     "passionsr",
     "svdquant",
+    "svdquant_gptq",
     "mixdq",
+    "sdnq",
+    "convrot",
+    "loraq",
 )
-# These methods neither search nor learn their ranges. They get a second row with the ranges that
-# QuantFace gets.
-SEARCHED = ("maxmin", "smoothquant", "quarot", "svdquant", "mixdq")
+# These methods do not search or learn all of their ranges. They get a second row with the ranges
+# that QuantFace gets.
+SEARCHED = (
+    "maxmin",
+    "smoothquant",
+    "quarot",
+    "svdquant",
+    "svdquant_gptq",
+    "mixdq",
+    "sdnq",
+    "convrot",
+    "loraq",
+)
 RANGES = ("own", "searched")
 # Each setting has the name of its bit widths in the options, and QuantFace's own options file.
 SETTINGS = {
@@ -65,6 +79,9 @@ OWN: dict[str, dict[str, dict[str, Any]]] = {
     "smoothquant": {"activations": DYNAMIC},
     "quarot": {"activations": DYNAMIC},
     "svdquant": {"weights": GROUPED, "activations": {**GROUPED, "symmetric": True}},
+    "svdquant_gptq": {"weights": GROUPED, "activations": {**GROUPED, "symmetric": True}},
+    "sdnq": {"weights": GROUPED, "activations": DYNAMIC},
+    "convrot": {"activations": DYNAMIC},
 }
 # The learning rates that were tried for each method that trains; the recipe has the best one.
 SWEEPS = {
@@ -124,6 +141,8 @@ def options_of(row: Row, args: argparse.Namespace) -> dict[str, Any]:
         _update(quant, searched_ranges())
     if args.own:
         _update(quant, OWN.get(row.method, {}))
+    if args.calibration:
+        quant["calibration"]["num_images"] = args.calibration
     if args.train_faces:
         opt["datasets"]["train"]["dataroot_gt"] = str(args.train_faces)
     if args.smoke:

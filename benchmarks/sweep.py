@@ -29,7 +29,7 @@ from quantface_arch.utils.threads import set_thread_count
 
 SETTING = "W4A4"
 # ``options_of`` reads these options of quality.py's command line, which a sweep does not have.
-FIXED = {"own": False, "bit_map": None, "mixdq_map": None}
+FIXED = {"own": False, "calibration": None, "bit_map": None, "mixdq_map": None}
 
 
 def beyond(rate: float, up: bool) -> float:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantface_arch.quant.cost.cost import FLOAT_BITS, REFERENCE_BITS, Cost
+from quantface_arch.quant.config.specs import FLOAT_BITS
+from quantface_arch.quant.cost.cost import REFERENCE_BITS, Cost
 from quantface_arch.utils.files import atomic_path
 
 if TYPE_CHECKING:

@@ -95,7 +95,8 @@ class LoweredLayer(nn.Module):
         shape = (-1, *[1] * (-1 - layer.channel_axis))
         self.register_buffer("multiplier", None if multiplier is None else multiplier.view(shape))
         segments = layer.balance.segments if balanced else ()
-        self.rotation = Rotation(segments, layer.channel_axis) if segments else None
+        regular = layer.balance.regular
+        self.rotation = Rotation(segments, layer.channel_axis, regular) if segments else None
         geometry = _geometry(layer)
         # The geometry has no state, so it is not registered as a submodule.
         vars(self)["geometry"] = geometry
@@ -149,13 +150,13 @@ class IntegerProduct(nn.Module):
 class Rotation(nn.Module):
     """x H as matrix products that can be traced for inputs of any size; see ``hadamard.rotate``."""
 
-    def __init__(self, segments: Segments, channel_axis: int) -> None:
+    def __init__(self, segments: Segments, channel_axis: int, regular: bool = False) -> None:
         super().__init__()
         self.taps = -1 - channel_axis
         self.widths = [count * size for count, size in segments]
         self.counts = [count for count, _ in segments]
         for place, (count, size) in enumerate(segments):
-            matrix = hadamard(size) * size**-0.5
+            matrix = hadamard(size, regular) * size**-0.5
             if self.taps:
                 # The rows of a convolution's weight are its outputs, so the matrix is transposed.
                 matrix = matrix.T.repeat(count, 1).view(count * size, size, *[1] * self.taps)

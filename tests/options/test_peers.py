@@ -10,17 +10,21 @@ import quantface_arch.register  # noqa: F401
 from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.models.quantize_stage import read_quant_options
-from quantface_arch.quant import load_checkpoint, quant_layers, read_metadata
+from quantface_arch.quant import load_checkpoint, quant_layers, read_metadata, save_checkpoint
 
 PEERS = (
+    "convrot",
     "efficientdm",
+    "loraq",
     "maxmin",
     "mixdq",
     "passionsr",
     "q_diffusion",
     "quarot",
+    "sdnq",
     "smoothquant",
     "svdquant",
+    "svdquant_gptq",
 )
 TRAINED = ("efficientdm", "passionsr")
 
@@ -36,6 +40,7 @@ def shrink(opt, faces):
     opt["quant"]["branch"]["budget"] = 1.0
     if "iterations" in opt["quant"]["branch"]:
         opt["quant"]["branch"]["iterations"] = 2
+    if "alpha" in opt["quant"]["balance"]:
         opt["quant"]["balance"]["alpha"] = [0.3, 0.6]
     if opt["train"]["total_iter"]:
         shrink_training(opt)
@@ -64,7 +69,9 @@ def test_a_recipe_has_ours_data_calibration_and_no_less_training(repo, name):
     assert recipe.weights.granularity == "channel" and recipe.activations.granularity == "tensor"
     assert not recipe.activations.symmetric
     assert "granularity" in (repo / f"options/peers/{name}.yml").read_text() or name not in (
+        "convrot",
         "quarot",
+        "sdnq",
         "smoothquant",
         "svdquant",
     )
@@ -80,16 +87,31 @@ def test_a_shrunken_run_gives_a_checkpoint_of_the_method(repo, tmp_path, monkeyp
     model = load_checkpoint(path, build_arch)
     kinds = {layer.balance.kind for layer in quant_layers(model)}
     wanted = {
+        "convrot": {"none", "rotate"},
         "quarot": {"none", "rotate"},
+        "sdnq": {"none", "rotate"},
         "smoothquant": {"none", "scale"},
         "passionsr": {"scale"},
         "svdquant": {"none", "scale"},
+        "svdquant_gptq": {"none", "scale"},
     }
     assert kinds == wanted.get(name, {"none"})
-    assert bool(metadata["ranks"]) == (name == "svdquant")
+    branched = ("loraq", "sdnq", "svdquant", "svdquant_gptq")
+    assert bool(metadata["ranks"]) == (name in branched)
+    assert {layer.branch_bits for layer in quant_layers(model)} == {8 if name == "loraq" else 16}
+    regular = {layer.balance.regular for layer in quant_layers(model) if layer.balance.segments}
+    assert regular == {"convrot": {True}, "sdnq": {True}, "quarot": {False}}.get(name, set())
     offsets = [layer.act_offset is not None for layer in quant_layers(model)]
     assert any(offsets) == (name == "passionsr")
-    assert metadata["recipe"]["weights"]["rounding"] == ("gptq" if name == "quarot" else "nearest")
+    rounded_by_gptq = name in ("quarot", "svdquant_gptq")
+    assert (metadata["recipe"]["weights"]["rounding"] == "gptq") == rounded_by_gptq
+    # The layers that the recipe quantizes have its bit widths.
+    widths = {(layer.weight_spec.bits, layer.activation_spec.bits) for layer in quant_layers(model)}
+    assert widths == {(4, 4), (8, 8)}
+    # A loaded checkpoint is written again byte by byte.
+    again = tmp_path / "again.safetensors"
+    save_checkpoint(model, again, metadata["arch"], metadata["extra"])
+    assert again.read_bytes() == path.read_bytes()
     assert bool(torch.isfinite(model(torch.rand(1, 3, 32, 32) * 2 - 1)).all())
 
 

@@ -117,7 +117,8 @@ def kinds_for(
     kinds = _offered(layer, spec) if layer.channels >= MIN_WIDTH else ("none",)
     parts = sources if spec.sources == "split" else (layer.channels,)
     per_group = layer.channels // layer.groups
-    segments = segments_of(parts if layer.groups == 1 else (per_group,), spec.block)
+    sources = parts if layer.groups == 1 else (per_group,)
+    segments = segments_of(sources, spec.block, spec.hadamard == "regular")
     if not segments:
         return tuple({"rotate": "none", "both": "scale"}.get(kind, kind) for kind in kinds), ()
     return kinds, tuple((count * layer.groups, size) for count, size in segments)
@@ -169,16 +170,17 @@ def candidates_for(
 ) -> Iterator[LayerBalance]:
     """Yield all balancings of one layer that a spec allows, the simplest first."""
     kinds, segments = kinds_for(layer, spec, sources)
-    seed = (spec.seed + zlib.crc32(layer.name.encode())) % 2**31
+    regular = spec.hadamard == "regular"
+    seed = 0 if regular else (spec.seed + zlib.crc32(layer.name.encode())) % 2**31
     scales = list(_scales(layer, observer, spec)) if {"scale", "both"} & {*kinds} else []
     if "none" in kinds:
         yield LayerBalance()
     if "scale" in kinds:
         yield from (LayerBalance(scale) for scale in scales)
     if "rotate" in kinds:
-        yield LayerBalance(None, segments, seed)
+        yield LayerBalance(None, segments, seed, regular)
     if "both" in kinds:
-        yield from (LayerBalance(scale, segments, seed) for scale in scales)
+        yield from (LayerBalance(scale, segments, seed, regular) for scale in scales)
 
 
 def _scales(layer: QuantLayer, observer: ActivationObserver, spec: BalanceSpec) -> Iterator[Tensor]:

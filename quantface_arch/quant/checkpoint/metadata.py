@@ -15,14 +15,22 @@ from safetensors import SafetensorError, safe_open
 from quantface_arch import __version__
 from quantface_arch.errors import QuantFaceError, check_keys, one_line
 from quantface_arch.quant.config.recipe import Recipe
-from quantface_arch.quant.config.specs import MAX_BITS, MIN_BITS, is_width, names_of
+from quantface_arch.quant.config.specs import (
+    FLOAT_BITS,
+    MAX_BITS,
+    MIN_BITS,
+    is_width,
+    names_of,
+)
 from quantface_arch.quant.nn.layers import State
 from quantface_arch.utils.safe_yaml_json import parse_json
 from quantface_arch.utils.safetensors_header import check_header
 
 __all__ = ["FORMAT_VERSION", "Metadata", "opened", "parse_metadata"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# A file has the lowest version that can describe it: 2 adds regular rotations and rounded branches.
+READABLE = (1, 2)
 KEY = "quantface"
 # Architectures of BasicSR and of this package read other files by these options. A checkpoint must
 # not make its reader open or download any other file.
@@ -52,12 +60,24 @@ class Metadata:
     ranks: dict[str, int] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     package_version: str = __version__
-    format_version: int = FORMAT_VERSION
+
+    @property
+    def format_version(self) -> int:
+        """Return the lowest version of the format that can describe this checkpoint."""
+        rounded = (
+            bool(self.ranks) and self.recipe is not None and self.recipe.branch.bits < FLOAT_BITS
+        )
+        regular = any(
+            isinstance(options, dict) and options.get("regular")
+            for options in self.balance.values()
+        )
+        return FORMAT_VERSION if rounded or regular else READABLE[0]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, as ``read_metadata`` does."""
         return {
             **asdict(self),
+            "format_version": self.format_version,
             "state": self.state.value,
             "bits": {name: {"w": w, "a": a} for name, (w, a) in self.bits.items()},
             "recipe": None if self.recipe is None else self.recipe.to_dict(),
@@ -107,11 +127,12 @@ def parse_metadata(path: Path, header: Mapping[str, str] | None) -> Metadata:
     if not isinstance(found, dict):
         raise QuantFaceError(f"{path}: metadata key {KEY!r}: found {found!r}, a mapping is wanted")
     version = found.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in READABLE or type(version) is not int:
+        known = " and ".join(map(str, READABLE))
         raise QuantFaceError(
-            f"{path}: format_version: found {version!r}, this package reads {FORMAT_VERSION}"
+            f"{path}: format_version: found {version!r}, this package reads {known}"
         )
-    check_keys(f"{path}: metadata", found, names_of(Metadata))
+    check_keys(f"{path}: metadata", found, (*names_of(Metadata), "format_version"))
     for name, kind in (("arch", dict), ("bits", dict), ("extra", dict), ("package_version", str)):
         if not isinstance(found.get(name), kind):
             raise QuantFaceError(f"{path}: metadata {name}: found {found.get(name)!r}")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.checkpoint.branches import fill_branch
 from quantface_arch.quant.checkpoint.metadata import Metadata
 from quantface_arch.quant.nn.convert import replace_module
 from quantface_arch.quant.nn.layers import QuantLayer, State
@@ -70,6 +71,7 @@ class Reader:
                 self.fill_balance(name, layer, metadata.balance.get(name))
                 self.fill_weight(name, layer)
                 self.fill_activation(name, layer, row)
+                fill_branch(self, name, layer)
                 if lower is not None:
                     replace_module(model, layer, lower(layer))
         extra = sorted(self.keys - self.used)

@@ -8,7 +8,8 @@ A quantized model has these tensors, for a layer called NAME:
 - ``NAME.balance_scale``: float32 (Cin,), only where the layer's channels are scaled; rotations are
   in the metadata.
 - ``NAME.branch_down``, ``NAME.branch_up``: 16-bit (r, Cin, ...) and (Cout, r), only where the layer
-  has a branch.
+  has a branch. Rounded ones are packed like weights; ``NAME.branch_down_scale`` and
+  ``NAME.branch_up_scale``, float32 (r,), are beside them.
 - ``NAME.act_offset``: 16-bit (Cin,), only where the layer's input has one.
 - ``activations``: float32 (layers, 4), a row per layer in the order of the metadata's ``bits``:
   scale and zero point of the balanced input, and the input's range (low, high) before balancing.
@@ -30,6 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.checkpoint.branches import has_rounded_branch, packed_branch
 from quantface_arch.quant.checkpoint.builder import Build
 from quantface_arch.quant.checkpoint.metadata import Metadata, opened
 from quantface_arch.quant.checkpoint.reader import ACTIVATIONS, Lower, Reader
@@ -191,9 +193,11 @@ def build_skeleton(path: str | os.PathLike[str], build: Build) -> nn.Module:
 
 @torch.no_grad()
 def round_float_parts(model: nn.Module, dtype: torch.dtype = torch.float16) -> None:
-    """Round all tensors that a checkpoint stores in floating point to their stored values."""
+    """Round branches, and all tensors that a checkpoint stores in floating point, as it does."""
     for value in _float_parts(model).values():
         value.copy_(_stored(value, dtype))
+    for layer in quant_layers(model):
+        layer.round_branch()
 
 
 def _layers(model: nn.Module) -> dict[str, QuantLayer]:
@@ -224,7 +228,7 @@ def _float_parts(model: nn.Module) -> dict[str, Tensor]:
     owned = {
         id(value)
         for layer in quant_layers(model)
-        for value in (layer.weight, *layer.buffers(recurse=False))
+        for value in (layer.weight, *layer.buffers(recurse=False), *_rounded(layer))
     }
     parts: dict[str, Tensor] = {}
     for name, value in model.state_dict(keep_vars=True).items():
@@ -233,6 +237,10 @@ def _float_parts(model: nn.Module) -> dict[str, Tensor]:
             owned.add(id(value))
             parts[name] = value
     return parts
+
+
+def _rounded(layer: QuantLayer) -> tuple[Tensor | None, ...]:
+    return (layer.branch_down, layer.branch_up) if has_rounded_branch(layer) else ()
 
 
 def _add_branches(model: nn.Module, ranks: Mapping[str, int]) -> None:
@@ -278,7 +286,7 @@ def _packed(name: str, layer: QuantLayer) -> dict[str, Tensor]:
         tensors["balance_scale"] = layer.balance.scale.detach().float().cpu().clone()
     if not spec.symmetric:
         tensors["weight_zero_point"] = layer.weight_zero_point.detach().cpu().to(torch.uint8)
-    return tensors
+    return {**tensors, **packed_branch(layer)}
 
 
 def _activation_row(layer: QuantLayer) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 from quantface_arch.errors import QuantFaceError, check_choice
 from quantface_arch.quant.config.specs import (
+    FLOAT_BITS,
     MAX_BITS,
     MIN_BITS,
     BalanceSpec,
@@ -20,6 +21,9 @@ from quantface_arch.quant.config.specs import (
 from quantface_arch.utils.plain import plain
 
 __all__ = ["Recipe"]
+
+# Earlier releases refuse these keys, so they are written only if they differ from their defaults.
+NEWER = {"balance": {"hadamard": "random"}, "branch": {"bits": FLOAT_BITS}}
 
 
 def _patterns(what: str, value: object) -> tuple[str, ...]:
@@ -133,4 +137,9 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that ``from_dict`` turns into an equal recipe."""
-        return plain(asdict(self))
+        options = plain(asdict(self))
+        for part, defaults in NEWER.items():
+            for key, value in defaults.items():
+                if options[part][key] == value:
+                    del options[part][key]
+        return options

@@ -10,6 +10,7 @@ from typing import Any
 from quantface_arch.errors import QuantFaceError, check_choice, check_keys
 
 __all__ = [
+    "FLOAT_BITS",
     "KINDS",
     "MAX_BITS",
     "MIN_BITS",
@@ -28,7 +29,10 @@ RANGES = ("minmax", "ema", "percentile", "mse")
 ROUNDINGS = ("nearest", "gptq")
 PLAIN_KINDS = ("none", "scale", "rotate", "both")
 KINDS = (*PLAIN_KINDS, "auto")
-BLOCKS = (16, 32, 64, 128)
+BLOCKS = (16, 32, 64, 128, 256)
+HADAMARDS = ("random", "regular")
+# Checkpoints store everything that is not quantized at this bit width.
+FLOAT_BITS = 16
 # The search for balancing tries these exponents.
 ALPHAS = (0.2, 0.35, 0.5, 0.65, 0.8)
 
@@ -154,11 +158,14 @@ class BalanceSpec:
         alpha: exponent of the input's magnitudes in [0, 1], or a list, from which each layer takes
             the one with the least error. ``search`` is a built-in list.
         beta: exponent of the weight's magnitudes, or a list; None means 1 - alpha.
-        block: 16, 32, 64 or 128 rotates blocks of that many channels, which is faster at run time;
-            None rotates all channels at once.
+        block: 16, 32, 64, 128 or 256 rotates blocks of at most that many channels, which is faster
+            at run time; None rotates all channels at once.
         sources: ``whole`` rotates concatenated inputs as one, ``split`` each by itself.
         seed: seed of the rotations' random signs.
         layers: name pattern → kind or list, for layers that differ; the first match counts.
+        hadamard: ``random`` rotates by Hadamard matrices of any order with random signs;
+            ``regular`` by regular ones without signs, in blocks of 16, 64, 256, ... channels
+            (ConvRot).
 
     Raises:
         QuantFaceError: a value is not allowed.
@@ -171,6 +178,7 @@ class BalanceSpec:
     sources: str = "whole"
     seed: int = 0
     layers: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    hadamard: str = "random"
 
     @property
     def wanted(self) -> bool:
@@ -208,6 +216,7 @@ class BalanceSpec:
             )
         if self.block is not None and self.block not in BLOCKS:
             raise QuantFaceError(f"balance block: found {self.block!r}, allowed are {BLOCKS}")
+        check_choice("balance hadamard", self.hadamard, HADAMARDS)
         check_choice("balance sources", self.sources, ("whole", "split"))
         if type(self.seed) is not int or self.seed < 0:
             raise QuantFaceError(f"balance seed: found {self.seed!r}, a whole number is wanted")
@@ -229,10 +238,13 @@ class BranchSpec:
         distill: rank of the branch that starts at zero, for training.
         ranks: name pattern → [svd, distill], for layers that differ; the first match counts.
         cap: largest share of a layer's full rank that its two branches may have together.
-        budget: largest share of the model's parameters that all branches may have together.
+        budget: largest share of the model's parameters that all branches may have together;
+            rounded branches count by their bits, so those of 8 may have twice the rank.
         iterations: rounds of computing the SVD branch (SVDQuant). The first decomposes the weight;
             each later one decomposes the part that the last round's rounded weight does not
             represent, as long as the error of the layer's output falls.
+        bits: bits of the factors. 2 to 8 rounds each of a factor's components to its own symmetric
+            grid, before the rest of the weight is rounded (LoRaQ); 16 does not round them.
 
     Raises:
         QuantFaceError: a value is not allowed.
@@ -244,8 +256,14 @@ class BranchSpec:
     cap: float = 0.25
     budget: float = 0.1
     iterations: int = 1
+    bits: int = FLOAT_BITS
 
     def __post_init__(self) -> None:
+        if not is_width(self.bits) and self.bits != FLOAT_BITS:
+            raise QuantFaceError(
+                f"branch bits: found {self.bits!r}, allowed are {MIN_BITS} to {MAX_BITS} "
+                f"and {FLOAT_BITS}"
+            )
         if self.svd != "auto":
             _check_rank("svd", self.svd)
         _check_rank("distill", self.distill)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, fields
 
 from torch import Tensor, nn
 
+from quantface_arch.quant.config.specs import FLOAT_BITS
 from quantface_arch.quant.cost.macs import LAYERS, LayerWork
 from quantface_arch.quant.nn.layers import QuantLayer
 from quantface_arch.quant.ops.balance import LayerBalance
@@ -27,10 +28,8 @@ from quantface_arch.quant.ops.hadamard import factors
 from quantface_arch.quant.ops.lowrank import branch_parameters
 from quantface_arch.quant.ops.packing import packed_size
 
-__all__ = ["FLOAT_BITS", "REFERENCE_BITS", "Cost", "Entry", "network_cost", "total_cost"]
+__all__ = ["REFERENCE_BITS", "Cost", "Entry", "network_cost", "total_cost"]
 
-# Checkpoints store everything that is not quantized at this bit width.
-FLOAT_BITS = 16
 # Reductions are relative to a network of this bit width.
 REFERENCE_BITS = 32
 # Each layer stores four float32 numbers for its activation range.
@@ -251,6 +250,15 @@ def _float_entry(
     return Entry(name, type(layer).__name__, cost)
 
 
+def _branch_bytes(name: str, layer: QuantLayer, rank: int, stored: _FloatSizes) -> int:
+    """Return the bytes of a branch; a rounded one has two float32 scales per component."""
+    down, up = rank * layer.weight[0].numel(), rank * layer.weight.shape[0]
+    if layer.branch_bits == FLOAT_BITS:
+        return stored.of(f"{name}.branch_down", down) + stored.of(f"{name}.branch_up", up)
+    sizes = (packed_size(count, layer.branch_bits) for count in (down, up))
+    return sum(sizes) + 2 * 4 * rank
+
+
 def _quant_entry(
     name: str,
     layer: QuantLayer,
@@ -263,7 +271,6 @@ def _quant_entry(
     weight = layer.weight
     bits = (layer.weight_spec.bits, layer.activation_spec.bits)
     outputs, inputs = done.macs // weight.numel(), done.inputs // layer.channels
-    branch = {"branch_down": rank * weight[0].numel(), "branch_up": rank * weight.shape[0]}
     scaled = 0 if balance.scale is None else layer.channels
     shifted = 0 if layer.act_offset is None else layer.channels
     rotated = sum(count * size * sum(factors(size) or ()) for count, size in balance.segments)
@@ -272,7 +279,7 @@ def _quant_entry(
         parameters=sum(value.numel() for value in fresh.values()),
         weight_bytes=packed_size(weight.numel(), bits[0]),
         step_bytes=step * layer.weight_scale.numel() + RANGE_BYTES,
-        branch_bytes=sum(stored.of(f"{name}.{key}", count) for key, count in branch.items()),
+        branch_bytes=_branch_bytes(name, layer, rank, stored),
         balance_bytes=4 * scaled + stored.of(f"{name}.act_offset", shifted),
         float_bytes=stored.of(f"{name}.bias", fresh["bias"]) if "bias" in fresh else 0,
         macs=done.macs,

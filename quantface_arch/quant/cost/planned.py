@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -179,5 +180,5 @@ def _stored_balances(model: nn.Module, metadata: Metadata) -> Iterator[tuple[str
         assert isinstance(layer, QuantLayer)
         scaled = isinstance(options, dict) and options.get("scaled") is True
         balance = LayerBalance.from_dict(name, options, _scale(layer) if scaled else None)
-        layer.check_balance(LayerBalance(None, balance.segments))
+        layer.check_balance(replace(balance, scale=None))
         yield name, balance

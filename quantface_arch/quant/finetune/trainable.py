@@ -90,13 +90,14 @@ def _residual(layer: QuantLayer, original: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def fold_trained(model: nn.Module) -> None:
-    """Fold trained ranges and weights into plain quantized layers; the outputs stay the same."""
+    """Fold trained ranges, branches and weights into plain layers; the outputs stay the same."""
     for layer in quant_layers(model):
         if layer.act_bounds is not None:
             scale, zero_point = layer.input_grid()
             layer.act_scale.copy_(scale)
             layer.act_zero_point.copy_(zero_point)
             layer.act_bounds = None
+        layer.round_branch()
         if layer.tuner is not None:
             tuner, layer.tuner = layer.tuner, None
             tuner.fold_trained(layer)

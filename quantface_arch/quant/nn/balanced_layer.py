@@ -22,8 +22,8 @@ class BalancedLayer(LayerState):
         """Return x̂ = x S⁻¹ H, of x's shape."""
         if self.balance_multiplier is not None:
             x = x * self.per_channel(self.balance_multiplier).to(x.dtype)
-            segments = self.balance.segments
-            x = rotate(x, segments, self.channel_axis) if segments else x
+            segments, regular = self.balance.segments, self.balance.regular
+            x = rotate(x, segments, self.channel_axis, regular=regular) if segments else x
         return x
 
     def per_channel(self, values: Tensor) -> Tensor:
@@ -59,8 +59,9 @@ class BalancedLayer(LayerState):
         if scale is not None and not bool((scale.isfinite() & (scale > 0)).all()):
             raise QuantFaceError(f"layer {self.name}: found a scale not positive and finite")
         for count, size in segments:
-            if not has_order(size):
-                raise QuantFaceError(f"layer {self.name}: there is no Hadamard order {size}")
+            if not has_order(size, balance.regular):
+                kind = "regular Hadamard" if balance.regular else "Hadamard"
+                raise QuantFaceError(f"layer {self.name}: there is no {kind} order {size}")
             if self.groups > 1 and (len(segments) > 1 or count % self.groups):
                 raise QuantFaceError(
                     f"layer {self.name}: found blocks {segments} across its {self.groups} groups"

@@ -137,6 +137,7 @@ def convert_layers(model: nn.Module, recipe: Recipe, bits: BitMap) -> None:
         except QuantFaceError as error:
             raise QuantFaceError(f"bit map: layer {name!r}: {error}") from None
         layers[module] = TABLE[type(module)].from_float(module, weights, activations, name)
+        layers[module].branch_bits = recipe.branch.bits
     for module, layer in layers.items():
         replace_module(model, module, layer)
     _leave_fast_path(model)

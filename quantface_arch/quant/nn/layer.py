@@ -12,6 +12,7 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.config.specs import QuantSpec
 from quantface_arch.quant.nn.balanced_layer import BalancedLayer
 from quantface_arch.quant.nn.layer_state import State
+from quantface_arch.quant.ops.factors import rounded_factors
 from quantface_arch.quant.ops.gptq import gptq
 from quantface_arch.quant.ops.lowrank import low_rank_weight, svd_factors, zero_factors
 from quantface_arch.quant.ops.quantizer import (
@@ -46,6 +47,7 @@ class QuantLayer(BalancedLayer):
     These parameters are added to torch's; each is None if absent:
 
     - ``branch_down`` (r, Cin, ...) and ``branch_up`` (Cout, r): factors of L.
+      If ``branch_bits`` is less than 16, they are rounded, see ``factors``.
     - ``act_bounds`` (2,): logarithms of the factors by which training moved the grid's two ends;
       with the shape (1,), one factor for both ends.
     - ``act_offset`` (Cin,): a learned offset per channel that is subtracted from the balanced input
@@ -143,7 +145,11 @@ class QuantLayer(BalancedLayer):
     def branch(self, x: Tensor) -> Tensor:
         """Return x̂ Lᵀ, the output of both branches."""
         assert self.branch_down is not None and self.branch_up is not None
-        return self.low_rank_product(x, self.branch_down, self.branch_up)
+        factors = self.branch_down, self.branch_up
+        if self.branch_down.requires_grad:
+            # Training changes the factors, which leave their grids.
+            factors = rounded_factors(*factors, self.branch_bits)
+        return self.low_rank_product(x, *factors)
 
     def low_rank_product(self, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
         """Apply the layer's operation with ``rank`` outputs, then a pointwise one with Cout."""
@@ -191,7 +197,8 @@ class QuantLayer(BalancedLayer):
     ) -> None:
         """Move the weight's ``svd`` leading singular vectors to branch 1.
 
-        Branch 2, of rank ``distill``, adds zero until it is trained.
+        Branch 2, of rank ``distill``, adds zero until it is trained. If the branches are rounded,
+        the weight takes over what rounding changes in them.
 
         Args:
             seed: seed of branch 2's random factor.
@@ -201,14 +208,25 @@ class QuantLayer(BalancedLayer):
             return
         down, up = factors or svd_factors(self.weight, svd)
         extra_down, extra_up = zero_factors(self.weight, distill, seed)
-        residual = self.weight.detach() - low_rank_weight(down, up)
+        down, up = torch.cat((down, extra_down)), torch.cat((up, extra_up), dim=1)
+        down, up = rounded_factors(down, up, self.branch_bits)
+        # Branch 2 adds zero, so the product of all is branch 1.
+        residual = self.weight.detach() - low_rank_weight(down[:svd], up[:, :svd])
         self.weight = nn.Parameter(residual, requires_grad=False)
-        self.set_branch(torch.cat((down, extra_down)), torch.cat((up, extra_up), dim=1))
+        self.set_branch(down, up)
 
     def set_branch(self, down: Tensor, up: Tensor) -> None:
         """Set the branches' factors: down (r, Cin, ...) and up (Cout, r)."""
         self.branch_down = nn.Parameter(down, requires_grad=False)
         self.branch_up = nn.Parameter(up, requires_grad=False)
+
+    @torch.no_grad()
+    def round_branch(self) -> None:
+        """Move trained factors to their grids, if the branch is rounded."""
+        if self.branch_down is not None and self.branch_up is not None:
+            down, up = rounded_factors(self.branch_down, self.branch_up, self.branch_bits)
+            self.branch_down.copy_(down)
+            self.branch_up.copy_(up)
 
     def per_weight(self, values: Tensor) -> Tensor:
         """Reshape ``weight_scale`` or ``weight_zero_point`` to broadcast against the weight."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant.config.specs import QuantSpec
+from quantface_arch.quant.config.specs import FLOAT_BITS, QuantSpec
 from quantface_arch.quant.ops.balance import LayerBalance
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class LayerState(nn.Module):
     act_bounds: Tensor | None
     act_offset: Tensor | None
     tuner: WeightTrainer | None
+    branch_bits: int = FLOAT_BITS
     groups: int = 1
 
     def reset_quantization(self) -> None:
@@ -71,6 +73,8 @@ class LayerState(nn.Module):
     def get_extra_state(self) -> Tensor:
         """Return state, bit widths and rotation as a tensor, int64 (4 + 2·segments,).
 
+        The seed of a regular rotation, which has no random signs, is -1.
+
         It is a tensor because a ``state_dict`` holds tensors only. Together with the buffers and
         parameters it describes the whole layer, so a ``state_dict`` loads into any layer of the
         same bit widths, even if only one of the two is balanced or has branches.
@@ -78,7 +82,8 @@ class LayerState(nn.Module):
         place = list(State).index(self.state)
         bits = (self.weight_spec.bits, self.activation_spec.bits)
         segments = [number for segment in self.balance.segments for number in segment]
-        return torch.tensor((place, *bits, self.balance.seed, *segments))
+        seed = -1 if self.balance.regular else self.balance.seed
+        return torch.tensor((place, *bits, seed, *segments))
 
     def set_extra_state(self, state: Tensor) -> None:
         """Restore the state that ``get_extra_state`` returned.
@@ -95,11 +100,11 @@ class LayerState(nn.Module):
             )
         self.state = list(State)[place]
         segments = tuple(zip(numbers[::2], numbers[1::2], strict=True))
-        balance = LayerBalance(None, segments, seed)
+        balance = LayerBalance(None, segments, max(seed, 0), regular=seed < 0)
         if self.balance_multiplier is not None:
             scale = balance.signs(self.channels) / self.balance_multiplier.cpu()
             if not bool((scale == 1).all()):
-                balance = LayerBalance(scale, segments, seed)
+                balance = replace(balance, scale=scale)
         self.balance = balance
         if self.state is State.QUANTIZED:
             self.weight.requires_grad_(False)

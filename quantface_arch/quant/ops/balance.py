@@ -54,11 +54,14 @@ class LayerBalance:
         scale: s, float32 (Cin,), positive; None means no scaling.
         segments: blocks of the rotation, see ``hadamard``; () means no rotation.
         seed: seed of the rotation's random signs.
+        regular: whether the rotation's matrices are regular; they then have no random signs, which
+            would undo that.
     """
 
     scale: Tensor | None = None
     segments: Segments = ()
     seed: int = 0
+    regular: bool = False
 
     @property
     def kind(self) -> str:
@@ -68,8 +71,8 @@ class LayerBalance:
         return "both" if self.segments else "scale"
 
     def signs(self, channels: int) -> Tensor:
-        """Return D, float32 (channels,) of ±1, fixed by the seed; all are 1 without a rotation."""
-        if not self.segments:
+        """Return D, float32 (channels,) of ±1, fixed by the seed; 1 if there are no signs."""
+        if not self.segments or self.regular:
             return torch.ones(channels)
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randint(0, 2, (channels,), generator=generator).float() * 2 - 1
@@ -92,17 +95,21 @@ class LayerBalance:
         if segments and groups > 1:
             segments = ((segments[0][0] // groups, segments[0][1]),)
         if inverse:
-            grouped = rotate(grouped, segments, 2, inverse=True) if segments else grouped
+            if segments:
+                grouped = rotate(grouped, segments, 2, inverse=True, regular=self.regular)
             grouped = grouped / scale
         else:
             grouped = grouped * scale
-            grouped = rotate(grouped, segments, 2) if segments else grouped
+            if segments:
+                grouped = rotate(grouped, segments, 2, regular=self.regular)
         return grouped.reshape(weight.shape).to(weight.dtype)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the scale's values as plain data."""
         segments = [list(segment) for segment in self.segments]
-        return {"segments": segments, "seed": self.seed, "scaled": self.scale is not None}
+        plain = {"segments": segments, "seed": self.seed, "scaled": self.scale is not None}
+        # Older releases refuse the key, so only regular rotations have it.
+        return {**plain, "regular": True} if self.regular else plain
 
     @classmethod
     def from_dict(cls, name: str, options: object, scale: Tensor | None) -> LayerBalance:
@@ -111,16 +118,19 @@ class LayerBalance:
         Raises:
             QuantFaceError: the options are malformed, or do not match the scale.
         """
-        if isinstance(options, dict) and options.keys() == {"segments", "seed", "scaled"}:
+        wanted = {"segments", "seed", "scaled"}
+        if isinstance(options, dict) and options.keys() - {"regular"} == wanted:
             segments, seed = options["segments"], options["seed"]
+            regular = options.get("regular", False)
             if options["scaled"] is not (scale is not None):
                 raise QuantFaceError(f"balance of layer {name!r}: scale missing or unexpected")
             pairs = isinstance(segments, list) and all(
                 isinstance(pair, list) and len(pair) == 2 and all(_is_count(n) for n in pair)
                 for pair in segments
             )
-            if pairs and type(seed) is int and 0 <= seed < 2**63:
-                return cls(scale, tuple((count, size) for count, size in segments), seed)
+            if pairs and type(seed) is int and 0 <= seed < 2**63 and type(regular) is bool:
+                blocks = tuple((count, size) for count, size in segments)
+                return cls(scale, blocks, seed, regular)
         raise QuantFaceError(f"balance of layer {name!r}: found {options!r}, not segments and seed")
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from quantface_arch.errors import QuantFaceError, check_patterns
-from quantface_arch.quant.config.specs import BranchSpec
+from quantface_arch.quant.config.specs import FLOAT_BITS, BranchSpec
 
 __all__ = [
     "branch_parameters",
@@ -112,6 +112,7 @@ def choose_ranks(
     for svd in candidates:
         chosen = {name: _ranks_of(name, weight, svd, spec) for name, weight in weights.items()}
         spent = sum(branch_parameters(weights[name], sum(ranks)) for name, ranks in chosen.items())
+        spent *= spec.bits / FLOAT_BITS
         if spent <= spec.budget * parameters:
             break
     else:

@@ -174,7 +174,7 @@ def test_unreadable_files_are_named(saved, kind, read):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "format_version: found 2, this package reads 1"),
+        ({"format_version": 3}, "format_version: found 3, this package reads 1 and 2"),
         ({"format_version": None}, "format_version: found None"),
         ({"state": "frozen"}, "state: found 'frozen', allowed are float, quantized"),
         ({"arch": "TinyNet"}, "metadata arch: found 'TinyNet'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -29,7 +30,13 @@ def test_round_trip_through_json():
         balance=BalanceSpec("both", 0.4, 0.7, 64, "split", 3, {"a.d": "rotate"}),
         branch=BranchSpec(4, 8, {"a.*": (2, 3)}, 0.5, 0.2),
     )
-    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    newer = replace(
+        recipe,
+        balance=replace(recipe.balance, hadamard="regular"),
+        branch=replace(recipe.branch, bits=8),
+    )
+    for one in (recipe, newer):
+        assert Recipe.from_dict(json.loads(json.dumps(one.to_dict()))) == one
 
 
 def test_balance_and_branch_are_read_beside_a_name():
@@ -75,6 +82,15 @@ def test_a_named_recipe_takes_changes():
         ({"name": "w4a8", "balance": {"alpha": True}}, "balance alpha: found True"),
         ({"name": "w4a8", "balance": {"beta": -0.1}}, "balance beta: found -0.1"),
         ({"name": "w4a8", "balance": {"block": 48}}, "balance block: found 48"),
+        (
+            {"name": "w4a8", "balance": {"hadamard": "sylvester"}},
+            "balance hadamard: found 'sylvester', allowed are random, regular",
+        ),
+        (
+            {"name": "w4a8", "branch": {"bits": 9}},
+            "branch bits: found 9, allowed are 2 to 8 and 16",
+        ),
+        ({"name": "w4a8", "branch": {"bits": True}}, "branch bits: found True"),
         ({"name": "w4a8", "balance": {"sources": "both"}}, "allowed are whole, split"),
         ({"name": "w4a8", "balance": {"seed": -1}}, "balance seed: found -1"),
         ({"name": "w4a8", "balance": {"layers": ["a"]}}, "balance layers: found"),

@@ -168,3 +168,34 @@ def test_blocks_divide_their_source_and_are_never_larger_than_wanted(sources, bl
 )
 def test_widths_of_known_networks(sources, block, expected):
     assert segments_of(sources, block) == expected
+
+
+@pytest.mark.parametrize("n", [4, 16, 64, 256, 1024])
+def test_a_regular_matrix_has_equal_sums_in_all_rows_and_columns(n):
+    matrix = hadamard(n, regular=True)
+    assert torch.equal(matrix @ matrix.T, n * torch.eye(n))
+    assert bool((matrix.sum(0) == n**0.5).all() and (matrix.sum(1) == n**0.5).all())
+    x = torch.randn(3, n, dtype=torch.float64)
+    dense = matrix.double() / n**0.5
+    torch.testing.assert_close(rotate(x, ((1, n),), -1, regular=True), x @ dense)
+    back = rotate(x @ dense, ((1, n),), -1, inverse=True, regular=True)
+    torch.testing.assert_close(back, x)
+    # Channels that are all alike stay so; Sylvester's matrix adds them up in one.
+    alike = torch.ones(1, n)
+    assert float(rotate(alike, ((1, n),), -1, regular=True).abs().max()) == pytest.approx(1)
+    assert float(rotate(alike, ((1, n),), -1).abs().max()) == pytest.approx(n**0.5)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 8, 12, 32, 48, 512])
+def test_regular_orders_are_powers_of_four(n):
+    assert not has_order(n, regular=True)
+    with pytest.raises(ValueError, match="powers of 4"):
+        hadamard(n, regular=True)
+
+
+@given(st.integers(1, 80).map(lambda count: 16 * count), st.sampled_from([None, 16, 32, 64, 256]))
+def test_regular_segments_divide_the_width_by_the_largest_power_of_four(width, block):
+    [(count, size)] = segments_of((width,), block, regular=True)
+    assert count * size == width and has_order(size, regular=True)
+    assert size <= (block or width)
+    assert width % (4 * size) or 4 * size > (block or width)
