@@ -104,7 +104,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         if args.smoke:
             args.cache, args.steps, args.limit = Path(scratch), 1, 2
-            args.settings, args.methods = ("W4A4",), ("maxmin", OURS)
+            args.settings, args.methods, args.ranges = ("W4A4",), ("maxmin", OURS), ("searched",)
         faces, scorer = faces_of(args.faces, args.limit), Scorer()
         cells = Cells(faces, args.cache.resolve(), "mini", args.threads, scorer, 4)
         full = cells.run_teacher(*scorer.names)

@@ -44,6 +44,19 @@ def test_faithful_layers_equal_the_reference(kind, name):
             assert sqnr(layer(x), Lowering("faithful")(layer)(x)) > 60, layer.name
 
 
+def test_regular_rotations_and_rounded_branches_equal_the_reference():
+    methods = {
+        "balance": {"kind": "rotate", "hadamard": "regular"},
+        "branch": {"svd": 2, "budget": 1, "bits": 8},
+    }
+    for layer, x in layers_of("rotate", **methods):
+        assert layer.balance.regular and layer.branch_bits == 8
+        for mode in ("faithful", "folded"):
+            with torch.no_grad():
+                least = 60 if mode == "faithful" else 10
+                assert sqnr(layer(x), Lowering(mode)(layer)(x)) > least, layer.name
+
+
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_grids_of_both_kinds_are_kept(symmetric):
     both = {"symmetric": symmetric}
@@ -108,11 +121,15 @@ def test_groups_of_weights_are_rounded_again():
             assert sqnr(layer(x), Lowering("faithful")(layer)(x)) > 30
 
 
-@pytest.mark.parametrize("segments", [((1, 32),), ((2, 16),), ((1, 12), (1, 20))])
+@pytest.mark.parametrize(
+    ("segments", "regular"),
+    [(((1, 32),), False), (((2, 16),), False), (((1, 12), (1, 20)), False), (((2, 16),), True)],
+)
 @pytest.mark.parametrize("axis", [-1, -2, -3])
-def test_rotation_is_that_of_the_method(segments, axis):
+def test_rotation_is_that_of_the_method(segments, regular, axis):
     x = torch.randn(2, 32, *[5] * (-1 - axis))
-    torch.testing.assert_close(Rotation(segments, axis)(x), rotate(x, segments, axis))
+    wanted = rotate(x, segments, axis, regular=regular)
+    torch.testing.assert_close(Rotation(segments, axis, regular)(x), wanted)
 
 
 def test_what_only_the_reference_can_do_is_named():

@@ -43,11 +43,8 @@ def factor_scale(factor: Tensor, axis: int, bits: int) -> Tensor:
     Args:
         axis: the axis of the components, 0 of ``down`` and 1 of ``up``.
     """
+    # In float32, dividing a scale's largest value by 2^k - 1 gives exactly that scale again.
     most = factor.movedim(axis, 0).flatten(1).abs().amax(1)
-    scale, _ = scale_and_zero_point(-most, most, bits, symmetric=True)
-    # The largest rounded value divided by the number of levels may differ from the scale by one
-    # float32 step. The second scale is the one that its own largest value gives.
-    most = torch.where(most > 0, scale * grid(bits, symmetric=True)[1], most)
     return scale_and_zero_point(-most, most, bits, symmetric=True)[0]
 
 
