@@ -62,10 +62,11 @@ class Client:
         model: str = "mini-w4a8",
         strength: float = 1.0,
         color_fix: str = "default",
+        as_needed: bool = False,
     ) -> str:
         """Request a restoration; return the request's id once it is in the queue."""
         photo = path and {"path": path, "meta": {"_type": "gradio.FileData"}}
-        body = json.dumps({"data": [photo, model, strength, color_fix]}).encode()
+        body = json.dumps({"data": [photo, model, strength, color_fix, as_needed]}).encode()
         return self.post("/gradio_api/call/restore", body, "application/json")["event_id"]
 
     def wait(self, event: str) -> list[Any] | None:

@@ -24,6 +24,7 @@ BENCHMARKS = (
     "robustness",
     "robustness_fuzz",
     "roofline",
+    "strength",
     "trained_networks",
     "video",
     "video_kinds",

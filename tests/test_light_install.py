@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -77,6 +78,19 @@ def test_shipped_models_restore_the_same_images(light, repo, tmp_path, model):
     [light_image] = (tmp_path / "light/restored").iterdir()
     [full_image] = (tmp_path / "full/restored").iterdir()
     assert light_image.read_bytes() == full_image.read_bytes()
+
+
+@pytest.mark.slow
+def test_the_limit_on_identity_needs_no_more(light, data_root, tmp_path):
+    weights = data_root / "weights/identity"
+    words = ["inference/restore.py", "-i", PHOTO, "--offline", "--identity", "0.9"]
+    done = light(*words, "--identity-weights", weights, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    [line] = (tmp_path / "out/manifest-0.jsonl").read_text().splitlines()
+    assert 0 < json.loads(line)["strength"][0] < 1
+    done = light(*words, "-o", tmp_path / "none")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "--identity-weights" in done.stderr and not (tmp_path / "none").exists()
 
 
 @pytest.mark.slow

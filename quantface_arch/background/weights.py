@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.utils.disk_cache import cache_root
 from quantface_arch.utils.download import Published, download
-from quantface_arch.utils.files import file_digest
 
 __all__ = ["PUBLISHED", "check_name", "find_background"]
 
@@ -71,7 +69,7 @@ def find_background(
     file = PUBLISHED[name_or_path]
     target = cache_root() / "weights" / file.name
     if target.is_file():
-        _check(target, file)
+        file.check(target)
         return target
     download(
         f"{name_or_path}: {file.name}",
@@ -80,13 +78,6 @@ def find_background(
         f"name the file with {option}",
         offline=offline,
         notify=notify,
-        check=partial(_check, file=file),
+        check=file.check,
     )
     return target
-
-
-def _check(path: Path, file: Published) -> None:
-    """Raise QuantFaceError if the file has another digest."""
-    found = file_digest(path)
-    if found != file.sha256:
-        raise QuantFaceError(f"{path}: SHA-256 is {found}, but {file.name} has {file.sha256}")

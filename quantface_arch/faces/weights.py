@@ -1,4 +1,4 @@
-"""Find the detectors' weights: in a folder, in facexlib's cache, or on its release page."""
+"""Find the weights of detectors and of the face embedding: in a folder, a cache, or published."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from quantface_arch.errors import UsageError
+from quantface_arch.errors import QuantFaceError, UsageError
+from quantface_arch.utils.disk_cache import cache_root
 from quantface_arch.utils.download import Published, Unavailable, download
 
-__all__ = ["FILES", "check_weights_dir", "find_weights"]
+__all__ = ["EMBEDDER", "FILES", "check_weights_dir", "find_embedder", "find_weights"]
 
 _RELEASE = "https://github.com/xinntao/facexlib/releases/download/v0.1.0"
 
@@ -21,6 +22,13 @@ FILES = {
     ),
     "retinaface_resnet50": Published(f"{_RELEASE}/detection_Resnet50_Final.pth", megabytes=109),
 }
+# MobileFaceNet, whose embeddings tell faces apart.
+EMBEDDER = Published(
+    "https://github.com/foamliu/MobileFaceNet/raw/"
+    "22d3e78287c70e23cf2f5b6a6a92594008831a7f/weights/MobileFaceNet.onnx",
+    "b7120c095d60094f28a4a54ba6a8bf51b297a6273fb40ef6350dfec1f63d9507",
+    megabytes=4,
+)
 
 
 def _facexlib_cache() -> Path:
@@ -68,4 +76,39 @@ def find_weights(
         offline=offline,
         notify=notify,
     )
+    return target
+
+
+def find_embedder(
+    weights: str | os.PathLike[str] | None, offline: bool, notify: Callable[[str], None]
+) -> Path:
+    """Return the file of MobileFaceNet, which is downloaded once if no path is given.
+
+    Args:
+        weights: the file, or a folder that holds it under its published name. None takes facexlib's
+            folder, as the identity loss does, or this package's cache where facexlib is missing.
+        offline: never download.
+        notify: receives one line about a download.
+
+    Raises:
+        QuantFaceError: there is no such file.
+        Unavailable: the file is not there, and the download is forbidden or fails.
+    """
+    if weights is not None:
+        path = Path(weights) / EMBEDDER.name if Path(weights).is_dir() else Path(weights)
+        if not path.is_file():
+            raise QuantFaceError(f"--identity-weights: no file {path}: get {EMBEDDER.url}")
+        return path
+    has_facexlib = importlib.util.find_spec("facexlib") is not None
+    target = (_facexlib_cache() if has_facexlib else cache_root() / "weights") / EMBEDDER.name
+    if not target.is_file():
+        download(
+            f"--identity: {EMBEDDER.name} ({EMBEDDER.megabytes} MB)",
+            EMBEDDER.url,
+            target,
+            "name it with --identity-weights",
+            offline=offline,
+            notify=notify,
+            check=EMBEDDER.check,
+        )
     return target

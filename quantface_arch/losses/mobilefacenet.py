@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.faces.identity import MEAN, STD
 
 __all__ = ["MobileFaceNet", "load_mobilefacenet"]
 
@@ -22,7 +23,6 @@ BLOCKS = (
     (128, 512, 2),
     *((128, 256, 1) for _ in range(2)),
 )
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class InvertedResidual(nn.Module):

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import LOSS_REGISTRY
 from quantface_arch.errors import QuantFaceError, check_choice
+from quantface_arch.faces.identity import CROP, SIDE
+from quantface_arch.faces.weights import EMBEDDER
 from quantface_arch.losses.features import FrozenLoss
 from quantface_arch.losses.mobilefacenet import load_mobilefacenet
 from quantface_arch.losses.weights import ALTERNATIVE, ARCFACE, find_weights
@@ -20,11 +22,7 @@ from quantface_arch.utils.state_dict import fill, read_state
 __all__ = ["QuantFaceIdentityLoss", "QuantFaceLPIPSLoss"]
 
 BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
-MOBILEFACE = (
-    "https://github.com/foamliu/MobileFaceNet/raw/"
-    "22d3e78287c70e23cf2f5b6a6a92594008831a7f/weights/MobileFaceNet.onnx"
-)
-EMBEDDERS = {"arcface": ARCFACE, "mobileface": MOBILEFACE}
+EMBEDDERS = {"arcface": ARCFACE, "mobileface": EMBEDDER.url}
 
 
 @LOSS_REGISTRY.register()
@@ -129,9 +127,6 @@ class QuantFaceIdentityLoss(FrozenLoss):
             a loss that needs no downloaded weights.
     """
 
-    # These are the top, bottom, left and right of the crop, as shares of an aligned face's side.
-    crop = (35 / 256, 223 / 256, 32 / 256, 220 / 256)
-
     def __init__(
         self,
         loss_weight: float = 1.0,
@@ -151,10 +146,10 @@ class QuantFaceIdentityLoss(FrozenLoss):
     def embed(self, faces: Tensor) -> Tensor:
         """Return embeddings (N, 512 or 128) of length 1 of aligned RGB faces (N, 3, H, W)."""
         height, width = faces.shape[-2:]
-        top, bottom, left, right = self.crop
+        top, bottom, left, right = CROP
         rows = slice(round(top * height), round(bottom * height))
         columns = slice(round(left * width), round(right * width))
-        return self.net(F.adaptive_avg_pool2d(faces[..., rows, columns], (112, 112)))
+        return self.net(F.adaptive_avg_pool2d(faces[..., rows, columns], (SIDE, SIDE)))
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Compare two batches of aligned RGB faces (N, 3, H, W) in [-1, 1]; return a scalar."""

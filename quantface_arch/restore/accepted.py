@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import TypedDict
 
 import numpy as np
 from PIL import Image
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.faces.face import Detector
 from quantface_arch.utils.images import MIN_SIDE, RGBImage, from_pil, read_image
 
-__all__ = ["ImageLike", "as_rgb_image", "check_range", "checked_rgb"]
+__all__ = ["ImageLike", "RestorerOptions", "as_rgb_image", "check_range", "checked_rgb"]
 
 ImageLike = RGBImage | np.ndarray | Image.Image | str | os.PathLike[str]
+
+
+class RestorerOptions(TypedDict, total=False):
+    """The keyword arguments of ``FaceRestorer``."""
+
+    detector: str | Detector
+    weights_dir: str | os.PathLike[str] | None
+    offline: bool
+    batch_size: int | None
+    background: Callable[[np.ndarray], np.ndarray] | None
+    color_fix: str | None
+    identity_weights: str | os.PathLike[str] | None
+    notify: Callable[[str], None]
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:

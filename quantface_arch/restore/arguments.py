@@ -7,11 +7,11 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from quantface_arch.faces.choices import ALIASES, COLOR_FIXES, DETECTORS
+from quantface_arch.faces.choices import ALIASES, AUTO_STRENGTH, COLOR_FIXES, DETECTORS
 from quantface_arch.pretrained.names import DEFAULT_MODEL
 from quantface_arch.utils.runtime_names import RUNTIME_NAMES
 
-__all__ = ["add_fetch_arguments", "add_model_arguments", "integer", "number"]
+__all__ = ["add_fetch_arguments", "add_model_arguments", "integer", "number", "strength"]
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +70,19 @@ def _add_face_arguments(parser: argparse.ArgumentParser) -> None:
         "nothing (none); default: the model's own, lowres for mini models, none for OSDFace",
     )
     add("--weights-dir", type=Path, metavar="DIR", help="folder with RetinaFace's .pth file")
+    add(
+        "--identity",
+        type=number(0, 1),
+        metavar="T",
+        help="lower the strength of a face until the cosine between its embeddings before and "
+        "after is at least T, 0 to 1; needs MobileFaceNet (4 MB, downloaded once)",
+    )
+    add(
+        "--identity-weights",
+        type=Path,
+        metavar="PATH",
+        help="MobileFaceNet.onnx, or the folder that holds it",
+    )
 
 
 def add_fetch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +107,16 @@ def number(low: float, high: float) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+def strength(text: str) -> float | str:
+    """Accept ``auto`` or a number from 0 to 1, as the type of an argument."""
+    if text == AUTO_STRENGTH:
+        return text
+    try:
+        return number(0, 1)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or {AUTO_STRENGTH}") from error
 
 
 def integer(low: int) -> Callable[[str], int]:

@@ -130,6 +130,8 @@ def _loaded(options: RestoreOptions, shard: Shard, todo: list[Source]) -> tuple[
             )
         if not options.inputs.aligned:
             _ = restorer.detector
+        if options.faces.identity is not None:
+            _ = restorer.embedder
         if any(source.is_video for source in todo) and find_spec("av") is None:
             raise UsageError("videos: the package av is missing: pip install av")
     except QuantFaceError as error:

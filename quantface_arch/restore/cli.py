@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 from quantface_arch.errors import QuantFaceError, UsageError
+from quantface_arch.faces.choices import AUTO_STRENGTH
 from quantface_arch.pretrained.hub.options import FetchOptions
-from quantface_arch.restore.arguments import add_model_arguments, number
+from quantface_arch.restore.arguments import add_model_arguments, number, strength
 from quantface_arch.restore.batch import print_all_done, restore_all
 from quantface_arch.restore.files import OutputFolders, Source, find_sources, left_out_line
 from quantface_arch.restore.options import (
@@ -119,10 +120,11 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--strength",
-        type=number(0, 1),
-        default=1.0,
-        metavar="X",
-        help="0 keeps the input's faces, 1 (default) replaces them",
+        type=strength,
+        default=AUTO_STRENGTH,
+        metavar="S",
+        help="0 keeps the input's faces, 1 replaces them; auto (default) takes what each face "
+        "needs: sharp faces stay nearly as they are",
     )
 
 
@@ -204,7 +206,8 @@ def _check_faceless(options: RestoreOptions) -> None:
     given = {
         "--aligned": options.inputs.aligned,
         "--bg-upsampler": options.outputs.bg_upsampler is not None,
-        "--strength": faces.strength != 1,
+        "--strength": faces.strength != AUTO_STRENGTH,
+        "--identity": faces.identity is not None,
         "--sample": faces.sample,
         "--color-fix": faces.color_fix is not None,
         "--detector": faces.detector != "auto",

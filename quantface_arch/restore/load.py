@@ -55,6 +55,7 @@ def load_restorer(
         offline=runtime.offline,
         batch_size=runtime.batch_size,
         color_fix=faces.color_fix,
+        identity_weights=faces.identity_weights,
         notify=note_printer(shard),
     )
     _say_terms(restorer, note_printer(shard))

@@ -55,7 +55,15 @@ def settings_of(options: RestoreOptions, restorer: FaceRestorer) -> dict[str, An
         "background": _background(options.outputs.bg_upsampler),
         "version": __version__,
         **({} if fidelity is None else {"fidelity": fidelity}),
+        **_identity(options.faces.identity, restorer),
     }
+
+
+def _identity(least: float | None, restorer: FaceRestorer) -> dict[str, Any]:
+    """Return the limit on a face's change and the network that measures it, if there is one."""
+    if least is None:
+        return {}
+    return {"identity": {"least": least, "network": file_digest(restorer.embedder.path)}}
 
 
 def _whole_settings(options: RestoreOptions, restorer: FaceRestorer) -> dict[str, Any]:
@@ -139,6 +147,7 @@ class Manifest:
         outputs: Sequence[Path] = (),
         faces: int = 0,
         seconds: float = 0.0,
+        strength: Sequence[float] | Mapping[str, float] = (),
         error: str | None = None,
     ) -> None:
         """Append a line for one input.
@@ -149,6 +158,8 @@ class Manifest:
             outputs: files that were written.
             faces: number of faces that were restored.
             seconds: time from reading to writing, including the other images of its batch.
+            strength: the strength of each face from left to right, or the ``spread`` of the
+                strengths in many frames.
             error: one-line reason of the failure; None if the input is done.
 
         Raises:
@@ -161,6 +172,7 @@ class Manifest:
             "outputs": {str(path.relative_to(self.root)): file_digest(path) for path in outputs},
             "faces": faces,
             "seconds": round(seconds, 3),
+            "strength": strength,
             "error": error,
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "settings": self.settings,

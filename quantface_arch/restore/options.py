@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
+from quantface_arch.faces.choices import AUTO_STRENGTH
 from quantface_arch.pretrained.hub.options import FetchOptions
 from quantface_arch.pretrained.names import DEFAULT_MODEL
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 __all__ = [
+    "Blending",
     "FaceOptions",
     "InputOptions",
     "OutputOptions",
@@ -54,6 +56,13 @@ class RuntimeOptions:
         return "reference" if self.runtime == "cuda" else self.runtime
 
 
+class Blending(TypedDict):
+    """The options of :meth:`FaceRestorer.assemble` about how strongly faces are restored."""
+
+    strength: float | str
+    identity: float | None
+
+
 @dataclass(frozen=True)
 class FaceOptions:
     """How faces are found and restored.
@@ -62,7 +71,9 @@ class FaceOptions:
         detector: one of :data:`quantface_arch.faces.choices.DETECTORS` or its ``ALIASES``.
         weights_dir: folder that holds RetinaFace's ``.pth`` file; None is facexlib's cache.
         color_fix: one of :data:`quantface_arch.faces.choices.COLOR_FIXES`; None is the model's own.
-        strength: weight of the restored face, 0 to 1.
+        strength: weight of the restored face, 0 to 1, or ``auto``: what each face needs.
+        identity: least cosine between the embeddings of a face before and after; None is no limit.
+        identity_weights: MobileFaceNet's file or its folder; None is the cache.
         sample: sample the latent instead of taking its mean.
         seed: seed of that sample.
     """
@@ -70,9 +81,16 @@ class FaceOptions:
     detector: str = "auto"
     weights_dir: Path | None = None
     color_fix: str | None = None
-    strength: float = 1.0
+    strength: float | str = AUTO_STRENGTH
+    identity: float | None = None
+    identity_weights: Path | None = None
     sample: bool = False
     seed: int = 0
+
+    @property
+    def blending(self) -> Blending:
+        """How strongly faces are restored."""
+        return {"strength": self.strength, "identity": self.identity}
 
 
 @dataclass(frozen=True)

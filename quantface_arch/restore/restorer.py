@@ -7,25 +7,32 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from quantface_arch.errors import QuantFaceError, check_choice
-from quantface_arch.faces.align import FACE_SIZE, similarity, transform
+from quantface_arch.faces.align import FACE_SIZE, similarity
 from quantface_arch.faces.arrays import array_to_face, face_to_array
-from quantface_arch.faces.choices import COLOR_FIXES
+from quantface_arch.faces.choices import AUTO_STRENGTH, COLOR_FIXES
 from quantface_arch.faces.color import default_color_fix, fix_color
 from quantface_arch.faces.detect import build_detector
 from quantface_arch.faces.face import Detector
-from quantface_arch.faces.mask import head_mask, head_turn
-from quantface_arch.faces.paste import paste_face
+from quantface_arch.faces.identity import FaceEmbedder
+from quantface_arch.faces.weights import find_embedder
 from quantface_arch.pretrained.names import DEFAULT_MODEL
 from quantface_arch.pretrained.on_arrays import as_array_network, load_on_arrays
-from quantface_arch.restore.accepted import ImageLike, as_rgb_image, check_range, checked_rgb
-from quantface_arch.restore.results import FoundFaces, RestoredFace, RestoredImage, cut_out
+from quantface_arch.restore.accepted import (
+    ImageLike,
+    RestorerOptions,
+    as_rgb_image,
+    check_range,
+    checked_rgb,
+)
+from quantface_arch.restore.canvas import make_canvas, paste_faces
+from quantface_arch.restore.results import FoundFaces, RestoredImage, cut_out
+from quantface_arch.restore.strength import check_strength, face_strengths
 from quantface_arch.utils.deprecated import renamed_argument
-from quantface_arch.utils.images import MAX_OUTPUT_PIXELS, resize
 from quantface_arch.utils.limits import MAX_UPSCALE
 
 if TYPE_CHECKING:
@@ -35,19 +42,7 @@ if TYPE_CHECKING:
 
     from quantface_arch.archs.array_network import ArrayNetwork
 
-__all__ = ["FaceRestorer", "blend"]
-
-
-class _Options(TypedDict, total=False):
-    """The keyword arguments of ``FaceRestorer``."""
-
-    detector: str | Detector
-    weights_dir: str | os.PathLike[str] | None
-    offline: bool
-    batch_size: int | None
-    background: Callable[[np.ndarray], np.ndarray] | None
-    color_fix: str | None
-    notify: Callable[[str], None]
+__all__ = ["FaceRestorer"]
 
 
 class FaceRestorer:
@@ -72,6 +67,8 @@ class FaceRestorer:
         color_fix: one of :data:`quantface_arch.faces.choices.COLOR_FIXES`, which selects what a
             face takes over from its original. None selects the model's own: ``lowres`` for ``mini``
             models, else ``none``.
+        identity_weights: MobileFaceNet's file or the folder that holds it, for ``identity``; None
+            is the cache, to which it is downloaded on first use.
         notify: receives one line about each download or fallback.
 
     Raises:
@@ -89,6 +86,7 @@ class FaceRestorer:
         batch_size: int | None = None,
         background: Callable[[np.ndarray], np.ndarray] | None = None,
         color_fix: str | None = None,
+        identity_weights: str | os.PathLike[str] | None = None,
         notify: Callable[[str], None] = lambda message: None,
     ) -> None:
         self.device = str(device)
@@ -99,6 +97,7 @@ class FaceRestorer:
         check_choice("color_fix", self.color_fix, COLOR_FIXES)
         self._detector = detector
         self._detector_options = {"weights_dir": weights_dir, "offline": offline, "notify": notify}
+        self._embedder_options = (identity_weights, offline, notify)
 
     @classmethod
     def from_pretrained(
@@ -107,7 +106,7 @@ class FaceRestorer:
         runtime: str = "auto",
         device: str | torch.device = "cpu",
         base: str | None = None,
-        **options: Unpack[_Options],
+        **options: Unpack[RestorerOptions],
     ) -> FaceRestorer:
         """Load a shipped model by name, or any checkpoint by path.
 
@@ -141,13 +140,23 @@ class FaceRestorer:
             return build_detector(self._detector, device=self.device, **self._detector_options)
         return self._detector
 
+    @functools.cached_property
+    def embedder(self) -> FaceEmbedder:
+        """The network that tells whether two faces are the same person, loaded on first use.
+
+        Raises:
+            QuantFaceError: its file is missing, damaged or cannot be downloaded.
+        """
+        return FaceEmbedder(find_embedder(*self._embedder_options))
+
     @renamed_argument("picture", "image")
     def restore(
         self,
         image: ImageLike,
         *,
         upscale: float = 1.0,
-        strength: float = 1.0,
+        strength: float | str = AUTO_STRENGTH,
+        identity: float | None = None,
         sample: bool = False,
         seed: int = 0,
     ) -> RestoredImage:
@@ -158,19 +167,25 @@ class FaceRestorer:
                 the result of ``read_image``.
             upscale: factor by which the image is enlarged. Faces gain detail; the background is
                 enlarged by ``background``.
-            strength: 0 leaves the faces unchanged, 1 replaces them.
+            strength: 0 leaves the faces unchanged, 1 replaces them, and ``auto`` takes for each
+                face what it needs: sharp faces stay nearly as they are.
+            identity: least cosine, 0 to 1, between the embeddings (MobileFaceNet) of a face before
+                and after; a face's strength is lowered until it is reached. None has no limit.
             sample: sample the latent from its posterior instead of taking the mean.
             seed: seed of that sample, combined with the face's pixels.
 
         Raises:
             QuantFaceError: the image cannot be read, has another shape or dtype, or is below
-                16 pixels wide or high; a number is out of range; or the result has too many pixels.
+                16 pixels wide or high; a number is out of range; the result has too many pixels;
+                or ``embedder`` cannot be loaded.
         """
         check_range("upscale", upscale, 1 / FACE_SIZE, MAX_UPSCALE)
-        check_range("strength", strength, 0, 1)
+        check_strength(strength, identity)
+        if identity is not None:
+            _ = self.embedder
         found = self.find(image)
         faces = self.restore_aligned(found.crops, sample=sample, seed=seed)
-        return self.assemble(found, faces, upscale=upscale, strength=strength)
+        return self.assemble(found, faces, upscale=upscale, strength=strength, identity=identity)
 
     @renamed_argument("picture", "image")
     def find(self, image: ImageLike) -> FoundFaces:
@@ -189,40 +204,34 @@ class FaceRestorer:
         restored: Sequence[np.ndarray],
         *,
         upscale: float = 1.0,
-        strength: float = 1.0,
+        strength: float | str = AUTO_STRENGTH,
+        identity: float | None = None,
     ) -> RestoredImage:
         """Paste restored faces into their image; the last step of :meth:`restore`.
 
         Args:
             found: the image and its faces.
             restored: restored crops, in the order of ``found.crops``.
-            upscale, strength: as in :meth:`restore`.
+            upscale, strength, identity: as in :meth:`restore`.
 
         Raises:
             QuantFaceError: the result has too many pixels.
         """
-        source = found.image
-        width, height = (round(side * upscale) for side in source.size)
-        if width * height > MAX_OUTPUT_PIXELS:
-            raise QuantFaceError(
-                f"enlarging {source.size[0]}x{source.size[1]} pixels {upscale:g} times gives "
-                f"{width}x{height}: at most {MAX_OUTPUT_PIXELS // 10**6} megapixels are allowed"
-            )
-        canvas = source.resized(width, height)
-        if self.background is None:
-            canvas = replace(canvas, rgb=canvas.rgb.copy())
-        else:
-            larger = self.background(source.visible().rgb)
-            canvas = replace(canvas, rgb=resize(larger, width, height))
-        scale = width / source.size[0], height / source.size[1]
-        for new, face, matrix in zip(restored, found.faces, found.matrices, strict=True):
-            mask = head_mask(head_turn(transform(face.landmarks, matrix)))
-            paste_face(canvas.rgb, new, matrix, scale, strength, mask)
-        faces = [
-            RestoredFace(face.box, face.landmarks, crop, blend(crop, new, strength))
-            for face, crop, new in zip(found.faces, found.crops, restored, strict=True)
-        ]
-        return RestoredImage(canvas, faces)
+        canvas = make_canvas(found.image, upscale, self.background)
+        strengths = self.strengths(found.crops, restored, strength, identity, found.needed)
+        return RestoredImage(canvas, paste_faces(canvas, found, restored, strengths))
+
+    def strengths(
+        self,
+        crops: Sequence[np.ndarray],
+        restored: Sequence[np.ndarray],
+        strength: float | str = AUTO_STRENGTH,
+        identity: float | None = None,
+        needed: Sequence[float] | None = None,
+    ) -> list[float]:
+        """Return how strongly each face is restored, see ``face_strengths``."""
+        embed = None if identity is None else self.embedder
+        return face_strengths(crops, restored, strength, identity, embed, needed)
 
     def restore_aligned(
         self,
@@ -285,11 +294,3 @@ class FaceRestorer:
             generator = np.random.default_rng(int.from_bytes(digest.digest(), "big"))
             draws.append(generator.standard_normal(shape, np.float32))
         return np.concatenate(draws)
-
-
-def blend(before: np.ndarray, after: np.ndarray, strength: float) -> np.ndarray:
-    """Return ``before`` at strength 0, ``after`` at 1, and a rounded mixture in between."""
-    if strength == 1:
-        return after
-    mixed = before + np.float32(strength) * (after.astype(np.float32) - before)
-    return np.rint(mixed).astype(before.dtype)

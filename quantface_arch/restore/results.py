@@ -23,6 +23,8 @@ class FoundFaces:
         matrices: for each face, the (2, 3) map from the image to the aligned frame.
         crops: for each face, (512, 512, 3) in the image's dtype.
         implausible: faces whose landmarks no real face can have; they stay unrestored.
+        needed: for each face, how strongly it should be restored, 0 to 1; None if it has not been
+            measured yet.
     """
 
     image: RGBImage
@@ -30,10 +32,15 @@ class FoundFaces:
     matrices: list[np.ndarray]
     crops: list[np.ndarray]
     implausible: list[Face] = field(default_factory=list)
+    needed: list[float] | None = None
 
 
 def cut_out(
-    image: RGBImage, visible: np.ndarray, faces: list[Face], matrices: list[np.ndarray]
+    image: RGBImage,
+    visible: np.ndarray,
+    faces: list[Face],
+    matrices: list[np.ndarray],
+    needed: list[float] | None = None,
 ) -> FoundFaces:
     """Return an image and the crops of faces that were found in it.
 
@@ -42,9 +49,10 @@ def cut_out(
         visible: its (H, W, 3) pixels without hidden colours, see ``RGBImage.visible``.
         faces: its faces.
         matrices: for each face, the (2, 3) map from the image to the aligned frame.
+        needed: see ``FoundFaces``.
     """
     crops = [warp_face(visible, matrix) for matrix in matrices]
-    return FoundFaces(image, faces, matrices, crops)
+    return FoundFaces(image, faces, matrices, crops, needed=needed)
 
 
 @dataclass(frozen=True)
@@ -56,12 +64,14 @@ class RestoredFace:
         landmarks: (5, 2) eyes, nose and mouth corners, or (2, 2) eyes; in pixels of the input.
         crop: (512, 512, 3) aligned face before restoration, in the image's dtype.
         restored: aligned face after restoration.
+        strength: weight of the network's face in it, 0 to 1.
     """
 
     box: np.ndarray
     landmarks: np.ndarray
     crop: np.ndarray
     restored: np.ndarray
+    strength: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +14,19 @@ from quantface_arch.errors import QuantFaceError, WriteError
 from quantface_arch.faces.align import FACE_SIZE
 from quantface_arch.restore.animation_run import AnimationRestorer
 from quantface_arch.restore.compare import side_by_side
+from quantface_arch.restore.counts import Counts
 from quantface_arch.restore.files import OutputFolders, Source
 from quantface_arch.restore.manifest import Manifest
 from quantface_arch.restore.options import RestoreOptions
 from quantface_arch.restore.progress import report_failure, shard_progress
-from quantface_arch.restore.restorer import FaceRestorer, blend
+from quantface_arch.restore.restorer import FaceRestorer
 from quantface_arch.restore.results import FoundFaces
+from quantface_arch.restore.strength import Strengths, blend
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.files import file_digest
 from quantface_arch.utils.images import RGBImage, open_animation, read_image, write_image
 
-__all__ = ["Counts", "ImageRun", "Run"]
+__all__ = ["ImageRun", "Run"]
 
 # Images are pending until their faces fill a batch or they have this many pixels together.
 _MAX_PENDING_PIXELS = 32_000_000
@@ -49,74 +51,6 @@ class _PendingImage:
     found: FoundFaces | None
     digest: str
     started: float
-
-
-@dataclass
-class Counts:
-    """How many images were restored, written unrestored, or failed.
-
-    Attributes:
-        done: images that were written.
-        faces: faces that were restored.
-        failed: images that failed.
-        unrestored: images without a face that were written unchanged.
-        left_alone: faces that stay unrestored, because no real face can have their landmarks.
-        seconds: total time.
-    """
-
-    done: int = 0
-    faces: int = 0
-    failed: int = 0
-    unrestored: int = 0
-    left_alone: int = 0
-    seconds: float = 0.0
-
-    @classmethod
-    def merged(cls, parts: Sequence[Counts]) -> Counts:
-        """Return the total of processes that ran at the same time."""
-        sums = {
-            item.name: sum(getattr(part, item.name) for part in parts)
-            for item in fields(cls)
-            if item.name != "seconds"
-        }
-        return cls(**sums, seconds=max(part.seconds for part in parts))
-
-    def results(self) -> list[str]:
-        """Return the counts as the parts of a sentence."""
-        faces = [f"{self.faces} faces restored"] if self._sought_faces else []
-        found = [f"{self.done} images", *faces, f"{self.failed} failed"]
-        if self.unrestored:
-            found.append(f"{self.unrestored} written unrestored (no face found)")
-        if self.left_alone:
-            found.append(f"{self.left_alone} faces left unrestored (implausible landmarks)")
-        return found
-
-    def pace(self) -> str | None:
-        """Return the speed; None if nothing was done."""
-        if self.done and not self._sought_faces:
-            return f"{self.seconds / self.done:.2f} seconds per image"
-        return f"{self.seconds / self.faces:.2f} seconds per face" if self.faces else None
-
-    @property
-    def _sought_faces(self) -> bool:
-        """Whether faces were looked for: an image without one is then unrestored."""
-        return not self.done or bool(self.faces or self.unrestored)
-
-    def summary(self, skipped: int, ignored: int, where: Path) -> str:
-        """Return a summary in one line.
-
-        Args:
-            skipped: number of inputs that were done before.
-            ignored: number of files that are neither images nor videos.
-            where: the output folder.
-        """
-        parts = self.results()
-        if skipped:
-            parts.append(f"{skipped} skipped (done already)")
-        if ignored:
-            parts.append(f"{ignored} other files ignored")
-        pace = self.pace()
-        return f"{', '.join([*parts, *([pace] if pace else [])])}; results in {where}"
 
 
 @dataclass
@@ -186,8 +120,9 @@ class ImageRun(Run):
             self._pending.append(self._read(source, started))
             return
         worker = AnimationRestorer(self.restorer, self.folders, self.options)
-        written, faces = worker.restore(source, animation)
-        self._count(source, file_digest(source.path), written, faces, started)
+        written, strengths = worker.restore(source, animation)
+        digest = file_digest(source.path)
+        self._count(source, digest, written, started, strengths, strengths.summary())
 
     def _read(self, source: Source, started: float) -> _PendingImage:
         image = read_image(source.path)
@@ -223,32 +158,39 @@ class ImageRun(Run):
         for item in pending:
             own = [next(restored) for _ in item.crops]
             try:
-                written = self._write(item, own)
+                written, strengths = self._write(item, own)
             except WriteError:
                 raise
             except Exception as error:
                 self._fail([item.source], error)
             else:
-                self._count(item.source, item.digest, written, len(item.crops), item.started)
+                found = Strengths()
+                found.add(strengths)
+                self._count(item.source, item.digest, written, item.started, found, strengths)
                 self.counts.left_alone += len(item.found.implausible) if item.found else 0
 
-    def _write(self, item: _PendingImage, restored: list[np.ndarray]) -> list[Path]:
-        """Write the outputs of one image, and last the one that marks it as done."""
-        written, strength = [], self.options.faces.strength
+    def _write(
+        self, item: _PendingImage, restored: list[np.ndarray]
+    ) -> tuple[list[Path], list[float]]:
+        """Write the outputs of one image, and last the one that marks it as done.
+
+        Returns:
+            the written files, and the strength of each face.
+        """
+        written, blending = [], self.options.faces.blending
 
         def write(path: Path, image: RGBImage) -> None:
             write_image(path, image)
             written.append(path)
 
         if item.found is None:
-            face = blend(item.crops[0], restored[0], strength)
+            strengths = self.restorer.strengths(item.crops, restored, **blending)
+            face = blend(item.crops[0], restored[0], strengths[0])
             image = replace(item.image, rgb=face)
         else:
             upscale = self.options.outputs.factor
-            result = self.restorer.assemble(
-                item.found, restored, upscale=upscale, strength=strength
-            )
-            image = result.rgb_image
+            result = self.restorer.assemble(item.found, restored, upscale=upscale, **blending)
+            strengths, image = [face.strength for face in result.faces], result.rgb_image
             for index, face in enumerate(result.faces):
                 name = f"{item.source.name}_{index:02d}.png"
                 write(self.folders.crops / name, item.image.with_pixels(face.crop))
@@ -259,15 +201,21 @@ class ImageRun(Run):
         if not self.options.outputs.keep_metadata:
             image = replace(image, metadata=())
         write(self.folders.final(item.source), image)
-        return written
+        return written, strengths
 
     def _count(
-        self, source: Source, digest: str, written: list[Path], faces: int, started: float
+        self,
+        source: Source,
+        digest: str,
+        written: list[Path],
+        started: float,
+        strengths: Strengths,
+        recorded: list[float] | dict[str, float],
     ) -> None:
-        seconds = time.perf_counter() - started
-        self.manifest.add(source, digest, written, faces, seconds)
+        seconds, faces = time.perf_counter() - started, strengths.count
+        self.manifest.add(source, digest, written, faces, seconds, recorded)
         self.counts.done += 1
-        self.counts.faces += faces
+        self.counts.add_faces(strengths, self.options.faces.strength)
         self.counts.unrestored += not faces and not self.options.inputs.whole
         self._advance(1)
 

@@ -14,10 +14,12 @@ import numpy as np
 from quantface_arch.errors import QuantFaceError, WriteError
 from quantface_arch.faces.face import Face
 from quantface_arch.restore.compare import side_by_side
+from quantface_arch.restore.counts import Counts
 from quantface_arch.restore.files import Source
 from quantface_arch.restore.progress import report_failure, shard_progress
 from quantface_arch.restore.results import FoundFaces, RestoredImage, cut_out
-from quantface_arch.restore.run import Counts, Run
+from quantface_arch.restore.run import Run
+from quantface_arch.restore.strength import Strengths, gentle_line, need_of
 from quantface_arch.utils.files import file_digest
 from quantface_arch.utils.images import RGBImage
 from quantface_arch.video.reader import Span, VideoReader
@@ -50,6 +52,8 @@ class VideoCounts(Counts):
             *faces,
             f"{self.failed} failed",
         ]
+        if self.gentle:
+            found.append(gentle_line(self.gentle))
         if self.unrestored:
             found.append(f"{self.unrestored} frames written unrestored (no face found)")
         return found
@@ -87,7 +91,8 @@ class VideoRun(Run):
                 self.counts.failed += 1
 
     def _restore(self, source: Source) -> None:
-        frames = faces = unrestored = 0
+        frames = unrestored = 0
+        strengths = Strengths()
         start = time.perf_counter()
         outputs = [self.folders.final(source)]
         with ExitStack() as stack:
@@ -109,26 +114,29 @@ class VideoRun(Run):
                 if write_pair is not None:
                     write_pair(side_by_side(found.image, result.rgb_image).rgb, span)
                 frames += 1
-                faces += len(found.faces)
+                strengths.add(face.strength for face in result.faces)
                 unrestored += not found.faces and not self.options.inputs.whole
                 bar.update()
-            if not faces and not self.options.takes_faceless:
+            if not strengths.count and not self.options.takes_faceless:
                 raise QuantFaceError(
                     f"no face found by {self.restorer.detector.name} in any of {frames} frames "
                     "(--keep-unrestored writes such videos unchanged)"
                 )
         seconds = time.perf_counter() - start
-        self.manifest.add(source, digest, outputs, faces, seconds)
+        recorded = strengths.summary()
+        self.manifest.add(source, digest, outputs, strengths.count, seconds, recorded)
         self.counts.done += 1
         self.counts.frames += frames
-        self.counts.faces += faces
+        self.counts.add_faces(strengths, self.options.faces.strength)
         self.counts.unrestored += unrestored
         self.counts.seconds += seconds
 
     def _found(self, reader: VideoReader, spans: deque[Span]) -> Iterator[FoundFaces]:
         """Yield the frames of a video with their smoothed faces, and add their spans to a queue."""
-        for frame in track_faces(self._seen(reader, spans)):
-            yield cut_out(RGBImage(frame.rgb), frame.rgb, frame.faces, frame.matrices)
+        measure = need_of(self.options.faces.strength)
+        for frame in track_faces(self._seen(reader, spans), measure=measure):
+            image = RGBImage(frame.rgb)
+            yield cut_out(image, frame.rgb, frame.faces, frame.matrices, frame.measured)
 
     def _seen(
         self, reader: VideoReader, spans: deque[Span]
@@ -153,11 +161,8 @@ class VideoRun(Run):
     def _flushed(self, pending: list[FoundFaces]) -> Iterator[tuple[FoundFaces, RestoredImage]]:
         """Restore the faces of the pending frames and yield the results."""
         crops = [crop for found in pending for crop in found.crops]
-        options = {
-            "upscale": self.options.outputs.factor,
-            "strength": self.options.faces.strength,
-        }
+        upscale, blending = self.options.outputs.factor, self.options.faces.blending
         restored = iter(self.restorer.restore_aligned(crops))
         for found in pending:
             own = [next(restored) for _ in found.crops]
-            yield found, self.restorer.assemble(found, own, **options)
+            yield found, self.restorer.assemble(found, own, upscale=upscale, **blending)

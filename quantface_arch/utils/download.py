@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.utils.files import atomic_path
+from quantface_arch.utils.files import atomic_path, file_digest
 
 __all__ = ["Published", "Unavailable", "download"]
 
@@ -34,6 +34,12 @@ class Published:
     def name(self) -> str:
         """The file name."""
         return self.url.rpartition("/")[2]
+
+    def check(self, path: Path) -> None:
+        """Raise QuantFaceError if a file has another digest."""
+        found = file_digest(path)
+        if self.sha256 is not None and found != self.sha256:
+            raise QuantFaceError(f"{path}: SHA-256 is {found}, but {self.name} has {self.sha256}")
 
 
 class Unavailable(QuantFaceError):

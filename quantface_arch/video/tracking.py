@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -12,10 +13,12 @@ import numpy as np
 from quantface_arch.faces.align import TEMPLATE, invert, similarity, transform
 from quantface_arch.faces.face import Face
 
-__all__ = ["HALF_WINDOW", "TrackedFrame", "track_faces"]
+__all__ = ["HALF_WINDOW", "Measure", "TrackedFrame", "track_faces"]
 
 # A placement is averaged over this many frames on either side and the frame itself.
 HALF_WINDOW = 3
+# Such a function measures a face of a frame: (H, W, 3) pixels and the face to a number.
+Measure = Callable[[np.ndarray, Face], float]
 # Boxes in neighbouring frames belong to one face if their intersection over union is at least this.
 _MIN_OVERLAP = 0.3
 # A larger mean difference between the grey levels (0 to 255) of two frames is a cut.
@@ -31,11 +34,13 @@ class TrackedFrame:
         rgb: (H, W, 3) uint8.
         faces: its faces, each with the five landmarks of the template at the smoothed placement.
         matrices: for each face, the (2, 3) map from the frame to the aligned frame.
+        measured: for each face, the smoothed value of a measure; None if nothing was measured.
     """
 
     rgb: np.ndarray
     faces: list[Face]
     matrices: list[np.ndarray]
+    measured: list[float] | None = None
 
 
 @dataclass
@@ -44,7 +49,7 @@ class _Track:
 
     Attributes:
         first, last: numbers of its first and last frame.
-        rows: for each frame number, (11,) values: box, placement (2, 3) and score.
+        rows: for each frame number, (12,) values: box, placement (2, 3), score and measure.
         open: whether the face may continue in the next frame.
     """
 
@@ -78,9 +83,16 @@ class _Tracks:
     half: int
     tracks: list[_Track] = field(default_factory=list)
 
-    def add(self, number: int, faces: list[Face]) -> None:
-        """Assign faces to tracks by the largest total overlap; the rest start new tracks."""
-        rows = [_row(face) for face in faces]
+    def add(self, number: int, faces: list[Face], measured: Sequence[float] | None = None) -> None:
+        """Assign faces to tracks by the largest total overlap; the rest start new tracks.
+
+        Args:
+            number: number of the frame.
+            faces: its faces.
+            measured: the value of the measure for each face, if there is one.
+        """
+        values = [math.nan] * len(faces) if measured is None else measured
+        rows = [_row(face, value) for face, value in zip(faces, values, strict=True)]
         candidates = [t for t in self.tracks if t.open and number - t.last - 1 <= self.half]
         overlap = np.array([[_overlap(t.rows[t.last], row) for row in rows] for t in candidates])
         matched = set()
@@ -111,7 +123,9 @@ class _Tracks:
 
 
 def track_faces(
-    frames: Iterable[tuple[np.ndarray, list[Face]]], half: int = HALF_WINDOW
+    frames: Iterable[tuple[np.ndarray, list[Face]]],
+    half: int = HALF_WINDOW,
+    measure: Measure | None = None,
 ) -> Iterator[TrackedFrame]:
     """Smooth the placements of faces over time, ``half`` frames behind the input.
 
@@ -124,6 +138,7 @@ def track_faces(
         frames: (H, W, 3) uint8 RGB frames, each with its detected faces. Implausible ones are left
             out.
         half: frames on either side of the window; 0 disables smoothing.
+        measure: measures each detected face; its values are smoothed like the placements.
 
     Yields:
         one frame for each input frame, in order.
@@ -134,26 +149,31 @@ def track_faces(
         if previous is not None and np.abs(thumbnail - previous).mean() > _CUT_LEVELS:
             tracks.close()
         previous = thumbnail
-        tracks.add(number, [face for face in faces if face.plausible])
+        plausible = [face for face in faces if face.plausible]
+        values = None if measure is None else [measure(rgb, face) for face in plausible]
+        tracks.add(number, plausible, values)
         pending.append(rgb)
         if len(pending) > half:
-            yield _tracked(pending.popleft(), tracks.take(number - half))
+            yield _tracked(pending.popleft(), tracks.take(number - half), measure)
     for late in range(number + 1 - len(pending), number + 1):
-        yield _tracked(pending.popleft(), tracks.take(late))
+        yield _tracked(pending.popleft(), tracks.take(late), measure)
 
 
-def _row(face: Face) -> np.ndarray:
+def _row(face: Face, measured: float) -> np.ndarray:
     """Return the row of a track for a face."""
-    return np.concatenate([face.box, invert(similarity(face.landmarks)).ravel(), [face.score]])
+    placement = invert(similarity(face.landmarks)).ravel()
+    return np.concatenate([face.box, placement, [face.score, measured]])
 
 
-def _tracked(rgb: np.ndarray, rows: list[np.ndarray]) -> TrackedFrame:
+def _tracked(rgb: np.ndarray, rows: list[np.ndarray], measure: Measure | None) -> TrackedFrame:
     placements = [row[4:10].reshape(2, 3) for row in rows]
     faces = [
         Face(row[:4], transform(TEMPLATE, placement), float(row[10]))
         for row, placement in zip(rows, placements, strict=True)
     ]
-    return TrackedFrame(rgb, faces, [invert(placement) for placement in placements])
+    matrices = [invert(placement) for placement in placements]
+    measured = None if measure is None else [float(row[11]) for row in rows]
+    return TrackedFrame(rgb, faces, matrices, measured)
 
 
 def _overlap(one: np.ndarray, other: np.ndarray) -> float:

@@ -162,6 +162,7 @@ def main(args: argparse.Namespace) -> int:
             options.runtime.model,
             options.limits,
             {"sample": options.faces.sample, "seed": options.faces.seed},
+            options.faces.identity,
         )
         service.open()
     except QuantFaceError as error:

@@ -7,14 +7,14 @@ import secrets
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import gradio as gr  # pyright: ignore[reportMissingImports]  (the extra app)
 from gradio.data_classes import ImageData  # pyright: ignore[reportMissingImports]  (the extra app)
 from gradio.themes import Default  # pyright: ignore[reportMissingImports]  (the extra app)
 
 from quantface_arch.errors import QuantFaceError, one_line
-from quantface_arch.faces.choices import COLOR_FIXES
+from quantface_arch.faces.choices import AUTO_STRENGTH, COLOR_FIXES
 from quantface_arch.utils.images import FORMAT_NAMES
 from quantface_arch.web.limits import Limits
 from quantface_arch.web.service import Service, count
@@ -35,6 +35,8 @@ _BROKEN = "Not restored. The server failed (see its log); your photograph is not
 # Gradio recognizes functions that report progress by this default value.
 _PROGRESS = gr.Progress()
 _OWN_COLOR = "default"
+# The photograph, the model, the strength, the colour fix, and whether the strength is as needed.
+Inputs: TypeAlias = tuple[gr.Image, gr.Dropdown, gr.Slider, gr.Dropdown, gr.Checkbox]
 # Visitors look at these images and cannot replace them.
 _SHOWN: dict[str, Any] = {"type": "filepath", "interactive": False, "buttons": ["fullscreen"]}
 
@@ -76,12 +78,26 @@ def make_page(service: Service, files: Path) -> gr.Blocks:
             cancels=[restoring],
             api_visibility="private",
         )
+        _hide_slider(inputs)
     limit = service.limits.max_users
     page.queue(max_size=limit, default_concurrency_limit=1, api_open=False)
     return page
 
 
-def _inputs(service: Service) -> tuple[gr.Image, gr.Dropdown, gr.Slider, gr.Dropdown]:
+def _hide_slider(inputs: Inputs) -> None:
+    """Show the slider of the strength only while a number is wanted."""
+    *_, strength, _, as_needed = inputs
+    as_needed.change(
+        lambda chosen: gr.Slider(visible=not chosen),
+        as_needed,
+        strength,
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+
+
+def _inputs(service: Service) -> Inputs:
     """Create the controls for the photograph and the options."""
     photo = gr.Image(
         label="Photograph",
@@ -95,9 +111,15 @@ def _inputs(service: Service) -> tuple[gr.Image, gr.Dropdown, gr.Slider, gr.Drop
     model = gr.Dropdown(
         list(service.models), value=service.first_model, label="Model", elem_id="model"
     )
+    as_needed = gr.Checkbox(
+        value=True,
+        label="Strength as needed",
+        info="sharp faces stay nearly as they are",
+        elem_id="as-needed",
+    )
     hint = "0 keeps the input's faces, 1 replaces them"
     strength = gr.Slider(
-        0, 1, value=1.0, step=0.05, label="Strength", info=hint, elem_id="strength"
+        0, 1, value=1.0, step=0.05, label="Strength", info=hint, visible=False, elem_id="strength"
     )
     color = gr.Dropdown(
         [_OWN_COLOR, *COLOR_FIXES],
@@ -106,7 +128,7 @@ def _inputs(service: Service) -> tuple[gr.Image, gr.Dropdown, gr.Slider, gr.Drop
         info="what a face takes over from the photograph",
         elem_id="color",
     )
-    return photo, model, strength, color
+    return photo, model, strength, color, as_needed
 
 
 def _as_uploaded(payload: ImageData | None) -> str | None:
@@ -141,13 +163,19 @@ def _action(service: Service, files: Path) -> Callable[..., list[Any]]:
     """Return the function behind the button, which maps the inputs to the results."""
 
     def restore(
-        path: str | None, name: str, strength: float, color: str, progress: gr.Progress = _PROGRESS
+        path: str | None,
+        name: str,
+        strength: float,
+        color: str,
+        as_needed: bool,
+        progress: gr.Progress = _PROGRESS,
     ) -> list[Any]:
         if path is None:
             return _nothing(_EMPTY, "failed")
         try:
             os.utime(path)  # postpones its deletion
-            return _results(service, files, Path(path), (name, strength, color), progress)
+            chosen = name, AUTO_STRENGTH if as_needed else strength, color
+            return _results(service, files, Path(path), chosen, progress)
         except FileNotFoundError:
             minutes = service.limits.keep_minutes
             gone = f"Photographs are deleted after {minutes:g} minutes: upload it again."
@@ -165,7 +193,7 @@ def _results(
     service: Service,
     files: Path,
     path: Path,
-    chosen: tuple[str, float, str],
+    chosen: tuple[str, float | str, str],
     progress: gr.Progress,
 ) -> list[Any]:
     """Restore a photograph and return the values of the result controls."""
@@ -181,7 +209,10 @@ def _results(
         gr.DownloadButton(value=views.result, interactive=True),
         gr.Row(visible=True),
         views.boxes,
-        [(file, f"face {number}") for number, file in enumerate(views.faces, start=1)],
+        [
+            (file, f"face {number}, strength {face.strength:.2f}")
+            for number, (file, face) in enumerate(zip(views.faces, done.faces, strict=True), 1)
+        ],
         timings(done),
     ]
 

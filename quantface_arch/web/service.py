@@ -18,6 +18,7 @@ from quantface_arch.faces.choices import COLOR_FIXES
 from quantface_arch.pretrained.names import usable_models
 from quantface_arch.restore.restorer import FaceRestorer
 from quantface_arch.restore.results import FoundFaces, RestoredFace
+from quantface_arch.restore.strength import check_strength
 from quantface_arch.utils.images import RGBImage, read_image
 from quantface_arch.web.limits import Limits
 
@@ -62,6 +63,7 @@ class Service:
         model: the default model: a shipped name, or a path.
         limits: limits on uploads.
         sampling: how the latent is sampled; empty takes its mean.
+        identity: least cosine between the embeddings of a face before and after; None has no limit.
 
     Visitors choose a model by name: they can neither load another file nor learn its path.
     """
@@ -70,6 +72,7 @@ class Service:
     model: str
     limits: Limits
     sampling: Sampling = field(default_factory=Sampling)
+    identity: float | None = None
 
     def __post_init__(self) -> None:
         self.models = {name: name for name in usable_models()}
@@ -84,13 +87,15 @@ class Service:
         return next(name for name, model in self.models.items() if model == self.model)
 
     def open(self) -> None:
-        """Load the default model and the detector, and warm up the model in the background.
+        """Load the default model and what it needs, and warm up the model in the background.
 
         Raises:
-            QuantFaceError: the model or the detector cannot be loaded.
+            QuantFaceError: the model, the detector or the network of identity cannot be loaded.
         """
         restorer = self._restorer(self.first_model)
         _ = restorer.detector
+        if self.identity is not None:
+            _ = restorer.embedder
         threading.Thread(target=self._warm_up, args=(restorer,), daemon=True).start()
 
     def _warm_up(self, restorer: FaceRestorer) -> None:
@@ -109,7 +114,7 @@ class Service:
         self,
         path: Path,
         model: str,
-        strength: float,
+        strength: float | str,
         report: Report,
         color_fix: str | None = None,
     ) -> Restoration:
@@ -118,7 +123,7 @@ class Service:
         Args:
             path: the upload, whose file name was chosen by the visitor.
             model: one of ``models``.
-            strength: 0 leaves the faces unchanged, 1 replaces them.
+            strength: 0 leaves the faces unchanged, 1 replaces them; ``auto`` takes what each needs.
             report: receives the progress.
             color_fix: one of ``COLOR_FIXES``; None is the restorer's own.
 
@@ -133,10 +138,9 @@ class Service:
             raise QuantFaceError(str(error).replace(str(path), path.name)) from error
 
     def _restore(
-        self, path: Path, model: str, strength: float, report: Report, color_fix: str | None
+        self, path: Path, model: str, strength: float | str, report: Report, color_fix: str | None
     ) -> Restoration:
-        if not 0 <= strength <= 1:
-            raise QuantFaceError(f"strength {strength:g}: a number from 0 to 1 is needed")
+        check_strength(strength)
         if color_fix is not None:
             check_choice("color_fix", color_fix, COLOR_FIXES)
         seconds: dict[str, float] = {}
@@ -156,7 +160,7 @@ class Service:
             faces = self._restore_faces(restorer, found, report, color_fix)
         report(0.9, "Pasting back")
         with _timed(seconds, "paste back"):
-            result = restorer.assemble(found, faces, strength=strength)
+            result = restorer.assemble(found, faces, strength=strength, identity=self.identity)
         return Restoration(path.stem, image, result.rgb_image, result.faces, seconds)
 
     def _check(self, path: Path, found: FoundFaces) -> None:

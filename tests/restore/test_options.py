@@ -18,7 +18,7 @@ from quantface_arch.web.limits import Limits
 WORDS = """-i a b -o out --recursive --resume --keep-unrestored --compare --upscale 2 --strength 0.5
 --model m --runtime openvino --device cpu --batch-size 3 --sample --seed 7 --detector haar
 --color-fix adain --weights-dir w --offline --no-metadata --yes --base b --revision r
---endpoint http://e"""
+--endpoint http://e --identity 0.5 --identity-weights n"""
 
 
 def test_every_argument_becomes_an_option():
@@ -27,7 +27,7 @@ def test_every_argument_becomes_an_option():
         options.OutputOptions(
             Path("out"), compare=True, keep_unrestored=True, upscale=2.0, keep_metadata=False
         ),
-        options.FaceOptions("haar", Path("w"), "adain", strength=0.5, sample=True, seed=7),
+        options.FaceOptions("haar", Path("w"), "adain", 0.5, 0.5, Path("n"), sample=True, seed=7),
         options.RuntimeOptions(
             "m",
             "openvino",

@@ -126,6 +126,12 @@ WRONG = {
     "no match": (["-i", "missing/*.png"], "nothing matches missing/*.png"),
     "model": (["-i", "IN", "--model", "nonsense"], "nonsense"),
     "strength": (["-i", "IN", "--strength", "1.5"], "--strength: 1.5 is not a number from 0 to 1"),
+    "strength word": (["-i", "IN", "--strength", "some"], "--strength: some is not a number"),
+    "identity": (["-i", "IN", "--identity", "2"], "--identity: 2 is not a number from 0 to 1"),
+    "identity weights": (
+        ["-i", "IN", "--identity", "0.5", "--identity-weights", "IN/x.onnx"],
+        "--identity-weights: no file",
+    ),
     "color": (["-i", "IN", "--color-fix", "sepia"], "--color-fix"),
     "upscale": (["-i", "IN", "--upscale", "nan"], "--upscale"),
     "batch": (["-i", "IN", "--batch-size", "0"], "--batch-size"),

@@ -214,6 +214,9 @@ def test_compared_videos_and_strengths(restore, photo, tmp_path):
         assert np.abs(pair[:, -256:, -256:] - after).mean() < 4
     unchanged, half, whole = results
     assert np.abs(unchanged - before[face]).mean() < 4
+    recorded = [json.loads((tmp_path / f"out{s}/manifest-0.jsonl").read_text()) for s in (0, 0.5)]
+    levels = [record["strength"] for record in recorded]
+    assert levels == [{"least": s, "mean": s, "most": s} for s in (0, 0.5)]
     # Compared with the unchanged video, which went through the same codec.
     changes = [np.abs(result - unchanged).mean() for result in (half, whole)]
     assert changes[1] > 1.5 * changes[0] > 1.5

@@ -106,6 +106,7 @@ def test_networks_get_their_own_range_and_least_side(photo):
         ("--aligned",),
         ("--bg-upsampler", "x.pth"),
         ("--strength", 0.5),
+        ("--identity", 0.5),
         ("--sample",),
         ("--color-fix", "none"),
         ("--detector", "yunet"),

@@ -88,6 +88,23 @@ def test_tracks_end_at_a_cut():
     assert 10 < one_scene[7] - eye < 18
 
 
+def test_a_measure_is_smoothed_like_the_places():
+    """A missed face is interpolated, and the ends of a track have shorter windows."""
+    values = [0.0, 1.0, 0.0, 1.0, 1.0, 0.5, 0.0, 0.5, 1.0, 1.0]
+    frames = [(np.full_like(GREY, n), [] if n == 5 else [face(9, 5)]) for n in range(len(values))]
+    found = [
+        frame.measured[0]
+        for frame in track_faces(frames, measure=lambda rgb, _: values[rgb[0, 0, 0]])
+    ]
+    wanted = [
+        np.mean(values[n - reach : n + reach + 1])
+        for n in range(len(values))
+        for reach in [min(HALF_WINDOW, n, len(values) - 1 - n)]
+    ]
+    assert found == pytest.approx(wanted)
+    assert [frame.measured for frame in track_faces(frames)] == [None] * len(values)
+
+
 def test_memory_does_not_grow_with_the_video():
     tracks = _Tracks(HALF_WINDOW)
     for number in range(200):

@@ -22,8 +22,9 @@ def test_a_click_passes_all_inputs_on_and_unexpected_errors_reveal_no_details(tm
     service = Service(fail, "mini", Limits())
     service.restore = fail
     click = make_page(service, tmp_path).fns[0].fn
-    answer = click(str(photo), "mini", 0.25, "lowres")
-    assert asked == [(photo, "mini", 0.25, "lowres")]
+    answer = click(str(photo), "mini", 0.25, "lowres", False)
+    click(str(photo), "mini", 0.25, "none", True)
+    assert asked == [(photo, "mini", 0.25, "lowres"), (photo, "mini", "auto", "none")]
     assert "The server failed" in answer[0] and str(tmp_path) not in str(answer)
 
 
@@ -33,3 +34,8 @@ def test_changing_the_photograph_clears_the_results(tmp_path):
         text, pair, button, details, *rest = change(path)
         assert said in text and pair is None and rest == [None, None, ""]
         assert button.value is None and not button.interactive and not details.visible
+
+
+def test_the_slider_is_shown_while_a_number_is_wanted(tmp_path):
+    show = list(make_page(Service(str, "mini", Limits()), tmp_path).fns.values())[-1].fn
+    assert show(False).visible and not show(True).visible

@@ -108,10 +108,23 @@ def test_requests_run_one_at_a_time_with_the_sampling_options(restorer, crowd, m
     assert alone == [True, True] and asked == [{**options, "color_fix": None}] * 2
 
 
+def test_the_strength_as_needed_is_that_of_the_restorer(service, crowd):
+    done = service.restore(crowd(1), "mini-w4a8", "auto", quiet)
+    expected = service.load("").restore(read_image(crowd(1)))
+    assert np.array_equal(done.after.rgb, expected.image)
+    assert done.faces[0].strength == expected.faces[0].strength > 0.5
+
+
+def test_a_limit_on_identity_needs_its_network_before_the_page_opens(restorer, tmp_path):
+    own = FaceRestorer(restorer.model, detector="yunet", identity_weights=tmp_path / "a.onnx")
+    with pytest.raises(QuantFaceError, match="--identity-weights: no file"):
+        Service(lambda model: own, "mini", Limits(), identity=0.5).open()
+
+
 def test_strength_zero_keeps_the_faces(service, crowd):
     done = service.restore(crowd(1), "mini-w4a8", 0.0, quiet)
     assert np.array_equal(done.before.rgb, done.after.rgb)
-    for wrong in (-0.1, 1.1, float("nan")):
+    for wrong in (-0.1, 1.1, float("nan"), "much"):
         with pytest.raises(QuantFaceError, match="strength"):
             service.restore(crowd(1), "mini-w4a8", wrong, quiet)
 
@@ -252,10 +265,11 @@ def test_options_reach_the_service(monkeypatch):
     monkeypatch.setattr(Service, "open", lambda self: None)
     monkeypatch.setattr(server, "serve", lambda *words: served.append(words))
     words = "--model mini --port 0 --sample --seed 8 --max-mb 3 --max-side 99 --max-faces 5"
-    words += " --root-path /faces"
+    words += " --root-path /faces --identity 0.5"
     cli.main(cli.make_parser().parse_args([*words.split(), "--max-users=6", "--keep-minutes=7"]))
     service, address, _ = served[0]
     assert (service.model, service.sampling) == ("mini", {"sample": True, "seed": 8})
+    assert service.identity == 0.5
     assert service.limits == Limits(max_mb=3, max_side=99, max_faces=5, max_users=6, keep_minutes=7)
     assert service.limits.max_bytes == 3_000_000
     assert (address.host, address.root_path) == ("127.0.0.1", "/faces") and address.port > 0
