@@ -104,9 +104,8 @@ def sensitivities(folder: Path) -> Target:
 
     path = folder / "found.json"
     measured = {("a", "w", 4): [(0.1, 0.2)], ("a", "a", 8): [(0.3, 0.4)]}
-    Sensitivities("k", 1, {"a": LayerFacts(3, 4), "b": LayerFacts(5, 6, (8, 8))}, 7, measured).save(
-        path
-    )
+    facts = {"a": LayerFacts(3, 4), "b": LayerFacts(5, 6, (8, 8))}
+    Sensitivities("k", 1, facts, 7, measured=measured).save(path)
     seed = yaml.safe_load(path.read_text())
     return documents([seed], as_json), ".json", Sensitivities.load
 

@@ -22,7 +22,7 @@ from quantface_arch.integration.quantface_arch import QuantFaceArch
 from quantface_arch.models import options
 from quantface_arch.models.schedule import SCHEDULERS
 from quantface_arch.quant import Recipe
-from quantface_arch.quant.allocation.solve import Budget
+from quantface_arch.quant.allocation.budget import Budget
 from quantface_arch.quant.config import bitmap, specs
 from quantface_arch.utils.cli import EXIT_FAILED, Parser, run
 from quantface_arch.utils.files import atomic_path

@@ -1,4 +1,4 @@
-"""Choose a bit width for every layer within budgets, and write them as a bit map."""
+"""Choose bit widths, rank and balancing of every layer within budgets; write them as a bit map."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantface_arch.errors import UsageError
+from quantface_arch.quant.allocation.budget import LIMITS
 from quantface_arch.quant.config.bitmap import SUFFIXES, save_bit_map
 from quantface_arch.utils.cli import HUB_VARIABLES, Parser, ending
 from quantface_arch.utils.devices import check_device
@@ -14,13 +15,14 @@ from quantface_arch.utils.distributed import Shard
 
 if TYPE_CHECKING:
     from quantface_arch.integration.allocate import AllocationRun
-    from quantface_arch.quant.allocation.pipeline import Allocation
+    from quantface_arch.quant.allocation.allocation import Allocation
 
 DESCRIPTION = """\
-Choose a bit width for every layer: measure how much the network's images suffer if one layer alone
-has one width, then find the cheapest plan within the budgets (an integer program). The results are
-a bit map, which 'quant: bit_map:' of an options file can name, a plot of it (MAP.png), and the
-sensitivities (MAP.sensitivities.json).
+Choose the bit widths of every layer, and with a budget of megabytes or milliseconds its rank and
+its balancing too: measure how much the network's images suffer if one layer alone is quantized,
+then find the cheapest plan within the budgets (an integer program). The results are a bit map,
+which 'quant: bit_map:' of an options file can name, a plot of it (MAP.png), and the sensitivities
+(MAP.sensitivities.json).
 
 examples:
   the shipped restorer, activations of at most 4 bits on average:
@@ -28,6 +30,12 @@ examples:
   another budget from the same measurements, in a second and without the network:
     python scripts/allocate_bits.py -opt options/allocate_mini.yml --out mini_a5.yml \\
         --sensitivities mini_mp.sensitivities.json --activation-bits 5
+  a checkpoint of at most 5 megabytes, with a plot of other sizes:
+    python scripts/allocate_bits.py -opt options/allocate_budget.yml --out small.yml \\
+        --megabytes 5 --pareto sizes.png
+  at most 150 milliseconds for an image of 512 x 512 on this CPU, as OpenVINO computes it:
+    python scripts/allocate_bits.py -opt options/allocate_budget.yml --out fast.yml \\
+        --milliseconds 150
   measured on degraded faces of your own:
     python scripts/allocate_bits.py -opt options/allocate_mini.yml -i datasets/faces_val/lq \\
         --out mini_mp.yml
@@ -50,6 +58,8 @@ def make_parser() -> Parser:
     add("-opt", required=True, type=Path, metavar="FILE", help=options)
     written = f"bit map to write, {', '.join(SUFFIXES)}"
     add("--out", required=True, type=Path, metavar="FILE", help=written)
+    plot = "also solve for ranges of budgets, and plot them to this .png"
+    add("--pareto", type=Path, metavar="FILE", help=plot)
     add = parser.add_argument_group("measurement").add_argument
     known = "solve from this file; nothing is measured"
     add("--sensitivities", type=Path, metavar="FILE", help=known)
@@ -61,7 +71,9 @@ def make_parser() -> Parser:
     add = parser.add_argument_group("budgets (default: from the options)").add_argument
     add("--activation-bits", type=float, metavar="BITS", help="mean bits of layers' inputs")
     add("--weight-bits", type=float, metavar="BITS", help="mean bits of weights")
-    add("--bytes", type=float, metavar="BYTES", help="bytes of the checkpoint's tensors")
+    add("--megabytes", type=float, metavar="MB", help="size of the checkpoint")
+    add("--milliseconds", type=float, metavar="MS", help="time of an image")
+    add("--bytes", type=float, help=argparse.SUPPRESS)
     return parser
 
 
@@ -69,9 +81,12 @@ def main(args: argparse.Namespace) -> int:
     """Measure, solve, write the bit map, and print a summary."""
     if args.out.suffix not in SUFFIXES:
         raise UsageError(f"{args.out}: bit maps end in {', '.join(SUFFIXES)}")
+    if args.pareto is not None and args.pareto.suffix != ".png":
+        raise UsageError(f"{args.pareto}: the plot ends in .png")
     if args.input is not None and not args.input.is_dir():
         raise UsageError(f"{args.input}: no such folder of faces")
     from quantface_arch.integration.allocate import allocate_from_options
+    from quantface_arch.reports.allocation_plot import draw_curves
 
     shard = Shard.here()
     with shard.joined():
@@ -79,6 +94,8 @@ def main(args: argparse.Namespace) -> int:
         if allocation is not None:
             note = f"made by scripts/allocate_bits.py from {args.opt.name}"
             write(args.out, allocation, note)
+            if args.pareto is not None:
+                draw_curves(args.pareto, allocation.curves)
             print(allocation.summary(args.out))
     return 0
 
@@ -87,7 +104,7 @@ def run_of(args: argparse.Namespace) -> AllocationRun:
     """Return the run that the command line asks for."""
     from quantface_arch.integration.allocate import AllocationRun
 
-    budget = {name: getattr(args, name) for name in ("activation_bits", "weight_bits", "bytes")}
+    budget = {name: getattr(args, name) for name in (*LIMITS, "bytes")}
     return AllocationRun(
         options=args.opt,
         out=args.out,
@@ -95,6 +112,7 @@ def run_of(args: argparse.Namespace) -> AllocationRun:
         input=args.input,
         num_images=args.num_images,
         budget={name: limit for name, limit in budget.items() if limit is not None},
+        curves=args.pareto is not None,
         device=check_device(args.device),
     )
 
@@ -104,7 +122,7 @@ def write(path: Path, allocation: Allocation, note: str) -> None:
     from quantface_arch.reports.allocation_plot import draw_allocation
 
     averages = allocation.averages
-    save_bit_map(path, allocation.bits, averages, note)
+    save_bit_map(path, allocation.choices, averages, note)
     title = f"{path.name}: {averages['weight_bits']:g} weight bits, "
     title += f"{averages['activation_bits']:g} activation bits on average"
-    draw_allocation(path.with_suffix(".png"), allocation.layers, allocation.bits, title)
+    draw_allocation(path.with_suffix(".png"), allocation.layers, allocation.choices, title)

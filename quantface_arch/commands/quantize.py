@@ -116,7 +116,7 @@ def _add_quantization_arguments(parser: Parser) -> None:
     )
     add("--balance", choices=KINDS, default="auto", help="how channels are balanced (%(default)s)")
     add("--rank", type=_rank, default="auto", help="rank of SVD branches, or auto (%(default)s)")
-    add("--bit-map", type=Path, metavar="FILE", help="bit widths by layer, from allocate_bits.py")
+    add("--bit-map", type=Path, metavar="FILE", help="choices by layer, from allocate_bits.py")
     add("--include", nargs="+", metavar="GLOB", default=["*"], help="layers to quantize (all)")
     add("--exclude", nargs="+", metavar="GLOB", default=[], help="layers to leave unquantized")
 
@@ -144,7 +144,11 @@ def _quantize(args: argparse.Namespace, shard: Shard) -> None:
     model = load_model(path, runtime="reference", device=args.device, base=base)
     replace_halves(model, args)
     recipe = _changed(named, args, _rounding(args.rounding, model, shard))
-    bits = load_bit_map(args.bit_map) if args.bit_map else None
+    bits = None
+    if args.bit_map:
+        choices = load_bit_map(args.bit_map)
+        bits = {name: choice.bits for name, choice in choices.items()}
+        recipe = recipe.with_choices(choices)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     how = PostTraining(recipe, bits, args.size, args.batch_size, args.device)
     report = how.run(model, faces, args.output, shard)

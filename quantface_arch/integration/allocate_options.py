@@ -19,12 +19,27 @@ class AllocateOptions:
     """The block ``allocate`` of an options file."""
 
     weight_bits: Sequence[int] = option(
-        f"candidate bit widths of weights, {WIDTHS}; a single one is used without measuring.",
-        [4],
+        f"candidate bit widths of weights, {WIDTHS}.",
+        [],
         old_name="weights",
+        shown="[4, 6, 8] with a budget of megabytes or milliseconds, else [4]",
     )
     activations: Sequence[int] = option(
-        f"candidate bit widths of inputs, {WIDTHS}.", [3, 4, 5, 6, 8]
+        f"candidate bit widths of inputs, {WIDTHS}.",
+        [],
+        shown="[4, 6, 8] with a budget of megabytes or milliseconds, else [3, 4, 5, 6, 8]",
+    )
+    ranks: Sequence[int] = option(
+        "candidate ranks of a layer's branches together, only with a budget of megabytes or "
+        "milliseconds; a layer gets at most `quant: branch: cap` of its full rank.",
+        [],
+        shown="[0, 8, 16]",
+    )
+    balances: Sequence[str] = option(
+        "candidate kinds of balancing, only with a budget of megabytes or milliseconds; inputs of "
+        "8 bits are not rotated.",
+        [],
+        shown="[none, scale, rotate, both]",
     )
     budget: Mapping[str, Any] = option(
         "upper limits, see `allocate: budget` below.", {}, shown="none"
@@ -48,8 +63,10 @@ class AllocateOptions:
     count: Sequence[str] = option(
         "name patterns of the layers that count towards averages.", ["*"], shown="all"
     )
-    macs_size: int = option(
-        "side in pixels of the image whose multiply-accumulates are the weights of inputs.",
+    image_size: int = option(
+        "side in pixels of the image whose multiply-accumulates are the weights of inputs, and "
+        "which is timed.",
         512,
         limits=Limits(least=1),
+        old_name="macs_size",
     )

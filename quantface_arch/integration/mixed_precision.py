@@ -10,14 +10,11 @@ from torch import nn
 
 from quantface_arch.data.calibration_faces import Faces
 from quantface_arch.quant import CalibrationData, Recipe
+from quantface_arch.quant.allocation.allocation import solve_allocation
+from quantface_arch.quant.allocation.budget import Budget
 from quantface_arch.quant.allocation.distance import network_distance
-from quantface_arch.quant.allocation.pipeline import (
-    AllocationSettings,
-    Measurement,
-    measure_network,
-    solve_allocation,
-)
-from quantface_arch.quant.allocation.solve import Budget
+from quantface_arch.quant.allocation.pipeline import Measurement, measure_network
+from quantface_arch.quant.allocation.settings import AllocationSettings
 from quantface_arch.quant.config.bitmap import load_bit_map, save_bit_map
 from quantface_arch.quant.nn.traits import traits_of
 
@@ -44,7 +41,7 @@ def allocated(
         QuantFaceError: the bit map is damaged, or no bit widths meet the budget.
     """
     if path.is_file():
-        return load_bit_map(path)
+        return {name: choice.bits for name, choice in load_bit_map(path).items()}
     net = load()
     faces.input_range = traits_of(net).input_range
     job = Measurement(
@@ -54,9 +51,9 @@ def allocated(
         path=path.with_suffix(".sensitivities.json"),
         described_by=[RECIPE, len(faces)],
     )
-    settings = AllocationSettings(widths=_WIDTHS, budget=_BUDGET, macs_size=faces[0].shape[-1])
+    settings = AllocationSettings(widths=_WIDTHS, budget=_BUDGET, image_size=faces[0].shape[-1])
     data = CalibrationData(faces, batch_size=1)
     found = solve_allocation(measure_network(net, data, job, settings), settings)
-    save_bit_map(path, found.bits, found.averages, "measured on the shipped faces")
+    save_bit_map(path, found.choices, found.averages, "measured on the shipped faces")
     job.path.unlink(missing_ok=True)
-    return found.bits
+    return {name: choice.bits for name, choice in found.choices.items()}

@@ -240,7 +240,9 @@ class QuantBlockOptions:
     """Options under ``quant`` besides those of a recipe."""
 
     bit_map: str | None = option(
-        "file of bit widths by layer, see bit maps below; it overrides those of `name`.", None
+        "file of bit widths, ranks and balancing by layer, see bit maps below; it overrides those "
+        "of `name`, `branch` and `balance`.",
+        None,
     )
     balance: Mapping[str, Any] = option(
         "see `quant: balance` below; or `file`, a file that `scripts/balance.py` wrote.",

@@ -54,17 +54,19 @@ def read_quant_options(
 ) -> tuple[Recipe, BitMap | None, dict[str, Any] | None]:
     """Read the block ``quant`` of an options file, except its ``calibration``.
 
-    ``QuantBlockOptions`` lists the options besides those of ``Recipe``.
+    ``QuantBlockOptions`` lists the options besides those of ``Recipe``. The recipe gets the ranks
+    and the balancing of the bit map.
 
     Args:
         options: the block.
         net: the float network; its ``eight_bit_patterns`` apply unless ``eight_bit`` is given.
 
     Returns:
-        the recipe, the bit map and the balancing. The last two are None if no file is named.
+        the recipe, the bit widths and the balancing. The last two are None if no file is named.
 
     Raises:
-        QuantFaceError: the block is missing, or a value in it is not allowed.
+        QuantFaceError: the block is missing, a value in it is not allowed, or two files give the
+            balancing.
     """
     if not isinstance(options, Mapping):
         raise QuantFaceError("options file: the block quant is missing; give at least name: w4a4")
@@ -79,11 +81,17 @@ def read_quant_options(
     recipe = Recipe.from_dict(given)
     if "eight_bit" not in given:
         recipe = replace(recipe, eight_bit=traits_of(net).eight_bit_patterns)
-    return (
-        recipe,
-        load_bit_map(block.bit_map) if block.bit_map else None,
-        load_balance(balance_file) if balance_file else None,
-    )
+    plan = load_balance(balance_file) if balance_file else None
+    if not block.bit_map:
+        return recipe, None, plan
+    choices = load_bit_map(block.bit_map)
+    if plan is not None and any(choice.balance for choice in choices.values()):
+        raise QuantFaceError(
+            f"quant: balance: file: found {balance_file}, but {block.bit_map} gives the balancing "
+            "too; allowed is one of them"
+        )
+    bits = {name: choice.bits for name, choice in choices.items()}
+    return recipe.with_choices(choices), bits, plan
 
 
 def calibration_images(

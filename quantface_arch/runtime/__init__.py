@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from quantface_arch.quant.checkpoint.builder import Build
+    from quantface_arch.runtime.timing import LayerTimer
 
 __all__ = ["RUNTIMES", "Runtime", "available", "device_type", "load", "resolve"]
 
@@ -34,18 +35,21 @@ class Runtime:
         missing: returns None if the runtime can be used here, else an install hint, worded to end a
             sentence.
         devices: the types of torch devices on which it runs.
+        timer: returns how it times a single layer; None if it simulates quantization, so that all
+            layers take equally long.
     """
 
     load: Callable[[Path, Build], nn.Module]
     missing: Callable[[], str | None]
     devices: tuple[str, ...]
+    timer: Callable[[], LayerTimer] | None = None
 
 
 # These are in the order of ``RUNTIME_NAMES``.
 _BACKENDS = (
-    Runtime(openvino.load, openvino.missing, ("cpu",)),
+    Runtime(openvino.load, openvino.missing, ("cpu",), openvino.layer_timer),
     Runtime(reference.load, reference.missing, ("cpu", "cuda")),
-    Runtime(cuda.load, cuda.missing, ("cuda",)),
+    Runtime(cuda.load, cuda.missing, ("cuda",), cuda.layer_timer),
 )
 RUNTIMES: dict[str, Runtime] = dict(zip(RUNTIME_NAMES, _BACKENDS, strict=True))
 

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError, check_choice
+from quantface_arch.quant.config.bitmap import LayerChoice
 from quantface_arch.quant.config.specs import MAX_BITS
 from quantface_arch.quant.nn.layers import QuantLayer
 from quantface_arch.quant.ops.hadamard import Segments, hadamard
@@ -30,7 +31,7 @@ from quantface_arch.quant.ops.quantizer import grid, quantize, scale_and_zero_po
 from quantface_arch.runtime.processor import FULL
 from quantface_arch.utils.runtime_names import MODES
 
-__all__ = ["LoweredLayer", "Lowering", "folded_weight"]
+__all__ = ["LoweredLayer", "Lowering", "folded_weight", "work"]
 
 # A product maps (input, weight, bias) to the output of a layer.
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -72,6 +73,18 @@ class Lowering:
                 )
         eight = layer.activation_spec.bits == MAX_BITS
         return LoweredLayer(layer, eight if self.mode == "auto" else self.mode == "folded", self)
+
+
+def work(choice: LayerChoice) -> tuple[int, int, int, int]:
+    """Return how much of each kind of work a choice adds to the product of a layer.
+
+    The kinds are: rounding to fewer than 256 levels, scales or signs, rotations, ranks. Every
+    weight is int8, so its bit width adds nothing.
+    """
+    kind = choice.balance or "none"
+    if choice.activation_bits == MAX_BITS:
+        return 0, int(kind == "scale"), 0, 0
+    return 1, int(kind != "none"), int(kind in ("rotate", "both")), choice.rank or 0
 
 
 class LoweredLayer(nn.Module):

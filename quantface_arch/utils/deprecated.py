@@ -1,13 +1,15 @@
-"""Keep the old names of arguments working."""
+"""Keep the old names of arguments and options working."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["renamed_argument"]
+from quantface_arch.errors import QuantFaceError
+
+__all__ = ["renamed_argument", "renamed_key"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,3 +35,21 @@ def renamed_argument(old: str, new: str) -> Callable[[Callable[P, R]], Callable[
         return call
 
     return decorate
+
+
+def renamed_key(
+    what: str, options: Mapping[str, Any], old: str, new: str, factor: float
+) -> dict[str, Any]:
+    """Return options in which ``new`` has ``factor`` times the number that ``old`` had.
+
+    Raises:
+        QuantFaceError: both are given; the message begins with ``what``.
+    """
+    given = dict(options)
+    value = given.pop(old, None)
+    if value is None:
+        return given
+    if given.get(new) is not None:
+        raise QuantFaceError(f"{what}: found {new} and its old name {old}, allowed is one of them")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return {**given, new: value * factor if is_number else value}

@@ -23,9 +23,10 @@ from filelock import FileLock
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.utils.files import file_digest
 
-__all__ = ["cache_root", "cached", "is_temporary", "keep_latest", "latest"]
+__all__ = ["cache_root", "cached", "is_temporary", "keep_latest", "latest", "temporary_cache"]
 
 MANIFEST = "manifest.json"
+VARIABLE = "QUANTFACE_CACHE"
 # These temporary folders are removed when the process ends.
 _temporary: list[tempfile.TemporaryDirectory[str]] = []
 
@@ -33,7 +34,19 @@ _temporary: list[tempfile.TemporaryDirectory[str]] = []
 def cache_root() -> Path:
     """Return the folder that holds everything that is cached."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("QUANTFACE_CACHE") or Path(base) / "quantface")
+    return Path(os.environ.get(VARIABLE) or Path(base) / "quantface")
+
+
+@contextmanager
+def temporary_cache() -> Iterator[Path]:
+    """Cache in a new folder inside the block, yield it, and remove it at the end."""
+    before = os.environ.get(VARIABLE, "")
+    with tempfile.TemporaryDirectory(prefix="quantface-") as folder:
+        os.environ[VARIABLE] = folder
+        try:
+            yield Path(folder)
+        finally:
+            os.environ[VARIABLE] = before
 
 
 def cached(

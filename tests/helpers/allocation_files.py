@@ -15,7 +15,7 @@ OPTIONS = {
         "activations": [3, 4, 8],
         "budget": {"activation_bits": 4.0},
         "protect": {"conv_first": 8},
-        "macs_size": 32,
+        "image_size": 32,
     },
 }
 

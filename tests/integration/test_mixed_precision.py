@@ -21,7 +21,8 @@ def test_inputs_have_four_bits_on_average_and_are_measured_once(tmp_path):
 
     faces = open_faces(None, 32, 2, SHIPPED_FACES / "train")
     found = allocated(load, faces, tmp_path / "net.bits.yml")
-    assert found == load_bit_map(tmp_path / "net.bits.yml")
+    kept = load_bit_map(tmp_path / "net.bits.yml")
+    assert found == {name: choice.bits for name, choice in kept.items()}
     assert found["conv_out"] == (8, 8)
     chosen = {widths for name, widths in found.items() if name != "conv_out"}
     assert {weight for weight, _ in chosen} == {4}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -15,103 +14,36 @@ import torch
 from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.allocation.costs import layer_costs, limits_of, probes_of
+from quantface_arch.quant.allocation.relative import relative_errors
 from quantface_arch.quant.allocation.sensitivity import measure
 from quantface_arch.quant.allocation.sensitivity_file import (
+    FORMAT_VERSION,
     LayerFacts,
     Sensitivities,
-    Widths,
     part_of,
 )
-from quantface_arch.quant.allocation.solve import Budget, LayerCosts, allocate, average_bits
-from quantface_arch.quant.calibration.calibrate import Calibration
-from quantface_arch.quant.calibration.run import CalibrationData
+from quantface_arch.quant.allocation.settings import AllocationSettings
+from quantface_arch.quant.allocation.solve import allocate
+from quantface_arch.quant.calibration.calibrate import calibrating
+from quantface_arch.quant.calibration.run import CalibrationData, watch
+from quantface_arch.quant.calibration.selection import kinds_for
 from quantface_arch.quant.calibration.store import digest
+from quantface_arch.quant.config.bitmap import LayerChoice
 from quantface_arch.quant.config.recipe import Recipe
+from quantface_arch.quant.config.specs import BalanceSpec
 from quantface_arch.quant.cost.macs import count_macs
-from quantface_arch.quant.cost.planned import fixed_bytes
+from quantface_arch.quant.cost.stand_in import StandIn
 from quantface_arch.quant.nn.convert import convert
-from quantface_arch.quant.nn.layers import quant_layers
+from quantface_arch.quant.nn.layers import QuantLayer, quant_layers
+from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.quant.ops.balance import LayerBalance
+from quantface_arch.quant.ops.lowrank import branch_parameters, full_rank
 from quantface_arch.quant.ptq import apply_plan, balance_stage, calibration_stage
 from quantface_arch.utils.distributed import Shard
+from quantface_arch.utils.progress import progress_bar
 
-__all__ = [
-    "Allocation",
-    "AllocationSettings",
-    "Measurement",
-    "measure_network",
-    "prepare_sensitivities",
-    "solve_allocation",
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AllocationSettings:
-    """The settings of a bit allocation.
-
-    Attributes:
-        widths: candidate bit widths by kind, ``{"w": ..., "a": ...}``; a single one is fixed.
-        budget: upper limits of the averages and of the checkpoint's size.
-        error_weight: λ, from 0 to 1, the share of the quantization error in the cost; the rest is
-            the perceptual distance.
-        protect: name pattern → fixed bit width of the layers that match.
-        count: name patterns of the layers that count in averages.
-        macs_size: side in pixels of the image whose multiply-accumulates weight the inputs.
-    """
-
-    widths: Widths
-    budget: Budget
-    error_weight: float = 0.5
-    protect: Mapping[str, int] = field(default_factory=dict)
-    count: Sequence[str] = ("*",)
-    macs_size: int = 512
-
-    def costs(self, found: Sensitivities) -> dict[str, LayerCosts]:
-        """Return the costs of every layer, see ``Sensitivities.costs``."""
-        return found.costs(self.widths, self.error_weight, self.protect, self.count)
-
-    def check_feasible(self, found: Sensitivities) -> None:
-        """Raise QuantFaceError if a budget or pattern fails whatever the measurements are."""
-        free = found.costs(self.widths, None, self.protect, self.count)
-        allocate(free, self.budget, found.fixed_bytes)
-
-
-@dataclass(frozen=True)
-class Allocation:
-    """The chosen bit widths, and the costs from which they were chosen.
-
-    Attributes:
-        layers: costs by layer name.
-        bits: layer → (bits of the weight, bits of the input).
-        fixed_bytes: bytes of the checkpoint other than the packed weights.
-    """
-
-    layers: Mapping[str, LayerCosts]
-    bits: dict[str, tuple[int, int]]
-    fixed_bytes: int
-
-    @property
-    def averages(self) -> dict[str, float]:
-        """Return the average bit widths of weights and of inputs, rounded to 4 digits."""
-        kinds = {"weight_bits": "w", "activation_bits": "a"}
-        return {
-            name: round(average_bits(self.layers, self.bits, kind), 4)
-            for name, kind in kinds.items()
-        }
-
-    def summary(self, path: Path) -> str:
-        """Return lines with the averages, the layers per bit width and the checkpoint's size."""
-        lines = [f"{path}: {len(self.bits)} layers"]
-        kinds = (("weight", "weight_bits"), ("input", "activation_bits"))
-        for place, (kind, name) in enumerate(kinds):
-            counts = sorted(Counter(widths[place] for widths in self.bits.values()).items())
-            listed = ", ".join(f"{count} at {width}" for width, count in counts)
-            lines.append(f"{kind}s: {self.averages[name]:.4f} bits on average ({listed})")
-        packed = sum(
-            self.layers[name].parameters * weight for name, (weight, _) in self.bits.items()
-        )
-        lines.append(f"checkpoint: about {round(self.fixed_bytes + packed / 8):,} bytes")
-        return "\n".join(lines)
+__all__ = ["Measurement", "check_feasible", "measure_network", "prepare_sensitivities"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,16 +66,10 @@ class Measurement:
     described_by: Any
 
 
-def solve_allocation(found: Sensitivities, settings: AllocationSettings) -> Allocation:
-    """Choose the cheapest bit widths within the budget.
-
-    Raises:
-        QuantFaceError: see ``Sensitivities.costs`` and ``allocate``.
-    """
-    layers = settings.costs(found)
-    return Allocation(
-        layers, allocate(layers, settings.budget, found.fixed_bytes), found.fixed_bytes
-    )
+def check_feasible(found: Sensitivities, settings: AllocationSettings) -> None:
+    """Raise QuantFaceError if a budget or pattern fails whatever the measurements are."""
+    free = layer_costs(found, settings, free=True)
+    allocate({name: x.costs for name, x in free.items()}, limits_of(found, free, settings.budget))
 
 
 def measure_network(
@@ -161,21 +87,30 @@ def measure_network(
             before measuring); or see ``measure``.
     """
     images, shard = _only_images(data), data.shard or Shard()
+    data = replace(data, images=images)
     key = _fingerprint(net, images, job.described_by)
     found = Sensitivities.earlier(job.path, key) if shard.is_first else None
     found = shard.agree(found) or prepare_sensitivities(
-        net, job.recipe, key, len(images), settings.macs_size
+        net, job.recipe, key, len(images), settings.image_size
     )
-    settings.check_feasible(found)
-    probes = found.probes(settings.widths, settings.protect)
-    if not any(found.missing(probes)):
+    check_feasible(found, settings)
+    probes = probes_of(found, settings)
+    wanted = settings.choices(found.layers) if settings.ranks is not None else {}
+    related = all(found.relative.get(name, {}).keys() >= {*x} for name, x in wanted.items())
+    if related and not any(found.missing(probes)):
         return found
+    if next(quant_layers(net), None) is None:
+        convert(net, job.recipe)
+    if related:
+        _balance(net, job, data)
+    else:
+        found.relative = _relate(net, job, data, wanted)
     # Processes share out the layers, not the probes, so that one process measures all bit widths of
     # a layer.
     own = shard.share(list(found.layers))
     measure(
         net,
-        _calibrate(net, job, replace(data, images=images)),
+        calibration_stage(net, data),
         [image[None] for image in images],
         [probe for name in own for probe in probes if probe[0] == name],
         job.distance,
@@ -203,50 +138,118 @@ def _only_images(data: CalibrationData) -> list[Tensor]:
     return images
 
 
-def _calibrate(net: nn.Module, job: Measurement, data: CalibrationData) -> Calibration:
-    """Convert a network if it is not yet, balance it, and return its calibration."""
-    if next(quant_layers(net), None) is None:
-        convert(net, job.recipe)
+def _balance(net: nn.Module, job: Measurement, data: CalibrationData) -> dict[str, LayerBalance]:
+    """Balance a converted network and return the balancing by layer."""
     if job.plan is not None:
         apply_plan(net, job.plan)
-    elif job.recipe.balance.wanted:
-        balance_stage(net, job.recipe, data)
-    return calibration_stage(net, data)
+        return dict(job.plan)
+    return balance_stage(net, job.recipe, data) if job.recipe.balance.wanted else {}
+
+
+def _relate(
+    net: nn.Module,
+    job: Measurement,
+    data: CalibrationData,
+    wanted: Mapping[str, Sequence[LayerChoice]],
+) -> dict[str, dict[LayerChoice, float]]:
+    """Balance a converted network, and return the relative errors of all choices.
+
+    Processes share out the layers.
+    """
+    shard, sources = data.shard or Shard(), traits_of(net).input_sources()
+    watched = watch(net, calibrating(net, keep_samples=True), data, "sampling")
+    unbalanced = {
+        layer.name: type(layer).from_float(
+            layer, layer.weight_spec, layer.activation_spec, layer.name
+        )
+        for layer in quant_layers(net)
+    }
+    plan = _balance(net, job, data)
+    found: dict[str, dict[LayerChoice, float]] = {}
+    names = shard.share(list(wanted))
+    for name in progress_bar(names, desc="relating", unit="layer", disable=not data.progress):
+        layer = unbalanced[name]
+        found[name] = relative_errors(
+            layer,
+            watched.observers[name],
+            job.recipe,
+            sources.get(name, (layer.channels,)),
+            plan.get(name, LayerBalance()),
+            wanted[name],
+        )
+    parts = shard.gather(found)
+    return {name: errors for part in parts for name, errors in part.items()}
 
 
 def prepare_sensitivities(
-    net: nn.Module, recipe: Recipe, key: str, batches: int, macs_size: int
+    net: nn.Module, recipe: Recipe, key: str, batches: int, image_size: int
 ) -> Sensitivities:
     """Convert a network in place and describe its layers; nothing is measured yet.
 
     Args:
         key: identifies everything that the sensitivities will depend on.
         batches: number of batches on which each probe is measured.
-        macs_size: side in pixels of the image whose multiply-accumulates weight the inputs.
+        image_size: side in pixels of the image whose multiply-accumulates weight the inputs.
 
     Raises:
         QuantFaceError: a layer never runs, or see ``convert``.
     """
-    image = torch.zeros(1, 3, macs_size, macs_size, device=next(net.parameters()).device)
+    image = torch.zeros(1, 3, image_size, image_size, device=next(net.parameters()).device)
     macs = count_macs(net, image)
+    parameters = sum(value.numel() for value in net.parameters())
     convert(net, recipe)
     layers = {layer.name: layer for layer in quant_layers(net)}
     idle = layers.keys() - macs.keys()
     if idle:
         raise QuantFaceError(f"layer {min(idle)}: the network does not use it; exclude it")
-    facts = {}
-    for name in macs:
-        if name in layers:
-            layer = layers[name]
-            widths = (layer.weight_spec.bits, layer.activation_spec.bits)
-            kept = any(fnmatchcase(name, pattern) for pattern in recipe.eight_bit)
-            facts[name] = LayerFacts(layer.weight.numel(), macs[name], widths if kept else None)
-    return Sensitivities(key, batches, facts, fixed_bytes(net, recipe))
+    facts = {
+        name: _facts(layers[name], recipe, traits_of(net).input_sources(), macs[name])
+        for name in macs
+        if name in layers
+    }
+    fixed, own = _bytes(net, recipe, facts)
+    limit = int(recipe.branch.budget * parameters)
+    return Sensitivities(key, batches, facts, fixed, own, limit)
+
+
+def _facts(
+    layer: QuantLayer, recipe: Recipe, sources: Mapping[str, tuple[int, ...]], macs: int
+) -> LayerFacts:
+    spec = BalanceSpec(block=recipe.balance.block, sources=recipe.balance.sources)
+    kinds, _ = kinds_for(layer, spec, sources.get(layer.name, (layer.channels,)))
+    kept = any(fnmatchcase(layer.name, pattern) for pattern in recipe.eight_bit)
+    largest = int(recipe.branch.cap * full_rank(layer.weight))
+    return LayerFacts(
+        parameters=layer.weight.numel(),
+        macs=macs,
+        fixed=(layer.weight_spec.bits, layer.activation_spec.bits) if kept else None,
+        channels=layer.channels,
+        rank_parameters=branch_parameters(layer.weight, 1),
+        largest_rank=largest if layer.groups == 1 else 0,
+        kinds=tuple(dict.fromkeys(kinds)),
+    )
+
+
+def _bytes(net: nn.Module, recipe: Recipe, layers: Mapping[str, LayerFacts]) -> tuple[int, int]:
+    """Return the ``fixed_bytes`` and ``recipe_bytes`` of a converted network."""
+    choices = {
+        layer.name: layers[layer.name].choice(
+            (layer.weight_spec.bits, layer.activation_spec.bits), 0, "none"
+        )
+        for layer in quant_layers(net)
+    }
+    with_recipe, plain = (
+        StandIn.of(net, changed, traits_of(net).arch_options).bytes
+        for changed in (recipe, recipe.with_choices(choices))
+    )
+    chosen = sum(layers[name].bytes(name, choice) for name, choice in choices.items())
+    return plain - chosen, with_recipe - plain
 
 
 def _fingerprint(net: nn.Module, images: Sequence[Tensor], options: Any) -> str:
     """Return a hash of everything that sensitivities depend on."""
-    state = hashlib.sha256((digest(net) + json.dumps(options, default=str)).encode())
+    text = json.dumps([FORMAT_VERSION, options], default=str)
+    state = hashlib.sha256((digest(net) + text).encode())
     for image in images:
         state.update(image.contiguous().numpy().tobytes())
     return state.hexdigest()

@@ -6,22 +6,30 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from quantface_arch.errors import QuantFaceError, check_patterns
+from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.allocation.sensitivity import Measured, Probe
-from quantface_arch.quant.allocation.solve import LayerCosts, combine_costs
+from quantface_arch.quant.config.bitmap import LayerChoice
+from quantface_arch.quant.config.specs import MAX_BITS
+from quantface_arch.quant.cost.cost import FLOAT_BITS
+from quantface_arch.quant.ops.packing import packed_size
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.files import atomic_path
 from quantface_arch.utils.safe_yaml_json import read_json
 
 __all__ = ["LayerFacts", "Sensitivities", "part_of", "parts"]
 
-FORMAT_VERSION = 1
-Widths = Mapping[str, Sequence[int]]
+FORMAT_VERSION = 2
+# Layer → choice → relative error, see ``Sensitivities.relative``.
+Relative = dict[str, dict[LayerChoice, float]]
+# Where a layer is not rotated, these kinds of balancing take the place of others.
+UNROTATED = {"rotate": "none", "both": "scale"}
+# A tensor's entry in the header of a file takes about this much, besides the name of its layer. In
+# the metadata, the rank of a layer's branches takes NUMBER_BYTES, the ranks of both in the recipe
+# PAIR_BYTES, and the balancing one of the last two.
+TENSOR_BYTES, NUMBER_BYTES, PAIR_BYTES, ROTATION_BYTES, SCALING_BYTES = 80, 8, 12, 67, 51
 
 
 def part_of(path: Path, shard: Shard) -> Path:
@@ -40,15 +48,70 @@ def parts(path: Path) -> list[Path]:
 class LayerFacts:
     """What allocation has to know about a layer besides its sensitivities.
 
+    The last four are those of a layer without branches and balancing if the file is of an earlier
+    release.
+
     Attributes:
         parameters: number of elements of the weight.
         macs: multiply-accumulates per image.
         fixed: bit widths of weight and input that the network prescribes; None if they are free.
+        channels: number of channels of the input.
+        rank_parameters: number of parameters of a branch of rank 1.
+        largest_rank: largest rank of the branches together; 0 if the layer has none.
+        kinds: the kinds of balancing that fit the layer.
     """
 
     parameters: int
     macs: int
     fixed: tuple[int, int] | None = None
+    channels: int = 0
+    rank_parameters: int = 0
+    largest_rank: int = 0
+    kinds: tuple[str, ...] = ("none",)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> LayerFacts:
+        """Return the facts that ``asdict`` turned into plain data.
+
+        Raises:
+            LookupError, TypeError, ValueError: the data are malformed.
+        """
+        numbers = ("parameters", "macs", "channels", "rank_parameters", "largest_rank")
+        found = {name: int(data[name]) for name in numbers if name in data}
+        fixed = tuple(data["fixed"]) if data["fixed"] else None
+        return cls(**found, fixed=fixed, kinds=tuple(data.get("kinds", ("none",))))
+
+    def choice(self, bits: tuple[int, int], rank: int, kind: str) -> LayerChoice:
+        """Return the choice nearest to the given one that the layer can have.
+
+        Inputs of 8 bits are not rotated, because runtimes would not. Layers whose weights and
+        inputs both have 8 bits have no branch.
+        """
+        if bits[1] == MAX_BITS or kind not in self.kinds:
+            kind = UNROTATED.get(kind, kind)
+        limit = self.largest_rank if min(bits) < MAX_BITS else 0
+        kind = kind if kind in self.kinds else "none"
+        return LayerChoice(*bits, min(rank, limit) if self.largest_rank else None, kind)
+
+    def bytes(self, name: str, choice: LayerChoice) -> int:
+        """Return the bytes that depend on a choice in a checkpoint, with its header and metadata.
+
+        Args:
+            name: the layer's name.
+        """
+        rank, kind = choice.rank or 0, choice.balance or "none"
+        size, entries = packed_size(self.parameters, choice.weight_bits), []
+        if rank:
+            size += FLOAT_BITS // 8 * rank * self.rank_parameters
+            entries += [TENSOR_BYTES, TENSOR_BYTES, NUMBER_BYTES]
+        if choice.rank is not None and min(choice.bits) < MAX_BITS:
+            entries.append(PAIR_BYTES)
+        if kind in ("scale", "both"):
+            size += 4 * self.channels
+            entries.append(TENSOR_BYTES)
+        if kind != "none":
+            entries.append(ROTATION_BYTES if kind in UNROTATED else SCALING_BYTES)
+        return size + sum(entries) + len(entries) * len(name)
 
 
 @dataclass
@@ -59,15 +122,22 @@ class Sensitivities:
         key: identifies everything that they depend on (network, recipe, images, distance).
         batches: number of batches on which each probe is measured.
         layers: facts by layer name, in the order in which the layers run.
-        fixed_bytes: bytes of the network's checkpoint other than the packed weights.
+        fixed_bytes: bytes of the network's checkpoint that no choice of a layer changes.
+        recipe_bytes: bytes of the recipe's own branches and balancing, at most.
+        branch_parameters: the most parameters that all branches may have together.
         measured: results so far.
+        relative: layer → choice → the error of the layer's output, relative to that with the
+            balancing and without the branch with which ``measured`` was measured.
     """
 
     key: str
     batches: int
     layers: dict[str, LayerFacts]
     fixed_bytes: int
+    recipe_bytes: int = 0
+    branch_parameters: int = 0
     measured: Measured = field(default_factory=dict)
+    relative: Relative = field(default_factory=dict)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a JSON file atomically."""
@@ -79,8 +149,14 @@ class Sensitivities:
             "key": self.key,
             "batches": self.batches,
             "fixed_bytes": self.fixed_bytes,
+            "recipe_bytes": self.recipe_bytes,
+            "branch_parameters": self.branch_parameters,
             "layers": {name: asdict(facts) for name, facts in self.layers.items()},
             "measured": nested,
+            "relative": {
+                name: [[*choice, error] for choice, error in errors.items()]
+                for name, errors in self.relative.items()
+            },
         }
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(document), encoding="utf-8")
@@ -93,29 +169,36 @@ class Sensitivities:
             QuantFaceError: the file does not exist or does not have this format.
         """
         try:
-            document = read_json(path)
-            if document["format_version"] != FORMAT_VERSION:
-                raise ValueError(f"format_version {document['format_version']!r}, known is 1")
-            layers = {
-                name: LayerFacts(
-                    int(facts["parameters"]),
-                    int(facts["macs"]),
-                    tuple(facts["fixed"]) if facts["fixed"] else None,
-                )
-                for name, facts in document["layers"].items()
-            }
-            measured = {
-                (name, probe[0], int(probe[1:])): [(float(e), float(d)) for e, d in values]
-                for name, probes in document["measured"].items()
-                for probe, values in probes.items()
-            }
-            key, batches = str(document["key"]), int(document["batches"])
-            return cls(key, batches, layers, int(document["fixed_bytes"]), measured)
+            return cls._of(read_json(path))
         except QuantFaceError as error:
             reason = str(error).removeprefix(f"{path}: ")
             raise QuantFaceError(f"{path}: no file of sensitivities: {reason}") from error
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise QuantFaceError(f"{path}: no file of sensitivities ({error})") from error
+
+    @classmethod
+    def _of(cls, document: Any) -> Sensitivities:
+        if document["format_version"] not in (1, FORMAT_VERSION):
+            raise ValueError(f"format_version {document['format_version']!r}, known are 1 and 2")
+        measured = {
+            (name, probe[0], int(probe[1:])): [(float(e), float(d)) for e, d in values]
+            for name, probes in document["measured"].items()
+            for probe, values in probes.items()
+        }
+        relative = {
+            name: {LayerChoice(*choice): float(error) for *choice, error in errors}
+            for name, errors in document.get("relative", {}).items()
+        }
+        return cls(
+            key=str(document["key"]),
+            batches=int(document["batches"]),
+            layers={k: LayerFacts.from_dict(facts) for k, facts in document["layers"].items()},
+            fixed_bytes=int(document["fixed_bytes"]),
+            recipe_bytes=int(document.get("recipe_bytes", 0)),
+            branch_parameters=int(document.get("branch_parameters", 0)),
+            measured=measured,
+            relative=relative,
+        )
 
     @classmethod
     def earlier(cls, path: Path, key: str) -> Sensitivities | None:
@@ -151,84 +234,6 @@ class Sensitivities:
             for part_path in parts(path):
                 part_path.unlink(missing_ok=True)
 
-    def probes(self, widths: Widths, protect: Mapping[str, int]) -> list[Probe]:
-        """Return what to measure: free layers, and kinds with more than one bit width.
-
-        Args:
-            widths: candidate bit widths by kind, ``{"w": …, "a": …}``.
-            protect: name pattern → fixed bit width of the layers that match.
-
-        Raises:
-            QuantFaceError: a pattern of ``protect`` matches no layer.
-        """
-        fixed = self.fixed_widths(protect)
-        return [
-            (name, kind, bits)
-            for name in self.layers
-            if name not in fixed
-            for kind, candidates in widths.items()
-            if len(candidates) > 1
-            for bits in candidates
-        ]
-
     def missing(self, probes: Iterable[Probe]) -> Iterator[Probe]:
         """Return the probes that are not measured, or not on all batches."""
         return (p for p in probes if len(self.measured.get(p, ())) < self.batches)
-
-    def fixed_widths(self, protect: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-        """Return the bit widths that ``protect`` fixes, and those that the network prescribes."""
-        check_patterns("protect", protect, self.layers)
-        fixed = {name: facts.fixed for name, facts in self.layers.items() if facts.fixed}
-        for pattern, bits in protect.items():
-            fixed.update({name: (bits, bits) for name in self.layers if fnmatchcase(name, pattern)})
-        return fixed
-
-    def costs(
-        self,
-        widths: Widths,
-        weight: float | None,
-        protect: Mapping[str, int],
-        count: Sequence[str] = ("*",),
-    ) -> dict[str, LayerCosts]:
-        """Return the costs of every layer, as ``allocate`` takes them.
-
-        Args:
-            widths: candidate bit widths by kind, ``{"w": …, "a": …}``.
-            weight: λ, the share of the quantization error in the cost; the rest is the perceptual
-                distance. None makes all costs 0, which needs no measurements.
-            protect: name pattern → fixed bit width of the layers that match.
-            count: name patterns of the layers that count in averages.
-
-        Raises:
-            QuantFaceError: a pattern matches no layer, a bit width was not measured, or λ is
-                outside [0, 1].
-        """
-        check_patterns("count", count, self.layers)
-        cost = {} if weight is None else self._mixed(self.probes(widths, protect), weight)
-        fixed = self.fixed_widths(protect)
-        layers = {}
-        for name, facts in self.layers.items():
-            given = {
-                kind: {bits: 0.0} for kind, bits in zip("wa", fixed.get(name, ()), strict=False)
-            }
-            free = {
-                kind: {bits: cost.get((name, kind, bits), 0.0) for bits in widths[kind]}
-                for kind in "wa"
-            }
-            candidates = {**free, **given}
-            counted = any(fnmatchcase(name, pattern) for pattern in count)
-            layers[name] = LayerCosts(
-                candidates["w"], candidates["a"], facts.parameters, facts.macs, counted
-            )
-        return layers
-
-    def _mixed(self, probes: Sequence[Probe], weight: float) -> dict[Probe, float]:
-        for name, kind, bits in self.missing(probes):
-            what = "weight" if kind == "w" else "activation"
-            raise QuantFaceError(f"layer {name}: {what} bit width {bits} was not measured")
-        means = {probe: np.mean(self.measured[probe], axis=0) for probe in probes}
-        return combine_costs(
-            {probe: float(mean[0]) for probe, mean in means.items()},
-            {probe: float(mean[1]) for probe, mean in means.items()},
-            weight,
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from quantface_arch.quant.ops.balance import LayerBalance
 from quantface_arch.quant.ops.lowrank import svd_factors
 from quantface_arch.quant.ops.quantizer import fake_quantize, grid, scale_and_zero_point
 
-__all__ = ["best_factors", "output_error"]
+__all__ = ["best_factors", "output_error", "output_errors"]
 
 # The full search of range ``mse`` would be slow for every candidate. While candidates are compared,
 # the activation grid is tried at these fractions of the range only.
@@ -25,9 +25,16 @@ COARSE = 6
 OUTPUTS = 256
 
 
-@torch.no_grad()
 def output_error(layer: QuantLayer, samples: Tensor, balance: LayerBalance, rank: int) -> float:
-    """Return the mean squared error of a layer's output on samples, at the layer's bit widths.
+    """Return the mean squared error of a layer's output, see ``output_errors``."""
+    return output_errors(layer, samples, balance, rank, [layer.activation_spec.bits])[0]
+
+
+@torch.no_grad()
+def output_errors(
+    layer: QuantLayer, samples: Tensor, balance: LayerBalance, rank: int, widths: Sequence[int]
+) -> list[float]:
+    """Return the mean squared error of a layer's output on samples, for bit widths of the input.
 
     For wide layers, it is measured on some evenly spaced output channels only. Runtimes do not
     rotate inputs of 8 bits, see ``runtime.lowering``, so those are rounded before they are rotated.
@@ -37,6 +44,7 @@ def output_error(layer: QuantLayer, samples: Tensor, balance: LayerBalance, rank
         samples: float (crops, ...), inputs before balancing.
         balance: the balancing to try.
         rank: rank of the SVD branch that the layer will have.
+        widths: bit widths of the input; the weight has the layer's own.
     """
     samples = samples.to(layer.weight.device)
     trial = _copy(layer)
@@ -47,12 +55,16 @@ def output_error(layer: QuantLayer, samples: Tensor, balance: LayerBalance, rank
         trial.add_branch(rank, 0)
         every = max(1, len(layer.weight) // OUTPUTS)
         _thin_out(trial, every)
-    spec = trial.activation_spec
-    rotated_later = spec.bits == MAX_BITS and not spec.dynamic and bool(trial.balance.segments)
-    rounded = (
-        _rounded_before_rotation(trial, samples) if rotated_later else _rounded_inputs(trial, x)
-    )
-    return _trial_error(trial, x, layer.product(samples, layer.weight[::every], None), rounded)
+    wanted = _round_weight(trial, x, layer.product(samples, layer.weight[::every], None))
+    errors = []
+    for bits in widths:
+        spec = trial.activation_spec = layer.activation_spec.with_bits(bits)
+        rotated_later = bits == MAX_BITS and not spec.dynamic and bool(trial.balance.segments)
+        rounded = (
+            _rounded_before_rotation(trial, samples) if rotated_later else _rounded_inputs(trial, x)
+        )
+        errors.append(_least_error(trial, wanted, rounded))
+    return errors
 
 
 @torch.no_grad()
@@ -79,7 +91,8 @@ def best_factors(
     for _ in range(iterations):
         trial = _copy(layer)
         trial.add_branch(rank, 0, factors=factors)
-        error = _trial_error(trial, samples, wanted, _rounded_inputs(trial, samples))
+        rest = _round_weight(trial, samples, wanted)
+        error = _least_error(trial, rest, _rounded_inputs(trial, samples))
         if error >= least:
             break
         best, least = factors, error
@@ -104,18 +117,26 @@ def _thin_out(trial: QuantLayer, every: int) -> None:
         trial.set_branch(trial.branch_down, trial.branch_up[::every])
 
 
-def _trial_error(trial: QuantLayer, x: Tensor, wanted: Tensor, rounded: Iterable[Tensor]) -> float:
-    """Round the trial's weight, and return the mean squared error of its output.
+def _round_weight(trial: QuantLayer, x: Tensor, wanted: Tensor) -> Tensor:
+    """Round the trial's weight, and return the output that is wanted of it alone.
 
     Args:
         x: balanced inputs.
-        wanted: the output without quantization and bias.
-        rounded: the balanced inputs after rounding, for each range; the best one counts.
+        wanted: the layer's output without quantization and bias.
     """
     if trial.rank:
         wanted = wanted - trial.branch(x)
     mean_square = x.movedim(trial.channel_axis, 0).flatten(1).square().mean(1)
     trial.quantize_weight(mean_square, COARSE)
+    return wanted
+
+
+def _least_error(trial: QuantLayer, wanted: Tensor, rounded: Iterable[Tensor]) -> float:
+    """Return the mean squared error of the output of a trial's rounded weight.
+
+    Args:
+        rounded: the balanced inputs after rounding, for each range; the best one counts.
+    """
     return min(
         float((trial.product(inputs, trial.weight, None) - wanted).square().mean())
         for inputs in rounded

@@ -48,6 +48,7 @@ from quantface_arch.utils.files import atomic_path
 __all__ = [
     "build_skeleton",
     "checkpoint_tensors",
+    "float_parts",
     "load_checkpoint",
     "read_metadata",
     "round_float_parts",
@@ -97,7 +98,7 @@ def checkpoint_tensors(
         QuantFaceError: see ``save_checkpoint``.
     """
     layers = _layers(model)
-    tensors = {name: _stored(value, dtype) for name, value in _float_parts(model).items()}
+    tensors = {name: _stored(value, dtype) for name, value in float_parts(model).items()}
     for name, layer in layers.items():
         tensors.update({f"{name}.{key}": value for key, value in _packed(name, layer).items()})
     if layers:
@@ -174,7 +175,7 @@ def load_checkpoint(
         for layer in quant_layers(model):
             # A weight that is tied to another module's becomes the layer's own.
             layer.weight = nn.Parameter(layer.weight.detach(), requires_grad=False)
-        Reader(path, file).fill(model, metadata, _float_parts(model), lower)
+        Reader(path, file).fill(model, metadata, float_parts(model), lower)
     set_traits(model, arch_options=metadata.arch)
     return model.eval()
 
@@ -194,7 +195,7 @@ def build_skeleton(path: str | os.PathLike[str], build: Build) -> nn.Module:
 @torch.no_grad()
 def round_float_parts(model: nn.Module, dtype: torch.dtype = torch.float16) -> None:
     """Round branches, and all tensors that a checkpoint stores in floating point, as it does."""
-    for value in _float_parts(model).values():
+    for value in float_parts(model).values():
         value.copy_(_stored(value, dtype))
     for layer in quant_layers(model):
         layer.round_branch()
@@ -223,7 +224,7 @@ def _layers(model: nn.Module) -> dict[str, QuantLayer]:
     return layers
 
 
-def _float_parts(model: nn.Module) -> dict[str, Tensor]:
+def float_parts(model: nn.Module) -> dict[str, Tensor]:
     """Return the tensors that are stored in floating point, each under one of its names only."""
     owned = {
         id(value)

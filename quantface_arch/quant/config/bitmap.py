@@ -2,14 +2,16 @@
 
 A person can read and edit them::
 
-    format_version: 1
-    note: at most 4.0 activation bits
+    format_version: 2
+    note: at most 5 megabytes
     average: {weight_bits: 4.1, activation_bits: 3.9993}
     layers:
       unet.conv_in: {w: 8, a: 8}
-      unet.mid_block.resnets.0.conv1: {w: 4, a: 5}
+      unet.mid_block.resnets.0.conv1: {w: 4, a: 5, rank: 8, balance: scale}
 
-``average`` and ``note`` are for the reader; only ``layers`` has an effect.
+``average`` and ``note`` are for the reader; only ``layers`` has an effect. ``rank`` is the rank of
+the layer's two branches together, ``balance`` the kind of its balancing. A layer without them
+follows the recipe. Files of ``format_version: 1`` have neither.
 """
 
 from __future__ import annotations
@@ -18,22 +20,46 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-from quantface_arch.errors import QuantFaceError, check_keys
-from quantface_arch.quant.config.specs import MAX_BITS, MIN_BITS, is_width
+from quantface_arch.errors import QuantFaceError, check_choice, check_keys
+from quantface_arch.quant.config.specs import MAX_BITS, MIN_BITS, PLAIN_KINDS, is_width
 from quantface_arch.utils.files import atomic_path
 from quantface_arch.utils.safe_yaml_json import read_json, read_yaml
 
-__all__ = ["SUFFIXES", "in_order", "load_bit_map", "save_bit_map"]
+__all__ = ["SUFFIXES", "LayerChoice", "in_order", "load_bit_map", "save_bit_map"]
 
-FORMAT_VERSION = 1
+Entry = TypeVar("Entry")
+
+FORMAT_VERSION = 2
 SUFFIXES = (".yml", ".yaml", ".json")
+# These are the keys of a layer's entry, in the order of ``LayerChoice``.
+KEYS = ("w", "a", "rank", "balance")
+
+
+class LayerChoice(NamedTuple):
+    """What a bit map says about a layer; the recipe decides what is None.
+
+    Attributes:
+        weight_bits, activation_bits: bit widths of the weight and of the input, 2 to 8.
+        rank: rank of the two branches together, from 0.
+        balance: kind of balancing, one of ``PLAIN_KINDS``.
+    """
+
+    weight_bits: int
+    activation_bits: int
+    rank: int | None = None
+    balance: str | None = None
+
+    @property
+    def bits(self) -> tuple[int, int]:
+        """Return the bit widths of the weight and of the input."""
+        return self.weight_bits, self.activation_bits
 
 
 def save_bit_map(
     path: str | os.PathLike[str],
-    bits: Mapping[str, tuple[int, int]],
+    choices: Mapping[str, LayerChoice | tuple[int, int]],
     average: Mapping[str, float] | None = None,
     note: str = "",
 ) -> None:
@@ -41,7 +67,7 @@ def save_bit_map(
 
     Args:
         path: a path that ends in ``.yml``, ``.yaml`` or ``.json``.
-        bits: layer → (bits of the weight, bits of the input).
+        choices: layer → its choice, or only (bits of the weight, bits of the input).
         average: average bit widths, for the reader.
         note: a description of the map, for the reader.
 
@@ -49,11 +75,17 @@ def save_bit_map(
         QuantFaceError: the path has another suffix, or the file cannot be written.
     """
     path = Path(path)
+    layers = {
+        name: {key: x for key, x in zip(KEYS, choice, strict=False) if x is not None}
+        for name, choice in choices.items()
+    }
+    # Earlier releases can read a map of bit widths alone.
+    only_bits = all(len(entry) == len(("w", "a")) for entry in layers.values())
     document = {
-        "format_version": FORMAT_VERSION,
+        "format_version": 1 if only_bits else FORMAT_VERSION,
         "note": note,
         "average": dict(average or {}),
-        "layers": {name: {"w": weight, "a": act} for name, (weight, act) in bits.items()},
+        "layers": layers,
     }
     text = _dumped(path, document)
     with atomic_path(path) as temporary:
@@ -73,18 +105,18 @@ def _dumped(path: Path, document: Mapping[str, Any]) -> str:
 
 def load_bit_map(
     path: str | os.PathLike[str], names: Iterable[str] | None = None
-) -> dict[str, tuple[int, int]]:
+) -> dict[str, LayerChoice]:
     """Read and check a bit map.
 
     Args:
         names: the layers that the map has to name, all of them and no others; None skips the check.
 
     Returns:
-        layer → (bits of the weight, bits of the input), in the order of ``names`` or of the file.
+        layer → its choice, in the order of ``names`` or of the file.
 
     Raises:
         QuantFaceError: the file does not exist or is no bit map, a layer is unknown or missing, or
-            a bit width is not a whole number from 2 to 8. The message names the file and the layer.
+            a value is not allowed. The message names the file and the layer.
     """
     path = Path(path)
     document = _read(path)
@@ -92,13 +124,15 @@ def load_bit_map(
         raise QuantFaceError(f"{path}: no bit map: 'layers: {{NAME: {{w: 4, a: 4}}}}' is wanted")
     check_keys(f"{path}: bit map", document, ("format_version", "note", "average", "layers"))
     version = document.get("format_version")
-    if version != FORMAT_VERSION:
-        raise QuantFaceError(f"{path}: format_version: found {version!r}, known is 1")
-    bits = {str(name): _widths(path, name, entry) for name, entry in document["layers"].items()}
+    if version not in (1, FORMAT_VERSION):
+        raise QuantFaceError(f"{path}: format_version: found {version!r}, known are 1 and 2")
+    keys = KEYS if version == FORMAT_VERSION else ("w", "a")
+    layers = document["layers"]
+    choices = {str(name): _choice(path, name, entry, keys) for name, entry in layers.items()}
     if names is None:
-        return bits
+        return choices
     return in_order(
-        bits,
+        choices,
         names,
         str(path),
         unknown=": the model has no such quantizable layer",
@@ -107,12 +141,12 @@ def load_bit_map(
 
 
 def in_order(
-    bits: Mapping[str, tuple[int, int]],
+    layers: Mapping[str, Entry],
     names: Iterable[str],
     where: str,
     unknown: str,
     missing: str,
-) -> dict[str, tuple[int, int]]:
+) -> dict[str, Entry]:
     """Return a bit map in the order of ``names``.
 
     Args:
@@ -123,11 +157,11 @@ def in_order(
         QuantFaceError: the map does not name exactly the layers of ``names``.
     """
     wanted = dict.fromkeys(names)
-    for first, second, end in ((bits, wanted, unknown), (wanted, bits, missing)):
+    for first, second, end in ((layers, wanted, unknown), (wanted, layers, missing)):
         for name in first:
             if name not in second:
                 raise QuantFaceError(f"{where}: layer {name!r}{end}")
-    return {name: bits[name] for name in wanted}
+    return {name: layers[name] for name in wanted}
 
 
 def _check_suffix(path: Path) -> None:
@@ -144,14 +178,19 @@ def _read(path: Path) -> Any:
         raise QuantFaceError(f"{path}: no bit map: {reason}") from error
 
 
-def _widths(path: Path, name: Any, entry: Any) -> tuple[int, int]:
+def _choice(path: Path, name: Any, entry: Any, keys: tuple[str, ...]) -> LayerChoice:
     what = f"{path}: layer {name!r}"
-    if not isinstance(entry, Mapping) or set(entry) != {"w", "a"}:
-        raise QuantFaceError(f"{what}: found {entry!r}, {{w: 4, a: 4}} is wanted")
-    for key, width in (("w", entry["w"]), ("a", entry["a"])):
-        if not is_width(width):
+    if not isinstance(entry, Mapping) or not {"w", "a"} <= entry.keys() <= {*keys}:
+        more = ", with or without rank and balance" if keys == KEYS else ""
+        raise QuantFaceError(f"{what}: found {entry!r}, {{w: 4, a: 4}} is wanted{more}")
+    for key in ("w", "a"):
+        if not is_width(entry[key]):
             raise QuantFaceError(
-                f"{what}: {key}: found {width!r}, "
+                f"{what}: {key}: found {entry[key]!r}, "
                 f"allowed are whole numbers {MIN_BITS} to {MAX_BITS}"
             )
-    return entry["w"], entry["a"]
+    rank = entry.get("rank", 0)
+    if type(rank) is not int or rank < 0:
+        raise QuantFaceError(f"{what}: rank: found {rank!r}, a whole number from 0 is wanted")
+    check_choice(f"{what}: balance", entry.get("balance", "none"), PLAIN_KINDS)
+    return LayerChoice(entry["w"], entry["a"], entry.get("rank"), entry.get("balance"))

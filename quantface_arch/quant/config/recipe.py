@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from quantface_arch.errors import QuantFaceError, check_choice
+from quantface_arch.quant.config.bitmap import LayerChoice
 from quantface_arch.quant.config.specs import (
     FLOAT_BITS,
     MAX_BITS,
@@ -134,6 +135,25 @@ class Recipe:
         if isinstance(value, Recipe):
             return value
         return cls.from_name(value) if isinstance(value, str) else cls.from_dict(value)
+
+    def with_choices(self, choices: Mapping[str, LayerChoice]) -> Recipe:
+        """Return the recipe with the ranks and the balancing of a bit map.
+
+        They come before the recipe's own patterns. The bit widths of the map are left to
+        ``convert``.
+        """
+        ranks = {
+            name: self.branch.split(choice.rank)
+            for name, choice in choices.items()
+            # Layers at 8 bits have no branch, whatever the recipe says.
+            if choice.rank is not None and (choice.rank or min(choice.bits) < MAX_BITS)
+        }
+        kinds = {name: choice.balance for name, choice in choices.items() if choice.balance}
+        return replace(
+            self,
+            branch=replace(self.branch, ranks={**ranks, **self.branch.ranks, **ranks}),
+            balance=replace(self.balance, layers={**kinds, **self.balance.layers, **kinds}),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that ``from_dict`` turns into an equal recipe."""

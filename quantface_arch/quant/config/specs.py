@@ -287,6 +287,11 @@ class BranchSpec:
                 _check_rank(f"ranks {pattern!r} {what}", rank)
         object.__setattr__(self, "ranks", {name: tuple(pair) for name, pair in self.ranks.items()})
 
+    def split(self, rank: int) -> tuple[int, int]:
+        """Return the ranks (svd, distill) of two branches that have a rank together."""
+        distill = min(self.distill, rank)
+        return rank - distill, distill
+
 
 def _check_rank(what: str, rank: object) -> None:
     if type(rank) is not int or rank < 0:

@@ -24,10 +24,12 @@ class LayerWork:
     Attributes:
         macs: number of multiply-accumulates.
         inputs: number of values of its input.
+        shapes: shape of its input, for every run.
     """
 
     macs: int = 0
     inputs: int = 0
+    shapes: tuple[tuple[int, ...], ...] = ()
 
 
 def count_work(model: nn.Module, x: Tensor) -> dict[str, LayerWork]:
@@ -49,7 +51,8 @@ def count_work(model: nn.Module, x: Tensor) -> dict[str, LayerWork]:
         per_value = layer.weight.numel() // layer.weight.shape[0]
         before = found.get(name, LayerWork())
         macs = before.macs + output.numel() * per_value
-        found[name] = LayerWork(macs, before.inputs + x.numel())
+        shapes = (*before.shapes, tuple(x.shape))
+        found[name] = LayerWork(macs, before.inputs + x.numel(), shapes)
 
     handles = [
         module.register_forward_hook(lambda m, xs, out, name=name: count(name, m, xs[0], out))

@@ -27,14 +27,10 @@ from quantface_arch.quant.ops.hadamard import Segments
 __all__ = [
     "checkpoint_cost",
     "costliest_balances",
-    "fixed_bytes",
     "recipe_cost",
     "undecided",
 ]
 
-# A checkpoint's header takes about this much per layer, for the names and offsets of its tensors
-# and of the norm beside it, and for its entries in the metadata.
-HEADER_BYTES = 900
 # This maps the names of types in .safetensors files to bytes per value.
 VALUE_BYTES = {"F16": 2, "BF16": 2, "F32": 4}
 
@@ -66,18 +62,6 @@ def recipe_cost(
     elif balances is None:
         balances = costliest_balances(model, recipe.balance)
     return network_cost(model, work, products, ranks, balances)
-
-
-def fixed_bytes(model: nn.Module, recipe: Recipe) -> int:
-    """Estimate the bytes of a checkpoint that do not depend on the bit widths of its weights.
-
-    Args:
-        model: a converted model, not quantized yet.
-    """
-    entries = recipe_cost(model, recipe, {})
-    cost = total_cost(entries)
-    layers = sum(1 for _ in quant_layers(model))
-    return cost.bytes - cost.weight_bytes + HEADER_BYTES * layers
 
 
 def _choices(

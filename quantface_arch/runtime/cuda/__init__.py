@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from quantface_arch.quant.checkpoint.builder import Build
+    from quantface_arch.runtime.timing import LayerTimer
 
-__all__ = ["load", "missing"]
+__all__ = ["layer_timer", "load", "missing"]
 
 # Ampere has this compute capability. It is the first generation that has bfloat16 and on which
 # Triton multiplies int8.
@@ -54,3 +55,10 @@ def load(path: Path, build: Build, mode: str = "auto") -> nn.Module:
     from quantface_arch.runtime.cuda.network import load_network
 
     return load_network(path, build, mode, torch.device("cuda"))
+
+
+def layer_timer() -> LayerTimer:
+    """Return how the current GPU times a single layer."""
+    from quantface_arch.runtime.cuda import isolated
+
+    return isolated.layer_timer()

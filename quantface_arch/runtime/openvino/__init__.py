@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from quantface_arch.quant.checkpoint.builder import Build
+    from quantface_arch.runtime.timing import LayerTimer
 
-__all__ = ["load", "missing"]
+__all__ = ["layer_timer", "load", "missing"]
 
 # OpenVINO reports its import over the network unless this package cannot be found. None in
 # ``sys.modules`` prevents an import, but typeshed's annotation knows only modules.
@@ -44,3 +45,10 @@ def load(path: Path, build: Build, mode: str = "auto") -> nn.Module:
     from quantface_arch.runtime.openvino.network import load_network
 
     return load_network(path, Builder.of(build), mode)
+
+
+def layer_timer() -> LayerTimer:
+    """Return how OpenVINO times a single layer."""
+    from quantface_arch.runtime.openvino import isolated
+
+    return isolated.layer_timer()

@@ -18,7 +18,7 @@ from quantface_arch.runtime.openvino.memory import forgetting_pages, return_free
 from quantface_arch.utils.lru import LRUCache
 from quantface_arch.utils.threads import thread_count
 
-__all__ = ["WEIGHT", "CompiledPart", "integer_products"]
+__all__ = ["WEIGHT", "CompiledPart", "compile_options", "integer_products"]
 
 # This many shapes stay compiled. Each holds a copy of the weights.
 SHAPES = 2
@@ -26,6 +26,17 @@ SHAPES = 2
 WEIGHT = re.compile(r"self\.network\.(.+)\.integer\.weight")
 PRODUCTS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 PRODUCT = re.compile(r"__module\.network\.([^,]+?)\.integer/aten::(?:_convolution|linear)")
+
+
+def compile_options(exact: bool) -> dict[str, Any]:
+    """Return the options with which OpenVINO compiles, see ``CompiledPart``."""
+    options: dict[str, Any] = {
+        "INFERENCE_NUM_THREADS": thread_count(),
+        # With pinning, every process would bind its threads to the first cores, and several
+        # processes would share them.
+        "ENABLE_CPU_PINNING": False,
+    }
+    return {**options, "INFERENCE_PRECISION_HINT": "f32"} if exact else options
 
 
 class CompiledPart:
@@ -42,14 +53,7 @@ class CompiledPart:
 
     def __init__(self, path: Path, exact: bool, frugal: bool = False, keep: bool = True) -> None:
         self.path, self.frugal = path, frugal
-        self.options: dict[str, Any] = {
-            "INFERENCE_NUM_THREADS": thread_count(),
-            # With pinning, every process would bind its threads to the first cores, and several
-            # processes would share them.
-            "ENABLE_CPU_PINNING": False,
-        }
-        if exact:
-            self.options["INFERENCE_PRECISION_HINT"] = "f32"
+        self.options = compile_options(exact)
         # A compiled model has one request, whose results the next call overwrites. More requests
         # would need more memory and, on the same threads, be no faster.
         self._lock = threading.Lock()

@@ -8,15 +8,15 @@ from quant_helpers import TinyNet, pictures
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant import CalibrationData, Recipe, quant_layers
+from quantface_arch.quant.allocation.allocation import solve_allocation
+from quantface_arch.quant.allocation.budget import Budget
 from quantface_arch.quant.allocation.distance import ssim_distance
 from quantface_arch.quant.allocation.pipeline import (
-    AllocationSettings,
     Measurement,
     measure_network,
     prepare_sensitivities,
-    solve_allocation,
 )
-from quantface_arch.quant.allocation.solve import Budget
+from quantface_arch.quant.allocation.settings import AllocationSettings
 
 
 def settings(**changes):
@@ -25,7 +25,7 @@ def settings(**changes):
             "widths": {"w": (4,), "a": (3, 8)},
             "budget": Budget(activation_bits=6.0),
             "protect": {"conv_in": 8},
-            "macs_size": 16,
+            "image_size": 16,
             **changes,
         }
     )
@@ -48,11 +48,11 @@ def measured(path, distance=ssim_distance, **changes):
 def test_the_allocation_meets_the_budget_and_leaves_protected_layers_alone(tmp_path):
     found = measured(tmp_path / "s.json")
     allocation = solve_allocation(found, settings())
-    assert allocation.bits["conv_in"] == (8, 8)
-    assert {bits for _, bits in allocation.bits.values()} == {3, 8}
+    assert allocation.choices["conv_in"].bits == (8, 8)
+    assert {choice.activation_bits for choice in allocation.choices.values()} == {3, 8}
     assert 3 < allocation.averages["activation_bits"] <= 6
     text = allocation.summary(tmp_path / "map.yml")
-    assert f"map.yml: {len(allocation.bits)} layers" in text
+    assert f"map.yml: {len(allocation.choices)} layers" in text
     assert f"inputs: {allocation.averages['activation_bits']:.4f} bits on average" in text
 
 

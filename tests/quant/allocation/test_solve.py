@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,163 +13,167 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.allocation.budget import Budget
+from quantface_arch.quant.allocation.curves import curve_of
 from quantface_arch.quant.allocation.solve import (
-    Budget,
-    LayerCosts,
+    Limit,
     allocate,
-    average_bits,
     combine_costs,
+    contenders,
+    total_cost,
 )
+from quantface_arch.quant.config.bitmap import LayerChoice
 
 WIDTHS = (3, 4, 5, 6, 7, 8)
 
 
-def random_layers(count, seed, widths=WIDTHS):
-    """Layers whose cost falls with the width, mostly, over several orders of magnitude."""
+def random_problem(count, seed, widths=WIDTHS):
+    """Costs that mostly fall with the widths over orders of magnitude, and sizes of the layers."""
     generator = np.random.default_rng(seed)
 
     def costs():
         height = np.exp(generator.normal(0, 2))
         return {b: float(height * 4.0**-b * generator.uniform(0.7, 1.4)) for b in widths}
 
-    def size(middle):
-        return int(np.exp(generator.normal(middle, 2))) + 1
-
-    return {
-        f"layer{place}": LayerCosts(
-            costs(), costs(), size(12), size(18), counted=bool(generator.random() < 0.9)
-        )
-        for place in range(count)
-    }
+    found, sizes = {}, {}
+    for name in (f"layer{place}" for place in range(count)):
+        weights, inputs = costs(), costs()
+        found[name] = {LayerChoice(w, a): weights[w] + inputs[a] for w in widths for a in widths}
+        sizes[name] = [int(np.exp(generator.normal(middle, 2))) + 1 for middle in (12, 18)]
+    return found, sizes
 
 
-def total_cost(layers, bits):
-    return sum(
-        layers[name].weights[weight] + layers[name].activations[activation]
-        for name, (weight, activation) in bits.items()
-    )
+def average(name, costs, sizes, place, most):
+    """The limit of the average bit width of weights (place 0) or of inputs (place 1)."""
+    amounts = {n: {x: sizes[n][place] * x.bits[place] for x in costs[n]} for n in costs}
+    return Limit(name, amounts, most, sum(size[place] for size in sizes.values()))
 
 
-def fits(layers, bits, budget, fixed_bytes):
-    size = fixed_bytes + sum(layers[name].parameters * w for name, (w, _) in bits.items()) / 8
-    return (
-        average_bits(layers, bits, "w") <= budget.weight_bits
-        and average_bits(layers, bits, "a") <= budget.activation_bits
-        and size <= budget.bytes
-    )
+def brute_force(costs, limits):
+    best = np.inf
+    for plan in itertools.product(*costs.values()):
+        choices = dict(zip(costs, plan, strict=True))
+        if all(limit.value(choices) <= limit.most for limit in limits):
+            best = min(best, total_cost(costs, choices))
+    return best
 
 
-def brute_force(layers, budget, fixed_bytes):
-    """Least cost of each kind over every plan that fits; weights and inputs share no budget."""
-    least = 0.0
-    for kind in ("w", "a"):
-        best = np.inf
-        for plan in itertools.product(*(layer.candidates(kind) for layer in layers.values())):
-            smallest = {n: (min(x.weights), min(x.activations)) for n, x in layers.items()}
-            for (name, (w, a)), width in zip(smallest.items(), plan, strict=True):
-                smallest[name] = (width, a) if kind == "w" else (w, width)
-            if fits(layers, smallest, budget, fixed_bytes):
-                costs = zip(layers.values(), plan, strict=True)
-                best = min(best, sum(layer.candidates(kind)[b] for layer, b in costs))
-        least += best
-    return least
-
-
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(
-    count=st.integers(1, 6),
+    count=st.integers(1, 4),
     seed=st.integers(0, 2**32 - 1),
     weight_bits=st.floats(3.0, 6.5),
     activation_bits=st.floats(3.0, 6.5),
-    size=st.floats(3.0, 6.5),
 )
-def test_equals_brute_force(count, seed, weight_bits, activation_bits, size):
-    layers = random_layers(count, seed, widths=(3, 4, 6, 8) if count > 4 else WIDTHS)
-    fixed = 1000
-    parameters = sum(layer.parameters for layer in layers.values())
-    budget = Budget(activation_bits, weight_bits, fixed + size * parameters / 8)
-    bits = allocate(layers, budget, fixed)
-    assert fits(layers, bits, budget, fixed)
-    assert total_cost(layers, bits) == pytest.approx(brute_force(layers, budget, fixed), rel=1e-9)
+def test_equals_brute_force(count, seed, weight_bits, activation_bits):
+    costs, sizes = random_problem(count, seed, widths=(3, 4, 8) if count > 2 else WIDTHS)
+    limits = [
+        average("w", costs, sizes, 0, weight_bits),
+        average("a", costs, sizes, 1, activation_bits),
+        Limit("sum", {n: {x: sum(x.bits) for x in costs[n]} for n in costs}, 12 * count, 1, 0.5),
+    ]
+    choices = allocate(costs, limits)
+    assert all(limit.value(choices) <= limit.most for limit in limits)
+    assert total_cost(costs, choices) == pytest.approx(brute_force(costs, limits), rel=1e-9)
 
 
-def test_without_budgets_every_layer_takes_its_cheapest_width():
-    layers = random_layers(20, 1)
-    for name, (weight, activation) in allocate(layers, Budget()).items():
-        assert layers[name].weights[weight] == min(layers[name].weights.values())
-        assert layers[name].activations[activation] == min(layers[name].activations.values())
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_larger_budget_never_costs_more_and_the_largest_gives_every_layer_its_best(seed):
+    costs, sizes = random_problem(6, seed)
+    limit = average("w", costs, sizes, 0, 0.0)
+    curve = curve_of("bits", costs, [], limit, allocate(costs))
+    assert list(curve.values) == sorted(curve.values)
+    assert list(curve.costs) == sorted(curve.costs, reverse=True)
+    best = {name: min(row, key=row.__getitem__) for name, row in costs.items()}
+    assert curve.costs[-1] == total_cost(costs, best)
+    assert curve.values[0] == limit.ends[0]
+    spent, smaller = np.inf, None
+    for most in np.linspace(*limit.ends, 6):
+        smaller, spent = spent, total_cost(costs, allocate(costs, [replace(limit, most=most)]))
+        assert spent <= smaller + 1e-12
+    assert allocate(costs, [replace(limit, most=limit.ends[1])]) == best
 
 
-def test_fixed_layers_keep_their_width_and_count():
-    layers = random_layers(5, 2)
-    layers["first"] = LayerCosts({8: 0.0}, {8: 0.0}, 10**6, 10**9)
-    sizes = [layer.macs for layer in layers.values() if layer.counted]
-    smallest = 3 + 5 * 10**9 / sum(sizes)
-    bits = allocate(layers, Budget(activation_bits=smallest + 0.5))
-    assert bits["first"] == (8, 8)
-    assert 0 < average_bits(layers, bits, "a") <= smallest + 0.5
+def test_choices_that_another_one_beats_are_left_out():
+    a, b, c, d = (LayerChoice(width, 4) for width in (3, 4, 5, 6))
+    costs = {"layer": {a: 3.0, b: 2.0, c: 2.0, d: 1.0}}
+    limit = Limit("size", {"layer": {a: 1, b: 1, c: 1, d: 2}}, 9)
+    assert contenders(costs, [limit]) == {"layer": [b, d]}
+    assert contenders(costs, []) == {"layer": [d]}
+
+
+def test_a_layer_with_one_choice_keeps_it_and_counts():
+    costs, sizes = random_problem(5, 2)
+    costs["first"], sizes["first"] = {LayerChoice(8, 8): 0.0}, [10**6, 10**9]
+    smallest = average("a", costs, sizes, 1, 0.0).ends[0]
+    limit = average("a", costs, sizes, 1, smallest + 0.5)
+    choices = allocate(costs, [limit])
+    assert choices["first"] == LayerChoice(8, 8)
+    assert 0 < limit.value(choices) <= smallest + 0.5
     with pytest.raises(QuantFaceError, match="smallest feasible"):
-        allocate(layers, Budget(activation_bits=smallest - 0.01))
-
-
-def test_a_layer_that_does_not_count_is_free_in_averages_but_not_in_the_file():
-    costs = {3: 1.0, 8: 0.0}
-    layers = {
-        "inside": LayerCosts(costs, costs, 1000, 1000),
-        "outside": LayerCosts(costs, costs, 1000, 1000, counted=False),
-    }
-    assert allocate(layers, Budget(3.0, 3.0)) == {"inside": (3, 3), "outside": (8, 8)}
-    assert allocate(layers, Budget(weight_bits=3.0, bytes=800))["outside"][0] == 3
+        allocate(costs, [replace(limit, most=smallest - 0.01)])
 
 
 @pytest.mark.slow
-def test_solves_354_layers_of_6_widths_in_less_than_a_second():
-    allocate(random_layers(2, 0), Budget(4.0))  # imports the solver
+def test_solves_354_layers_of_36_choices_in_seconds():
+    costs, sizes = random_problem(2, 0)
+    allocate(costs, [average("a", costs, sizes, 1, 4.0)])  # imports the solver
     spent = []
     for seed in range(3):
-        layers = random_layers(354, seed)
+        costs, sizes = random_problem(354, seed)
+        limits = [average("a", costs, sizes, 1, 4.0), average("w", costs, sizes, 0, 4.5)]
         start = time.process_time()
-        bits = allocate(layers, Budget(activation_bits=4.0, weight_bits=4.5))
+        choices = allocate(costs, limits)
         spent.append(time.process_time() - start)
-        assert average_bits(layers, bits, "a") <= 4.0
-        assert average_bits(layers, bits, "w") <= 4.5
-    assert min(spent) < 1.0
+        assert all(limit.value(choices) <= limit.most for limit in limits)
+    assert min(spent) < 5.0
 
 
-@pytest.mark.parametrize(
-    ("budget", "unit"),
-    [
-        (Budget(activation_bits=2.5), "activation_bits"),
-        (Budget(weight_bits=2.9), "weight_bits"),
-        (Budget(bytes=10), "bytes"),
-    ],
-)
-def test_an_infeasible_budget_names_the_smallest_feasible_one_which_is_feasible(budget, unit):
-    layers = random_layers(6, 3)
-    with pytest.raises(QuantFaceError, match=f"budget {unit}: found .* smallest feasible") as error:
-        allocate(layers, budget, fixed_bytes=77)
-    smallest = float(str(error.value).split()[-1])
-    allocate(layers, Budget(**{unit: smallest}), fixed_bytes=77)
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), offset=st.floats(0, 100))
+def test_an_infeasible_limit_names_the_values_that_are_feasible(seed, offset):
+    costs, sizes = random_problem(6, seed)
+    limit = replace(average("budget size", costs, sizes, 0, offset), offset=offset)
+    message = "budget size: found .* smallest feasible one is ([0-9.]+), .* effect is ([0-9.]+)"
+    with pytest.raises(QuantFaceError, match=message) as error:
+        allocate(costs, [limit])
+    smallest, largest = map(float, re.search(message, str(error.value)).groups())
+    allocate(costs, [replace(limit, most=smallest)])
+    assert total_cost(costs, allocate(costs, [replace(limit, most=largest)])) == total_cost(
+        costs, allocate(costs)
+    )
     with pytest.raises(QuantFaceError):
-        allocate(layers, Budget(**{unit: smallest * 0.999}), fixed_bytes=77)
+        allocate(costs, [replace(limit, most=smallest - 0.001)])
+
+
+def test_limits_that_no_plan_meets_together_are_named():
+    small, large = LayerChoice(4, 4), LayerChoice(8, 8)
+    costs = {"layer": {small: 1.0, large: 1.0}}
+    limits = [
+        Limit("budget megabytes", {"layer": {small: 1, large: 2}}, 1),
+        Limit("budget milliseconds", {"layer": {small: 2, large: 1}}, 1),
+    ]
+    with pytest.raises(QuantFaceError, match="budget megabytes and budget milliseconds together"):
+        allocate(costs, limits)
 
 
 @pytest.mark.parametrize(
-    ("layers", "message"),
+    ("costs", "message"),
     [
         ({}, "no layer"),
-        ({"a.b": LayerCosts({}, {8: 0.0}, 1, 1)}, "layer a.b: weight widths: found none"),
-        ({"a.b": LayerCosts({8: 0.0}, {9: 0.0}, 1, 1)}, "layer a.b: activation widths: found 9"),
-        ({"a.b": LayerCosts({1: 0.0}, {8: 0.0}, 1, 1)}, "layer a.b: weight widths: found 1"),
-        ({"a.b": LayerCosts({4: np.nan}, {8: 0.0}, 1, 1)}, "layer a.b: .* 4 bits is nan"),
+        ({"a.b": {}}, "layer a.b: found no choice"),
+        ({"a.b": {LayerChoice(4, 4): np.nan}}, "layer a.b: the cost of .* is nan"),
     ],
 )
-def test_wrong_layers_are_named(layers, message):
+def test_wrong_layers_are_named(costs, message):
     with pytest.raises(QuantFaceError, match=message):
-        allocate(layers, Budget())
+        allocate(costs)
 
 
-@pytest.mark.parametrize("options", [{"bits": 4}, {"bytes": -1}, {"weight_bits": "4"}])
+@pytest.mark.parametrize(
+    "options", [{"bits": 4}, {"megabytes": -1}, {"weight_bits": "4"}, {"milliseconds": True}]
+)
 def test_wrong_budgets_are_named(options):
     with pytest.raises(QuantFaceError, match=f"budget.*{next(iter(options))}"):
         Budget.from_dict(options)
