@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from quantface_arch.faces.weights import check_weights_dir
+from quantface_arch.faces.weights import check_weights_dir, find_embedder
 from quantface_arch.integration.obtain import obtain
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.restore.options import FaceOptions, RuntimeOptions
@@ -33,11 +33,14 @@ def load_restorer(
         shard: this process among those that each load a restorer; only the first prints notes.
 
     Raises:
-        QuantFaceError: the model, the runtime or the device does not exist, or ``weights_dir`` is
-            not a folder. The folder is checked before anything is loaded.
+        QuantFaceError: the model, the runtime or the device does not exist, ``weights_dir`` is not
+            a folder, or the weights that ``identity`` needs are missing. The folder and the weights
+            are checked before anything is loaded.
     """
     check_weights_dir(faces.weights_dir)
     shard = shard or Shard()
+    if faces.identity is not None:
+        find_embedder(faces.identity_weights, runtime.offline, note_printer(shard))
     path = shard.agree(
         str(obtain(runtime.model, runtime.fetching, note_printer(shard))) if shard.is_first else ""
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import shutil
 import subprocess
@@ -77,7 +78,8 @@ def test_all_options_of_all_commands_are_completed(completed):
     for (name, parser), found in zip(
         PARSERS.items(), completed(*((name, "-") for name in PARSERS)), strict=True
     ):
-        options = {text for action in parser._actions for text in action.option_strings}
+        shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+        options = {text for action in shown for text in action.option_strings}
         assert set(found) == {*options, "--debug", "--version"}, name
 
 
