@@ -120,7 +120,7 @@ def test_a_killed_run_goes_on_and_an_ended_one_is_not_repeated(command, work, mo
     ("words", "options", "status", "message"),
     [
         (("--activation-bits", "2.9"), OPTIONS, 1, "activation_bits: found 2.9, the smallest"),
-        (("--bytes", "1000"), OPTIONS, 1, "bytes: found 1000, the smallest feasible one is"),
+        (("--bytes", "1000"), OPTIONS, 1, "megabytes: found 0.001, the smallest feasible one is"),
         (("--activation-bits", "-1"), OPTIONS, 1, "budget activation_bits: found -1"),
         (("-i", "nowhere"), OPTIONS, 2, "nowhere: no such folder"),
         (

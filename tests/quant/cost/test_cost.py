@@ -49,7 +49,7 @@ def test_macs_of_convolutions_are_what_ones_add_up_to(
     nn.init.ones_(layer.weight)
     x = torch.ones(batch, inputs * groups, 7, 6)
     work = count_work(nn.Sequential(layer), x)["0"]
-    assert work == LayerWork(round(float(layer(x).detach().sum())), x.numel())
+    assert work == LayerWork(round(float(layer(x).detach().sum())), x.numel(), (tuple(x.shape),))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_macs_of_other_layers_too_and_layers_that_run_twice_count_twice(layer, s
     nn.init.ones_(layer.weight)
     x = torch.ones(shape)
     found = count_work(nn.Sequential(layer), x)["0"]
-    assert found == LayerWork(int(layer(x).detach().sum()), x.numel())
+    assert found == LayerWork(int(layer(x).detach().sum()), x.numel(), (shape,))
 
     class Twice(nn.Module):
         def __init__(self):
@@ -71,7 +71,7 @@ def test_macs_of_other_layers_too_and_layers_that_run_twice_count_twice(layer, s
             return self.layer(x), self.layer(x)
 
     twice = count_work(Twice(), x)["layer"]
-    assert twice == LayerWork(2 * found.macs, 2 * found.inputs)
+    assert twice == LayerWork(2 * found.macs, 2 * found.inputs, 2 * found.shapes)
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
