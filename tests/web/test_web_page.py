@@ -79,7 +79,7 @@ def served(client, file):
 
 
 def test_a_photograph_is_restored(client, photo, model, repo):
-    answer = client.restore(client.upload(photo, "mine.jpg"), model=MODEL)
+    answer = client.restore(client.upload(photo, "mine.jpg"), model=MODEL, as_needed=True)
     said, pair, button, _, boxes, faces, spent = answer
     assert "1 face restored" in said and "restore 1 face" in spent and len(faces) == 1
     result = served(client, button["value"])
