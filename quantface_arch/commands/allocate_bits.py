@@ -33,7 +33,7 @@ examples:
   a checkpoint of at most 5 megabytes, with a plot of other sizes:
     python scripts/allocate_bits.py -opt options/allocate_budget.yml --out small.yml \\
         --megabytes 5 --pareto sizes.png
-  at most 150 milliseconds for an image of 512 x 512 on this CPU, as OpenVINO computes it:
+  the same, and at most 150 milliseconds for an image of 512 x 512 in OpenVINO on this CPU:
     python scripts/allocate_bits.py -opt options/allocate_budget.yml --out fast.yml \\
         --milliseconds 150
   measured on degraded faces of your own:

@@ -79,8 +79,8 @@ def draw_curves(path: Path, curves: Sequence[Curve]) -> None:
     for axes, curve in zip(row, curves, strict=True):
         axes.plot(curve.values, curve.costs, ".-", label="least cost")
         axes.plot(*curve.chosen, "o", mfc="none", mec="black", label="chosen")
-        axes.set(xlabel=curve.unit, ylabel="quality lost (sum of the layers' costs)")
-        axes.grid(alpha=0.4)
+        axes.set(xlabel=curve.unit, ylabel="quality lost (sum of the layers' costs)", yscale="log")
+        axes.grid(alpha=0.4, which="both")
         axes.legend()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)

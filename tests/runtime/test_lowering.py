@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from quant_helpers import TinyNet, pictures, quantized_layers, sqnr
 from torch import nn
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant import quant_layers, quantize
+from quantface_arch.quant import Recipe, convert, quant_layers, quantize
+from quantface_arch.quant.config.bitmap import LayerChoice
+from quantface_arch.quant.cost.stand_in import stand_in_layer
 from quantface_arch.quant.ops.hadamard import rotate
-from quantface_arch.runtime.lowering import Lowering, Rotation, folded_weight
+from quantface_arch.runtime.lowering import Lowering, Rotation, folded_weight, work
 from quantface_arch.runtime.processor import SPARE
 
 KINDS = ("none", "scale", "rotate", "both")
@@ -156,3 +160,22 @@ def test_a_whole_network_follows():
             if any(layer is found for found in quant_layers(net)):
                 setattr(net, name, Lowering("faithful")(layer))
         assert sqnr(wanted, net(x)) > 40
+
+
+def test_choices_of_equal_work_are_lowered_alike():
+    with torch.device("meta"):
+        net = TinyNet()
+    convert(net, Recipe.from_name("w4a4"))
+    found = {}
+    for *bits, rank, kind in itertools.product((4, 6, 8), (4, 6, 8), (0, 3), KINDS):
+        choice = LayerChoice(*bits, rank, kind)
+        lowered = Lowering()(stand_in_layer(net.conv_out, choice, ((1, 16),)))
+        tensors = {key: (x.shape, x.dtype) for key, x in lowered.state_dict().items()}
+        is_clamped = lowered.integer.levels != lowered.integer.limits
+        form = (is_clamped, lowered.rotation is not None, tensors)
+        assert found.setdefault(work(choice), form) == form
+    # Of more work, a layer has at least the tensors that it has of less.
+    for less, more in itertools.permutations(found, 2):
+        if all(a <= b for a, b in zip(less, more, strict=True)):
+            assert found[less][:2] <= found[more][:2]
+            assert found[less][2].keys() <= found[more][2].keys()

@@ -119,8 +119,14 @@ def _mixed(found: Sensitivities, probes: Sequence[Probe], weight: float) -> dict
         what = "weight" if kind == "w" else "activation"
         raise QuantFaceError(f"layer {name}: {what} bit width {bits} was not measured")
     means = {probe: np.mean(found.measured[probe], axis=0) for probe in probes}
-    return combine_costs(
+    costs = combine_costs(
         {probe: float(mean[0]) for probe, mean in means.items()},
         {probe: float(mean[1]) for probe, mean in means.items()},
         weight,
     )
+    least: dict[tuple[str, str], float] = {}
+    for name, kind, bits in sorted(costs):
+        # More bits do no harm, but tiny effects are measured with noise.
+        cost = min(costs[name, kind, bits], least.get((name, kind), np.inf))
+        costs[name, kind, bits] = least[name, kind] = cost
+    return costs

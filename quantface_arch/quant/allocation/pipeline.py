@@ -105,6 +105,7 @@ def measure_network(
         _balance(net, job, data)
     else:
         found.relative = _relate(net, job, data, wanted)
+        found.save(part_of(job.path, shard))
     # Processes share out the layers, not the probes, so that one process measures all bit widths of
     # a layer.
     own = shard.share(list(found.layers))

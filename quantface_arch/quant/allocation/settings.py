@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from quantface_arch.errors import check_patterns
 from quantface_arch.quant.allocation.budget import Budget
 from quantface_arch.quant.allocation.sensitivity_file import LayerFacts
+from quantface_arch.quant.allocation.solve import KINDS
 from quantface_arch.quant.config.bitmap import LayerChoice
 
 __all__ = ["AllocationSettings", "Widths"]
@@ -66,7 +67,9 @@ class AllocationSettings:
         return {name: self._of_layer(facts, fixed.get(name)) for name, facts in layers.items()}
 
     def _of_layer(self, facts: LayerFacts, fixed: tuple[int, int] | None) -> list[LayerChoice]:
-        widths = [fixed] if fixed else list(itertools.product(self.widths["w"], self.widths["a"]))
+        # Of choices that cost the same, the first one is taken, so more bits come first.
+        free = (sorted(self.widths[kind], reverse=True) for kind in KINDS)
+        widths = [fixed] if fixed else list(itertools.product(*free))
         if self.ranks is None:
             return [LayerChoice(*pair) for pair in widths]
         found = (

@@ -167,7 +167,7 @@ def allocate(costs: Amounts, limits: Sequence[Limit] = ()) -> dict[str, LayerCho
         if not any(late):
             return choices
         tightened = [
-            most - TIGHTER * _total(limit) / limit.divisor if is_late else most
+            most - TIGHTER * _scale(limit) / limit.divisor if is_late else most
             for limit, most, is_late in zip(limits, tightened, late, strict=True)
         ]
 
@@ -202,9 +202,10 @@ def _unbeaten(
     return [choices[place] for place in np.flatnonzero(~beaten)]
 
 
-def _total(limit: Limit) -> float:
-    """Return a magnitude of a limit's sum, for scaling."""
-    return sum(max(amounts.values()) for amounts in limit.amounts.values()) or 1.0
+def _scale(limit: Limit) -> float:
+    """Return the magnitude of a layer's amounts; the solver is exact with numbers of about 1."""
+    largest = [max(amounts.values()) for amounts in limit.amounts.values()]
+    return sum(largest) / len(largest) or 1.0
 
 
 def _run_solver(
@@ -224,9 +225,9 @@ def _run_solver(
     one_hot = csr_array((np.ones(len(owner)), (owner, np.arange(len(owner)))))
     constraints = [LinearConstraint(one_hot, 1, 1)]
     for limit, most in zip(limits, tightened, strict=True):
-        total = _total(limit)
-        spent = np.array([limit.amounts[name][choice] for name, choice in pairs]) / total
-        upper = (most - limit.offset) * limit.divisor / total
+        scale = _scale(limit)
+        spent = np.array([limit.amounts[name][choice] for name, choice in pairs]) / scale
+        upper = (most - limit.offset) * limit.divisor / scale
         constraints.append(LinearConstraint(csr_array(spent[None]), ub=upper))
     result = milp(
         cost,
