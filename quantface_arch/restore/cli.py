@@ -206,7 +206,7 @@ def _check_faceless(options: RestoreOptions) -> None:
     given = {
         "--aligned": options.inputs.aligned,
         "--bg-upsampler": options.outputs.bg_upsampler is not None,
-        "--strength": faces.strength != AUTO_STRENGTH,
+        "--strength": faces.strength not in (AUTO_STRENGTH, 1),
         "--identity": faces.identity is not None,
         "--sample": faces.sample,
         "--color-fix": faces.color_fix is not None,

@@ -158,8 +158,8 @@ class Manifest:
             outputs: files that were written.
             faces: number of faces that were restored.
             seconds: time from reading to writing, including the other images of its batch.
-            strength: the strength of each face from left to right, or the ``spread`` of the
-                strengths in many frames.
+            strength: the strength of each face from left to right, or ``Strengths.summary`` of
+                many frames.
             error: one-line reason of the failure; None if the input is done.
 
         Raises:

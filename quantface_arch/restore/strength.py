@@ -111,7 +111,7 @@ def _need_in(rgb: np.ndarray, face: Face) -> float:
 
 @dataclass
 class Strengths:
-    """The strengths of the faces of an image, or of all frames of a video, of which none is kept.
+    """Figures of the strengths of an image's faces, or of the faces in all frames of a video.
 
     Attributes:
         count: number of faces.

@@ -172,7 +172,7 @@ def _tracked(rgb: np.ndarray, rows: list[np.ndarray], measure: Measure | None) -
         for row, placement in zip(rows, placements, strict=True)
     ]
     matrices = [invert(placement) for placement in placements]
-    measured = None if measure is None else [float(row[10]) for row in rows]
+    measured = None if measure is None else [float(row[11]) for row in rows]
     return TrackedFrame(rgb, faces, matrices, measured)
 
 

@@ -60,6 +60,13 @@ def test_options_that_contradict_each_other_are_wrong_usage(words):
         main(make_parser().parse_args(["-i", "a", *words.split()]))
 
 
+@pytest.mark.parametrize("strength", ["auto", "1"])
+def test_strengths_that_whole_images_have_anyway_are_accepted(strength):
+    words = ["-i", "a", "--whole", "--model", "nonsense", "--strength", strength]
+    with pytest.raises(UsageError, match="--whole --model nonsense"):
+        main(make_parser().parse_args(words))
+
+
 def test_build_ignores_values_of_other_options():
     assert options.build(
         options.InputOptions, {"recursive": True, "seed": 3}

@@ -13,6 +13,7 @@ from torch import nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.faces.align import transform
+from quantface_arch.faces.identity import FaceEmbedder
 from quantface_arch.faces.mask import head_mask, head_turn
 from quantface_arch.faces.paste import paste_face
 from quantface_arch.faces.weights import EMBEDDER
@@ -145,18 +146,14 @@ def test_the_limit_is_kept_and_not_lower_than_it_must_be(most):
 
 @pytest.mark.slow
 def test_identity_holds_after_a_run(restore, photographs, weights, tmp_path):
-    from quantface_arch.faces.identity import FaceEmbedder
-
     embed, own = FaceEmbedder(weights), ("--runtime", "reference", "--identity-weights", weights)
     found = []
     for least in (0.5, 0.9, 1.0):
         out = tmp_path / f"out{least}"
         assert restore("-i", photographs, "-o", out, "--identity", least, *own)[0] == 0
-        pairs = [(out / "cropped_faces", out / "restored_faces")]
-        for before, after in pairs:
-            for path in sorted(before.iterdir()):
-                one, other = embed(load_rgb(path)), embed(load_rgb(after / path.name))
-                assert one @ other >= least - 1e-6
+        for path in sorted((out / "cropped_faces").iterdir()):
+            before, after = load_rgb(path), load_rgb(out / "restored_faces" / path.name)
+            assert embed(before) @ embed(after) >= least - 1e-6
         records = lines(out)
         assert all(record["settings"]["identity"]["least"] == least for record in records)
         found.append([record["strength"][0] for record in records])
@@ -178,8 +175,8 @@ def test_the_manifest_records_every_strength(restore, shipped_faces, tmp_path):
     write_image(tmp_path / "in/b.png", RGBImage(cv2.GaussianBlur(sharp, (0, 0), 6)))
     status, said, _ = restore("-i", tmp_path / "in", *ALIGNED)
     gentle, full = (record["strength"] for record in lines(tmp_path / "out"))
-    assert status == 0 and gentle[0] <= 0.1 and full[0] >= 0.99 and len(gentle) == len(full) == 1
-    assert ("1 faces kept nearly as they are" in said) == (gentle[0] <= 0.05)
+    assert status == 0 and gentle[0] <= 0.05 and full[0] >= 0.99 and len(gentle) == len(full) == 1
+    assert "1 faces kept nearly as they are" in said
     assert lines(tmp_path / "out")[0]["settings"]["strength"] == "auto"
     status, said, _ = restore("-i", tmp_path / "in", *ALIGNED, "--strength", 0)
     assert status == 0 and "kept nearly" not in said
