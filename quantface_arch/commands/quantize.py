@@ -13,7 +13,7 @@ from quantface_arch.pretrained.hub.options import FetchOptions
 from quantface_arch.pretrained.hub.sources import source_of
 from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.pretrained.zoo import load_model
-from quantface_arch.quant.config.bitmap import load_bit_map
+from quantface_arch.quant.config.bitmap import bits_of, load_bit_map
 from quantface_arch.quant.config.recipe import Recipe
 from quantface_arch.quant.config.specs import KINDS, RANGES, ROUNDINGS
 from quantface_arch.restore.load import note_printer
@@ -147,8 +147,7 @@ def _quantize(args: argparse.Namespace, shard: Shard) -> None:
     bits = None
     if args.bit_map:
         choices = load_bit_map(args.bit_map)
-        bits = {name: choice.bits for name, choice in choices.items()}
-        recipe = recipe.with_choices(choices)
+        bits, recipe = bits_of(choices), recipe.with_choices(choices)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     how = PostTraining(recipe, bits, args.size, args.batch_size, args.device)
     report = how.run(model, faces, args.output, shard)

@@ -14,7 +14,7 @@ from quantface_arch.archs.meta import count_on_meta, meta_network
 from quantface_arch.quant import QuantLayer, Recipe, convert, quant_layers
 from quantface_arch.quant.allocation.solve import Amounts
 from quantface_arch.quant.calibration.selection import kinds_for
-from quantface_arch.quant.config.bitmap import LayerChoice
+from quantface_arch.quant.config.bitmap import LayerChoice, bits_of
 from quantface_arch.quant.config.specs import BalanceSpec
 from quantface_arch.quant.cost.stand_in import StandIn, stand_in_layer
 from quantface_arch.quant.nn.traits import traits_of
@@ -81,7 +81,7 @@ class NetworkClock:
     def network(self, plan: Mapping[str, LayerChoice]) -> float:
         """Return the milliseconds of the whole network for one image."""
         net, recipe = meta_network(self.arch), self.recipe.with_choices(plan)
-        convert(net, recipe, {name: choice.bits for name, choice in plan.items()})
+        convert(net, recipe, bits_of(plan))
         image = torch.zeros(1, 3, self.size, self.size, device=self.device)
         with temporary_cache() as folder, torch.no_grad():
             path = folder / "network.safetensors"

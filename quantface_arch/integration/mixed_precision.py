@@ -15,7 +15,7 @@ from quantface_arch.quant.allocation.budget import Budget
 from quantface_arch.quant.allocation.distance import network_distance
 from quantface_arch.quant.allocation.pipeline import Measurement, measure_network
 from quantface_arch.quant.allocation.settings import AllocationSettings
-from quantface_arch.quant.config.bitmap import load_bit_map, save_bit_map
+from quantface_arch.quant.config.bitmap import bits_of, load_bit_map, save_bit_map
 from quantface_arch.quant.nn.traits import traits_of
 
 __all__ = ["MIXED", "RECIPE", "allocated"]
@@ -41,7 +41,7 @@ def allocated(
         QuantFaceError: the bit map is damaged, or no bit widths meet the budget.
     """
     if path.is_file():
-        return {name: choice.bits for name, choice in load_bit_map(path).items()}
+        return bits_of(load_bit_map(path))
     net = load()
     faces.input_range = traits_of(net).input_range
     job = Measurement(
@@ -56,4 +56,4 @@ def allocated(
     found = solve_allocation(measure_network(net, data, job, settings), settings)
     save_bit_map(path, found.choices, found.averages, "measured on the shipped faces")
     job.path.unlink(missing_ok=True)
-    return {name: choice.bits for name, choice in found.choices.items()}
+    return bits_of(found.choices)

@@ -36,7 +36,7 @@ from quantface_arch.quant import (
 )
 from quantface_arch.quant.calibration.store import digest
 from quantface_arch.quant.checkpoint.balance_file import load_balance
-from quantface_arch.quant.config.bitmap import load_bit_map
+from quantface_arch.quant.config.bitmap import bits_of, load_bit_map
 from quantface_arch.quant.finetune.reconstruct import reconstruct
 from quantface_arch.quant.nn.convert import BitMap
 from quantface_arch.quant.nn.traits import traits_of
@@ -54,15 +54,15 @@ def read_quant_options(
 ) -> tuple[Recipe, BitMap | None, dict[str, Any] | None]:
     """Read the block ``quant`` of an options file, except its ``calibration``.
 
-    ``QuantBlockOptions`` lists the options besides those of ``Recipe``. The recipe gets the ranks
-    and the balancing of the bit map.
+    ``QuantBlockOptions`` lists the options besides those of ``Recipe``.
 
     Args:
         options: the block.
         net: the float network; its ``eight_bit_patterns`` apply unless ``eight_bit`` is given.
 
     Returns:
-        the recipe, the bit widths and the balancing. The last two are None if no file is named.
+        the recipe, changed by the bit map; its bit widths; and the balancing. The last two are None
+        if no file is named.
 
     Raises:
         QuantFaceError: the block is missing, a value in it is not allowed, or two files give the
@@ -82,16 +82,12 @@ def read_quant_options(
     if "eight_bit" not in given:
         recipe = replace(recipe, eight_bit=traits_of(net).eight_bit_patterns)
     plan = load_balance(balance_file) if balance_file else None
-    if not block.bit_map:
-        return recipe, None, plan
-    choices = load_bit_map(block.bit_map)
+    choices = load_bit_map(block.bit_map) if block.bit_map else {}
     if plan is not None and any(choice.balance for choice in choices.values()):
         raise QuantFaceError(
-            f"quant: balance: file: found {balance_file}, but {block.bit_map} gives the balancing "
-            "too; allowed is one of them"
+            f"quant: balance: file: found {balance_file}, but {block.bit_map} gives it too"
         )
-    bits = {name: choice.bits for name, choice in choices.items()}
-    return recipe.with_choices(choices), bits, plan
+    return recipe.with_choices(choices), bits_of(choices) or None, plan
 
 
 def calibration_images(
@@ -254,6 +250,7 @@ class QuantizeStage:
         parts = {
             "quant": self.opt["quant"],
             "bits": self.bits,
+            "recipe": self.recipe.to_dict(),
             "data": {k: v for k, v in self.opt["datasets"]["train"].items() if k != "name"},
             "reconstruction": self.opt["train"].get("reconstruction"),
             "seed": self.opt["manual_seed"],

@@ -14,7 +14,7 @@ from small_networks import RRDB
 
 from quantface_arch.archs.build import build_arch
 from quantface_arch.quant import Recipe, quant_layers, quantize, save_checkpoint
-from quantface_arch.quant.config.bitmap import load_bit_map
+from quantface_arch.quant.config.bitmap import bits_of, load_bit_map
 from quantface_arch.utils.disk_cache import cache_root
 
 RECIPE = {
@@ -56,8 +56,8 @@ def quantized(path):
     choices = load_bit_map("map.yml")
     model = build_arch(RRDB).eval()
     recipe = Recipe.from_dict(RECIPE).with_choices(choices)
-    bits = {name: choice.bits for name, choice in choices.items()}
-    quantize(model, recipe, torch.rand(1, 3, 32, 32), progress=False, bits=bits)
+    images = torch.rand(1, 3, 32, 32)
+    quantize(model, recipe, images, progress=False, bits=bits_of(choices))
     save_checkpoint(model, path, RRDB)
     layers = {
         x.name: (x.weight_spec.bits, x.activation_spec.bits, x.rank, x.balance.kind)

@@ -16,7 +16,7 @@ from small_networks import RRDB, TINY
 from quantface_arch.archs.build import build_arch
 from quantface_arch.quant import Recipe, convert, quantize, save_checkpoint
 from quantface_arch.quant.allocation import distance, pipeline
-from quantface_arch.quant.config.bitmap import load_bit_map
+from quantface_arch.quant.config.bitmap import bits_of, load_bit_map
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def average_of(path):
 def test_a_map_within_the_budget_comes_out_and_convert_takes_it(command, work):
     status, out, _ = command()
     assert status == 0
-    bits = {name: choice.bits for name, choice in load_bit_map("map.yml").items()}
+    bits = bits_of(load_bit_map("map.yml"))
     assert bits["conv_first"] == (8, 8)
     assert {a for _, a in bits.values()} <= {3, 4, 8} and {w for w, _ in bits.values()} == {4, 8}
     assert 3.5 < average_of(work / "map.yml") <= 4.0
@@ -179,7 +179,7 @@ def test_the_options_of_the_mini_work_on_a_tiny_one(command, work, repo):
     options["allocate"]["budget"]["activation_bits"] = 6.5
     status, _, err = command(options=options)
     assert status == 0, err
-    bits = {name: choice.bits for name, choice in load_bit_map("map.yml").items()}
+    bits = bits_of(load_bit_map("map.yml"))
     assert all(bits[name] == (8, 8) for name in bits if name.startswith("vre."))
     assert bits["unet.conv_in"] == (8, 8)
     assert average_of(work / "map.yml") <= 6.5

@@ -7,7 +7,7 @@ from quant_helpers import TinyNet
 from quantface_arch.data.calibration_faces import open_faces
 from quantface_arch.data.default_faces import SHIPPED_FACES
 from quantface_arch.integration.mixed_precision import allocated
-from quantface_arch.quant.config.bitmap import load_bit_map
+from quantface_arch.quant.config.bitmap import bits_of, load_bit_map
 from quantface_arch.quant.nn.traits import set_traits
 
 
@@ -21,8 +21,7 @@ def test_inputs_have_four_bits_on_average_and_are_measured_once(tmp_path):
 
     faces = open_faces(None, 32, 2, SHIPPED_FACES / "train")
     found = allocated(load, faces, tmp_path / "net.bits.yml")
-    kept = load_bit_map(tmp_path / "net.bits.yml")
-    assert found == {name: choice.bits for name, choice in kept.items()}
+    assert found == bits_of(load_bit_map(tmp_path / "net.bits.yml"))
     assert found["conv_out"] == (8, 8)
     chosen = {widths for name, widths in found.items() if name != "conv_out"}
     assert {weight for weight, _ in chosen} == {4}

@@ -11,8 +11,8 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.models import quantize_stage as stage_module
 from quantface_arch.models.quantize_stage import calibration_images
 from quantface_arch.pretrained.zoo import load_model
-from quantface_arch.quant import quant_layers
-from quantface_arch.quant.config.bitmap import save_bit_map
+from quantface_arch.quant import LayerBalance, quant_layers, save_balance
+from quantface_arch.quant.config.bitmap import LayerChoice, save_bit_map
 
 BLOCK = "unet.mid_block.resnets.0"
 
@@ -194,7 +194,7 @@ def test_a_network_that_cannot_be_trained_is_refused(tmp_path, w4_options, chang
 
 
 @pytest.mark.slow
-def test_a_bit_map_decides_every_width(tmp_path, w4_options):
+def test_a_bit_map_decides_every_width_rank_and_balancing(tmp_path, w4_options):
     plain = build(w4_options, tmp_path / "plain")
     names = [layer.name for layer in quant_layers(plain.net_g)]
     widths = {name: (4, 3 + index % 6) for index, name in enumerate(names)}
@@ -203,6 +203,20 @@ def test_a_bit_map_decides_every_width(tmp_path, w4_options):
     model = build(w4_options, tmp_path / "mapped")
     found = {layer.name: layer.activation_spec.bits for layer in quant_layers(model.net_g)}
     assert found == {name: pair[1] for name, pair in widths.items()}
+    chosen = next(
+        layer.name
+        for layer in quant_layers(plain.net_g)
+        if (layer.rank, layer.balance.kind) not in ((0, "none"), (3, "none"))
+        and min(layer.weight.shape[0], layer.weight[0].numel()) >= 12
+    )
+    save_bit_map(tmp_path / "map.yml", {**widths, chosen: LayerChoice(4, 4, 3, "none")})
+    layer = build(w4_options, tmp_path / "chosen").net_g.get_submodule(chosen)
+    assert (layer.rank, layer.balance.kind) == (3, "none")
+    w4_options["quant"]["balance"] = {"file": str(tmp_path / "balance.safetensors")}
+    save_balance({chosen: LayerBalance()}, tmp_path / "balance.safetensors")
+    with pytest.raises(QuantFaceError, match=r"balance: file: found .*map\.yml gives it too"):
+        build(w4_options, tmp_path / "both")
+    del w4_options["quant"]["balance"]
     widths.pop(names[3])
     save_bit_map(tmp_path / "map.yml", widths)
     with pytest.raises(QuantFaceError, match=names[3]):

@@ -27,7 +27,7 @@ from quantface_arch.quant.config.specs import MAX_BITS, MIN_BITS, PLAIN_KINDS, i
 from quantface_arch.utils.files import atomic_path
 from quantface_arch.utils.safe_yaml_json import read_json, read_yaml
 
-__all__ = ["SUFFIXES", "LayerChoice", "in_order", "load_bit_map", "save_bit_map"]
+__all__ = ["SUFFIXES", "LayerChoice", "bits_of", "in_order", "load_bit_map", "save_bit_map"]
 
 Entry = TypeVar("Entry")
 
@@ -138,6 +138,11 @@ def load_bit_map(
         unknown=": the model has no such quantizable layer",
         missing=" of the model is missing in the bit map",
     )
+
+
+def bits_of(choices: Mapping[str, LayerChoice]) -> dict[str, tuple[int, int]]:
+    """Return the bit widths of a bit map: layer → (bits of the weight, bits of the input)."""
+    return {name: choice.bits for name, choice in choices.items()}
 
 
 def in_order(
