@@ -36,7 +36,7 @@ class Unchecked(Exception):
 
 def make_parser() -> Parser:
     """Build the command-line parser."""
-    parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=DESCRIPTION)
     add = parser.add_argument
     add(
         "-r",

@@ -34,7 +34,7 @@ example:
 
 def make_parser() -> Parser:
     """Build the command-line parser."""
-    parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=DESCRIPTION)
     parser.add_argument("file", type=Path, help="pickled checkpoint")
     parser.add_argument("output", type=Path, help=".safetensors file to write")
     parser.add_argument(

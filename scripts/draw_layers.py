@@ -43,7 +43,7 @@ Use aligned faces, degraded like those that you want to restore; 2 to 8 are enou
 
 def make_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=DESCRIPTION)
     add = parser.add_argument
     add("--model", default="mini", help="the full-precision restorer (default: %(default)s)")
     add("--quantized", nargs="+", required=True, help="quantized checkpoints or shipped names")

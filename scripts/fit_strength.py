@@ -40,7 +40,7 @@ RIDGE = 1e-3
 
 def make_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=DESCRIPTION)
     add = parser.add_argument
     add("folders", type=Path, nargs="+", metavar="FOLDER", help="clean, aligned faces of 512x512")
     where = "options file with the degradation and the holdout (default: options/train_mini.yml)"

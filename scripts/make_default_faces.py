@@ -95,7 +95,7 @@ class Person:
 
 def make_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=DESCRIPTION)
     add = parser.add_argument
     add("portraits", type=Path, help=f"folder of portraits with people.csv and {LICENCE}")
     add(

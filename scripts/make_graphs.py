@@ -25,7 +25,7 @@ MODELS = ("mini-w4a8", "mini-fast-w4a8")
 
 def make_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=DESCRIPTION)
     parser.add_argument("--models", nargs="+", default=MODELS, help="shipped names")
     return parser
 

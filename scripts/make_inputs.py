@@ -63,7 +63,7 @@ PHOTOGRAPHS = {
 
 def make_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=DESCRIPTION)
     parser.add_argument("portraits", type=Path, help="folder of portraits, NAME.jpg")
     parser.add_argument(
         "-o", "--output", type=Path, default=OUTPUT, help="folder to write (default: inputs/)"

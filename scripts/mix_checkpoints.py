@@ -26,7 +26,7 @@ example:
 
 def make_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=DESCRIPTION)
     parser.add_argument("first", help="shipped name or checkpoint")
     parser.add_argument("second", help="another checkpoint of the same architecture")
     parser.add_argument("--share", type=float, default=0.5, help="the second's share, 0 to 1 (0.5)")

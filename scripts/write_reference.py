@@ -188,7 +188,7 @@ def _metrics() -> str:
 
 def make_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=DESCRIPTION)
     parser.add_argument("--check", action="store_true", help="compare the page, and write nothing")
     return parser
 

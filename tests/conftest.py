@@ -60,6 +60,15 @@ def data_root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def mobileface(data_root) -> Path:
+    """Return the weights of the network that embeds faces; the test is skipped without them."""
+    path = data_root / "weights/identity/MobileFaceNet.onnx"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
 def bench_env() -> dict[str, str]:
     """Environment of a benchmark, which uses the shipped faces where the test data are absent."""
     root = Path(os.environ.get("QUANTFACE_DATA", REPO.parent / "shared"))

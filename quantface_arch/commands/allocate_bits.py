@@ -51,7 +51,6 @@ def make_parser() -> Parser:
     parser = Parser(
         description=DESCRIPTION,
         epilog=ending(*HUB_VARIABLES, "OMP_NUM_THREADS"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument_group("input and output").add_argument
     options = "options file, see options/allocate_mini.yml"

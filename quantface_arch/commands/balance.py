@@ -41,7 +41,6 @@ def make_parser() -> Parser:
     parser = Parser(
         description=DESCRIPTION,
         epilog=ending(*HUB_VARIABLES, "OMP_NUM_THREADS"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("-opt", required=True, type=Path, metavar="FILE", help="options file, see options/")

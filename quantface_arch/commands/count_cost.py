@@ -45,7 +45,6 @@ def make_parser() -> Parser:
     parser = Parser(
         description=DESCRIPTION,
         epilog=ending("QUANTFACE_CACHE"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("-opt", type=Path, metavar="FILE", help="options file, see options/")

@@ -68,7 +68,6 @@ def make_parser() -> Parser:
         epilog=EPILOG.format(
             files=files, ending=ending(failed="some image failed; the others are in the table")
         ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument_group("images").add_argument
     restored = "folder of restored images"

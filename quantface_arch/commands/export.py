@@ -44,7 +44,6 @@ def make_parser() -> Parser:
     parser = Parser(
         description=DESCRIPTION,
         epilog=ending("QUANTFACE_CACHE"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--model", required=True, metavar="NAME_OR_PATH", help="shipped name or checkpoint")

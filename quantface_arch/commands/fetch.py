@@ -42,7 +42,6 @@ def make_parser() -> Parser:
     parser = Parser(
         description=DESCRIPTION,
         epilog=ending(*HUB_VARIABLES),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("name", nargs="?", help="restorer to fetch")

@@ -52,7 +52,6 @@ def make_parser() -> Parser:
     parser = Parser(
         description=DESCRIPTION,
         epilog=ending("QUANTFACE_CACHE"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("model", metavar="NAME_OR_PATH", help="checkpoint, or the name of a shipped model")

@@ -63,7 +63,6 @@ def make_parser() -> Parser:
     parser = Parser(
         description=DESCRIPTION,
         epilog=ending(*HUB_VARIABLES, "OMP_NUM_THREADS"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_model_arguments(parser)
     _add_face_arguments(parser)

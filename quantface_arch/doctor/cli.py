@@ -52,7 +52,6 @@ def make_parser() -> Parser:
             failed="it would not; the output says why",
             wrong="wrong usage",
         ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print everything found, as JSON")
     return parser

@@ -63,7 +63,6 @@ def make_parser() -> argparse.ArgumentParser:
             done="all inputs are done",
             failed="some input failed",
         ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_input_arguments(parser)
     _add_output_arguments(parser)

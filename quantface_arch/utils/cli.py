@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from quantface_arch import __version__
 from quantface_arch.errors import QuantFaceError, UsageError, one_line
@@ -39,7 +39,13 @@ _VARIABLES = {
 
 
 class Parser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` that reports wrong options in one line, without the usage."""
+    """An ``ArgumentParser`` that reports wrong options in one line, without the usage.
+
+    Its description and epilog keep their line breaks.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USAGE, f"error: {message} (see {self.prog} --help)\n")

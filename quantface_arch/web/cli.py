@@ -67,7 +67,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         description=DESCRIPTION,
         epilog=ending(*HUB_VARIABLES, "OMP_NUM_THREADS", done="the server has ended"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument_group("server").add_argument
     add("--host", default=Address.host, help="address to listen on (default: %(default)s)")

@@ -15,16 +15,11 @@ from quantface_arch.utils.download import Unavailable
 from quantface_arch.utils.images import load_rgb, resize
 
 
-@pytest.fixture(scope="module")
-def weights(data_root):
-    path = data_root / "weights/identity" / EMBEDDER.name
-    if not path.is_file():
-        pytest.skip(f"no {path}")
-    return path
-
-
-def test_embeddings_are_those_of_the_loss(weights, shipped_faces):
-    embed, loss = FaceEmbedder(weights), QuantFaceIdentityLoss(weights=weights, net="mobileface")
+def test_embeddings_are_those_of_the_loss(mobileface, shipped_faces):
+    embed, loss = (
+        FaceEmbedder(mobileface),
+        QuantFaceIdentityLoss(weights=mobileface, net="mobileface"),
+    )
     for path in shipped_faces[:3]:
         face = resize(load_rgb(path), 512, 512)
         signed = torch.from_numpy(face.transpose(2, 0, 1)[None] / 127.5 - 1).float()
@@ -34,8 +29,8 @@ def test_embeddings_are_those_of_the_loss(weights, shipped_faces):
         assert found.shape == (128,) and np.linalg.norm(found) == pytest.approx(1)
 
 
-def test_the_file_is_the_published_one(weights):
-    EMBEDDER.check(weights)
+def test_the_file_is_the_published_one(mobileface):
+    EMBEDDER.check(mobileface)
 
 
 @pytest.mark.parametrize("content", ["absent", "empty", "text", "other"])

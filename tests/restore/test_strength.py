@@ -16,7 +16,6 @@ from quantface_arch.faces.align import transform
 from quantface_arch.faces.identity import FaceEmbedder
 from quantface_arch.faces.mask import head_mask, head_turn
 from quantface_arch.faces.paste import paste_face
-from quantface_arch.faces.weights import EMBEDDER
 from quantface_arch.restore.restorer import FaceRestorer
 from quantface_arch.restore.strength import Strengths, blend, face_strengths
 from quantface_arch.utils.images import RGBImage, load_rgb, write_image
@@ -39,14 +38,6 @@ def restorer():
 @pytest.fixture
 def astronaut(repo):
     return load_rgb(repo / "inputs/astronaut.jpg")
-
-
-@pytest.fixture(scope="module")
-def weights(data_root):
-    path = data_root / "weights/identity" / EMBEDDER.name
-    if not path.is_file():
-        pytest.skip(f"no {path}")
-    return path
 
 
 def psnr(one, other):
@@ -145,8 +136,11 @@ def test_the_limit_is_kept_and_not_lower_than_it_must_be(most):
 
 
 @pytest.mark.slow
-def test_identity_holds_after_a_run(restore, photographs, weights, tmp_path):
-    embed, own = FaceEmbedder(weights), ("--runtime", "reference", "--identity-weights", weights)
+def test_identity_holds_after_a_run(restore, photographs, mobileface, tmp_path):
+    embed, own = (
+        FaceEmbedder(mobileface),
+        ("--runtime", "reference", "--identity-weights", mobileface),
+    )
     found = []
     for least in (0.5, 0.9, 1.0):
         out = tmp_path / f"out{least}"
@@ -161,8 +155,8 @@ def test_identity_holds_after_a_run(restore, photographs, weights, tmp_path):
 
 
 @pytest.mark.slow
-def test_resuming_follows_the_limit(restore, photographs, weights):
-    words = ("-i", photographs, *ALIGNED, "--resume", "--identity-weights", weights)
+def test_resuming_follows_the_limit(restore, photographs, mobileface):
+    words = ("-i", photographs, *ALIGNED, "--resume", "--identity-weights", mobileface)
     assert "3 images" in restore(*words, "--identity", 0.9)[1]
     assert "done already" in restore(*words, "--identity", 0.9)[1]
     assert "3 images" in restore(*words, "--identity", 0.8)[1]
