@@ -68,8 +68,8 @@ class AllocationSettings:
 
     def _of_layer(self, facts: LayerFacts, fixed: tuple[int, int] | None) -> list[LayerChoice]:
         # Of choices that cost the same, the first one is taken, so more bits come first.
-        free = (sorted(self.widths[kind], reverse=True) for kind in KINDS)
-        widths = [fixed] if fixed else list(itertools.product(*free))
+        weights, inputs = (sorted(self.widths[kind], reverse=True) for kind in KINDS)
+        widths = [fixed] if fixed else list(itertools.product(weights, inputs))
         if self.ranks is None:
             return [LayerChoice(*pair) for pair in widths]
         found = (
