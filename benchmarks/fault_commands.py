@@ -158,6 +158,6 @@ def small_options(faces: Path) -> dict[str, Any]:
         "allocate": {
             "activations": [3, 4, 5, 6, 8],
             "budget": {"activation_bits": 4.5},
-            "macs_size": 64,
+            "image_size": 64,
         },
     }

@@ -216,7 +216,7 @@ def test_measuring_commands_calibrate_on_the_shipped_faces(repo, run, fresh, scr
     opt["quant"]["calibration"] = {"num_images": 1, "size": 32, "batch_size": 1}
     opt["quant"].update(balance={"kind": "scale"}, branch={"svd": 0})
     if script == "allocate_bits":
-        opt["allocate"].update(activations=[4, 8], macs_size=64)
+        opt["allocate"].update(activations=[4, 8], image_size=64)
         opt["allocate"]["budget"]["activation_bits"] = 6
     (fresh / "opt.yml").write_text(yaml.safe_dump(opt))
     suffix = {"allocate_bits": "yml", "balance": "safetensors"}[script]
