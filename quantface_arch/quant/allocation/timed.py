@@ -127,6 +127,7 @@ class TimedPlans:
                 best, time = plan, found
             if found <= most and abs(found / predicted - 1) <= TOLERANCE:
                 return plan, found
+        self.measure(best)
         warnings.warn(
             f"budget milliseconds: {ATTEMPTS} plans were measured, and none took within "
             f"{TOLERANCE:.0%} of the time that its layers predict; the best one that meets "
