@@ -14,7 +14,8 @@ The columns "vs_first" compare a model's images with those of the first model: m
 PSNR. Against clean faces, noise raises the edge PSNR of a restorer that blurs; against full
 precision it does not. --groups adds a table of PSNR, LPIPS and identity, each minus the input's
 own, by skin tone (measured at the cheeks) and by age, sex and glasses (from
-benchmarks/diverse512_groups.csv).
+benchmarks/diverse512_groups.csv). --color-fix lowres takes coarse tones from the input, as
+inference/restore.py does.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from score import psnr, score
 
 from quantface_arch import load_model
 from quantface_arch.data.face_dataset import held_out
+from quantface_arch.faces.choices import COLOR_FIXES
+from quantface_arch.faces.color import fix_color
 from quantface_arch.faces.skin_tone import skin_tone
 from quantface_arch.metrics.sharpness import calculate_quantface_edge_psnr
 from quantface_arch.runtime import RUNTIMES
@@ -44,11 +47,11 @@ GROUPS = Path(__file__).with_name("diverse512_groups.csv")
 
 
 @torch.inference_mode()
-def restore(model: torch.nn.Module, image: np.ndarray) -> np.ndarray:
-    """Restore a face and return it as uint8 BGR."""
+def restore(model: torch.nn.Module, image: np.ndarray, color_fix: str = "none") -> np.ndarray:
+    """Restore a face, take colours from the input (see ``fix_color``) and return uint8 BGR."""
     x = torch.from_numpy(image[:, :, ::-1].copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
     y = ((model(x)[0] + 1) * 127.5).round().clamp(0, 255).byte()
-    return y.permute(1, 2, 0).numpy()[:, :, ::-1]
+    return fix_color(y.permute(1, 2, 0).numpy()[:, :, ::-1], image, color_fix)
 
 
 def load(name: str) -> torch.nn.Module:
@@ -108,6 +111,9 @@ def parse() -> argparse.Namespace:
     args_parser.add_argument("--faces", default="val512", help="subfolder of faces/ (val512)")
     args_parser.add_argument("--limit", type=int, default=None, help="use the first LIMIT faces")
     args_parser.add_argument("--out", type=Path, help="folder for PNGs of input | models… | clean")
+    args_parser.add_argument(
+        "--color-fix", choices=COLOR_FIXES, default="none", help="(%(default)s)"
+    )
     args_parser.add_argument("--groups", action="store_true", help="add a table by groups")
     args = args_parser.parse_args()
     args.paths = find_faces(args.faces)[: 2 if args.smoke else args.limit]
@@ -152,7 +158,8 @@ def main() -> None:
     labels, groups = read_labels(), []
     for path in progress_bar(args.paths, desc="faces", unit="face"):
         clean, low, _ = degrade_file(path)
-        images = {"input": low, **{name: restore(m, low) for name, m in models.items()}}
+        restored = {name: restore(m, low, args.color_fix) for name, m in models.items()}
+        images = {"input": low, **restored}
         groups.append(group_of(clean, labels.get(path.stem, {})))
         scores.add(images, clean, args.models[0])
         if args.out:

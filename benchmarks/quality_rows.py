@@ -46,19 +46,6 @@ PEERS = (
     "convrot",
     "loraq",
 )
-# These methods do not search or learn all of their ranges. They get a second row with the ranges
-# that QuantFace gets.
-SEARCHED = (
-    "maxmin",
-    "smoothquant",
-    "quarot",
-    "svdquant",
-    "svdquant_gptq",
-    "mixdq",
-    "sdnq",
-    "convrot",
-    "loraq",
-)
 RANGES = ("own", "searched")
 # Each setting has the name of its bit widths in the options, and QuantFace's own options file.
 SETTINGS = {
@@ -89,6 +76,9 @@ SWEEPS = {
     "passionsr": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
     "q_diffusion": (0.001, 0.003, 0.01, 0.03, 0.1),
 }
+# The other methods do not search or learn all of their ranges. They get a second row with the
+# ranges that QuantFace gets.
+SEARCHED = tuple(method for method in PEERS if method not in SWEEPS)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import product
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -72,38 +74,65 @@ def reduced(image: Tensor, scale: int) -> Tensor:
     return (small * 255).round().clamp(0, 255) / 255
 
 
-@torch.no_grad()
-def distances(
-    networks: Sequence[Callable[[Tensor], Tensor]], crops: Sequence[Tensor], scale: int
-) -> list[list[float]]:
-    """Return the mean PSNR of each network's images to the first one's, and to the crops."""
-    found: list[list[list[float]]] = []
-    for clean in progress_bar(crops, desc="images", leave=False):
-        images = [network(reduced(clean, scale)).clamp(0, 1) for network in networks]
-        found.append([[psnr(wanted, x, 1) for x in images] for wanted in (images[0], clean)])
-    return torch.tensor(found).mean(0).tolist()
+class Trained:
+    """A network in full precision, with the images that it makes of reduced crops."""
+
+    def __init__(self, file: Path, clean: Sequence[Path], side: int) -> None:
+        self.file, self.clean, self.side = file, clean, side
+
+    def load(self) -> SpandrelNet:
+        """Return the network, loaded anew."""
+        net = load_model(self.file)
+        assert isinstance(net, SpandrelNet)
+        return net
+
+    @cached_property
+    def crops(self) -> list[Tensor]:
+        """Return the crops of the clean images."""
+        return [crop(path, self.side) for path in self.clean]
+
+    @cached_property
+    def images(self) -> list[Tensor]:
+        """Return what the network makes of the crops after they were reduced."""
+        net = self.load()
+        return self.enlarged(net, net.scale)
+
+    @torch.no_grad()
+    def enlarged(self, network: Callable[[Tensor], Tensor], scale: int) -> list[Tensor]:
+        """Return what a network makes of the crops after they were reduced by a scale."""
+        crops = progress_bar(self.crops, desc="images", leave=False)
+        return [network(reduced(image, scale)).clamp(0, 1) for image in crops]
 
 
-def cell(file: Path, recipe: dict[str, Any], args: argparse.Namespace, clean: list[Path]) -> Any:
+def mean_psnr(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    """Return the mean PSNR of images in dB."""
+    return mean(psnr(*pair, 1) for pair in zip(wanted, found, strict=True))
+
+
+def cell(network: Trained, recipe: dict[str, Any], args: argparse.Namespace) -> Any:
     """Quantize and score a network by one recipe, unless that was done before."""
-    named = identified(f"{file.stem}-{recipe['name']}", recipe, clean, args.side)["name"]
+    stem = f"{network.file.stem}-{recipe['name']}"
+    named = identified(stem, recipe, network.clean, args.side)["name"]
     kept = args.cache / f"{named}.json"
     if kept.exists():
         return json.loads(kept.read_text())
     args.cache.mkdir(parents=True, exist_ok=True)
-    net = load_model(file)
-    assert isinstance(net, SpandrelNet)
-    full, scale = load_model(file), net.scale
+    net = network.load()
     calibration = [crop(path, args.side) for path in faces_of("tune512", args.calibration)]
-    batch = torch.cat([reduced(image, scale) for image in calibration])
+    batch = torch.cat([reduced(image, net.scale) for image in calibration])
     patterns = list(traits_of(net).eight_bit_patterns)
     quantize(net, {**recipe, "eight_bit": patterns}, batch, progress=False)
     checkpoint = args.cache / f"{named}.safetensors"
     save_checkpoint(net, checkpoint, traits_of(net).arch_options or {})
-    crops = [crop(path, args.side) for path in clean]
-    near, true = distances((full, net, load_model(checkpoint, "openvino")), crops, scale)
-    scores = {"dB": near[1], "OpenVINO dB": near[2], "truth dB": true[1]}
-    found = {**scores, "full truth dB": true[0], "MB": checkpoint.stat().st_size / 1e6}
+    own = network.enlarged(net, net.scale)
+    compiled = network.enlarged(load_model(checkpoint, "openvino"), net.scale)
+    found = {
+        "dB": mean_psnr(network.images, own),
+        "OpenVINO dB": mean_psnr(network.images, compiled),
+        "truth dB": mean_psnr(network.crops, own),
+        "full truth dB": mean_psnr(network.crops, network.images),
+        "MB": checkpoint.stat().st_size / 1e6,
+    }
     checkpoint.unlink()
     save(kept, found)
     return found
@@ -133,8 +162,9 @@ def main() -> None:
     cells = list(product(args.networks, args.widths, args.methods))
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["QUANTFACE_CACHE"] = scratch
+        networks = {name: Trained(files[name], clean, args.side) for name in args.networks}
         for name, width, method in progress_bar(cells, desc="cells"):
-            found = cell(files[name], {"name": width, **methods()[method]}, args, clean)
+            found = cell(networks[name], {"name": width, **methods()[method]}, args)
             rows.append({"network": name, "width": width, "method": method, **found})
     report(rows, args.json)
 

@@ -15,10 +15,10 @@ from quantface_arch.quant import QuantLayer, Recipe, convert, quant_layers
 from quantface_arch.quant.allocation.solve import Amounts
 from quantface_arch.quant.calibration.selection import kinds_for
 from quantface_arch.quant.config.bitmap import LayerChoice, bits_of
-from quantface_arch.quant.config.specs import BalanceSpec
+from quantface_arch.quant.config.specs import ROTATED
 from quantface_arch.quant.cost.stand_in import StandIn, stand_in_layer
 from quantface_arch.quant.nn.traits import traits_of
-from quantface_arch.quant.ops.hadamard import Segments
+from quantface_arch.quant.ops.balance import LayerBalance
 from quantface_arch.runtime import RUNTIMES, load
 from quantface_arch.runtime.lowering import LoweredLayer, Lowering
 from quantface_arch.runtime.timing import LayerTimer, elapsed, median_time
@@ -93,24 +93,27 @@ class NetworkClock:
     def _runs(self, name: str, choice: LayerChoice) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield a text that identifies what is computed, and the input's shape, for every run."""
         layer, work = self.converted[name], self.work(choice)
-        rotated = choice.balance in ("rotate", "both")
+        rotation = self._rotation(layer)
         facts = {
             "kind": type(layer).__name__,
             "geometry": layer.geometry(layer),
             "work": work,
-            "blocks": self._segments(layer) if rotated else (),
+            "rotation": rotation.to_dict() if choice.balance in ROTATED else None,
         }
         for shape in self.runs[name]:
             yield json.dumps({**facts, "input": shape}), shape
 
-    def _segments(self, layer: QuantLayer) -> Segments:
-        spec = BalanceSpec(block=self.recipe.balance.block, sources=self.recipe.balance.sources)
-        return kinds_for(layer, spec, self.sources.get(layer.name, (layer.channels,)))[1]
+    def _rotation(self, layer: QuantLayer) -> LayerBalance:
+        """Return the layer's rotation, which does nothing if none fits."""
+        spec = self.recipe.balance
+        sources = self.sources.get(layer.name, (layer.channels,))
+        _, segments = kinds_for(layer, spec.offering("rotate"), sources)
+        return LayerBalance(None, segments, regular=spec.regular)
 
     def _time(self, key: str, name: str, choice: LayerChoice, shape: tuple[int, ...]) -> float:
         def make() -> tuple[LoweredLayer, Tensor]:
             layer = self.converted[name]
-            made = stand_in_layer(layer, choice, self._segments(layer))
+            made = stand_in_layer(layer, choice, self._rotation(layer))
             return Lowering()(made).eval(), torch.ones(shape)
 
         return self.timer.cached(key, make)

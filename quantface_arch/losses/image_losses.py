@@ -87,20 +87,32 @@ class QuantFaceTextureLoss(_BlockLoss):
 
 @LOSS_REGISTRY.register()
 class QuantFaceColorLoss(_BlockLoss):
-    """Mean absolute difference of two images' colour without brightness, at low resolution.
+    """Mean absolute difference of two images' colour, and of their brightness, at low resolution.
 
     Most of a face has one hue, and red lips are few pixels, so a pixelwise loss is low even if the
-    whole face has that hue. This loss compares the block means of R - G and (R + G)/2 - B.
+    whole face has that hue. This loss compares the block means of R - G and (R + G)/2 - B. A
+    degraded image still has the brightness of large areas, but losses on details outweigh it; so
+    the block means of (R + G + B)/3 can be compared as well.
 
     Args:
         loss_weight: factor of the result.
         window: side of the blocks in pixels.
+        brightness: factor of the difference in brightness, relative to those in colour.
     """
 
-    def __init__(self, loss_weight: float = 1.0, window: int = 4) -> None:
+    def __init__(self, loss_weight: float = 1.0, window: int = 4, brightness: float = 0.0) -> None:
         super().__init__(loss_weight, window)
+        self.brightness = brightness
 
     def features(self, image: Tensor) -> Tensor:
-        """Return the mean R - G and (R + G)/2 - B of each block."""
-        red, green, blue = F.avg_pool2d(image, self.window).unbind(dim=1)
-        return torch.stack((red - green, (red + green) / 2 - blue))
+        """Return the mean R - G, (R + G)/2 - B and weighted brightness of each block."""
+        means = F.avg_pool2d(image, self.window)
+        red, green, blue = means.unbind(dim=1)
+        colors = [red - green, (red + green) / 2 - blue]
+        return torch.stack([*colors, self.brightness * means.mean(dim=1)])
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Compare two batches of RGB images (N, 3, H, W); return a scalar."""
+        differences = (self.features(pred) - self.features(target)).abs()
+        # The loss without brightness is the mean over two features.
+        return self.loss_weight * differences.mean(dim=(1, 2, 3)).sum() / 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import MODEL_REGISTRY
@@ -42,10 +42,17 @@ class OSDFaceModel(RestorerModel):
             self.discriminator = Discriminator(
                 self.options.discriminator, self.device, self.autocast
             )
+            self.use_fast_layout(self.discriminator.net)
+        self.use_fast_layout(self.net_g)
         self.net_g.train()
         # A step that only encodes and decodes leaves the UNet and the VRE without gradients.
         self.net_g = self.parallel(self.net_g, bool(self.options.autoencode_every))
         self.setup_training()
+
+    def use_fast_layout(self, net: nn.Module) -> None:
+        """Store a network's weights in the layout in which bfloat16 convolutions are fastest."""
+        if self.options.autocast is not None:
+            net.to(memory_format=torch.channels_last)
 
     def setup_optimizers(self) -> None:
         """Make the optimizers of the network and of the discriminator."""

@@ -39,8 +39,9 @@ def load_restorer(
     """
     check_weights_dir(faces.weights_dir)
     shard = shard or Shard()
+    embedder = faces.identity_weights
     if faces.identity is not None:
-        find_embedder(faces.identity_weights, runtime.offline, note_printer(shard))
+        embedder = find_embedder(embedder, runtime.offline, note_printer(shard))
     path = shard.agree(
         str(obtain(runtime.model, runtime.fetching, note_printer(shard))) if shard.is_first else ""
     )
@@ -58,7 +59,7 @@ def load_restorer(
         offline=runtime.offline,
         batch_size=runtime.batch_size,
         color_fix=faces.color_fix,
-        identity_weights=faces.identity_weights,
+        identity_weights=embedder,
         notify=note_printer(shard),
     )
     _say_terms(restorer, note_printer(shard))

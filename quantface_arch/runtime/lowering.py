@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError, check_choice
 from quantface_arch.quant.config.bitmap import LayerChoice
-from quantface_arch.quant.config.specs import MAX_BITS
+from quantface_arch.quant.config.specs import MAX_BITS, ROTATED
 from quantface_arch.quant.nn.layers import QuantLayer
 from quantface_arch.quant.ops.hadamard import Segments, hadamard
 from quantface_arch.quant.ops.lowrank import low_rank_weight
@@ -84,7 +84,7 @@ def work(choice: LayerChoice) -> tuple[int, int, int, int]:
     kind = choice.balance or "none"
     if choice.activation_bits == MAX_BITS:
         return 0, int(kind == "scale"), 0, 0
-    return 1, int(kind != "none"), int(kind in ("rotate", "both")), choice.rank or 0
+    return 1, int(kind != "none"), int(kind in ROTATED), choice.rank or 0
 
 
 class LoweredLayer(nn.Module):

@@ -48,6 +48,17 @@ def test_color_loss_sees_hue_and_not_brightness_or_detail():
     assert torch.isclose(loss(red, grey), torch.tensor((0.5 + 0.25) / 2 / 16))
 
 
+def test_color_loss_adds_brightness_on_demand():
+    plain, bright = (
+        build_loss({"type": "QuantFaceColorLoss", "window": 8, "brightness": x}) for x in (0.0, 3.0)
+    )
+    image = torch.rand(1, 3, 32, 32)
+    assert plain(image + 0.2, image) < 1e-6
+    assert torch.isclose(bright(image + 0.2, image), torch.tensor(3 * 0.2 / 2))
+    red = image + torch.tensor([0.3, 0, 0]).view(3, 1, 1)
+    assert torch.isclose(bright(red, image), plain(red, image) + 3 * 0.1 / 2)
+
+
 def test_losses_have_finite_gradients_in_flat_pictures():
     flat = torch.zeros(1, 3, 16, 16, requires_grad=True)
     for name in ("QuantFaceEdgeLoss", "QuantFaceTextureLoss"):

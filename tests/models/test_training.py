@@ -116,7 +116,8 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(repo, tmp_p
 
 
 @pytest.mark.slow
-def test_training_changes_every_part(repo, tmp_path, options):
+def test_training_in_bfloat16_changes_every_part_in_the_fast_layout(repo, tmp_path, options):
+    options["train"]["autocast"] = "bfloat16"
     status, output = run(repo, tmp_path, options)
     assert status == 0, output
     before, after = weights(tmp_path, 2)["params"], weights(tmp_path)["params"]
@@ -124,6 +125,9 @@ def test_training_changes_every_part(repo, tmp_path, options):
         assert any(
             not torch.equal(before[name], after[name]) for name in before if name.startswith(part)
         ), part
+    for name, value in after.items():
+        if value.ndim == 4:
+            assert value.is_contiguous(memory_format=torch.channels_last), name
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from quant_helpers import TinyNet, pictures, quantized_layers, sqnr
 from torch import nn
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant import Recipe, convert, quant_layers, quantize
+from quantface_arch.quant import LayerBalance, Recipe, convert, quant_layers, quantize
 from quantface_arch.quant.config.bitmap import LayerChoice
 from quantface_arch.quant.cost.stand_in import stand_in_layer
 from quantface_arch.quant.ops.hadamard import rotate
@@ -169,7 +169,7 @@ def test_choices_of_equal_work_are_lowered_alike():
     found = {}
     for *bits, rank, kind in itertools.product((4, 6, 8), (4, 6, 8), (0, 3), KINDS):
         choice = LayerChoice(*bits, rank, kind)
-        lowered = Lowering()(stand_in_layer(net.conv_out, choice, ((1, 16),)))
+        lowered = Lowering()(stand_in_layer(net.conv_out, choice, LayerBalance(None, ((1, 16),))))
         tensors = {key: (x.shape, x.dtype) for key, x in lowered.state_dict().items()}
         is_clamped = lowered.integer.levels != lowered.integer.limits
         form = (is_clamped, lowered.rotation is not None, tensors)

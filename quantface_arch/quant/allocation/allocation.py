@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantface_arch.quant.allocation.costs import (
+    AVERAGES,
     branch_limit,
     layer_costs,
     limits_of,
@@ -44,19 +45,17 @@ class Allocation:
     @property
     def averages(self) -> dict[str, float]:
         """Return the average bit widths of weights and of inputs, rounded to 4 digits."""
-        kinds = {"weight_bits": "w", "activation_bits": "a"}
         return {
             name: round(average_bits(self.layers, self.choices, kind), 4)
-            for name, kind in kinds.items()
+            for kind, name in AVERAGES.items()
         }
 
     def summary(self, path: Path) -> str:
         """Return lines with the averages, the layers per choice, the size and the time."""
         lines, choices = [f"{path}: {len(self.choices)} layers"], self.choices.values()
-        kinds = (("weight", "weight_bits"), ("input", "activation_bits"))
-        for kind, name in kinds:
+        for what, name in zip(("weights", "inputs"), AVERAGES.values(), strict=True):
             listed = _counted([getattr(choice, name) for choice in choices])
-            lines.append(f"{kind}s: {self.averages[name]:.4f} bits on average ({listed})")
+            lines.append(f"{what}: {self.averages[name]:.4f} bits on average ({listed})")
         for what, values in (
             ("ranks", [choice.rank or 0 for choice in choices]),
             ("balancing", [choice.balance for choice in choices]),

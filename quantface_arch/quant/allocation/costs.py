@@ -15,7 +15,7 @@ from quantface_arch.quant.allocation.settings import AllocationSettings
 from quantface_arch.quant.allocation.solve import KINDS, LayerCosts, Limit, combine_costs
 from quantface_arch.quant.config.bitmap import LayerChoice
 
-__all__ = ["branch_limit", "layer_costs", "limits_of", "probes_of", "size_limit"]
+__all__ = ["AVERAGES", "branch_limit", "layer_costs", "limits_of", "probes_of", "size_limit"]
 
 # The names of the two averages in a budget.
 AVERAGES = {"w": "weight_bits", "a": "activation_bits"}

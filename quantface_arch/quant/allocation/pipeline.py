@@ -31,7 +31,6 @@ from quantface_arch.quant.calibration.selection import kinds_for
 from quantface_arch.quant.calibration.store import digest
 from quantface_arch.quant.config.bitmap import LayerChoice
 from quantface_arch.quant.config.recipe import Recipe
-from quantface_arch.quant.config.specs import BalanceSpec
 from quantface_arch.quant.cost.macs import count_macs
 from quantface_arch.quant.cost.stand_in import StandIn
 from quantface_arch.quant.nn.convert import convert
@@ -216,8 +215,8 @@ def prepare_sensitivities(
 def _facts(
     layer: QuantLayer, recipe: Recipe, sources: Mapping[str, tuple[int, ...]], macs: int
 ) -> LayerFacts:
-    spec = BalanceSpec(block=recipe.balance.block, sources=recipe.balance.sources)
-    kinds, _ = kinds_for(layer, spec, sources.get(layer.name, (layer.channels,)))
+    parts = sources.get(layer.name, (layer.channels,))
+    kinds, _ = kinds_for(layer, recipe.balance.offering("auto"), parts)
     kept = any(fnmatchcase(layer.name, pattern) for pattern in recipe.eight_bit)
     largest = int(recipe.branch.cap * full_rank(layer.weight))
     return LayerFacts(
@@ -228,6 +227,7 @@ def _facts(
         rank_parameters=branch_parameters(layer.weight, 1),
         largest_rank=largest if layer.groups == 1 else 0,
         kinds=tuple(dict.fromkeys(kinds)),
+        branch_bits=layer.branch_bits,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
@@ -42,7 +41,7 @@ def relative_errors(
         choices: what to measure.
     """
     balances = {
-        kind: choose(layer, observer, replace(recipe.balance, kind=kind, layers={}), sources, 0)
+        kind: choose(layer, observer, recipe.balance.offering(kind), sources, 0)
         for kind in dict.fromkeys(choice.balance or "none" for choice in choices)
     }
     inputs = list(dict.fromkeys(choice.activation_bits for choice in choices))

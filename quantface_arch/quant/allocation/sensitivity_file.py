@@ -12,8 +12,7 @@ from typing import Any
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.allocation.sensitivity import Measured, Probe
 from quantface_arch.quant.config.bitmap import LayerChoice
-from quantface_arch.quant.config.specs import MAX_BITS
-from quantface_arch.quant.cost.cost import FLOAT_BITS
+from quantface_arch.quant.config.specs import FLOAT_BITS, MAX_BITS, ROTATED, SCALED, UNROTATED
 from quantface_arch.quant.ops.packing import packed_size
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.files import atomic_path
@@ -24,8 +23,6 @@ __all__ = ["LayerFacts", "Sensitivities", "part_of", "parts"]
 FORMAT_VERSION = 2
 # Layer → choice → relative error, see ``Sensitivities.relative``.
 Relative = dict[str, dict[LayerChoice, float]]
-# Where a layer is not rotated, these kinds of balancing take the place of others.
-UNROTATED = {"rotate": "none", "both": "scale"}
 # A tensor's entry in the header of a file takes about this much, besides the name of its layer. In
 # the metadata, the rank of a layer's branches takes NUMBER_BYTES, the ranks of both in the recipe
 # PAIR_BYTES, and the balancing one of the last two.
@@ -48,7 +45,7 @@ def parts(path: Path) -> list[Path]:
 class LayerFacts:
     """What allocation has to know about a layer besides its sensitivities.
 
-    The last four are those of a layer without branches and balancing if the file is of an earlier
+    The last five are those of a layer without branches and balancing if the file is of an earlier
     release.
 
     Attributes:
@@ -59,6 +56,7 @@ class LayerFacts:
         rank_parameters: number of parameters of a branch of rank 1.
         largest_rank: largest rank of the branches together; 0 if the layer has none.
         kinds: the kinds of balancing that fit the layer.
+        branch_bits: bits of the branches' factors.
     """
 
     parameters: int
@@ -68,6 +66,7 @@ class LayerFacts:
     rank_parameters: int = 0
     largest_rank: int = 0
     kinds: tuple[str, ...] = ("none",)
+    branch_bits: int = FLOAT_BITS
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LayerFacts:
@@ -76,7 +75,7 @@ class LayerFacts:
         Raises:
             LookupError, TypeError, ValueError: the data are malformed.
         """
-        numbers = ("parameters", "macs", "channels", "rank_parameters", "largest_rank")
+        numbers = [name for name, kind in cls.__annotations__.items() if kind == "int"]
         found = {name: int(data[name]) for name in numbers if name in data}
         fixed = tuple(data["fixed"]) if data["fixed"] else None
         return cls(**found, fixed=fixed, kinds=tuple(data.get("kinds", ("none",))))
@@ -102,15 +101,19 @@ class LayerFacts:
         rank, kind = choice.rank or 0, choice.balance or "none"
         size, entries = packed_size(self.parameters, choice.weight_bits), []
         if rank:
-            size += FLOAT_BITS // 8 * rank * self.rank_parameters
+            size += packed_size(rank * self.rank_parameters, self.branch_bits)
             entries += [TENSOR_BYTES, TENSOR_BYTES, NUMBER_BYTES]
+            if self.branch_bits < FLOAT_BITS:
+                # Each factor has a float32 scale per component.
+                size += 2 * 4 * rank
+                entries += [TENSOR_BYTES, TENSOR_BYTES]
         if choice.rank is not None and min(choice.bits) < MAX_BITS:
             entries.append(PAIR_BYTES)
-        if kind in ("scale", "both"):
+        if kind in SCALED:
             size += 4 * self.channels
             entries.append(TENSOR_BYTES)
         if kind != "none":
-            entries.append(ROTATION_BYTES if kind in UNROTATED else SCALING_BYTES)
+            entries.append(ROTATION_BYTES if kind in ROTATED else SCALING_BYTES)
         return size + sum(entries) + len(entries) * len(name)
 
 

@@ -13,7 +13,14 @@ from quantface_arch.quant.calibration.calibrate import Calibration
 from quantface_arch.quant.calibration.observer import ActivationObserver
 from quantface_arch.quant.calibration.trial import output_error
 from quantface_arch.quant.config.recipe import Recipe
-from quantface_arch.quant.config.specs import MAX_BITS, BalanceSpec, BranchSpec
+from quantface_arch.quant.config.specs import (
+    MAX_BITS,
+    ROTATED,
+    SCALED,
+    UNROTATED,
+    BalanceSpec,
+    BranchSpec,
+)
 from quantface_arch.quant.nn.layers import QuantLayer, quant_layers
 from quantface_arch.quant.ops.balance import LayerBalance, channel_scale
 from quantface_arch.quant.ops.hadamard import MIN_WIDTH, Segments, segments_of
@@ -118,9 +125,9 @@ def kinds_for(
     parts = sources if spec.sources == "split" else (layer.channels,)
     per_group = layer.channels // layer.groups
     sources = parts if layer.groups == 1 else (per_group,)
-    segments = segments_of(sources, spec.block, spec.hadamard == "regular")
+    segments = segments_of(sources, spec.block, spec.regular)
     if not segments:
-        return tuple({"rotate": "none", "both": "scale"}.get(kind, kind) for kind in kinds), ()
+        return tuple(UNROTATED.get(kind, kind) for kind in kinds), ()
     return kinds, tuple((count * layer.groups, size) for count, size in segments)
 
 
@@ -132,7 +139,7 @@ def _offered(layer: QuantLayer, spec: BalanceSpec) -> tuple[str, ...]:
     """
     kinds = spec.kinds(layer.name)
     if layer.weight_spec.bits == layer.activation_spec.bits == MAX_BITS:
-        kinds = tuple(kind for kind in kinds if kind not in ("rotate", "both")) or kinds
+        kinds = tuple(kind for kind in kinds if kind not in ROTATED) or kinds
     return kinds
 
 
@@ -170,9 +177,9 @@ def candidates_for(
 ) -> Iterator[LayerBalance]:
     """Yield all balancings of one layer that a spec allows, the simplest first."""
     kinds, segments = kinds_for(layer, spec, sources)
-    regular = spec.hadamard == "regular"
+    regular = spec.regular
     seed = 0 if regular else (spec.seed + zlib.crc32(layer.name.encode())) % 2**31
-    scales = list(_scales(layer, observer, spec)) if {"scale", "both"} & {*kinds} else []
+    scales = list(_scales(layer, observer, spec)) if {*SCALED} & {*kinds} else []
     if "none" in kinds:
         yield LayerBalance()
     if "scale" in kinds:

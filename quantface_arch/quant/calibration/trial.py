@@ -102,9 +102,7 @@ def best_factors(
 
 def _copy(layer: QuantLayer) -> QuantLayer:
     """Return an unbalanced layer that shares this one's weight and has the same bit widths."""
-    copy = type(layer).from_float(layer, layer.weight_spec, layer.activation_spec, layer.name)
-    copy.branch_bits = layer.branch_bits
-    return copy
+    return type(layer).from_float(layer, layer.weight_spec, layer.activation_spec, layer.name)
 
 
 def _thin_out(trial: QuantLayer, every: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,7 @@ from quantface_arch.quant.ops.quantizer import dequantize, grid, quantize
 if TYPE_CHECKING:
     from quantface_arch.quant.checkpoint.reader import Reader
 
-__all__ = ["fill_branch", "has_rounded_branch", "packed_branch"]
+__all__ = ["empty_branch", "fill_branch", "has_rounded_branch", "packed_branch"]
 
 # The names of the factors and the axis of their components.
 FACTORS = (("branch_down", 0), ("branch_up", 1))
@@ -25,6 +26,20 @@ FACTORS = (("branch_down", 0), ("branch_up", 1))
 def has_rounded_branch(layer: QuantLayer) -> bool:
     """Return whether a layer has a branch that is stored in integers."""
     return layer.rank > 0 and layer.branch_bits != FLOAT_BITS
+
+
+def empty_branch(layer: QuantLayer, rank: int) -> dict[str, Tensor]:
+    """Return what a checkpoint has of a layer's branch of a rank, on the meta device."""
+    shapes = ((rank, *layer.weight.shape[1:]), (layer.weight.shape[0], rank))
+    tensors: dict[str, Tensor] = {}
+    for (name, _), shape in zip(FACTORS, shapes, strict=True):
+        if layer.branch_bits == FLOAT_BITS:
+            tensors[name] = torch.empty(shape, dtype=torch.float16, device="meta")
+        else:
+            size = packed_size(math.prod(shape), layer.branch_bits)
+            tensors[name] = torch.empty(size, dtype=torch.uint8, device="meta")
+            tensors[f"{name}_scale"] = torch.empty(rank, device="meta")
+    return tensors
 
 
 def packed_branch(layer: QuantLayer) -> dict[str, Tensor]:

@@ -15,6 +15,9 @@ __all__ = [
     "MAX_BITS",
     "MIN_BITS",
     "RANGES",
+    "ROTATED",
+    "SCALED",
+    "UNROTATED",
     "BalanceSpec",
     "BranchSpec",
     "QuantSpec",
@@ -29,6 +32,10 @@ RANGES = ("minmax", "ema", "percentile", "mse")
 ROUNDINGS = ("nearest", "gptq")
 PLAIN_KINDS = ("none", "scale", "rotate", "both")
 KINDS = (*PLAIN_KINDS, "auto")
+# The kinds that scale channels, and those that rotate them.
+SCALED, ROTATED = ("scale", "both"), ("rotate", "both")
+# Where a layer is not rotated, these kinds take the place of others.
+UNROTATED = {"rotate": "none", "both": "scale"}
 BLOCKS = (16, 32, 64, 128, 256)
 HADAMARDS = ("random", "regular")
 # Checkpoints store everything that is not quantized at this bit width.
@@ -194,6 +201,15 @@ class BalanceSpec:
     def betas(self) -> tuple[float | None, ...]:
         """Return the exponents beta to choose from; None means 1 - alpha."""
         return _listed(self.beta)
+
+    @property
+    def regular(self) -> bool:
+        """Return whether rotations are by regular Hadamard matrices."""
+        return self.hadamard == "regular"
+
+    def offering(self, kind: str) -> BalanceSpec:
+        """Return a spec that balances in the same way and offers a kind to every layer."""
+        return replace(self, kind=kind, layers={})
 
     def kinds(self, layer: str) -> tuple[str, ...]:
         """Return the kinds that a layer may choose from."""

@@ -15,7 +15,7 @@ from quantface_arch.errors import QuantFaceError, check_patterns
 from quantface_arch.quant.calibration.selection import branch_ranks, kinds_for
 from quantface_arch.quant.checkpoint.metadata import Metadata, opened
 from quantface_arch.quant.config.recipe import Recipe
-from quantface_arch.quant.config.specs import BalanceSpec
+from quantface_arch.quant.config.specs import ROTATED, SCALED, BalanceSpec
 from quantface_arch.quant.cost.cost import Entry, network_cost, total_cost
 from quantface_arch.quant.cost.macs import LayerWork
 from quantface_arch.quant.nn.convert import convert_layers
@@ -90,13 +90,14 @@ def costliest_balances(model: nn.Module, spec: BalanceSpec) -> dict[str, LayerBa
     Raises:
         QuantFaceError: a pattern of ``spec.layers`` matches no layer.
     """
-    return {
-        layer.name: LayerBalance(
-            _scale(layer) if {"scale", "both"} & {*kinds} else None,
-            segments if {"rotate", "both"} & {*kinds} else (),
+    found = {}
+    for layer, kinds, segments in _choices(model, spec):
+        scale = _scale(layer) if {*SCALED} & {*kinds} else None
+        rotated = bool({*ROTATED} & {*kinds})
+        found[layer.name] = LayerBalance(
+            scale, segments if rotated else (), regular=rotated and spec.regular
         )
-        for layer, kinds, segments in _choices(model, spec)
-    }
+    return found
 
 
 def undecided(model: nn.Module, spec: BalanceSpec) -> list[str]:

@@ -18,15 +18,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from quantface_arch.quant.calibration.selection import branch_ranks
+from quantface_arch.quant.checkpoint.branches import empty_branch
 from quantface_arch.quant.checkpoint.metadata import Metadata
 from quantface_arch.quant.checkpoint.reader import ACTIVATIONS
 from quantface_arch.quant.checkpoint.save_load import float_parts
 from quantface_arch.quant.config.bitmap import LayerChoice
 from quantface_arch.quant.config.recipe import Recipe
+from quantface_arch.quant.config.specs import ROTATED, SCALED
 from quantface_arch.quant.cost.planned import costliest_balances
 from quantface_arch.quant.nn.layers import QuantLayer, State, quant_layers
 from quantface_arch.quant.ops.balance import LayerBalance
-from quantface_arch.quant.ops.hadamard import Segments
 from quantface_arch.quant.ops.packing import packed_size
 from quantface_arch.quant.ops.quantizer import grid
 
@@ -66,7 +67,7 @@ class StandIn:
         layers = {layer.name: layer for layer in quant_layers(model)}
         ranks = {name: sum(pair) for name, pair in branch_ranks(model, recipe.branch).items()}
         balances = {
-            name: replace(balance, seed=SEED if balance.segments else 0)
+            name: replace(balance, seed=SEED if balance.segments and not balance.regular else 0)
             for name, balance in costliest_balances(model, recipe.balance).items()
         }
         tensors = {
@@ -106,12 +107,12 @@ class StandIn:
 
 
 @torch.no_grad()
-def stand_in_layer(layer: QuantLayer, choice: LayerChoice, segments: Segments) -> QuantLayer:
+def stand_in_layer(layer: QuantLayer, choice: LayerChoice, rotation: LayerBalance) -> QuantLayer:
     """Return a quantized layer with a choice's bit widths, branch and balancing.
 
     Args:
         layer: a layer on any device that is not quantized; only its shape and specs are read.
-        segments: blocks of a rotation, if the choice has one.
+        rotation: a balancing that only rotates; it is left out if the choice has no rotation.
     """
     source = copy.copy(layer)
     source._parameters = {
@@ -124,11 +125,12 @@ def stand_in_layer(layer: QuantLayer, choice: LayerChoice, segments: Segments) -
     )
     made = type(layer).from_float(source, replace(weights, range="minmax"), activations, layer.name)
     kind, rank, weight = choice.balance or "none", choice.rank or 0, made.weight
-    scale = _filled(torch.Size([layer.channels])) if kind in ("scale", "both") else None
-    made.set_balance(LayerBalance(scale, segments if kind in ("rotate", "both") else ()))
+    scale = _filled(torch.Size([layer.channels])) if kind in SCALED else None
+    made.set_balance(replace(rotation if kind in ROTATED else LayerBalance(), scale=scale))
     if rank:
         down, up = (rank, *weight.shape[1:]), (weight.shape[0], rank)
         made.set_branch(_filled(torch.Size(down)), _filled(torch.Size(up)))
+        made.round_branch()
     made.quantize_weight()
     made.set_activation_range(-4.0, 4.0)
     made.act_low.fill_(-4.0)
@@ -162,10 +164,7 @@ def _layer_tensors(layer: QuantLayer, rank: int, balance: LayerBalance) -> dict[
         tensors["weight_zero_point"] = _empty(layer.weight_scale.shape, torch.uint8)
     if balance.scale is not None:
         tensors["balance_scale"] = _empty((layer.channels,), torch.float32)
-    if rank:
-        tensors["branch_down"] = _empty((rank, *weight.shape[1:]), torch.float16)
-        tensors["branch_up"] = _empty((weight.shape[0], rank), torch.float16)
-    return tensors
+    return {**tensors, **(empty_branch(layer, rank) if rank else {})}
 
 
 def _activation_row(layer: QuantLayer) -> tuple[float, float, float, float]:

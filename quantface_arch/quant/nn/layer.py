@@ -93,6 +93,8 @@ class QuantLayer(BalancedLayer):
         It shares the float layer's parameters; they are not copied.
 
         Args:
+            module: a float layer; or a quantized one before it is balanced, whose ``branch_bits``
+                the new one has as well.
             name: the layer's name, for messages.
         """
         layer = cls.empty_like(module)
@@ -100,6 +102,7 @@ class QuantLayer(BalancedLayer):
         layer.bias = cast("nn.Parameter | None", module.bias)
         layer.name, layer.weight_spec, layer.activation_spec = name, weights, activations
         layer.state, layer.observer = State.CALIBRATING, None
+        layer.branch_bits = getattr(module, "branch_bits", layer.branch_bits)
         steps = steps_shape(layer.weight, weights)
         for buffer, shape in (("weight_scale", steps), ("act_scale", ())):
             layer.register_buffer(buffer, torch.ones(shape, device=layer.weight.device))

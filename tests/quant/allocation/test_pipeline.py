@@ -7,7 +7,7 @@ import torch
 from quant_helpers import TinyNet, pictures
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant import CalibrationData, Recipe, quant_layers
+from quantface_arch.quant import CalibrationData, Recipe, convert, quant_layers
 from quantface_arch.quant.allocation.allocation import solve_allocation
 from quantface_arch.quant.allocation.budget import Budget
 from quantface_arch.quant.allocation.distance import ssim_distance
@@ -17,6 +17,8 @@ from quantface_arch.quant.allocation.pipeline import (
     prepare_sensitivities,
 )
 from quantface_arch.quant.allocation.settings import AllocationSettings
+from quantface_arch.quant.config.bitmap import bits_of
+from quantface_arch.quant.cost.stand_in import StandIn
 
 
 def settings(**changes):
@@ -83,3 +85,25 @@ def test_layers_are_described_with_their_fixed_widths_and_idle_ones_named():
     net.idle = torch.nn.Linear(4, 4)
     with pytest.raises(QuantFaceError, match="layer idle: the network does not use it"):
         prepare_sensitivities(net, Recipe.from_name("w4a4"), "key", 2, 16)
+
+
+@pytest.mark.parametrize("bits", [16, 8, 4])
+@pytest.mark.parametrize("hadamard", ["random", "regular"])
+def test_the_size_of_a_plan_is_that_of_its_file(bits, hadamard):
+    recipe = Recipe.from_dict(
+        {
+            "name": "w4a4",
+            "branch": {"bits": bits, "budget": 1},
+            "balance": {"hadamard": hadamard, "block": 64},
+        }
+    )
+    found = prepare_sensitivities(TinyNet(64), recipe, "key", 1, 16)
+    assert "both" in found.layers["body"].kinds
+    plan = {name: facts.choice((4, 4), 4, "both") for name, facts in found.layers.items()}
+    sizes = [facts.bytes(name, plan[name]) for name, facts in found.layers.items()]
+    with torch.device("meta"):
+        net = TinyNet(64)
+    planned = recipe.with_choices(plan)
+    convert(net, planned, bits_of(plan))
+    wanted = StandIn.of(net, planned, {}).bytes
+    assert found.fixed_bytes + sum(sizes) == pytest.approx(wanted, rel=0.01)

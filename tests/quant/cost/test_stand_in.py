@@ -9,6 +9,7 @@ import torch
 from quant_helpers import TinyNet, pictures
 
 from quantface_arch.quant import (
+    LayerBalance,
     Recipe,
     convert,
     load_checkpoint,
@@ -27,26 +28,34 @@ ARCH = {"type": "any"}
 
 def described(net):
     return {
-        x.name: (x.weight_spec.bits, x.activation_spec.bits, x.rank, x.balance.kind)
+        x.name: (
+            *(x.weight_spec.bits, x.activation_spec.bits, x.rank, x.branch_bits),
+            *(x.balance.kind, x.balance.segments, x.balance.regular),
+        )
         for x in quant_layers(net)
     }
 
 
 @pytest.mark.parametrize("kind", ["none", "scale", "rotate", "both"])
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_a_stand_in_has_the_size_and_the_tensors_of_the_checkpoint(tmp_path, kind, symmetric):
+@pytest.mark.parametrize(
+    ("symmetric", "bits", "hadamard"),
+    [(True, 16, "random"), (False, 16, "random"), (False, 8, "regular"), (True, 5, "regular")],
+)
+def test_a_stand_in_has_the_size_and_the_tensors_of_the_checkpoint(
+    tmp_path, kind, symmetric, bits, hadamard
+):
     recipe = Recipe.from_dict(
         {
             "name": "w4a6",
             "weights": {"symmetric": symmetric},
             "eight_bit": ["conv_out"],
-            "balance": {"kind": kind},
-            "branch": {"svd": 2, "distill": 1, "budget": 1},
+            "balance": {"kind": kind, "hadamard": hadamard},
+            "branch": {"svd": 2, "distill": 1, "budget": 1, "bits": bits},
         }
     )
-    net = TinyNet(32)
+    net = TinyNet(64)
     with torch.device("meta"):
-        shapes = TinyNet(32)
+        shapes = TinyNet(64)
     convert(shapes, recipe)
     file = StandIn.of(shapes, recipe, ARCH)
     file.save(tmp_path / "stand_in.safetensors")
@@ -62,7 +71,7 @@ def test_a_stand_in_has_the_size_and_the_tensors_of_the_checkpoint(tmp_path, kin
     assert found == real
     size = (tmp_path / "real.safetensors").stat().st_size
     assert size <= file.bytes + 16 and file.bytes == pytest.approx(size, rel=0.01)
-    loaded = load_checkpoint(tmp_path / "stand_in.safetensors", lambda _: TinyNet(32))
+    loaded = load_checkpoint(tmp_path / "stand_in.safetensors", lambda _: TinyNet(64))
     assert described(loaded) == described(net)
     assert bool(loaded(pictures()).isfinite().all())
 
@@ -70,11 +79,13 @@ def test_a_stand_in_has_the_size_and_the_tensors_of_the_checkpoint(tmp_path, kin
 def test_a_layer_has_what_the_choice_says_and_runs():
     with torch.device("meta"):
         net = TinyNet()
-    convert(net, Recipe.from_name("w4a4"))
-    layer = net.linear
+    convert(net, Recipe.from_dict({"name": "w4a4", "branch": {"bits": 8}}))
+    layer, rotation = net.linear, LayerBalance(None, ((1, 16),), regular=True)
     for *bits, rank, kind in itertools.product((4, 8), (4, 8), (0, 3), PLAIN_KINDS):
-        made = stand_in_layer(layer, LayerChoice(*bits, rank, kind), ((1, 16),))
+        made = stand_in_layer(layer, LayerChoice(*bits, rank, kind), rotation)
         assert made.state is State.QUANTIZED
-        assert described(torch.nn.Sequential(made)) == {"linear": (*bits, rank, kind)}
+        assert (made.weight_spec.bits, made.activation_spec.bits) == (*bits,)
+        assert (made.rank, made.balance.kind, made.branch_bits) == (rank, kind, 8)
+        assert made.balance.regular == (kind in ("rotate", "both"))
         assert bool(made(torch.randn(2, 16)).isfinite().all())
     assert layer.weight.is_meta and layer.state is State.CALIBRATING
