@@ -11,7 +11,7 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.calibration.merge import merged
 from quantface_arch.quant.calibration.observer import ActivationObserver
 from quantface_arch.quant.nn.layers import QuantLayer, State, quant_layers
-from quantface_arch.quant.ops.gptq import MAX_COLUMNS, check_memory, free_memory, hessian_bytes
+from quantface_arch.quant.ops.gptq import MAX_COLUMNS, check_memory, hessian_bytes, system_memory
 from quantface_arch.utils.distributed import Shard
 
 __all__ = ["Calibration", "calibrating", "check_hessians_fit", "gptq_fits", "unmet_rounding"]
@@ -178,7 +178,7 @@ def gptq_fits(model: nn.Module, share: float = 0.25) -> bool:
         for module in model.modules()
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
     ]
-    memory = free_memory("MemTotal")
+    memory = system_memory("MemTotal")
     needed = hessian_bytes(columns, copies=2)
     return max(columns, default=0) <= MAX_COLUMNS and (memory is None or needed <= share * memory)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.ops.quantizer import fake_quantize
 
-__all__ = ["MAX_COLUMNS", "check_memory", "free_memory", "gptq", "hessian_bytes"]
+__all__ = ["MAX_COLUMNS", "check_memory", "gptq", "hessian_bytes", "system_memory"]
 
 # After this many columns, the rest of the weight is updated at once.
 BLOCK = 128
@@ -72,7 +72,7 @@ def check_memory(columns: Sequence[int], copies: int = 1) -> None:
         columns: the number n of columns of each layer's weight; its float64 Hessian is (n, n).
         copies: how many copies of all Hessians are held at a time.
     """
-    wanted, free = hessian_bytes(columns, copies), free_memory()
+    wanted, free = hessian_bytes(columns, copies), system_memory()
     if free is not None and wanted > free:
         raise QuantFaceError(
             f"recipe weights: rounding: gptq needs {wanted / 1e9:.1f} GB for the Hessians of "
@@ -86,11 +86,11 @@ def hessian_bytes(columns: Sequence[int], copies: int = 1) -> int:
     return 8 * copies * sum(side * side for side in columns)
 
 
-def free_memory(kind: str = "MemAvailable") -> int | None:
-    """Return the available memory in bytes, or None where the system does not report it.
+def system_memory(kind: str = "MemAvailable") -> int | None:
+    """Return an entry of Linux's /proc/meminfo in bytes; None where there is none.
 
     Args:
-        kind: ``MemTotal`` for all memory of the machine.
+        kind: ``MemAvailable`` for what processes may still take, ``MemTotal`` for all memory.
     """
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()

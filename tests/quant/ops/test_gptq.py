@@ -19,7 +19,7 @@ from quantface_arch.quant import (
     prepare,
     quant_layers,
 )
-from quantface_arch.quant.ops.gptq import BLOCK, check_memory, free_memory, gptq
+from quantface_arch.quant.ops.gptq import BLOCK, check_memory, gptq, system_memory
 from quantface_arch.quant.ops.quantizer import fake_quantize, grid, scale_and_zero_point
 
 # Values in the Hessians of TinyNet, whose grouped layer needs none.
@@ -105,18 +105,18 @@ def test_hessians_beyond_the_free_memory_are_refused_before_any_image_is_read(
 
     options = {"name": "w4a8", "weights": {"rounding": "gptq"}, **PLAIN}
     store = CalibrationStore(tmp_path / "calib.safetensors", "key") if stored else None
-    monkeypatch.setattr("quantface_arch.quant.ops.gptq.free_memory", lambda: free - 1)
+    monkeypatch.setattr("quantface_arch.quant.ops.gptq.system_memory", lambda: free - 1)
     with pytest.raises(
         QuantFaceError, match=r"gptq needs 0\.0 GB for the Hessians of 4 layers, 0\.0"
     ):
         prepare(TinyNet(), options, CalibrationData(unread(), progress=False, store=store))
-    monkeypatch.setattr("quantface_arch.quant.ops.gptq.free_memory", lambda: free)
+    monkeypatch.setattr("quantface_arch.quant.ops.gptq.system_memory", lambda: free)
     data = CalibrationData(pictures(), progress=False, store=store)
     prepare(TinyNet(), options, data)
 
 
 def test_the_free_memory_is_what_the_system_says():
-    free = free_memory()
+    free = system_memory()
     assert free is None or 2**20 < free < 2**50
     check_memory([16])
     with pytest.raises(QuantFaceError, match="gptq needs 8000000000"):
