@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils import FileClient, get_root_logger, img2tensor
 from basicsr.utils.registry import DATASET_REGISTRY
+from quantface_arch.data.colors import recolored
 from quantface_arch.data.default_faces import SHIPPED_FACES, find_faces
 from quantface_arch.data.degradation import seeded
 from quantface_arch.data.lmdb_keys import read_sides
@@ -86,6 +87,7 @@ class QuantFaceDataset(Dataset):
         self.degradation = options.degradation
         self.schedule = _schedule(options.gt_size)
         self.rescale_prob = options.rescale_prob
+        self.recolor_prob = options.recolor_prob
         self.use_hflip = options.use_hflip
         self.seed = options.seed
         self.large_enough = {
@@ -229,6 +231,9 @@ class QuantFaceDataset(Dataset):
             gt, face_size = self._cut(image, size, whole)
             if self.use_hflip and random.random() < 0.5:
                 gt = gt[:, ::-1]
+            # Without the option, nothing is drawn, so the other draws stay the same.
+            if self.recolor_prob and random.random() < self.recolor_prob:
+                gt = recolored(gt)
             gt = np.ascontiguousarray(gt)
             lq = self.degradation(gt, face_size)
         gt, lq = img2tensor([gt, lq], bgr2rgb=True, float32=True)

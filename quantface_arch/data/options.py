@@ -55,6 +55,12 @@ class FaceDatasetOptions:
         "aligned.",
         False,
     )
+    recolor_prob: float = option(
+        "share of samples with permuted colour channels and a random saturation, so that colours "
+        "that the faces lack are learned too.",
+        0.0,
+        limits=SHARE,
+    )
     degradation: Degradation = option(
         "see `datasets: train: degradation` below.", Degradation(), shown="as there"
     )

@@ -166,6 +166,13 @@ class OSDFaceOptions(TrainOptions):
         limits=Limits(least=0),
         shown="0: never",
     )
+    latent_color_weight: float = option(
+        "weight of the L1 distance between the latent's first three channels and the image's mean "
+        "colours, in steps that only encode and decode. A small encoder that sees few colours can "
+        "lose one of their three dimensions.",
+        0.0,
+        limits=Limits(least=0),
+    )
     vre_weight: float = option("weight of the codebook loss.", 0.0, limits=Limits(least=0))
     kl_weight: float = option("weight of the VAE's KL divergence.", 0.0, limits=Limits(least=0))
     discriminator: DiscriminatorOptions | None = option(

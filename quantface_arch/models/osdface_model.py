@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
@@ -83,10 +84,14 @@ class OSDFaceModel(RestorerModel):
                 gt if autoencode else lq, noise, return_all=True, autoencode=autoencode
             )
         self.output = output.image.float()
-        return {
+        losses = {
             "l_vre": self.options.vre_weight * output.vre_loss.float(),
             "l_kl": self.options.kl_weight * output.kl.float(),
         }
+        if autoencode and self.options.latent_color_weight:
+            distance = latent_color_distance(output.latent.float(), gt)
+            losses["l_latent_color"] = self.options.latent_color_weight * distance
+        return losses
 
     def losses(self, lq: Tensor, gt: Tensor | None, current_iter: int) -> dict[str, Tensor]:
         """Return the losses of a batch that count at an iteration, by log name."""
@@ -128,3 +133,14 @@ class OSDFaceModel(RestorerModel):
         if self.discriminator is not None:
             path = str(self.saved("net_d", step))
             self.load_network(self.discriminator.net, path, True, "params")
+
+
+def latent_color_distance(latent: Tensor, image: Tensor) -> Tensor:
+    """Return the L1 distance of a latent's first three channels from an image's mean colours.
+
+    Args:
+        latent: (N, C, h, w).
+        image: (N, 3, H, W) in [-1, 1]; each position of the latent stands for a block of pixels.
+    """
+    colors = F.adaptive_avg_pool2d(image, latent.shape[-2:])
+    return (latent[:, :3] - colors).abs().mean()

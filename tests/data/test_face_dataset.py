@@ -17,6 +17,7 @@ from basicsr.data import build_dataset
 from basicsr.utils import get_root_logger
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from quantface_arch.data import Degradation, ResumableSampler, SampleIndex, seeded
+from quantface_arch.data.colors import recolored
 from quantface_arch.errors import QuantFaceError
 
 
@@ -49,6 +50,20 @@ def test_pairs_are_degraded_in_range_and_repeatable(faces):
         assert a["lq"].shape == a["gt"].shape == (3, 32, 32)
         assert a["lq"].min() >= 0 and a["lq"].max() <= 1
         assert (a["lq"] - a["gt"]).abs().mean() > 1e-3
+
+
+def test_recolored_samples_keep_shapes_but_not_colours(faces):
+    plain, changed = make(faces), make(faces, recolor_prob=1)
+    for index in range(4):
+        place = SampleIndex(index, 1, 10 + index)
+        before, after = plain[place]["gt"], changed[place]["gt"]
+        assert after.min() >= 0 and after.max() <= 1
+        middle = ((after > 0) & (after < 1)).all(0)
+        assert torch.allclose(before.mean(0)[middle], after.mean(0)[middle], atol=1e-6)
+        # Some pixels keep their colour if two channels happen to be exchanged with each other.
+        assert ((before - after).abs().amax(0) > 0.01).float().mean() > 0.5
+    orders = {tuple(recolored(np.eye(3, dtype=np.float32)[None])[0].argmax(1)) for _ in range(99)}
+    assert len(orders) == 6
 
 
 def test_another_place_or_seed_gives_another_sample(faces):

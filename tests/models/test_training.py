@@ -21,6 +21,7 @@ from quantface_arch.archs.build import build_arch
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.models.discriminator import Discriminator
 from quantface_arch.models.options import DiscriminatorOptions
+from quantface_arch.models.osdface_model import latent_color_distance
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant import Recipe, quantize, save_checkpoint
 from quantface_arch.quant.checkpoint.save_load import read_metadata
@@ -117,7 +118,7 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(repo, tmp_p
 
 @pytest.mark.slow
 def test_training_in_bfloat16_changes_every_part_in_the_fast_layout(repo, tmp_path, options):
-    options["train"]["autocast"] = "bfloat16"
+    options["train"].update(autocast="bfloat16", autoencode_every=2, latent_color_weight=1.0)
     status, output = run(repo, tmp_path, options)
     assert status == 0, output
     before, after = weights(tmp_path, 2)["params"], weights(tmp_path)["params"]
@@ -125,6 +126,7 @@ def test_training_in_bfloat16_changes_every_part_in_the_fast_layout(repo, tmp_pa
         assert any(
             not torch.equal(before[name], after[name]) for name in before if name.startswith(part)
         ), part
+    assert output.count("l_latent_color") == 3
     for name, value in after.items():
         if value.ndim == 4:
             assert value.is_contiguous(memory_format=torch.channels_last), name
@@ -215,3 +217,10 @@ def test_the_test_loop_restores_with_a_checkpoint(repo, tmp_path, recipe):
         y = ((loaded(x * 2 - 1)[0] + 1) * 127.5).permute(1, 2, 0).numpy()[:, :, ::-1]
     # A rounding boundary may fall either way between two orders of summation.
     assert np.abs(cv2.imread(str(saved)).astype(float) - y).max() < 1.01
+
+
+def test_the_latent_is_compared_with_the_mean_colours_of_its_blocks():
+    image = torch.rand(2, 3, 16, 16) * 2 - 1
+    colors = torch.nn.functional.avg_pool2d(image, 4)
+    latent = torch.cat((colors + 0.25, torch.rand(2, 5, 4, 4)), dim=1)
+    assert latent_color_distance(latent, image) == pytest.approx(0.25, rel=1e-5)
