@@ -1,4 +1,4 @@
-"""The mini's second generation: the first one with a filter at its end."""
+"""The mini's second generation: the first one with a wider latent and a filter at its end."""
 
 from __future__ import annotations
 
@@ -27,9 +27,20 @@ def test_the_preset_has_at_most_twelve_million_parameters():
     assert net.smooth_output
 
 
-def test_the_second_generation_continues_the_first():
-    """The parameters are the same, so a training can start from the first generation's."""
-    first, second = (build_arch({"type": "OSDFace", "preset": p}) for p in ("mini", "mini2"))
+def test_only_the_latent_and_the_filter_differ_from_the_first_generation():
+    first = build_arch({"type": "OSDFace", "preset": "mini"})
+    width = first.vae.config["latent_channels"]
+    assert (
+        build_arch({"type": "OSDFace", "preset": "mini2"}).latent_shape(1, 64, 64)[1] == 2 * width
+    )
+    second = build_arch(
+        {
+            "type": "OSDFace",
+            "preset": "mini2",
+            "vae": {"latent_channels": width},
+            "unet": {"in_channels": width, "out_channels": width},
+        }
+    )
     second.load_state_dict(first.state_dict())
     lq = torch.rand(1, 3, 64, 64) * 2 - 1
     with torch.no_grad():
