@@ -142,5 +142,6 @@ def latent_color_distance(latent: Tensor, image: Tensor) -> Tensor:
         latent: (N, C, h, w).
         image: (N, 3, H, W) in [-1, 1]; each position of the latent stands for a block of pixels.
     """
-    colors = F.adaptive_avg_pool2d(image, latent.shape[-2:])
+    height, width = latent.shape[-2:]
+    colors = F.adaptive_avg_pool2d(image, (height, width))
     return (latent[:, :3] - colors).abs().mean()

@@ -16,7 +16,7 @@ def color_error(name, faces):
     model = load_model(name, runtime="reference")
     errors = []
     for path in faces:
-        face = torch.from_numpy(load_rgb(path)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        face = torch.tensor(load_rgb(path)).permute(2, 0, 1)[None].float() / 127.5 - 1
         for order in itertools.permutations(range(3)):
             image = face[:, list(order)]
             with torch.no_grad():
