@@ -23,7 +23,7 @@ from quantface_arch.models import options
 from quantface_arch.models.schedule import SCHEDULERS
 from quantface_arch.quant import Recipe
 from quantface_arch.quant.allocation.budget import Budget
-from quantface_arch.quant.config import bitmap, specs
+from quantface_arch.quant.config import bitmap, branch_spec, specs
 from quantface_arch.utils.cli import EXIT_FAILED, Parser, run
 from quantface_arch.utils.files import atomic_path
 
@@ -94,7 +94,7 @@ def _quant() -> list[Section]:
             intro=f"Weights begin with {_departures(Recipe.from_name('w8a8').weights)}.",
         ),
         Section("`quant: balance`", specs.BalanceSpec, allowed=balance),
-        Section("`quant: branch`", specs.BranchSpec),
+        Section("`quant: branch`", branch_spec.BranchSpec),
         Section("`quant: calibration`", options.CalibrationOptions),
     ]
 

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
         round_float_parts,
         save_checkpoint,
     )
+    from quantface_arch.quant.config.branch_spec import BranchSpec
     from quantface_arch.quant.config.recipe import Recipe
-    from quantface_arch.quant.config.specs import BalanceSpec, BranchSpec, QuantSpec
+    from quantface_arch.quant.config.specs import BalanceSpec, QuantSpec
     from quantface_arch.quant.finetune.trainable import fold_trained, trainable
     from quantface_arch.quant.nn.convert import BitMap, ConversionReport, convert
     from quantface_arch.quant.nn.layers import (
@@ -78,7 +79,7 @@ __all__ = [
 _HOMES = {
     "BalanceSpec": "quantface_arch.quant.config.specs",
     "BitMap": "quantface_arch.quant.nn.convert",
-    "BranchSpec": "quantface_arch.quant.config.specs",
+    "BranchSpec": "quantface_arch.quant.config.branch_spec",
     "Calibration": "quantface_arch.quant.calibration.calibrate",
     "CalibrationData": "quantface_arch.quant.calibration.run",
     "CalibrationStore": "quantface_arch.quant.calibration.store",

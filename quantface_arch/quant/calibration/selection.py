@@ -12,6 +12,7 @@ from quantface_arch.errors import check_patterns
 from quantface_arch.quant.calibration.calibrate import Calibration
 from quantface_arch.quant.calibration.observer import ActivationObserver
 from quantface_arch.quant.calibration.trial import output_error
+from quantface_arch.quant.config.branch_spec import BranchSpec
 from quantface_arch.quant.config.recipe import Recipe
 from quantface_arch.quant.config.specs import (
     MAX_BITS,
@@ -19,7 +20,6 @@ from quantface_arch.quant.config.specs import (
     SCALED,
     UNROTATED,
     BalanceSpec,
-    BranchSpec,
 )
 from quantface_arch.quant.nn.layers import QuantLayer, quant_layers
 from quantface_arch.quant.ops.balance import LayerBalance, channel_scale

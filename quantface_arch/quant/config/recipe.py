@@ -9,12 +9,12 @@ from typing import Any
 
 from quantface_arch.errors import QuantFaceError, check_choice
 from quantface_arch.quant.config.bitmap import LayerChoice
+from quantface_arch.quant.config.branch_spec import BranchSpec
 from quantface_arch.quant.config.specs import (
     FLOAT_BITS,
     MAX_BITS,
     MIN_BITS,
     BalanceSpec,
-    BranchSpec,
     QuantSpec,
     checked,
     names_of,

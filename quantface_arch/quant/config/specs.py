@@ -1,4 +1,4 @@
-"""Specs of a layer's grids, balancing and branches. They are frozen, validated plain data."""
+"""Specs of a layer's grids and balancing. They are frozen, validated plain data."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = [
     "SCALED",
     "UNROTATED",
     "BalanceSpec",
-    "BranchSpec",
     "QuantSpec",
     "checked",
+    "is_share",
     "is_width",
     "names_of",
 ]
@@ -150,7 +150,8 @@ def _check_kind(what: str, kind: Any) -> None:
         raise QuantFaceError(f"{what}: found {list(kind)!r}, a list may hold {allowed}")
 
 
-def _is_share(value: object) -> bool:
+def is_share(value: object) -> bool:
+    """Return whether a value is a number from 0 to 1."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
@@ -222,11 +223,11 @@ class BalanceSpec:
             value = getattr(self, what)
             object.__setattr__(self, what, tuple(value) if isinstance(value, list) else value)
         _check_kind("balance kind", self.kind)
-        if not (self.alphas and all(map(_is_share, self.alphas))):
+        if not (self.alphas and all(map(is_share, self.alphas))):
             raise QuantFaceError(
                 f"balance alpha: found {self.alpha!r}, allowed: [0, 1], a list of such, and search"
             )
-        if not (self.betas and all(beta is None or _is_share(beta) for beta in self.betas)):
+        if not (self.betas and all(beta is None or is_share(beta) for beta in self.betas)):
             raise QuantFaceError(
                 f"balance beta: found {self.beta!r}, allowed are [0, 1], null, and a list of such"
             )
@@ -242,73 +243,3 @@ class BalanceSpec:
         object.__setattr__(self, "layers", layers)
         for pattern, kind in layers.items():
             _check_kind(f"balance layers {pattern!r}", kind)
-
-
-@dataclass(frozen=True)
-class BranchSpec:
-    """Ranks of the two low-rank branches of a layer, see ``lowrank``.
-
-    Attributes:
-        svd: rank of the branch that takes the weight's leading singular vectors; ``auto`` is the
-            largest rank, up to 16, that keeps the budget.
-        distill: rank of the branch that starts at zero, for training.
-        ranks: name pattern → [svd, distill], for layers that differ; the first match counts.
-        cap: largest share of a layer's full rank that its two branches may have together.
-        budget: largest share of the model's parameters that all branches may have together;
-            rounded branches count by their bits, so those of 8 may have twice the rank.
-        iterations: rounds of computing the SVD branch (SVDQuant). The first decomposes the weight;
-            each later one decomposes the part that the last round's rounded weight does not
-            represent, as long as the error of the layer's output falls.
-        bits: bits of the factors. 2 to 8 rounds each of a factor's components to its own symmetric
-            grid, before the rest of the weight is rounded (LoRaQ); 16 does not round them.
-
-    Raises:
-        QuantFaceError: a value is not allowed.
-    """
-
-    svd: int | str = "auto"
-    distill: int = 0
-    ranks: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    cap: float = 0.25
-    budget: float = 0.1
-    iterations: int = 1
-    bits: int = FLOAT_BITS
-
-    def __post_init__(self) -> None:
-        if not is_width(self.bits) and self.bits != FLOAT_BITS:
-            raise QuantFaceError(
-                f"branch bits: found {self.bits!r}, allowed are {MIN_BITS} to {MAX_BITS} "
-                f"and {FLOAT_BITS}"
-            )
-        if self.svd != "auto":
-            _check_rank("svd", self.svd)
-        _check_rank("distill", self.distill)
-        if type(self.iterations) is not int or self.iterations < 1:
-            raise QuantFaceError(
-                f"branch iterations: found {self.iterations!r}, a whole number from 1 is wanted"
-            )
-        for what in ("cap", "budget"):
-            if not _is_share(getattr(self, what)):
-                raise QuantFaceError(
-                    f"branch {what}: found {getattr(self, what)!r}, allowed is [0, 1]"
-                )
-        if not isinstance(self.ranks, Mapping):
-            raise QuantFaceError(f"branch ranks: found {self.ranks!r}, a mapping is wanted")
-        for pattern, pair in self.ranks.items():
-            if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-                raise QuantFaceError(
-                    f"branch ranks {pattern!r}: found {pair!r}, [svd, distill] is wanted"
-                )
-            for what, rank in zip(("svd", "distill"), pair, strict=True):
-                _check_rank(f"ranks {pattern!r} {what}", rank)
-        object.__setattr__(self, "ranks", {name: tuple(pair) for name, pair in self.ranks.items()})
-
-    def split(self, rank: int) -> tuple[int, int]:
-        """Return the ranks (svd, distill) of two branches that have a rank together."""
-        distill = min(self.distill, rank)
-        return rank - distill, distill
-
-
-def _check_rank(what: str, rank: object) -> None:
-    if type(rank) is not int or rank < 0:
-        raise QuantFaceError(f"branch {what}: found {rank!r}, a whole number from 0 is wanted")

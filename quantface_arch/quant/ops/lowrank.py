@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from quantface_arch.errors import QuantFaceError, check_patterns
-from quantface_arch.quant.config.specs import FLOAT_BITS, BranchSpec
+from quantface_arch.quant.config.branch_spec import BranchSpec
+from quantface_arch.quant.config.specs import FLOAT_BITS
 
 __all__ = [
     "branch_parameters",

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.quant.config.branch_spec import BranchSpec
 from quantface_arch.quant.config.recipe import Recipe
-from quantface_arch.quant.config.specs import BalanceSpec, BranchSpec, QuantSpec
+from quantface_arch.quant.config.specs import BalanceSpec, QuantSpec
 
 
 @pytest.mark.parametrize("name", ["w8a8", "w4a8", "w6a6", "w4a6", "w4a4"])
