@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from quantface_arch.quant.config.specs import FLOAT_BITS
 from quantface_arch.quant.nn.layers import QuantLayer
 from quantface_arch.quant.ops.factors import factor_scale, per_component
+from quantface_arch.quant.ops.lowrank import factor_shapes
 from quantface_arch.quant.ops.packing import pack, packed_size, unpack
 from quantface_arch.quant.ops.quantizer import dequantize, grid, quantize
 
@@ -30,13 +30,12 @@ def has_rounded_branch(layer: QuantLayer) -> bool:
 
 def empty_branch(layer: QuantLayer, rank: int) -> dict[str, Tensor]:
     """Return what a checkpoint has of a layer's branch of a rank, on the meta device."""
-    shapes = ((rank, *layer.weight.shape[1:]), (layer.weight.shape[0], rank))
     tensors: dict[str, Tensor] = {}
-    for (name, _), shape in zip(FACTORS, shapes, strict=True):
+    for (name, _), shape in zip(FACTORS, factor_shapes(layer.weight, rank), strict=True):
         if layer.branch_bits == FLOAT_BITS:
             tensors[name] = torch.empty(shape, dtype=torch.float16, device="meta")
         else:
-            size = packed_size(math.prod(shape), layer.branch_bits)
+            size = packed_size(shape.numel(), layer.branch_bits)
             tensors[name] = torch.empty(size, dtype=torch.uint8, device="meta")
             tensors[f"{name}_scale"] = torch.empty(rank, device="meta")
     return tensors

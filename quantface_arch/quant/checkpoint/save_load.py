@@ -40,7 +40,7 @@ from quantface_arch.quant.config.recipe import Recipe
 from quantface_arch.quant.nn.convert import convert_layers
 from quantface_arch.quant.nn.layers import QuantLayer, State, quant_layers
 from quantface_arch.quant.nn.traits import set_traits, traits_of
-from quantface_arch.quant.ops.lowrank import full_rank
+from quantface_arch.quant.ops.lowrank import factor_shapes, full_rank
 from quantface_arch.quant.ops.packing import pack
 from quantface_arch.quant.ops.quantizer import dequantize, grid, quantize
 from quantface_arch.utils.files import atomic_path
@@ -254,8 +254,7 @@ def _add_branches(model: nn.Module, ranks: Mapping[str, int]) -> None:
             raise QuantFaceError(
                 f"metadata ranks of layer {name!r}: found {rank}, allowed are at most {largest}"
             )
-        weight = layer.weight
-        layer.set_branch(torch.zeros(rank, *weight.shape[1:]), torch.zeros(weight.shape[0], rank))
+        layer.set_branch(*map(torch.zeros, factor_shapes(layer.weight, rank)))
 
 
 def _add_offsets(model: nn.Module, keys: set[str]) -> None:

@@ -28,6 +28,7 @@ from quantface_arch.quant.config.specs import ROTATED, SCALED
 from quantface_arch.quant.cost.planned import costliest_balances
 from quantface_arch.quant.nn.layers import QuantLayer, State, quant_layers
 from quantface_arch.quant.ops.balance import LayerBalance
+from quantface_arch.quant.ops.lowrank import factor_shapes
 from quantface_arch.quant.ops.packing import packed_size
 from quantface_arch.quant.ops.quantizer import grid
 
@@ -124,12 +125,11 @@ def stand_in_layer(layer: QuantLayer, choice: LayerChoice, rotation: LayerBalanc
         for spec, bits in zip((layer.weight_spec, layer.activation_spec), choice.bits, strict=True)
     )
     made = type(layer).from_float(source, replace(weights, range="minmax"), activations, layer.name)
-    kind, rank, weight = choice.balance or "none", choice.rank or 0, made.weight
+    kind, rank = choice.balance or "none", choice.rank or 0
     scale = _filled(torch.Size([layer.channels])) if kind in SCALED else None
     made.set_balance(replace(rotation if kind in ROTATED else LayerBalance(), scale=scale))
     if rank:
-        down, up = (rank, *weight.shape[1:]), (weight.shape[0], rank)
-        made.set_branch(_filled(torch.Size(down)), _filled(torch.Size(up)))
+        made.set_branch(*map(_filled, factor_shapes(made.weight, rank)))
         made.round_branch()
     made.quantize_weight()
     made.set_activation_range(-4.0, 4.0)

@@ -21,6 +21,7 @@ from quantface_arch.quant.config.specs import FLOAT_BITS
 __all__ = [
     "branch_parameters",
     "choose_ranks",
+    "factor_shapes",
     "full_rank",
     "low_rank_weight",
     "svd_factors",
@@ -83,6 +84,11 @@ def zero_factors(weight: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
 def branch_parameters(weight: Tensor, rank: int) -> int:
     """Return how many parameters a branch of this rank has."""
     return rank * (weight.shape[0] + weight[0].numel())
+
+
+def factor_shapes(weight: Tensor, rank: int) -> tuple[torch.Size, torch.Size]:
+    """Return the shapes of the factors down and up of a branch of this rank."""
+    return torch.Size((rank, *weight.shape[1:])), torch.Size((weight.shape[0], rank))
 
 
 def choose_ranks(
