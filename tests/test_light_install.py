@@ -134,8 +134,8 @@ def test_completion_needs_shtab_alone(light, tmp_path):
 
 @pytest.mark.slow
 def test_an_exported_model_restores(light, repo, tmp_path):
-    model = tmp_path / "mini2.xml"
-    export = ["scripts/export.py", "--model", "mini2-w8a8", "--format", "openvino", "-o", model]
+    model = tmp_path / "exported.xml"
+    export = ["scripts/export.py", "--model", "mini-w4a4", "--format", "openvino", "-o", model]
     subprocess.run([sys.executable, *map(str, export)], cwd=repo, timeout=300, check=True)
     words = [
         "inference/restore.py",
@@ -151,7 +151,7 @@ def test_an_exported_model_restores(light, repo, tmp_path):
     assert len(list((tmp_path / "out/restored").iterdir())) == 1
     model.with_suffix(".bin").unlink()
     done = light(*words, "--offline")
-    assert done.returncode == 2 and "mini2.xml" in done.stderr, done.stderr
+    assert done.returncode == 2 and "exported.xml" in done.stderr, done.stderr
 
 
 def test_the_packages_are_those_of_the_project(repo):

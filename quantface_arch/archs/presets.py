@@ -1,17 +1,18 @@
 """The sizes of the restorers that share OSDFace's architecture.
 
 ``osdface`` is the published restorer: Stable Diffusion 2.1's VAE and UNet and a VQGAN-style
-encoder. ``mini`` is the small one that this project trains and ships. Its VAE works on 2×2 patches
+encoder. ``mini`` has the sizes of the first small restorer that this project trained, whose files
+still load. Its VAE works on 2×2 patches
 of pixels (space to depth), so no convolution runs at 512×512. It keeps four times as many latent
 channels, because its decoder is too small to invent the details that a latent omits. Tiny halves
 hold a latent between -3 and 3, and ``latent_spread`` is the divisor that brings a scaled latent
 there.
 
-``mini2`` is the second generation. Its latent has twice as many channels, which cost hardly any
-time, and ``smooth_output`` puts a fixed low-pass filter behind the decoder. The last convolution
-writes the pixels of each 2×2 patch through separate channels, so losses alone do not keep a pattern
-with a period of two pixels out of the image. The filter removes exactly that frequency, and
-gradients through it cannot reward the pattern.
+``mini2`` has the sizes of the shipped models, the second generation. Its latent has twice as many
+channels, which cost hardly any time, and ``smooth_output`` puts a fixed low-pass filter behind the
+decoder. The last convolution writes the pixels of each 2×2 patch through separate channels, so
+losses alone do not keep a pattern with a period of two pixels out of the image. The filter removes
+exactly that frequency, and gradients through it cannot reward the pattern.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class ValidationOptions:
     """Options under ``val`` that this project adds to BasicSR's."""
 
     color_fix: str = option(
-        "colours that the tested image takes from its input, see [colours](pasting.md#colours); "
+        "what the tested image takes from its input, see [colours](pasting.md#colours); "
         "with `none`, metrics score the network alone.",
         "none",
         allowed=COLOR_FIXES,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.faces.align import FACE_SIZE
-from quantface_arch.faces.color import PATCHES, default_color_fix
+from quantface_arch.faces.color import PATCHES, STRUCTURE_SHARE, STRUCTURE_SIGMA, default_color_fix
 from quantface_arch.quant.checkpoint.builder import Build
 from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.runtime.lowering import Lowering
@@ -29,35 +29,50 @@ __all__ = ["FaceEnhancer", "write_face_enhancer"]
 
 _SHAPE = (1, 3, FACE_SIZE, FACE_SIZE)
 _RANGE = (-1.0, 1.0)
-_BLUR_RADIUS = 4
+# OpenCV cuts the filters of float images off at this many standard deviations.
+_CUT_OFF = 4
 
 
 class FaceEnhancer(Part):
     """A restorer with its own colour fix, because programs paste the output as it is.
 
-    The fix is the default of ``FaceRestorer`` for this network: ``lowres`` or ``none``.
+    The fix is the default of ``FaceRestorer`` for this network: ``structure`` or ``none``.
     """
 
-    taps: Tensor
+    patch_filter: Tensor
+    pixel_filter: Tensor
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__(network, "forward")
-        self.fixes_tones = default_color_fix(traits_of(network).arch_options) == "lowres"
-        taps = torch.exp(-(torch.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1.0) ** 2) / 2)
-        self.register_buffer("taps", taps / taps.sum())
+        self.fixed = default_color_fix(traits_of(network).arch_options) == "structure"
+        self.register_buffer("patch_filter", _gaussian(1.0))
+        self.register_buffer("pixel_filter", _gaussian(STRUCTURE_SIGMA))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Restore faces (N, 3, 512, 512) in [-1, 1]."""
         restored = super().forward(*inputs)
-        return self._with_tones(restored.clamp(*_RANGE), *inputs) if self.fixes_tones else restored
+        return self._fix(restored.clamp(*_RANGE), *inputs) if self.fixed else restored
 
-    def _with_tones(self, restored: Tensor, original: Tensor) -> Tensor:
-        """Do what ``fix_color`` does by ``lowres``, whose operators are OpenCV's."""
+    def _fix(self, restored: Tensor, original: Tensor) -> Tensor:
+        """Do what ``fix_color`` does by ``structure``, whose operators are OpenCV's."""
         patches = F.avg_pool2d(original - restored, FACE_SIZE // PATCHES)
-        patches = F.pad(patches, (_BLUR_RADIUS,) * 4, mode="reflect")
-        blur = torch.outer(self.taps, self.taps).expand(3, 1, -1, -1)
-        patches = F.conv2d(patches, blur, groups=3)
-        return restored + F.interpolate(patches, (FACE_SIZE, FACE_SIZE), mode="bicubic")
+        patches = _blur(patches, self.patch_filter)
+        restored = restored + F.interpolate(patches, (FACE_SIZE, FACE_SIZE), mode="bicubic")
+        return restored + STRUCTURE_SHARE * _blur(original - restored, self.pixel_filter)
+
+
+def _gaussian(sigma: float) -> Tensor:
+    """Return the taps of a Gaussian filter (2 R + 1,), whose sum is 1."""
+    radius = round(_CUT_OFF * sigma)
+    taps = torch.exp(-((torch.arange(-radius, radius + 1.0) / sigma) ** 2) / 2)
+    return taps / taps.sum()
+
+
+def _blur(image: Tensor, taps: Tensor) -> Tensor:
+    """Filter images (N, 3, H, W) in both directions; the border is mirrored."""
+    image = F.pad(image, (len(taps) // 2,) * 4, mode="reflect")
+    rows = F.conv2d(image, taps.view(1, 1, 1, -1).expand(3, -1, -1, -1), groups=3)
+    return F.conv2d(rows, taps.view(1, 1, -1, 1).expand(3, -1, -1, -1), groups=3)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from quantface_arch.errors import QuantFaceError
 from quantface_arch.pretrained.names import resolve_model
 
 if TYPE_CHECKING:
@@ -55,8 +56,14 @@ def load_into(net: nn.Module, name_or_path: str | os.PathLike[str]) -> None:
     """Load a checkpoint into an existing network, which is quantized if the checkpoint is.
 
     Raises:
-        QuantFaceError: see ``load_model``; or the checkpoint is of another architecture.
+        QuantFaceError: see ``load_model``; or the checkpoint is of another architecture, which the
+            message gives.
     """
-    from quantface_arch.quant.checkpoint.save_load import load_checkpoint
+    from quantface_arch.quant.checkpoint.save_load import load_checkpoint, read_metadata
 
-    load_checkpoint(resolve_model(name_or_path), lambda _: net)
+    path = resolve_model(name_or_path)
+    try:
+        load_checkpoint(path, lambda _: net)
+    except QuantFaceError as error:
+        arch = read_metadata(path)["arch"]
+        raise QuantFaceError(f"{error}; the file's arch is {arch}") from error

@@ -65,9 +65,10 @@ def _add_face_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--color-fix",
         choices=COLOR_FIXES,
-        help="what a face takes over from the input: tones at low resolution (lowres), the low "
+        help="what a face takes over from the input: tones at low resolution (lowres), also "
+        "a share of everything coarser than 3 pixels (structure), the low "
         "band of a wavelet transform (wavelet), mean and deviation of each channel (adain), or "
-        "nothing (none); default: the model's own, lowres for mini models, none for OSDFace",
+        "nothing (none); default: the model's own, structure for mini models, none for OSDFace",
     )
     add("--weights-dir", type=Path, metavar="DIR", help="folder with RetinaFace's .pth file")
     add(

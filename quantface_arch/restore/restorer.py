@@ -65,8 +65,8 @@ class FaceRestorer:
             uint8 or uint16 to (s * H, s * W, 3); the result is resized to the requested size.
             None interpolates.
         color_fix: one of :data:`quantface_arch.faces.choices.COLOR_FIXES`, which selects what a
-            face takes over from its original. None selects the model's own: ``lowres`` for ``mini``
-            models, else ``none``.
+            face takes over from its original. None selects the model's own: ``structure`` for
+            ``mini`` models, else ``none``.
         identity_weights: MobileFaceNet's file or the folder that holds it, for ``identity``; None
             is the cache, to which it is downloaded on first use.
         notify: receives one line about each download or fallback.

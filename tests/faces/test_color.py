@@ -67,6 +67,33 @@ def test_lowres_keeps_the_block_means_of_the_input(dtype):
     assert np.abs(blocks(restored) - blocks(original)).max() > 0.05 * peak
 
 
+def wave(period):
+    """Return vertical stripes whose amplitude is a tenth of the range, float32 (512, 512, 3)."""
+    stripes = 0.1 * np.sin(np.arange(512) * 2 * np.pi / period)
+    return np.tile(stripes, (512, 1))[..., None].repeat(3, axis=2).astype(np.float32)
+
+
+def amplitude(image, period):
+    return 2 * float((image * wave(period) / 0.1).mean())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("period", "share"), [(2.56, 0.0), (8, 0.15)])
+def test_structure_takes_a_share_of_coarse_shapes_and_no_noise(dtype, period, share):
+    grey = np.full((512, 512, 3), 0.5, np.float32)
+    restored, original = in_dtype(grey, dtype), in_dtype(grey + wave(period), dtype)
+    fixed = fix_color(restored, original, "structure")
+    assert fixed.dtype == dtype
+    assert amplitude(fixed / peak_of(dtype), period) == pytest.approx(0.1 * share, abs=0.002)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_structure_keeps_the_block_means_of_the_input(dtype):
+    restored, original = pair(dtype)
+    fixed, peak = fix_color(restored, original, "structure"), peak_of(dtype)
+    assert np.abs(blocks(fixed) - blocks(original)).max() < 0.01 * peak
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_adain_matches_mean_and_deviation_of_each_channel(dtype):
     restored, original = pair(dtype)
@@ -107,7 +134,7 @@ def test_a_flat_face_gives_finite_values(name):
 
 def test_unknown_names_are_refused():
     face = smooth_face(np.uint8)
-    allowed = "found 'sepia', allowed are none, lowres, wavelet, adain"
+    allowed = "found 'sepia', allowed are none, structure, lowres, wavelet, adain"
     for call in (
         lambda: fix_color(face, face, "sepia"),
         lambda: FaceRestorer(nn.Identity(), color_fix="sepia"),
@@ -130,7 +157,7 @@ class Tinted(nn.Module):
 
 def test_the_default_is_the_model_s_own():
     face = smooth_face(np.uint8)
-    for preset, wanted in (("osdface", "none"), (None, "none"), ("mini", "lowres")):
+    for preset, wanted in (("osdface", "none"), (None, "none"), ("mini", "structure")):
         arch = {"type": "OSDFace", **({"preset": preset} if preset else {})}
         restorer = FaceRestorer(Tinted(arch))
         assert restorer.color_fix == wanted
@@ -141,13 +168,14 @@ def test_the_default_is_the_model_s_own():
         assert own.restore_aligned([face], color_fix="none")[0].mean() - face.mean() > 5
     assert default_color_fix({}) == default_color_fix({"type": "RRDBNet"}) == "none"
     small = [name for name in PRESETS if name.startswith("mini")]
-    assert {default_color_fix({"type": "OSDFace", "preset": name}) for name in small} == {"lowres"}
+    found = {default_color_fix({"type": "OSDFace", "preset": name}) for name in small}
+    assert found == {"structure"}
 
 
 @pytest.mark.parametrize("name", shipped_models())
 def test_shipped_models_keep_the_tones_of_the_input(name):
     with opened(resolve_model(name)) as (_, metadata):
-        assert default_color_fix(metadata.arch) == "lowres"
+        assert default_color_fix(metadata.arch) == "structure"
 
 
 class NetTest(RestorerModel):
@@ -171,6 +199,6 @@ def test_the_color_fix_of_an_options_file():
         model.test()
         drift[name] = float(model.output[:, 0].mean())
     assert drift[None] == drift["none"] == pytest.approx(0.2)
-    assert [drift[name] for name in COLOR_FIXES[1:]] == pytest.approx([0] * 3, abs=1e-3)
+    assert [drift[name] for name in COLOR_FIXES[1:]] == pytest.approx([0] * 4, abs=1e-3)
     with pytest.raises(QuantFaceError, match="val option color_fix: found 'sepia'"):
         NetTest({"color_fix": "sepia"}).test()

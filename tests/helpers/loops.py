@@ -67,9 +67,10 @@ def shrink_data(opt, faces, arch=SMALL):
 
 
 def shrink_training(opt, steps=2):
-    """Make options a training of few steps."""
-    opt["train"].update(total_iter=steps, warmup_iter=-1)
-    opt["train"]["scheduler"].update(periods=[steps], eta_min=0)
+    """Make options a training of few steps, without the losses whose weights are downloaded."""
+    losses = [loss for loss in opt["train"]["losses"] if not loss.get("download")]
+    opt["train"].update(total_iter=steps, warmup_iter=-1, losses=losses)
+    opt["train"]["scheduler"].update(periods=[steps], restart_weights=[1], eta_min=0)
 
 
 def shrink(opt, faces, arch=SMALL, steps=2):

@@ -93,7 +93,7 @@ def test_basicsrs_own_model_tests_a_quantized_checkpoint(tmp_path):
 def test_weights_alone_are_enough_for_a_shipped_model():
     net = arch(None, "mini")
     assert net.arch_options["type"] == "OSDFace"
-    same = arch({"type": "OSDFace", "preset": "mini"}, "mini")
+    same = arch({"type": "OSDFace", "preset": "mini2"}, "mini")
     for key, value in same.state_dict().items():
         assert torch.equal(net.state_dict()[key], value)
 
@@ -148,7 +148,7 @@ def test_weights_of_another_arch_name_file_key_and_what_was_expected(tmp_path):
     with pytest.raises(QuantFaceError, match=r"mini.*type: found 'OSDFace', expected 'RRDBNet'"):
         arch(RRDB, "mini")
     with pytest.raises(QuantFaceError, match=r"mini\.safetensors: key vae.*not found"):
-        arch({"type": "OSDFace", "preset": "mini", "vae": {"layers_per_block": 3}}, "mini")
+        arch({"type": "OSDFace", "preset": "mini2", "vae": {"layers_per_block": 3}}, "mini")
 
 
 def test_wrong_options_and_damaged_files_are_named(tmp_path):

@@ -143,6 +143,7 @@ def test_training_in_bfloat16_changes_every_part_in_the_fast_layout(repo, tmp_pa
         (lambda opt: opt["network_g"].update(presett="mini"), "presett"),
         (lambda opt: opt["train"]["losses"].append({"type": "NoSuchLoss"}), "NoSuchLoss"),
         (lambda opt: opt["path"].update(pretrain_network_g="no-model"), "no-model"),
+        (lambda opt: opt["path"].update(pretrain_network_g="mini"), "'preset': 'mini2'"),
         (lambda opt: opt.update(logger=None), "option logger: found None"),
         (lambda opt: opt.update(train=None), "option train: found None"),
     ],

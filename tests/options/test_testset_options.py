@@ -60,7 +60,7 @@ def test_the_options_files_share_a_network_of_any_checkpoint(repo):
     network = files[0]["network_g"]
     assert all(opt["network_g"] == network for opt in files)
     net = build_network({**network, "weights": "mini-w4a8"})
-    assert net.arch_options["preset"] == "mini" and any(True for _ in quant_layers(net))
+    assert net.arch_options["preset"] == "mini2" and any(True for _ in quant_layers(net))
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ class Tinted(nn.Module):
 
 @pytest.mark.parametrize(
     ("arch", "fix"),
-    [({"type": "OSDFace", "preset": "mini"}, "lowres"), ({"type": "OSDFace"}, "none")],
+    [({"type": "OSDFace", "preset": "mini2"}, "structure"), ({"type": "OSDFace"}, "none")],
 )
 def test_colours_are_fixed_as_in_the_restorer(arch, fix, aligned_face):
     network = Tinted(arch)
@@ -116,7 +116,7 @@ def test_colours_are_fixed_as_in_the_restorer(arch, fix, aligned_face):
     wanted = fix_color(*unit, fix)
     found = (FaceEnhancer(network)(face)[0].permute(1, 2, 0) + 1).numpy() / 2
     assert np.abs(found.clip(0, 1) - wanted).max() < 1e-5
-    assert (np.abs(wanted - unit[0]).max() > 0.1) == (fix == "lowres")
+    assert (np.abs(wanted - unit[0]).max() > 0.1) == (fix == "structure")
 
 
 class Enlarging(Tinted):
