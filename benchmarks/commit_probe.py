@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -57,8 +58,11 @@ class SmallNet(nn.Module):
 def shipped(tree: Path, face: np.ndarray, pattern: str) -> dict[str, str]:
     """Return the digest of one face from every checkpoint of a name that the tree ships."""
     found = {}
+    # The release 0.1.0 has no such option, and takes the tones of the input.
+    fixes_color = "color_fix" in inspect.signature(quantface_arch.FaceRestorer).parameters
+    options: dict[str, Any] = {"color_fix": "lowres"} if fixes_color else {}
     for path in sorted((tree / "quantface_arch/weights").glob(pattern)):
-        restorer = quantface_arch.FaceRestorer.from_pretrained(path, runtime="reference")
+        restorer = quantface_arch.FaceRestorer.from_pretrained(path, runtime="reference", **options)
         found[path.name] = digest(restorer.restore_aligned([face])[0])
     return found
 

@@ -173,6 +173,7 @@ def smooth(image: Tensor) -> Tensor:
     The kernel removes a pattern with a period of two pixels. Border pixels are replicated.
     """
     kernel = image.new_tensor([0.25, 0.5, 0.25])
-    kernel = (kernel[:, None] * kernel).expand(image.shape[1], 1, 3, 3)
+    # The number of channels is a constant, because ONNX has to know the kernel's shape.
+    kernel = (kernel[:, None] * kernel).expand(3, 1, 3, 3)
     padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
-    return F.conv2d(padded, kernel, groups=image.shape[1])
+    return F.conv2d(padded, kernel, groups=3)
