@@ -14,8 +14,8 @@ The columns "vs_first" compare a model's images with those of the first model: m
 PSNR. Against clean faces, noise raises the edge PSNR of a restorer that blurs; against full
 precision it does not. --groups adds a table of PSNR, LPIPS and identity, each minus the input's
 own, by skin tone (measured at the cheeks) and by age, sex and glasses (from
-benchmarks/diverse512_groups.csv). --color-fix lowres takes coarse tones from the input, as
-inference/restore.py does.
+benchmarks/diverse512_groups.csv). --color-fix structure takes tones and a share of the
+shapes from the input, as inference/restore.py does.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ import numpy as np
 
 from quantface_arch import FaceRestorer
 from quantface_arch.utils.cli import Parser, run
-from quantface_arch.utils.images import load_rgb
+from quantface_arch.utils.files import atomic_path
+from quantface_arch.utils.images import load_rgb, resize
 
 DESCRIPTION = """\
 Restore faces of inputs/ with the default model, and put each below its input. Run it again when the
@@ -32,26 +33,28 @@ def make_parser() -> Parser:
     return parser
 
 
+def tile(face: np.ndarray) -> np.ndarray:
+    """Shrink a face (512, 512, 3), and leave a white gap to its right and below it."""
+    small = resize(face, SIDE, SIDE)
+    return cv2.copyMakeBorder(small, 0, GAP, 0, GAP, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+
+
 def column(restorer: FaceRestorer, photo: Path) -> np.ndarray:
     """Return the largest face of a photograph above its restoration, uint8 RGB."""
     result = restorer.restore(load_rgb(photo))
     face = max(result.faces, key=lambda face: face.box[2] - face.box[0])
-    small = [
-        cv2.resize(crop, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-        for crop in (face.crop, face.restored)
-    ]
-    gap = np.full((GAP, SIDE, 3), 255, np.uint8)
-    return np.concatenate([small[0], gap, small[1]])
+    return np.vstack([tile(face.crop), tile(face.restored)])
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the picture."""
+    """Write the picture, and print its size."""
     restorer = FaceRestorer.from_pretrained("mini-w4a8")
     columns = [column(restorer, ROOT / f"inputs/{name}.jpg") for name in PHOTOS]
-    gap = np.full((2 * SIDE + GAP, GAP, 3), 255, np.uint8)
-    parts = [part for one in columns for part in (gap, one)][1:]
-    picture = np.concatenate(parts, axis=1)[:, :, ::-1]
-    cv2.imwrite(str(args.output), picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
+    picture = np.hstack(columns)[:-GAP, :-GAP, ::-1]
+    _, encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
+    with atomic_path(args.output) as temporary:
+        temporary.write_bytes(encoded.tobytes())
+    print(f"{args.output}: {picture.shape[1]}x{picture.shape[0]}, {len(encoded):,} bytes")
     return 0
 
 

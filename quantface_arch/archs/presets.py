@@ -2,11 +2,10 @@
 
 ``osdface`` is the published restorer: Stable Diffusion 2.1's VAE and UNet and a VQGAN-style
 encoder. ``mini`` has the sizes of the first small restorer that this project trained, whose files
-still load. Its VAE works on 2×2 patches
-of pixels (space to depth), so no convolution runs at 512×512. It keeps four times as many latent
-channels, because its decoder is too small to invent the details that a latent omits. Tiny halves
-hold a latent between -3 and 3, and ``latent_spread`` is the divisor that brings a scaled latent
-there.
+still load. Its VAE works on 2×2 patches of pixels (space to depth), so no convolution runs at
+512×512. It keeps four times as many latent channels, because its decoder is too small to invent the
+details that a latent omits. Tiny halves hold a latent between -3 and 3, and ``latent_spread`` is
+the divisor that brings a scaled latent there.
 
 ``mini2`` has the sizes of the shipped models, the second generation. Its latent has twice as many
 channels, which cost hardly any time, and ``smooth_output`` puts a fixed low-pass filter behind the

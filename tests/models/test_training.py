@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from loops import shrink_training
 from programs import run_program
 from small_networks import TINY
 
@@ -38,11 +39,10 @@ def options(repo, tmp_path):
         image = cv2.resize(small, (80, 80), interpolation=cv2.INTER_CUBIC)
         cv2.imwrite(str(tmp_path / "faces" / f"{index}.png"), image)
     opt = yaml.safe_load((repo / "options/train_mini.yml").read_text())
-    losses = opt["train"]["losses"]
-    opt["train"]["losses"] = [loss for loss in losses if not loss.get("download")]
+    shrink_training(opt, 6)
     opt["train"]["optim_g"]["lr"] = 1e-3
-    opt["train"].update(total_iter=6, warmup_iter=2, kl_weight=1e-6)
-    opt["train"]["scheduler"].update(periods=[6], restart_weights=[1], eta_min=1e-5)
+    opt["train"].update(warmup_iter=2, kl_weight=1e-6)
+    opt["train"]["scheduler"]["eta_min"] = 1e-5
     opt["train"]["discriminator"] = {
         "network": {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 4},
         "loss": {"type": "GANLoss", "gan_type": "vanilla", "loss_weight": 0.1},
