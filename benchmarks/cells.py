@@ -84,7 +84,7 @@ def add_arguments(made: argparse.ArgumentParser, cache: str) -> None:
 
 def shrink(opt: dict[str, Any]) -> None:
     """Reduce the options so that a cell takes seconds."""
-    opt["quant"]["include"] = ["vae.decoder.up_blocks.*"]
+    opt["quant"].update(include=["vae.decoder.up_blocks.*"], bit_map=None)
     opt["quant"]["calibration"] = {"num_images": 2, "batch_size": 2, "size": 64}
     opt["datasets"]["train"].update(
         dataroot_gt=str(faces_folder("tune512")), gt_size=64, batch_size_per_gpu=1
@@ -107,8 +107,12 @@ def set_steps(opt: dict[str, Any], steps: int) -> None:
 def identified(name: str, opt: dict[str, Any], faces: Sequence[Path], *more: Any) -> dict[str, Any]:
     """Return the options with a name that ends in a hash of everything the scores depend on.
 
-    Only the last part of absolute paths counts, because data folders differ between machines.
+    Only the last part of absolute paths counts, because data folders differ between machines. Of a
+    bit map, its contents count.
     """
+    bit_map = (opt.get("quant") or {}).get("bit_map")
+    if bit_map is not None and (REPO / bit_map).is_file():
+        more = (*more, (REPO / bit_map).read_text())
     key = json.dumps([_portable(opt), [_named(path) for path in faces], *more], sort_keys=True)
     return {**opt, "name": f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"}
 

@@ -17,7 +17,8 @@ MobileFaceNet's embeddings. Bytes are those of the file. The second table has th
 a method to QuantFace over the faces, with its 95 % interval from 10,000 bootstrap samples. The
 third has the share of each peer's gap to full precision that QuantFace closes, with an interval of
 the same kind. The fourth names, for every metric, the best peer whose file is no larger than
-QuantFace's. A learning rate that is the largest or smallest that was tried is named at the end.
+QuantFace's. With --seeds N, methods that train are trained N times, and the fifth table has the
+spread. A learning rate that is the largest or smallest that was tried is named at the end.
 --csv writes the first table, and --sheet an image of crops with the methods side by side. Finished
 cells are kept in --cache and not computed again; a killed run resumes.
 """
@@ -40,6 +41,7 @@ from quality_tables import (
     gap_rows,
     mean_rows,
     paired_rows,
+    seed_rows,
     verdict,
 )
 from report import parser, report
@@ -57,7 +59,8 @@ from quantface_arch.utils.threads import set_thread_count
 def run_cell(cells: Cells[Scorer], row: Row, args: argparse.Namespace) -> dict[str, Any]:
     """Return a cell's scores by face, bytes, operations and steps, from the cache if possible."""
     opt = options_of(row, args)
-    words = (row.method, row.setting.lower(), row.ranges, *(("granularity",) if args.own else ()))
+    words = [row.method, row.setting.lower(), row.ranges, *(["granularity"] if args.own else [])]
+    words += [f"seed{row.seed}"] if row.seed else []
     opt = identified("-".join(words), opt, cells.faces, cells.scorer.names)
     found = cells.run(opt)
     if "operations" not in found:
@@ -91,6 +94,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="QuantFace's bit widths",
     )
     add("--mixdq-map", type=Path, default=REPO / "options/maps/mini_mixdq.yml", help="MixDQ's")
+    add("--seeds", type=int, default=1, metavar="N", help="train methods that train N times (1)")
     add("--limit", type=int, help="use the first LIMIT faces (all)")
     add("--csv", type=Path, help="write the first table to this file")
     add("--sheet", type=Path, help="write crops of the images to this .png")
@@ -125,11 +129,13 @@ def write(
     names = cells.scorer.names
     top = {name: float(column(full, name).mean()) for name in names}
     print("full precision: " + ", ".join(f"{name} {value:.4f}" for name, value in top.items()))
+    first = {row: found for row, found in results.items() if not row.seed}
     tables = {
         "rows": mean_rows(results, names),
-        "paired": paired_rows(results, names),
-        "shares": gap_rows(results, full, names),
-        "best": best_rows(results, names),
+        "paired": paired_rows(first, names),
+        "shares": gap_rows(first, full, names),
+        "best": best_rows(first, names),
+        "seeds": seed_rows(results, names),
     }
     for table in filter(None, tables.values()):
         report(table, None)

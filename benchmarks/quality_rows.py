@@ -89,26 +89,29 @@ class Row:
         setting: one of ``SETTINGS``.
         method: ``OURS`` or one of ``PEERS``.
         ranges: ``own``, those of the method's recipe, or ``searched``, those of QuantFace.
+        seed: seed of the calibration images and of the training.
     """
 
     setting: str
     method: str
     ranges: str = "own"
+    seed: int = 0
 
     @property
     def label(self) -> str:
-        """Return the name in the tables, which says whose ranges the row has if that differs."""
-        named = self.method in SEARCHED
-        return f"{self.method}, {self.ranges} ranges" if named else self.method
+        """Return the name in the tables: the method, whose ranges it has, and which seed."""
+        named = f"{self.method}, {self.ranges} ranges" if self.method in SEARCHED else self.method
+        return f"{named}, seed {self.seed}" if self.seed else named
 
 
 def rows_of(args: argparse.Namespace) -> list[Row]:
     """Return all requested cells, in the order of settings and methods."""
     rows = [
-        Row(setting, method, ranges)
+        Row(setting, method, ranges, seed)
         for setting in args.settings
         for method in args.methods
         for ranges in (args.ranges if method in SEARCHED else ("own",))
+        for seed in (range(args.seeds) if method in (OURS, *SWEEPS) else (0,))
     ]
     rows = [row for row in rows if row.setting != "MP" or row.method in MIXED]
     return [row for row in rows if row.method in OWN] if args.own else rows
@@ -135,6 +138,8 @@ def options_of(row: Row, args: argparse.Namespace) -> dict[str, Any]:
         quant["calibration"]["num_images"] = args.calibration
     if args.train_faces:
         opt["datasets"]["train"]["dataroot_gt"] = str(args.train_faces)
+    opt["manual_seed"] += row.seed
+    opt["datasets"]["train"]["seed"] += row.seed
     if args.smoke:
         shrink_search(opt)
     if not args.steps:

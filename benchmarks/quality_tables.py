@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = [
     "interval",
     "mean_rows",
     "paired_rows",
+    "seed_rows",
     "share",
     "verdict",
 ]
@@ -117,6 +119,27 @@ def mean_rows(results: Results, names: Sequence[str]) -> list[dict[str, Any]]:
         }
         for row, found in results.items()
     ]
+
+
+def seed_rows(results: Results, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the fifth table: mean and standard deviation over the seeds of the same training."""
+    groups: dict[Row, list[Found]] = {}
+    for row, found in results.items():
+        groups.setdefault(replace(row, seed=0), []).append(found)
+    return [
+        {
+            "setting": row.setting,
+            "method": row.label,
+            "seeds": len(group),
+            **{name: _spread([column(x, name).mean() for x in group]) for name in names},
+        }
+        for row, group in groups.items()
+        if len(group) > 1
+    ]
+
+
+def _spread(means: Sequence[float]) -> str:
+    return f"{np.mean(means):.4f} ± {np.std(means, ddof=1):.4f}"
 
 
 def paired_rows(results: Results, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -92,16 +92,34 @@ def recipe_part(opt):
 
 def test_without_training_no_rank_is_wasted(rows, options):
     trained, untrained = (
-        options("W4A4", rows.OURS, "--steps", steps)["quant"]["branch"] for steps in ("9", "0")
+        options("W4A6", rows.OURS, "--steps", steps)["quant"]["branch"] for steps in ("9", "0")
     )
     assert trained == {"svd": 7, "distill": 1} and untrained == {"svd": 8}
+
+
+def test_methods_that_train_have_a_row_per_seed(quality, rows, options, tables):
+    args = quality.make_parser().parse_args(["--settings", "W4A4", "--seeds", "3"])
+    found = rows.rows_of(args)
+    seeds = {row.method: [x.seed for x in found if x.method == row.method] for row in found}
+    assert seeds[rows.OURS] == seeds["efficientdm"] == [0, 1, 2] and seeds["maxmin"] == [0, 0]
+    assert len({row.label for row in found}) == len(found)
+    first, last = (rows.options_of(rows.Row("W4A4", rows.OURS, seed=seed), args) for seed in (0, 2))
+    assert last["manual_seed"] == first["manual_seed"] + 2
+    assert last["datasets"]["train"]["seed"] == first["datasets"]["train"]["seed"] + 2
+    results = {
+        rows.Row("W4A4", method, seed=seed): {"faces": {"a": {"psnr": 30.0 + seed}}}
+        for method, seed in (("maxmin", 0), (rows.OURS, 0), (rows.OURS, 1), (rows.OURS, 2))
+    }
+    (line,) = tables.seed_rows(results, ["psnr"])
+    assert line["method"] == rows.OURS and line["psnr"] == "31.0000 ± 1.0000"
 
 
 def test_mixed_widths_are_those_of_each_methods_map(quality, rows, options):
     for method, name in ((rows.OURS, "a.yml"), ("mixdq", "b.yml")):
         opt = options("MP", method, "--bit-map", "a.yml", "--mixdq-map", "b.yml")
         assert opt["quant"]["bit_map"] == name
-        assert not options("W4A4", method)["quant"]["bit_map"]
+        assert not options("W4A6", method)["quant"]["bit_map"]
+    assert options("W4A4", rows.OURS)["quant"]["bit_map"] == "options/maps/mini_w4a4.yml"
     args = quality.make_parser().parse_args(["--settings", "MP", "W4A4", "--ranges", "own"])
     found = rows.rows_of(args)
     assert [row.method for row in found if row.setting == "MP"] == ["mixdq", rows.OURS]
@@ -142,6 +160,15 @@ def test_faces_of_one_name_in_two_folders_are_two_faces(quality, tmp_path):
     roots = ("/data/faces", "/home/me/faces", "/data/others")
     names = [cells.identified("x", {"a": {"root": root}}, faces)["name"] for root in roots]
     assert names[0] == names[1] != names[2]
+
+
+def test_a_bit_map_with_other_contents_is_another_cell(quality, tmp_path):
+    cells, path = importlib.import_module("cells"), tmp_path / "map.yml"
+    names = []
+    for text in ("a", "b", "a"):
+        path.write_text(text)
+        names.append(cells.identified("x", {"quant": {"bit_map": str(path)}}, [])["name"])
+    assert names[0] == names[2] != names[1]
 
 
 def test_intervals_hold_the_mean_and_shrink_with_faces(tables):

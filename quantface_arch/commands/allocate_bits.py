@@ -30,6 +30,9 @@ examples:
   another budget from the same measurements, in a second and without the network:
     python scripts/allocate_bits.py -opt options/allocate_mini.yml --out mini_a5.yml \\
         --sensitivities mini_mp.sensitivities.json --activation-bits 5
+  4 bits in all layers, so that only ranks and balancing are chosen:
+    python scripts/allocate_bits.py -opt options/allocate_mini.yml --out mini_w4a4.yml \\
+        --sensitivities mini_mp.sensitivities.json --activations 4 --activation-bits 5
   a checkpoint of at most 5 megabytes, with a plot of other sizes:
     python scripts/allocate_bits.py -opt options/allocate_budget.yml --out small.yml \\
         --megabytes 5 --pareto sizes.png
@@ -67,6 +70,9 @@ def make_parser() -> Parser:
     count = "images to measure on (default: from the options)"
     add("--num-images", type=int, metavar="N", help=count)
     add("--device", default="cpu", help="torch device (default: %(default)s)")
+    add = parser.add_argument_group("choices (default: from the options)").add_argument
+    widths = "bit widths that layers' inputs may have; a single one gives it to all"
+    add("--activations", type=int, nargs="+", metavar="BITS", help=widths)
     add = parser.add_argument_group("budgets (default: from the options)").add_argument
     add("--activation-bits", type=float, metavar="BITS", help="mean bits of layers' inputs")
     add("--weight-bits", type=float, metavar="BITS", help="mean bits of weights")
@@ -82,6 +88,8 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.out}: bit maps end in {', '.join(SUFFIXES)}")
     if args.pareto is not None and args.pareto.suffix != ".png":
         raise UsageError(f"{args.pareto}: the plot ends in .png")
+    if args.pareto == args.out.with_suffix(".png"):
+        raise UsageError(f"{args.pareto}: the bit map's own plot has this name; choose another one")
     if args.input is not None and not args.input.is_dir():
         raise UsageError(f"{args.input}: no such folder of faces")
     from quantface_arch.integration.allocate import allocate_from_options
@@ -110,6 +118,7 @@ def run_of(args: argparse.Namespace) -> AllocationRun:
         sensitivities=args.sensitivities,
         input=args.input,
         num_images=args.num_images,
+        activations=args.activations,
         budget={name: limit for name, limit in budget.items() if limit is not None},
         curves=args.pareto is not None,
         device=check_device(args.device),

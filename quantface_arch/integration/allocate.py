@@ -45,6 +45,7 @@ class AllocationRun:
         sensitivities: file to solve from; None measures them.
         input: folder of degraded faces; None is the one in the options.
         num_images: number of images to measure on; None is the number in the options.
+        activations: candidate bit widths of inputs; None are those in the options.
         budget: upper limits by name, which override those of the options.
         curves: also solve for ranges of budgets.
         device: torch device.
@@ -55,6 +56,7 @@ class AllocationRun:
     sensitivities: Path | None = None
     input: Path | None = None
     num_images: int | None = None
+    activations: Sequence[int] | None = None
     budget: Mapping[str, float] = field(default_factory=dict)
     curves: bool = False
     device: str = "cpu"
@@ -74,7 +76,10 @@ def allocate_from_options(run: AllocationRun, shard: Shard) -> Allocation | None
             time is not available, or no choices meet the budget.
     """
     opt = read_options(run.options)
-    settings = read_settings(opt.get("allocate") or {}, run.budget)
+    given = dict(opt.get("allocate") or {})
+    if run.activations is not None:
+        given["activations"] = run.activations
+    settings = read_settings(given, run.budget)
     if run.curves and settings.ranks is None:
         raise QuantFaceError("a Pareto plot needs a budget of megabytes or milliseconds")
     if run.input is not None:

@@ -216,6 +216,16 @@ def branch_stage(model: nn.Module, recipe: Recipe, calibration: Calibration) -> 
     Raises:
         QuantFaceError: see ``branch_ranks`` and ``Calibration.check``.
     """
+    add_branches(model, recipe, calibration)
+    calibration.apply()
+
+
+def add_branches(model: nn.Module, recipe: Recipe, calibration: Calibration) -> None:
+    """Move a part of every balanced weight to a branch; nothing is rounded yet.
+
+    Raises:
+        QuantFaceError: see ``branch_ranks`` and ``Calibration.check``.
+    """
     calibration.check()
     ranks = branch_ranks(model, recipe.branch)
     for layer in quant_layers(model):
@@ -223,7 +233,6 @@ def branch_stage(model: nn.Module, recipe: Recipe, calibration: Calibration) -> 
         samples = calibration.observers[layer.name].samples
         factors = best_factors(layer, svd, recipe.branch.iterations, samples)
         layer.add_branch(svd, distill, factors=factors)
-    calibration.apply()
 
 
 def _keep_input_ranges(model: nn.Module, calibration: Calibration) -> None:

@@ -78,6 +78,9 @@ def test_another_budget_is_solved_without_the_network(command, work):
     document = json.loads((work / "six.json").read_text())
     assert 5 < document["average"]["activation_bits"] <= 6
     assert not (work / "six.sensitivities.json").exists()
+    assert command(*known, "--activations", "4", "--activation-bits", "8", out="four.json")[0] == 0
+    widths = json.loads((work / "four.json").read_text())["layers"].values()
+    assert {(row["w"], row["a"]) for row in widths} == {(8, 8), (4, 4)}
     status, _, err = command(*known, options=changed(activations=[3, 4, 5]))
     assert status == 1 and "activation bit width 5 was not measured" in err
     command(*known, options=changed(count=["conv_last"]), out="one.yml")
@@ -123,6 +126,8 @@ def test_a_killed_run_goes_on_and_an_ended_one_is_not_repeated(command, work, mo
         (("--bytes", "1000"), OPTIONS, 1, "megabytes: found 0.001, the smallest feasible one is"),
         (("--activation-bits", "-1"), OPTIONS, 1, "budget activation_bits: found -1"),
         (("-i", "nowhere"), OPTIONS, 2, "nowhere: no such folder"),
+        (("--pareto", "map.png"), OPTIONS, 2, "map.png: the bit map's own plot has this name"),
+        (("--activations", "4", "9"), OPTIONS, 1, "option activations: found [4, 9]"),
         (
             ("--sensitivities", "none.json"),
             OPTIONS,

@@ -214,7 +214,7 @@ def test_measuring_commands_calibrate_on_the_shipped_faces(repo, run, fresh, scr
     opt = load_options(repo / f"options/{source}.yml")
     opt["network_g"] = {"type": "QuantFaceArch", "arch": SMALL, "weights": None}
     opt["quant"]["calibration"] = {"num_images": 1, "size": 32, "batch_size": 1}
-    opt["quant"].update(balance={"kind": "scale"}, branch={"svd": 0})
+    opt["quant"].update(balance={"kind": "scale"}, branch={"svd": 0}, bit_map=None)
     if script == "allocate_bits":
         opt["allocate"].update(activations=[4, 8], image_size=64)
         opt["allocate"]["budget"]["activation_bits"] = 6

@@ -78,6 +78,8 @@ def shrink(opt, faces, arch=SMALL, steps=2):
     shrink_training(shrink_data(opt, faces, arch), steps)
     # Of networks as narrow as these even small ranks are a large share.
     opt["quant"]["branch"] = {"svd": 1, "distill": 2, "budget": 1.0}
+    # The map of another network does not fit.
+    opt["quant"]["bit_map"] = None
     # One strength: the search for the best is most of what a small network takes.
     opt["quant"]["balance"] = {"kind": "scale", "alpha": 0.5}
     return opt

@@ -42,7 +42,7 @@ def shrunk(repo, folder, name):
         opt["train"]["teacher"] = str(folder / "teacher.safetensors")
         return opt
     opt = shrink(opt, faces)
-    if opt["quant"].get("bit_map"):
+    if name == "quantface_mp":
         net = build_arch(SMALL)
         recipe, *_ = read_quant_options({"name": "w4a4"}, net)
         save_bit_map(folder / "map.yml", convert(net, recipe).bits)

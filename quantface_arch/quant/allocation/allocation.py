@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantface_arch.quant.allocation.budget import Budget
 from quantface_arch.quant.allocation.costs import (
     AVERAGES,
     branch_limit,
@@ -83,7 +84,8 @@ def solve_allocation(
 
     Args:
         clock: measures times, for a budget of milliseconds.
-        curves: solve for ranges of sizes and, with a clock, of times as well.
+        curves: solve for ranges of sizes and, with a clock, of times as well; the budget's averages
+            of bit widths hold there, too.
 
     Raises:
         QuantFaceError: see ``layer_costs``, ``allocate`` and ``TimedPlans.solve``.
@@ -99,7 +101,8 @@ def solve_allocation(
     size = size_limit(found, layers, 0.0)
     drawn = []
     if curves:
-        others = [branch_limit(found, layers)]
+        averages = Budget(**{name: getattr(settings.budget, name) for name in AVERAGES.values()})
+        others = [branch_limit(found, layers), *limits_of(found, layers, averages)]
         drawn = [curve_of("megabytes", costs, others, size, choices)]
         if timed is not None:
             drawn.append(curve_of("milliseconds", timed.costs, others, timed.limit(0.0), choices))

@@ -51,7 +51,7 @@ def curve_of(
     Raises:
         QuantFaceError: see ``allocate``.
     """
-    best, smallest = limit.value(allocate(costs, others)), limit.ends[0]
+    best, smallest = (limit.value(allocate(x, others)) for x in (costs, limit.amounts))
     found: dict[float, float] = {}
     least = float("inf")
     for most in np.linspace(smallest, max(best, smallest), BUDGETS):

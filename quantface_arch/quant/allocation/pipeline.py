@@ -27,7 +27,7 @@ from quantface_arch.quant.allocation.settings import AllocationSettings
 from quantface_arch.quant.allocation.solve import allocate
 from quantface_arch.quant.calibration.calibrate import calibrating
 from quantface_arch.quant.calibration.run import CalibrationData, watch
-from quantface_arch.quant.calibration.selection import kinds_for
+from quantface_arch.quant.calibration.selection import branch_ranks, kinds_for
 from quantface_arch.quant.calibration.store import digest
 from quantface_arch.quant.config.bitmap import LayerChoice
 from quantface_arch.quant.config.recipe import Recipe
@@ -38,7 +38,7 @@ from quantface_arch.quant.nn.layers import QuantLayer, quant_layers
 from quantface_arch.quant.nn.traits import traits_of
 from quantface_arch.quant.ops.balance import LayerBalance
 from quantface_arch.quant.ops.lowrank import branch_parameters, full_rank
-from quantface_arch.quant.ptq import apply_plan, balance_stage, calibration_stage
+from quantface_arch.quant.ptq import add_branches, apply_plan, balance_stage, calibration_stage
 from quantface_arch.utils.distributed import Shard
 from quantface_arch.utils.progress import progress_bar
 
@@ -108,9 +108,12 @@ def measure_network(
     # Processes share out the layers, not the probes, so that one process measures all bit widths of
     # a layer.
     own = shard.share(list(found.layers))
+    calibration = calibration_stage(net, data, job.recipe.branch.iterations > 1)
+    # Without its branch, a layer with outliers would count many times what it costs in the end.
+    add_branches(net, job.recipe, calibration)
     measure(
         net,
-        calibration_stage(net, data),
+        calibration,
         [image[None] for image in images],
         [probe for name in own for probe in probes if probe[0] == name],
         job.distance,
@@ -165,6 +168,7 @@ def _relate(
         for layer in quant_layers(net)
     }
     plan = _balance(net, job, data)
+    ranks = branch_ranks(net, job.recipe.branch)
     found: dict[str, dict[LayerChoice, float]] = {}
     names = shard.share(list(wanted))
     for name in progress_bar(names, desc="relating", unit="layer", disable=not data.progress):
@@ -174,7 +178,7 @@ def _relate(
             watched.observers[name],
             job.recipe,
             sources.get(name, (layer.channels,)),
-            plan.get(name, LayerBalance()),
+            (plan.get(name, LayerBalance()), ranks.get(name, (0, 0))[0]),
             wanted[name],
         )
     parts = shard.gather(found)

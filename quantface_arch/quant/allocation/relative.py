@@ -25,10 +25,10 @@ def relative_errors(
     observer: ActivationObserver,
     recipe: Recipe,
     sources: tuple[int, ...],
-    base: LayerBalance,
+    base: tuple[LayerBalance, int],
     choices: Sequence[LayerChoice],
 ) -> dict[LayerChoice, float]:
-    """Return the error of a layer's output with each choice, relative to ``base`` without branch.
+    """Return the error of a layer's output with each choice, relative to ``base``.
 
     A kind of balancing has the exponents that are best at the layer's own bit widths.
 
@@ -37,7 +37,7 @@ def relative_errors(
         observer: statistics of its input, with samples.
         recipe: gives the quantizers and the way of balancing.
         sources: channels of each part of a concatenated input.
-        base: the balancing in relation to which errors are measured.
+        base: the balancing and the rank of branch 1 in relation to which errors are measured.
         choices: what to measure.
     """
     balances = {
@@ -49,7 +49,7 @@ def relative_errors(
     for bits in dict.fromkeys(choice.weight_bits for choice in choices):
         weights = layer.weight_spec.with_bits(bits)
         trial = type(layer).from_float(layer, weights, layer.activation_spec, layer.name)
-        wholes = output_errors(trial, observer.samples, base, 0, inputs)
+        wholes = output_errors(trial, observer.samples, *base, inputs)
         whole = dict(zip(inputs, wholes, strict=True))
         alike: dict[tuple[int | None, str | None], list[LayerChoice]] = {}
         for choice in choices:

@@ -33,11 +33,11 @@ def settings(**changes):
     )
 
 
-def measured(path, distance=ssim_distance, **changes):
+def measured(path, distance=ssim_distance, branch=None, **changes):
     torch.manual_seed(0)
     net = TinyNet().eval()
     job = Measurement(
-        recipe=Recipe.from_name("w4a4"),
+        recipe=Recipe.from_dict({"name": "w4a4", "branch": {"budget": 1, **(branch or {})}}),
         plan=None,
         distance=distance,
         path=path,
@@ -56,6 +56,30 @@ def test_the_allocation_meets_the_budget_and_leaves_protected_layers_alone(tmp_p
     text = allocation.summary(tmp_path / "map.yml")
     assert f"map.yml: {len(allocation.choices)} layers" in text
     assert f"inputs: {allocation.averages['activation_bits']:.4f} bits on average" in text
+
+
+def test_layers_are_measured_with_the_branches_of_the_recipe(tmp_path):
+    plain, helped = (
+        measured(tmp_path / f"{rank}.json", branch={"svd": rank}, ranks=(0, rank or 1))
+        for rank in (0, 2)
+    )
+    probe = ("linear", "a", 3)
+    assert helped.measured[probe][0][0] < 0.9 * plain.measured[probe][0][0]
+    for found, rank in ((plain, 0), (helped, 2)):
+        # The balancing that costs were measured with has the relative error 1.
+        errors = [x for choice, x in found.relative["linear"].items() if choice.rank == rank]
+        assert min(abs(error - 1) for error in errors) < 0.01
+
+
+def test_curves_keep_the_averages_of_the_budget(tmp_path):
+    budget = Budget(activation_bits=6.0, megabytes=1.0)
+    found = measured(tmp_path / "s.json", budget=budget, ranks=(0, 2))
+    (curve,) = solve_allocation(found, settings(budget=budget, ranks=(0, 2)), curves=True).curves
+    # A megabyte is more than any plan of this network takes, so the average alone limits the cost.
+    assert curve.costs[-1] == pytest.approx(curve.chosen[1], rel=1e-3)
+    free = Budget(megabytes=1.0)
+    (other,) = solve_allocation(found, settings(budget=free, ranks=(0, 2)), curves=True).curves
+    assert other.costs[-1] < 0.9 * curve.costs[-1]
 
 
 def test_complete_results_are_read_and_not_measured_again(tmp_path):
