@@ -139,8 +139,8 @@ class Recipe:
     def with_choices(self, choices: Mapping[str, LayerChoice]) -> Recipe:
         """Return the recipe with the ranks and the balancing of a bit map.
 
-        They come before the recipe's own patterns. The bit widths of the map are left to
-        ``convert``.
+        They come before the recipe's own patterns. The recipe's cap does not hold for a map that
+        gives all ranks. The bit widths of the map are left to ``convert``.
         """
         ranks = {
             name: self.branch.split(choice.rank)
@@ -148,10 +148,11 @@ class Recipe:
             # Layers at 8 bits have no branch, whatever the recipe says.
             if choice.rank is not None and (choice.rank or min(choice.bits) < MAX_BITS)
         }
+        cap = self.branch.cap if any(x.rank is None for x in choices.values()) else 1.0
         kinds = {name: choice.balance for name, choice in choices.items() if choice.balance}
         return replace(
             self,
-            branch=replace(self.branch, ranks={**ranks, **self.branch.ranks, **ranks}),
+            branch=replace(self.branch, ranks={**ranks, **self.branch.ranks, **ranks}, cap=cap),
             balance=replace(self.balance, layers={**kinds, **self.balance.layers, **kinds}),
         )
 

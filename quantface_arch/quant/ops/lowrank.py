@@ -104,11 +104,13 @@ def choose_ranks(
         parameters: parameter count of the whole model; ``spec.budget`` is a share of it.
 
     Raises:
-        QuantFaceError: a pattern matches no layer, a rank does not fit a layer, or the branches
-            exceed the budget.
+        QuantFaceError: a pattern of a rank above 0 matches no layer, a rank does not fit a layer,
+            or the branches exceed the budget.
     """
     able = "layer that may have a branch (grouped ones and those at 8 bits have none)"
-    check_patterns("branch ranks", spec.ranks, weights, able)
+    # A bit map also lists layers that cannot have a branch, at rank 0.
+    wanted = [pattern for pattern, ranks in spec.ranks.items() if sum(ranks)]
+    check_patterns("branch ranks", wanted, weights, able)
     largest = max((full_rank(weight) for weight in weights.values()), default=0)
     if weights and spec.distill + (0 if isinstance(spec.svd, str) else spec.svd) > largest:
         raise QuantFaceError(

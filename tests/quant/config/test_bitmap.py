@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from quant_helpers import TinyNet, pictures
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant import Recipe
+from quantface_arch.quant import CalibrationData, Recipe, prepare
 from quantface_arch.quant.config.bitmap import LayerChoice, load_bit_map, save_bit_map
 
 BITS = {
@@ -58,6 +59,18 @@ def test_ranks_and_balancing_are_kept_and_change_the_recipe(tmp_path):
     assert list(recipe.branch.ranks.items()) == [("vae.0", (7, 1)), ("vae.*", (3, 0))]
     kinds = [recipe.balance.kinds(name) for name in ("vae.0", "vae.1", "unet.mid.0")]
     assert kinds == [("scale",), ("none",), ("both",)]
+
+
+def test_a_map_that_gives_all_ranks_may_exceed_the_recipes_cap():
+    net, recipe = TinyNet().eval(), Recipe.from_dict({"name": "w4a4", "branch": {"budget": 1}})
+    names = [name for name, module in net.named_modules() if hasattr(module, "weight")]
+    choices = {name: LayerChoice(4, 4, 0, "none") for name in names if name != "norm"}
+    choices["linear"] = LayerChoice(4, 4, 8, "none")
+    prepare(net, recipe.with_choices(choices), CalibrationData(pictures(2), progress=False))
+    # A quarter of the full rank, the cap by default, would be 4.
+    assert net.linear.rank == 8
+    capped = recipe.with_choices({**choices, "line": LayerChoice(4, 4)})
+    assert capped.branch.cap == recipe.branch.cap < recipe.with_choices(choices).branch.cap
 
 
 def test_a_map_of_bit_widths_alone_has_the_first_version(tmp_path):
