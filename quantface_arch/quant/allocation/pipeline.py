@@ -253,7 +253,8 @@ def _bytes(net: nn.Module, recipe: Recipe, layers: Mapping[str, LayerFacts]) -> 
 
 def _fingerprint(net: nn.Module, images: Sequence[Tensor], options: Any) -> str:
     """Return a hash of everything that sensitivities depend on."""
-    text = json.dumps([FORMAT_VERSION, options], default=str)
+    # Earlier releases measured without branches, and their results must not be continued.
+    text = json.dumps([FORMAT_VERSION, "with branches", options], default=str)
     state = hashlib.sha256((digest(net) + text).encode())
     for image in images:
         state.update(image.contiguous().numpy().tobytes())
