@@ -55,7 +55,9 @@ def test_every_method_gets_the_same_calibration_and_training(rows, options):
                 opt = options(setting, method, "--steps", "70", ranges=ranges)
                 assert opt["quant"]["name"] == ours["quant"]["name"] == rows.SETTINGS[setting][0]
                 assert opt["quant"]["calibration"].items() <= ours["quant"]["calibration"].items()
-                assert opt["train"]["total_iter"] in (0, 70) and ours["train"]["total_iter"] == 70
+                assert opt["train"]["total_iter"] in (0, 70)
+                # QuantFace's W4A8 takes no training step, so no peer gets fewer.
+                assert ours["train"]["total_iter"] == (0 if setting == "W4A8" else 70)
                 assert opt["datasets"] == ours["datasets"]
 
 
