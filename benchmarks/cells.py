@@ -150,8 +150,8 @@ class Cells(Generic[AnyScorer]):
     scorer: AnyScorer
     shown: int = 0
 
-    def train(self, opt: Mapping[str, Any]) -> Path:
-        """Run BasicSR's training loop below the cache and return the experiment folder."""
+    def train(self, opt: Mapping[str, Any]) -> None:
+        """Run BasicSR's training loop below the cache."""
         name = opt["name"]
         self.cache.mkdir(parents=True, exist_ok=True)
         path = self.cache / f"{name}.yml"
@@ -169,13 +169,15 @@ class Cells(Generic[AnyScorer]):
         if status:
             last = log.read_text().strip().splitlines()[-1:]
             sys.exit(f"error: training of cell {name} failed, see {log}: {''.join(last)}")
-        return self.cache / "experiments" / name
 
     def run(self, opt: Mapping[str, Any]) -> dict[str, Any]:
         """Return a cell's ``faces`` (name → scores) and the ``bytes`` of its checkpoint."""
         kept = self.cache / f"{opt['name']}.json"
         if not kept.exists():
-            path = self.train(opt) / "models/net_g_latest.safetensors"
+            path = self.cache / "experiments" / opt["name"] / "models/net_g_latest.safetensors"
+            # The loop writes this file last, so it is complete if a run was killed while scoring.
+            if not path.exists():
+                self.train(opt)
             model = load_model(path, runtime="reference")
             figures = self.score(model, opt["name"])
             save(kept, {"faces": figures, "bytes": path.stat().st_size})

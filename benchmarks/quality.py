@@ -6,10 +6,10 @@
     python benchmarks/quality.py --settings W4A4 --steps 0             # nothing is trained
 
 Methods are the recipes in options/peers and options/quantface_*.yml. All are calibrated on the same
-images; those that train take the same --steps in BasicSR's own loop. Methods that neither search
-nor learn their ranges have two rows: with their own ranges, as published, and with searched ranges,
-those that QuantFace gets. MP means 4-bit weights and inputs of 4 bits on average, from --bit-map;
-MixDQ has its own map, measured without balancing (--mixdq-map).
+images; those that train take the same --steps in BasicSR's own loop. Methods that do not learn all
+of their ranges have two rows: with their own ranges, as published, and with searched ranges, those
+that QuantFace gets, zero points of channels included. MP means 4-bit weights and inputs of 4 bits
+on average, from --bit-map; MixDQ has its own map, measured without balancing (--mixdq-map).
 
 Every metric is measured against the clean faces and ("_fp") against full precision's images. SSIM
 is BasicSR's (Gaussian window, RGB), LPIPS uses SqueezeNet, and identity is the cosine of

@@ -59,14 +59,15 @@ SETTINGS = {
 MIXED = (OURS, "mixdq")
 BASE = {setting: "W4A4" if setting == "MP" else setting for setting in SETTINGS}
 # These are the methods' original granularities, if they differ from the main table's.
-DYNAMIC = {"granularity": "token", "symmetric": True}
+DYNAMIC = {"granularity": "token", "symmetric": True, "zero_points": "tensor"}
 GROUPED = {"granularity": "group", "group": 64}
+GROUPED_INPUTS = {**GROUPED, "symmetric": True, "zero_points": "tensor"}
 OWN: dict[str, dict[str, dict[str, Any]]] = {
-    OURS: {"weights": GROUPED, "activations": {**GROUPED, "symmetric": True}},
+    OURS: {"weights": GROUPED, "activations": GROUPED_INPUTS},
     "smoothquant": {"activations": DYNAMIC},
     "quarot": {"activations": DYNAMIC},
-    "svdquant": {"weights": GROUPED, "activations": {**GROUPED, "symmetric": True}},
-    "svdquant_gptq": {"weights": GROUPED, "activations": {**GROUPED, "symmetric": True}},
+    "svdquant": {"weights": GROUPED, "activations": GROUPED_INPUTS},
+    "svdquant_gptq": {"weights": GROUPED, "activations": GROUPED_INPUTS},
     "sdnq": {"weights": GROUPED, "activations": DYNAMIC},
     "convrot": {"activations": DYNAMIC},
 }
@@ -76,9 +77,9 @@ SWEEPS = {
     "passionsr": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
     "q_diffusion": (0.001, 0.003, 0.01, 0.03, 0.1),
 }
-# The other methods do not search or learn all of their ranges. They get a second row with the
-# ranges that QuantFace gets.
-SEARCHED = tuple(method for method in PEERS if method not in SWEEPS)
+# PassionSR learns all of its ranges. The other methods get a second row with the ranges that
+# QuantFace gets.
+SEARCHED = tuple(method for method in PEERS if method != "passionsr")
 
 
 @dataclass(frozen=True)
@@ -154,13 +155,15 @@ def _update(quant: dict[str, Any], parts: dict[str, dict[str, Any]]) -> None:
 
 
 def searched_ranges() -> dict[str, dict[str, Any]]:
-    """Return the options of the searches for ranges that QuantFace's recipes have by default."""
+    """Return the options of the searches for ranges that QuantFace's W4A4 recipe has."""
     recipe = Recipe.from_name("w4a4")
     names = ("range", "power", "weighted")
-    return {
+    found = {
         part: {name: getattr(getattr(recipe, part), name) for name in names}
         for part in ("weights", "activations")
     }
+    found["activations"] |= read_recipe("quantface_w4")["quant"]["activations"]
+    return found
 
 
 def _merge_ranks(branch: dict[str, Any]) -> None:

@@ -43,7 +43,10 @@ from quantface_arch.utils.threads import set_thread_count
 
 WIDTHS = ("w8a8", "w4a8", "w4a6", "w4a4")
 CALIBRATION = 16
-SEARCHED = {"weights": {"range": "mse", "rounding": "gptq"}, "activations": {"range": "mse"}}
+SEARCHED = {
+    "weights": {"range": "mse", "rounding": "gptq"},
+    "activations": {"range": "mse", "zero_points": "channel"},
+}
 
 
 def methods() -> dict[str, dict[str, Any]]:

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from quantface_arch.archs.build import ARCH_BUILDER, build_arch, scale_of
 from quantface_arch.archs.meta import meta_network
-from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.checkpoint.metadata import KEY
 from quantface_arch.quant.checkpoint.save_load import load_checkpoint
 from quantface_arch.quant.nn.layers import quant_layers
@@ -85,15 +84,12 @@ def float_state(path: str | Path) -> dict[str, Tensor]:
         float32 tensors by the names of the float network, and its options under ``OPTIONS``.
 
     Raises:
-        QuantFaceError: see ``load_checkpoint``; or a layer has a learned offset of its input, which
-            plain layers cannot have.
+        QuantFaceError: see ``load_checkpoint``.
     """
     model = load_checkpoint(path, ARCH_BUILDER)
     arch = dict(traits_of(model).arch_options)
     weights = {}
     for layer in quant_layers(model):
-        if layer.act_offset is not None:
-            raise QuantFaceError(f"{path}: layer {layer.name}: found a learned offset of its input")
         weights[f"{layer.name}.weight"] = folded_weight(layer)
     names = meta_network(arch).state_dict()
     state = {name: value for name, value in model.state_dict().items() if name in names}

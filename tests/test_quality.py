@@ -61,22 +61,22 @@ def test_every_method_gets_the_same_calibration_and_training(rows, options):
                 assert opt["datasets"] == ours["datasets"]
 
 
-def test_methods_that_neither_search_nor_learn_ranges_get_a_row_with_ours(quality, rows, options):
+def test_methods_that_do_not_learn_all_ranges_get_a_row_with_ours(quality, rows, options):
     ours = Recipe.from_dict(recipe_part(options("W4A4", rows.OURS)))
     for method in rows.PEERS:
         opt = options("W4A4", method)
         own = Recipe.from_dict(recipe_part(opt))
-        learned = opt["train"]["total_iter"] or "reconstruction" in opt["train"]
-        searched = {own.weights.range, own.activations.range} == {"mse"}
-        assert (method in rows.SEARCHED) == (not learned and not searched)
+        learns_all = opt["train"]["total_iter"] and opt["train"]["train_weights"] == "scale"
+        assert (method in rows.SEARCHED) == (not learns_all)
         if method not in rows.SEARCHED:
             continue
         found = Recipe.from_dict(recipe_part(options("W4A4", method, ranges="searched")))
         for part in ("weights", "activations"):
             spec, wanted = getattr(found, part), getattr(ours, part)
-            assert (spec.range, spec.power, spec.weighted) == ("mse", wanted.power, wanted.weighted)
+            names = ("range", "power", "weighted", "zero_points")
+            assert [getattr(spec, x) for x in names] == [getattr(wanted, x) for x in names]
             # All but the search is the method's own.
-            same = {"range": "minmax", "power": 2.0, "weighted": True}
+            same = dict(zip(names, ("minmax", 2.0, True, "tensor"), strict=True))
             assert replace(spec, **same) == replace(getattr(own, part), **same)
         assert (found.balance, found.branch) == (own.balance, own.branch)
     args = quality.make_parser().parse_args(["--settings", "W4A4"])
@@ -103,7 +103,8 @@ def test_methods_that_train_have_a_row_per_seed(quality, rows, options, tables):
     args = quality.make_parser().parse_args(["--settings", "W4A4", "--seeds", "3"])
     found = rows.rows_of(args)
     seeds = {row.method: [x.seed for x in found if x.method == row.method] for row in found}
-    assert seeds[rows.OURS] == seeds["efficientdm"] == [0, 1, 2] and seeds["maxmin"] == [0, 0]
+    assert seeds[rows.OURS] == [0, 1, 2] and seeds["maxmin"] == [0, 0]
+    assert seeds["efficientdm"] == 2 * [0, 1, 2]
     assert len({row.label for row in found}) == len(found)
     first, last = (rows.options_of(rows.Row("W4A4", rows.OURS, seed=seed), args) for seed in (0, 2))
     assert last["manual_seed"] == first["manual_seed"] + 2
@@ -264,6 +265,17 @@ def test_the_best_peer_of_the_same_size_is_named(rows, tables, found):
     assert best["psnr"]["ahead"] == "svdquant, own ranges"
     results = {ours: found(5, 6), small: found(4, 7)}
     assert {line["ahead"] for line in tables.best_rows(results, tables.FIGURES)} == {""}
+
+
+def test_a_run_that_was_killed_while_scoring_does_not_train_again(modules, tmp_path, monkeypatch):
+    cells, shown = importlib.import_module("cells"), []
+    table = cells.Cells([], tmp_path, "mini", 1, dict)
+    monkeypatch.setattr(table, "train", lambda opt: pytest.fail("it trained again"))
+    monkeypatch.setattr(cells, "load_model", lambda path, **_: shown.append(path))
+    done = tmp_path / "experiments/cell/models/net_g_latest.safetensors"
+    done.parent.mkdir(parents=True)
+    done.write_bytes(b"complete")
+    assert table.run({"name": "cell"}) == {"faces": {}, "bytes": 8} and shown == [done]
 
 
 @pytest.mark.slow

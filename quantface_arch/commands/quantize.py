@@ -15,7 +15,7 @@ from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant.config.bitmap import bits_of, load_bit_map
 from quantface_arch.quant.config.recipe import Recipe
-from quantface_arch.quant.config.specs import KINDS, RANGES, ROUNDINGS
+from quantface_arch.quant.config.specs import KINDS, MAX_BITS, RANGES, ROUNDINGS
 from quantface_arch.restore.load import note_printer
 from quantface_arch.utils.cli import HUB_VARIABLES, Parser, ending
 from quantface_arch.utils.devices import check_device
@@ -143,9 +143,11 @@ def _quantize(args: argparse.Namespace, shard: Shard) -> None:
     model = load_model(path, runtime="reference", device=args.device, base=base)
     replace_halves(model, args)
     recipe = _changed(named, args, _rounding(args.rounding, model, shard))
-    bits = None
-    if args.bit_map:
-        choices = load_bit_map(args.bit_map)
+    bits, choices = None, load_bit_map(args.bit_map) if args.bit_map else {}
+    widths = (named.activations.bits, *(choice.activation_bits for choice in choices.values()))
+    if min(widths) < MAX_BITS:
+        recipe = replace(recipe, activations=replace(recipe.activations, zero_points="channel"))
+    if choices:
         bits, recipe = bits_of(choices), recipe.with_choices(choices)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     how = PostTraining(recipe, bits, args.size, args.batch_size, args.device)

@@ -189,9 +189,15 @@ class QuantFaceOptions(TrainOptions):
         False,
         allowed=BOUNDS,
     )
+    bounds_lr: float | None = option(
+        "learning rate of the bounds, for which that of the branches is too small.",
+        None,
+        limits=Limits(above=0),
+        shown="that of `optim_g`",
+    )
     train_weights: str | None = option(
         "train the rounded weights too: `merged` by a low-rank change that is rounded with them "
-        "(EfficientDM), `scale` by scales and offsets of the input's channels (PassionSR).",
+        "(EfficientDM), `scale` by a scale of each input channel (PassionSR).",
         None,
         allowed=(None, "merged", "scale"),
         old_name="weights",

@@ -71,6 +71,16 @@ class QuantFaceModel(RestorerModel):
         else:
             self.ema = EMA({}, 0)
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return all trained parameters but the bounds, and the bounds with their learning rate."""
+        rate = self.options.bounds_lr
+        if rate is None:
+            return super().parameter_groups()
+        split: dict[bool, list[Tensor]] = {False: [], True: []}
+        for name, value in self.trained_parameters().items():
+            split[name.endswith("act_bounds")].append(value)
+        return [{"params": split[False]}, {"params": split[True], "lr": rate}]
+
     @property
     def takes_steps(self) -> bool:
         """Return whether the training has any step after the quantization."""

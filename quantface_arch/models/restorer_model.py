@@ -158,10 +158,13 @@ class RestorerModel(SRModel):
         decay = getattr(self.options, "ema_decay", 0)
         self.ema = EMA(self.trained_parameters(), decay)
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the groups of trained parameters, which may differ in options of the optimizer."""
+        return [{"params": list(self.trained_parameters().values())}]
+
     def setup_optimizers(self) -> None:
         """Make the optimizer that the options name."""
-        parameters = list(self.trained_parameters().values())
-        self.optimizer_g = make_optimizer(self.options.optim_g, parameters)
+        self.optimizer_g = make_optimizer(self.options.optim_g, self.parameter_groups())
         self.optimizers.append(self.optimizer_g)
 
     @abstractmethod

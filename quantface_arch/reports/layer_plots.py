@@ -134,7 +134,9 @@ def draw_distribution(path: Path, layer: QuantLayer, before: Tensor, after: Tens
     axes = figure.subplots(2, 2, width_ratios=(3, 2))
     for (title, values, (scale, zero)), (channels, histogram) in zip(rows, axes, strict=True):
         _draw_channels(channels, title, values)
-        levels = (torch.arange(grid(*ends)[0], grid(*ends)[1] + 1) - zero) * scale
+        # Channels with zero points of their own use different levels; all are drawn.
+        lowest, highest = (level - zero for level in grid(*ends))
+        levels = torch.arange(int(lowest.min()), int(highest.max()) + 1) * scale
         rounded = fake_quantize(values, scale, zero, *grid(*ends))
         _draw_histogram(histogram, values, levels, _decibels(values, rounded), spec.bits)
     figure.suptitle(f"{layer.name}: input, {before.shape[1]} channels, {spec.bits} bits")

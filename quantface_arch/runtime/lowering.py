@@ -35,6 +35,10 @@ __all__ = ["LoweredLayer", "Lowering", "folded_weight", "work"]
 
 # A product maps (input, weight, bias) to the output of a layer.
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+# An end of a layer's levels: a number, or float32 (Cin,).
+Level = int | Tensor
+# Of 256 levels from 0, this one stands for zero where channels have their own zero points.
+MIDDLE = 128
 
 
 @dataclass(frozen=True)
@@ -63,14 +67,11 @@ class Lowering:
         Raises:
             QuantFaceError: the layer uses a feature that only the reference supports.
         """
-        for what, found in (
-            ("input ranges that are computed anew for every image", layer.activation_spec.dynamic),
-            ("learned input offsets", layer.act_offset is not None),
-        ):
-            if found:
-                raise QuantFaceError(
-                    f"layer {layer.name}: {what} cannot be compiled; choose the runtime reference"
-                )
+        if layer.activation_spec.dynamic:
+            raise QuantFaceError(
+                f"layer {layer.name}: input ranges that are computed anew for every image cannot "
+                "be compiled; choose the runtime reference"
+            )
         eight = layer.activation_spec.bits == MAX_BITS
         return LoweredLayer(layer, eight if self.mode == "auto" else self.mode == "folded", self)
 
@@ -135,11 +136,14 @@ class IntegerProduct(nn.Module):
 
     Compilers keep the name of this module: the names of its operators end in ``integer``. It has
     the buffers ``weight``, int8, and ``weight_scale``, float32 (Cout, 1, ...). ``limits`` are the
-    ends of the compiler's 256 levels; ``levels`` are the ends of those that the layer uses.
+    ends of the compiler's 256 levels; ``levels`` are the ends of those that the layer uses, numbers
+    or float32 (Cin,). In the latter case ``low`` and ``high`` are the values of these ends.
     """
 
     weight: Tensor
     weight_scale: Tensor
+    low: Tensor | None
+    high: Tensor | None
 
     def __init__(self, product: Product, layer: QuantLayer, folded: bool, largest: int) -> None:
         super().__init__()
@@ -149,11 +153,21 @@ class IntegerProduct(nn.Module):
         integers, scale = _integers(layer, folded, largest)
         self.register_buffer("weight", integers)
         self.register_buffer("weight_scale", scale)
+        low, high = ((level - self.zero_point) * self.input_scale for level in self.levels)
+        self.ends = None
+        if isinstance(low, Tensor) and isinstance(high, Tensor):
+            self.register_buffer("low", layer.per_channel(low))
+            self.register_buffer("high", layer.per_channel(high))
+        else:
+            self.low = self.high = None
+            self.ends = None if self.levels == self.limits else (float(low), float(high))
 
     def forward(self, x: Tensor) -> Tensor:
         """Round the input and multiply."""
-        if self.levels != self.limits:
-            x = x.clamp(*((level - self.zero_point) * self.input_scale for level in self.levels))
+        if self.low is not None and self.high is not None:
+            x = torch.minimum(torch.maximum(x, self.low), self.high)
+        elif self.ends is not None:
+            x = x.clamp(*self.ends)
         x = torch.fake_quantize_per_tensor_affine(
             x, self.input_scale, self.zero_point, *self.limits
         )
@@ -197,15 +211,22 @@ def _geometry(layer: QuantLayer) -> QuantLayer:
 
 def _input_grid(
     layer: QuantLayer, folded: bool
-) -> tuple[float, int, tuple[int, int], tuple[int, int]]:
-    """Return scale, zero point, and the ends of the compiler's 256 levels and of those in use."""
+) -> tuple[float, int, tuple[int, int], tuple[Level, Level]]:
+    """Return scale, zero point, and the ends of the compiler's 256 levels and of those in use.
+
+    If channels have their own zero points, the compiler's is in the middle, and each channel uses
+    levels of its own.
+    """
     if folded and not _is_scaled(layer):
         step, zero = scale_and_zero_point(layer.act_low, layer.act_high, MAX_BITS, False)
         return float(step), int(zero), (0, 255), (0, 255)
     spec = layer.activation_spec
-    step, zero = float(layer.act_scale), int(layer.act_zero_point)
+    step, levels = float(layer.act_scale), grid(spec.bits, spec.symmetric)
+    if spec.has_channel_zero_points:
+        low, high = (MIDDLE + level - layer.act_zero_point for level in levels)
+        return step, MIDDLE, (0, 255), (low, high)
     limits = (-128, 127) if spec.symmetric else (0, 255)
-    return step, zero, limits, grid(spec.bits, spec.symmetric)
+    return step, int(layer.act_zero_point), limits, levels
 
 
 def _is_scaled(layer: QuantLayer) -> bool:

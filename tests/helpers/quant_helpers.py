@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from quantface_arch.quant import QuantLayer, Recipe, convert, quant_layers, quantize
+from quantface_arch.quant import (
+    CalibrationData,
+    QuantLayer,
+    Recipe,
+    convert,
+    quant_layers,
+    quantize,
+)
 
 
 class TinyNet(nn.Module):
@@ -56,6 +63,18 @@ def quantized_layers(
     with torch.no_grad():
         net(torch.randn(2, *shape))
     return [(layer, seen[layer.name]) for layer in quant_layers(net)]
+
+
+def far_from_zero() -> tuple[QuantLayer, Tensor]:
+    """Return a padded convolution whose input channels have no level near zero, and an input."""
+    net = nn.Sequential(nn.Conv2d(16, 8, 3, padding=1))
+    x = torch.rand(2, 16, 9, 9) + torch.arange(5.0, 21.0).view(-1, 1, 1)
+    options = {"name": "w4a4", "balance": {"kind": "none"}, "branch": {"svd": 0}}
+    recipe = {**options, "activations": {"zero_points": "channel"}}
+    quantize(net, recipe, CalibrationData([((x,), {})], progress=False))
+    layer = next(quant_layers(net))
+    assert bool((layer.quantize_input(torch.zeros_like(x)) > 3).all())
+    return layer, x
 
 
 def sqnr(reference: Tensor, quantized: Tensor) -> float:

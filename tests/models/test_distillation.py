@@ -19,6 +19,7 @@ BLOCK = "unet.mid_block.resnets.0"
 
 @pytest.mark.slow
 def test_only_branches_and_bounds_learn_and_the_rest_is_shared(tmp_path, w4_options):
+    w4_options["train"].update(bounds=True, bounds_lr=0.25, warmup_iter=-1)
     model = build(w4_options, tmp_path)
     teacher = {name: value.clone() for name, value in model.teacher.state_dict().items()}
     before = {name: value.clone() for name, value in model.net_g.named_parameters()}
@@ -31,6 +32,12 @@ def test_only_branches_and_bounds_learn_and_the_rest_is_shared(tmp_path, w4_opti
     weights = {id(layer.weight) for layer in quant_layers(model.net_g)}
     frozen = [p for p in model.net_g.parameters() if not p.requires_grad and id(p) not in weights]
     assert frozen and all(id(p) in shared for p in frozen)
+    # Bounds have a learning rate of their own.
+    rates = {
+        id(p): group["lr"] for group in model.optimizer_g.param_groups for p in group["params"]
+    }
+    for name, parameter in model.trained_parameters().items():
+        assert (rates[id(parameter)] == 0.25) == name.endswith("act_bounds"), name
 
 
 @pytest.mark.slow

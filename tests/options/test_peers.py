@@ -101,8 +101,8 @@ def test_a_shrunken_run_gives_a_checkpoint_of_the_method(repo, tmp_path, monkeyp
     assert {layer.branch_bits for layer in quant_layers(model)} == {8 if name == "loraq" else 16}
     regular = {layer.balance.regular for layer in quant_layers(model) if layer.balance.segments}
     assert regular == {"convrot": {True}, "sdnq": {True}, "quarot": {False}}.get(name, set())
-    offsets = [layer.act_offset is not None for layer in quant_layers(model)]
-    assert any(offsets) == (name == "passionsr")
+    apart = [layer.act_zero_point.ndim > 0 for layer in quant_layers(model)]
+    assert any(apart) == (name == "passionsr")
     rounded_by_gptq = name in ("quarot", "svdquant_gptq")
     assert (metadata["recipe"]["weights"]["rounding"] == "gptq") == rounded_by_gptq
     # The layers that the recipe quantizes have its bit widths.

@@ -232,6 +232,7 @@ def _facts(
         largest_rank=largest if layer.groups == 1 else 0,
         kinds=tuple(dict.fromkeys(kinds)),
         branch_bits=layer.branch_bits,
+        zero_points=layer.channels if layer.activation_spec.zero_points == "channel" else 0,
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.allocation.prefix_cache import PrefixCache
-from quantface_arch.quant.calibration.calibrate import Calibration
+from quantface_arch.quant.calibration.calibrate import Calibration, fix_input_grid
 from quantface_arch.quant.calibration.observer import ActivationObserver
 from quantface_arch.quant.nn.layers import QuantLayer, State, quant_layers
 from quantface_arch.utils.progress import progress_bar
@@ -103,7 +103,7 @@ class _Trials:
         self.layers = {layer.name: layer for layer in quant_layers(model)}
         self.observers = observers
         self.distance = distance
-        self.ranges: dict[Probe, tuple[float, float]] = {}
+        self.grids: dict[Probe, tuple[Tensor, Tensor]] = {}
 
     def check(self, probes: Iterable[Probe]) -> None:
         """Raise QuantFaceError if a probe names a layer that the model does not have."""
@@ -156,9 +156,10 @@ class _Trials:
             trial.quantize_weight(observer.mean_square)
             return trial
         trial.activation_spec = trial.activation_spec.with_bits(bits)
-        if probe not in self.ranges:
-            self.ranges[probe] = observer.range(trial.activation_spec)
-        trial.set_activation_range(*self.ranges[probe])
+        if probe not in self.grids:
+            fix_input_grid(trial, observer)
+            self.grids[probe] = trial.act_scale, trial.act_zero_point
+        trial.set_input_grid(*self.grids[probe])
         # The weight is still in floating point, so only the input is rounded.
         trial.state = State.QUANTIZED
         return trial

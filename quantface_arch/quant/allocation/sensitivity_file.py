@@ -45,7 +45,7 @@ def parts(path: Path) -> list[Path]:
 class LayerFacts:
     """What allocation has to know about a layer besides its sensitivities.
 
-    The last five are those of a layer without branches and balancing if the file is of an earlier
+    The last six are those of a layer without branches and balancing if the file is of an earlier
     release.
 
     Attributes:
@@ -57,6 +57,8 @@ class LayerFacts:
         largest_rank: largest rank of the branches together; 0 if the layer has none.
         kinds: the kinds of balancing that fit the layer.
         branch_bits: bits of the branches' factors.
+        zero_points: number of zero points of an input of fewer than 8 bits that are stored by
+            themselves; 0 if it has a single one.
     """
 
     parameters: int
@@ -67,6 +69,7 @@ class LayerFacts:
     largest_rank: int = 0
     kinds: tuple[str, ...] = ("none",)
     branch_bits: int = FLOAT_BITS
+    zero_points: int = 0
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LayerFacts:
@@ -109,6 +112,9 @@ class LayerFacts:
                 entries += [TENSOR_BYTES, TENSOR_BYTES]
         if choice.rank is not None and min(choice.bits) < MAX_BITS:
             entries.append(PAIR_BYTES)
+        if self.zero_points and choice.activation_bits < MAX_BITS:
+            size += self.zero_points
+            entries.append(TENSOR_BYTES)
         if kind in SCALED:
             size += 4 * self.channels
             entries.append(TENSOR_BYTES)

@@ -11,10 +11,18 @@ from quantface_arch.errors import QuantFaceError
 from quantface_arch.quant.calibration.merge import merged
 from quantface_arch.quant.calibration.observer import ActivationObserver
 from quantface_arch.quant.nn.layers import QuantLayer, State, quant_layers
+from quantface_arch.quant.ops.channel_grid import channel_grid
 from quantface_arch.quant.ops.gptq import MAX_COLUMNS, check_memory, hessian_bytes, system_memory
 from quantface_arch.utils.distributed import Shard
 
-__all__ = ["Calibration", "calibrating", "check_hessians_fit", "gptq_fits", "unmet_rounding"]
+__all__ = [
+    "Calibration",
+    "calibrating",
+    "check_hessians_fit",
+    "fix_input_grid",
+    "gptq_fits",
+    "unmet_rounding",
+]
 
 
 class Calibration:
@@ -38,6 +46,7 @@ class Calibration:
                 layer.channel_axis,
                 keep_samples,
                 layer.columns if keep_hessians and _wants_hessian(layer) else None,
+                layer.activation_spec.zero_points == "channel",
             )
             for name, layer in self._layers.items()
         }
@@ -143,8 +152,21 @@ class Calibration:
             self.observers[name].load_state_dict(part)
 
 
+def fix_input_grid(layer: QuantLayer, observer: ActivationObserver, every: int = 1) -> None:
+    """Fix the grid of a layer's balanced input by the statistics of it.
+
+    Args:
+        every: see ``channel_grid``.
+    """
+    spec = layer.activation_spec
+    layer.set_activation_range(*observer.range(spec))
+    if spec.has_channel_zero_points and spec.range == "mse":
+        counts, energy = observer.channel_counts, layer.column_energy()
+        layer.set_input_grid(*channel_grid(counts, observer.reach, spec, energy, every))
+
+
 def _apply_to(layer: QuantLayer, observer: ActivationObserver) -> None:
-    layer.set_activation_range(*observer.range(layer.activation_spec))
+    fix_input_grid(layer, observer)
     if layer.state is not State.QUANTIZED:
         hessian = observer.hessian if observer.hessian.numel() else None
         layer.quantize_weight(observer.mean_square, hessian=hessian)

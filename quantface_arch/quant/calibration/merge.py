@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from quantface_arch.errors import QuantFaceError
-from quantface_arch.quant.calibration.observer import BINS, CROPS, widened
+from quantface_arch.quant.calibration.observer import CROPS, widened
 from quantface_arch.quant.nn.layers import QuantLayer
 
 __all__ = ["check_mergeable", "merged"]
@@ -57,7 +57,12 @@ def merged(name: str, parts: Sequence[Statistics]) -> dict[str, Tensor]:
         **seen[0],
         "minimum": torch.stack([part["minimum"] for part in seen]).amin(0),
         "maximum": torch.stack([part["maximum"] for part in seen]).amax(0),
-        "counts": torch.stack([_counts_at(name, part, reach) for part in seen]).sum(0),
+        **{
+            key: torch.stack([_counts_at(name, part, key, reach) for part in seen]).sum(
+                0, dtype=seen[0][key].dtype
+            )
+            for key in ("counts", "channel_counts")
+        },
         "reach": torch.tensor(reach, dtype=torch.float64),
         "calls": torch.stack([part["calls"] for part in seen]).amax(),
         "squares": torch.stack([part["squares"] for part in seen]).sum(0),
@@ -67,9 +72,9 @@ def merged(name: str, parts: Sequence[Statistics]) -> dict[str, Tensor]:
     }
 
 
-def _counts_at(name: str, part: Statistics, reach: float) -> Tensor:
-    """Return a histogram over [-reach, reach]; one that holds only zeros fits any reach."""
-    counts, own = part["counts"], float(part["reach"])
+def _counts_at(name: str, part: Statistics, key: str, reach: float) -> Tensor:
+    """Return histograms over [-reach, reach]; one that holds only zeros fits any reach."""
+    counts, own = part[key], float(part["reach"])
     if own == 0:
         return counts
     mantissa, exponent = frexp(reach / own)
@@ -80,7 +85,6 @@ def _counts_at(name: str, part: Statistics, reach: float) -> Tensor:
         )
     for _ in range(exponent - 1):
         counts = widened(counts)
-    assert counts.numel() == BINS
     return counts
 
 

@@ -14,6 +14,8 @@ from quantface_arch.quant.ops.ranges import histogram_range
 __all__ = ["BINS", "CROPS", "ActivationObserver", "widened"]
 
 BINS = 8192
+# The histograms of single channels are coarser.
+CHANNEL_BINS = 512
 # About this many values of one call enter the histogram; the extremes are taken over all values.
 SAMPLES = 2**20
 # At most CROPS crops are kept, PER_CALL of them from one call, with KEEP values altogether.
@@ -42,7 +44,9 @@ class ActivationObserver:
         hessian: float64 (columns, columns), sum of x xᵀ over the vectors x that multiply the weight
             in a crop of every input; empty unless ``columns`` is given.
         counts: int64 (BINS,), the histogram.
-        reach: outer edge of the histogram; 0 while nothing but zeros has been seen.
+        channel_counts: int32 (channels, CHANNEL_BINS), a histogram for each channel; empty unless
+            ``per_channel`` is set.
+        reach: outer edge of the histograms; 0 while nothing but zeros has been seen.
         places: int64 (crops,), the value of ``calls`` when each of ``samples`` was seen.
         calls: number of inputs so far, including those that other processes saw in between.
         stride: number of inputs per batch; 0 until another process's batch is skipped.
@@ -52,6 +56,7 @@ class ActivationObserver:
         channel_axis: negative index of the input's channel axis.
         keep_samples: keep crops of the input, for measuring a layer's output error.
         columns: the layer's ``QuantLayer.columns``; if given, the Hessian is kept.
+        per_channel: keep a histogram for each channel.
     """
 
     def __init__(
@@ -60,11 +65,13 @@ class ActivationObserver:
         channel_axis: int,
         keep_samples: bool = False,
         columns: Callable[[Tensor], Tensor] | None = None,
+        per_channel: bool = False,
     ) -> None:
         self.name = name
         self.channel_axis = channel_axis
         self.keep_samples = keep_samples
         self.columns = columns
+        self.per_channel = per_channel
         self.hessian = torch.empty(0, dtype=torch.float64)
         self.samples = torch.empty(0)
         self.places = torch.empty(0, dtype=torch.int64)
@@ -74,6 +81,7 @@ class ActivationObserver:
         self.maximum = torch.empty(0)
         self.average = torch.zeros(2, dtype=torch.float64)
         self.counts = torch.zeros(BINS, dtype=torch.int64)
+        self.channel_counts = torch.zeros(0, CHANNEL_BINS, dtype=torch.int32)
         self.reach = 0.0
         self.calls = 0
         self.stride = 0
@@ -81,7 +89,9 @@ class ActivationObserver:
     def forget(self) -> None:
         """Discard the first batch, which another process counts, but keep the histogram's range."""
         reach, stride = self.reach, self.calls
-        self.__init__(self.name, self.channel_axis, self.keep_samples, self.columns)
+        self.__init__(
+            self.name, self.channel_axis, self.keep_samples, self.columns, self.per_channel
+        )
         self.reach, self.stride = reach, stride
 
     def seek(self, batch: int) -> None:
@@ -121,6 +131,8 @@ class ActivationObserver:
         self.calls += 1
         self._widen(max(-float(minimum.min()), float(maximum.max())))
         self._count(x)
+        if self.per_channel:
+            self._count_channels(channels)
 
     def _keep(self, x: Tensor) -> None:
         """Keep crops of random images at random positions; all have the shape of the first one."""
@@ -160,6 +172,7 @@ class ActivationObserver:
             self.reach = absmax
         while self.reach < absmax:
             self.counts = widened(self.counts)
+            self.channel_counts = widened(self.channel_counts)
             self.reach *= 2
 
     def _count(self, x: Tensor) -> None:
@@ -174,6 +187,17 @@ class ActivationObserver:
             sample = sample.double()
         counts = torch.histc(sample, BINS, -self.reach, self.reach)
         self.counts += counts.to("cpu", torch.int64)
+
+    def _count_channels(self, channels: Tensor) -> None:
+        """Add (channels, positions) to the histograms of the channels."""
+        sample = channels[:, :: channels.numel() // SAMPLES | 1].float()
+        share = sample / self.reach if self.reach else sample
+        places = ((share + 1) * (CHANNEL_BINS / 2)).long().clamp_(0, CHANNEL_BINS - 1)
+        places += torch.arange(len(places), device=places.device)[:, None] * CHANNEL_BINS
+        counts = torch.bincount(places.flatten(), minlength=len(places) * CHANNEL_BINS)
+        counts = counts.view(-1, CHANNEL_BINS).to("cpu", torch.int32)
+        is_first = self.channel_counts.numel() == 0
+        self.channel_counts = counts if is_first else self.channel_counts + counts
 
     @property
     def mean_square(self) -> Tensor:
@@ -199,6 +223,7 @@ class ActivationObserver:
             "maximum": self.maximum,
             "average": self.average,
             "counts": self.counts,
+            "channel_counts": self.channel_counts,
             "reach": torch.tensor(self.reach, dtype=torch.float64),
             "calls": torch.tensor(self.calls),
             "squares": self.squares,
@@ -214,6 +239,7 @@ class ActivationObserver:
         self.minimum, self.maximum = state["minimum"], state["maximum"]
         self.average = state["average"]
         self.counts = state["counts"].clone()
+        self.channel_counts = state["channel_counts"]
         self.reach, self.calls = float(state["reach"]), int(state["calls"])
         self.squares, self.positions = state["squares"], int(state["positions"])
         self.samples, self.hessian = state["samples"], state["hessian"]
@@ -221,8 +247,9 @@ class ActivationObserver:
 
 
 def widened(counts: Tensor) -> Tensor:
-    """Return a histogram, int64 (BINS,), over twice the reach by merging pairs of bins."""
-    return torch.nn.functional.pad(counts.view(-1, 2).sum(1), (BINS // 4, BINS // 4))
+    """Return histograms (..., bins) over twice the reach by merging pairs of bins."""
+    pairs = counts.unflatten(-1, (-1, 2)).sum(-1, dtype=counts.dtype)
+    return torch.nn.functional.pad(pairs, (pairs.shape[-1] // 2,) * 2)
 
 
 def _random(end: int, generator: torch.Generator) -> int:

@@ -15,6 +15,7 @@ from quantface_arch.quant.checkpoint.metadata import Metadata
 from quantface_arch.quant.nn.convert import replace_module
 from quantface_arch.quant.nn.layers import QuantLayer, State
 from quantface_arch.quant.ops.balance import LayerBalance
+from quantface_arch.quant.ops.channel_grid import zero_point_limits
 from quantface_arch.quant.ops.packing import packed_size, unpack
 from quantface_arch.quant.ops.quantizer import dequantize, grid
 
@@ -134,9 +135,20 @@ class Reader:
             raise self.error(ACTIVATIONS, f"layer {name}: found {row.tolist()}, not a valid grid")
         if low > high:
             raise self.error(ACTIVATIONS, f"layer {name}: found a range from {low} to {high}")
-        buffers = (layer.act_scale, layer.act_zero_point, layer.act_low, layer.act_high)
-        for buffer, value in zip(buffers, row, strict=True):
-            buffer.copy_(value)
+        zeros = row[1]
+        if layer.activation_spec.has_channel_zero_points:
+            zeros = self.zero_points(name, layer)
+        layer.set_input_grid(row[0], zeros)
+        layer.act_low.copy_(row[2])
+        layer.act_high.copy_(row[3])
+
+    def zero_points(self, name: str, layer: QuantLayer) -> Tensor:
+        key, bits = f"{name}.act_zero_point", layer.activation_spec.bits
+        zeros = self.read(key, layer.zero_points_shape, (torch.int8,))
+        least, most = zero_point_limits(bits)
+        if bool((zeros < least).any() or (zeros > most).any()):
+            raise self.error(key, f"found a zero point that is not in [{least}, {most}]")
+        return zeros
 
     def error(self, key: str, what: str) -> QuantFaceError:
         return QuantFaceError(f"{self.path}: key {key}: {what}")

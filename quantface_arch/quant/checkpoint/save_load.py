@@ -10,9 +10,10 @@ A quantized model has these tensors, for a layer called NAME:
 - ``NAME.branch_down``, ``NAME.branch_up``: 16-bit (r, Cin, ...) and (Cout, r), only where the layer
   has a branch. Rounded ones are packed like weights; ``NAME.branch_down_scale`` and
   ``NAME.branch_up_scale``, float32 (r,), are beside them.
-- ``NAME.act_offset``: 16-bit (Cin,), only where the layer's input has one.
+- ``NAME.act_zero_point``: int8 (Cin,), only where the channels of the input have their own.
 - ``activations``: float32 (layers, 4), a row per layer in the order of the metadata's ``bits``:
   scale and zero point of the balanced input, and the input's range (low, high) before balancing.
+  The zero point is 0 where the channels have their own.
 - All other tensors (biases, norms, codebooks) have their own names. They are stored in 16 bits if
   their values fit.
 
@@ -169,7 +170,6 @@ def load_checkpoint(
             if metadata.recipe is not None:
                 convert_layers(model, metadata.recipe, metadata.bits)
             _add_branches(model, metadata.ranks)
-            _add_offsets(model, set(file.keys()))
         except QuantFaceError as error:
             raise QuantFaceError(f"{path}: {error}") from error
         for layer in quant_layers(model):
@@ -257,13 +257,6 @@ def _add_branches(model: nn.Module, ranks: Mapping[str, int]) -> None:
         layer.set_branch(*map(torch.zeros, factor_shapes(layer.weight, rank)))
 
 
-def _add_offsets(model: nn.Module, keys: set[str]) -> None:
-    """Give offsets, to be filled later, to the layers whose offsets are in the file."""
-    for layer in quant_layers(model):
-        if f"{layer.name}.act_offset" in keys:
-            layer.act_offset = nn.Parameter(torch.zeros(layer.channels), requires_grad=False)
-
-
 def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
     value = value.detach().cpu()
     if value.is_floating_point():
@@ -286,9 +279,12 @@ def _packed(name: str, layer: QuantLayer) -> dict[str, Tensor]:
         tensors["balance_scale"] = layer.balance.scale.detach().float().cpu().clone()
     if not spec.symmetric:
         tensors["weight_zero_point"] = layer.weight_zero_point.detach().cpu().to(torch.uint8)
+    if layer.act_zero_point.ndim:
+        tensors["act_zero_point"] = layer.act_zero_point.detach().cpu().to(torch.int8)
     return {**tensors, **packed_branch(layer)}
 
 
 def _activation_row(layer: QuantLayer) -> Tensor:
-    values = (layer.act_scale, layer.act_zero_point, layer.act_low, layer.act_high)
+    zero = torch.zeros_like(layer.act_scale) if layer.act_zero_point.ndim else layer.act_zero_point
+    values = (layer.act_scale, zero, layer.act_low, layer.act_high)
     return torch.stack(values).detach().float().cpu()

@@ -77,6 +77,10 @@ class Recipe:
             )
         if self.weights.range == "ema":
             raise QuantFaceError("recipe weights: range: found 'ema', which only inputs allow")
+        if self.weights.zero_points != "tensor":
+            raise QuantFaceError(
+                "recipe weights: zero_points: found 'channel', which only inputs allow"
+            )
         if not isinstance(self.name, str):
             raise QuantFaceError(f"recipe name: found {self.name!r}, a string is wanted")
 

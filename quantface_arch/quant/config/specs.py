@@ -29,6 +29,7 @@ __all__ = [
 MIN_BITS, MAX_BITS = 2, 8
 GRANULARITIES = ("channel", "tensor", "group", "token")
 RANGES = ("minmax", "ema", "percentile", "mse")
+ZERO_POINTS = ("tensor", "channel")
 ROUNDINGS = ("nearest", "gptq")
 PLAIN_KINDS = ("none", "scale", "rotate", "both")
 KINDS = (*PLAIN_KINDS, "auto")
@@ -87,6 +88,10 @@ class QuantSpec:
         weighted: for weights, whether ``mse`` weights errors by the energy of the inputs, which
             minimizes the error of the layer's output.
         group: number of channels that share a scale with granularity ``group``.
+        zero_points: for inputs, ``tensor``, or ``channel``: all channels share the scale, but each
+            has its own zero point, so that its levels lie where its values are (``mse`` finds them,
+            training moves them). Inputs of 8 bits have a single zero point, because a processor's
+            integers have no more than 256 levels.
         rounding: for weights, ``nearest``, or ``gptq``, which lets later columns compensate for the
             rounding of earlier ones; layers with grouped channels always use ``nearest``.
 
@@ -103,6 +108,7 @@ class QuantSpec:
     weighted: bool = True
     group: int = 64
     rounding: str = "nearest"
+    zero_points: str = "tensor"
 
     def __post_init__(self) -> None:
         if not is_width(self.bits):
@@ -117,6 +123,11 @@ class QuantSpec:
         check_choice("granularity", self.granularity, GRANULARITIES)
         check_choice("range", self.range, RANGES)
         check_choice("rounding", self.rounding, ROUNDINGS)
+        check_choice("zero_points", self.zero_points, ZERO_POINTS)
+        if self.zero_points == "channel" and (self.symmetric or self.dynamic):
+            raise QuantFaceError(
+                "zero_points: found channel, which needs symmetric: false and granularity: tensor"
+            )
         if not isinstance(self.power, (int, float)) or not 2 <= self.power <= 8:
             raise QuantFaceError(f"power: found {self.power!r}, allowed is [2, 8]")
         if type(self.group) is not int or self.group < 1:
@@ -128,6 +139,11 @@ class QuantSpec:
     def dynamic(self) -> bool:
         """Return whether the range is found anew for every input."""
         return self.granularity in ("token", "group")
+
+    @property
+    def has_channel_zero_points(self) -> bool:
+        """Return whether each channel of an input has its own zero point at this bit width."""
+        return self.zero_points == "channel" and self.bits < MAX_BITS
 
     def with_bits(self, bits: int) -> QuantSpec:
         """Return the same quantizer at another bit width."""

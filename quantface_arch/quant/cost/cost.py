@@ -272,22 +272,21 @@ def _quant_entry(
     bits = (layer.weight_spec.bits, layer.activation_spec.bits)
     outputs, inputs = done.macs // weight.numel(), done.inputs // layer.channels
     scaled = 0 if balance.scale is None else layer.channels
-    shifted = 0 if layer.act_offset is None else layer.channels
     rotated = sum(count * size * sum(factors(size) or ()) for count, size in balance.segments)
     step = 4 if layer.weight_spec.symmetric else 5
     cost = Cost(
         parameters=sum(value.numel() for value in fresh.values()),
         weight_bytes=packed_size(weight.numel(), bits[0]),
-        step_bytes=step * layer.weight_scale.numel() + RANGE_BYTES,
+        step_bytes=step * layer.weight_scale.numel() + RANGE_BYTES + sum(layer.zero_points_shape),
         branch_bytes=_branch_bytes(name, layer, rank, stored),
-        balance_bytes=4 * scaled + stored.of(f"{name}.act_offset", shifted),
+        balance_bytes=4 * scaled,
         float_bytes=stored.of(f"{name}.bias", fresh["bias"]) if "bias" in fresh else 0,
         macs=done.macs,
         mac_bits=done.macs * bits[0] * bits[1],
         mac_widths=done.macs * max(bits),
         branch_macs=outputs * branch_parameters(weight, rank),
         scalings=inputs * scaled,
-        additions=inputs * (rotated + shifted),
+        additions=inputs * rotated,
     )
     kind = type(layer).__name__.removeprefix("Quant")
     return Entry(name, kind, cost, *bits, rank, balance.kind)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,8 +49,8 @@ def recipe_cost(
         model: a converted model on any device.
         work, products: see ``network_cost``.
         balances: balancing by layer from an earlier run; None takes ``costliest_balances``.
-        learned_scales: assume that training gives every layer a scale and an offset, whatever its
-            balancing, see ``weight_trainers.LearnedScale``. The model's layers get the offsets.
+        learned_scales: assume that training gives every layer a scale, whatever its balancing, see
+            ``weight_trainers.LearnedScale``.
 
     Raises:
         QuantFaceError: see ``branch_ranks`` and ``costliest_balances``.
@@ -58,7 +58,6 @@ def recipe_cost(
     ranks = {name: sum(pair) for name, pair in branch_ranks(model, recipe.branch).items()}
     if learned_scales:
         balances = {layer.name: LayerBalance(_scale(layer)) for layer in quant_layers(model)}
-        _add_offsets(quant_layers(model))
     elif balances is None:
         balances = costliest_balances(model, recipe.balance)
     return network_cost(model, work, products, ranks, balances)
@@ -131,7 +130,6 @@ def checkpoint_cost(
         except QuantFaceError as error:
             raise QuantFaceError(f"{path}: {error}") from error
         types = {key: file.get_slice(key).get_dtype() for key in set(file.keys())}
-    _add_offsets(x for x in quant_layers(model) if f"{x.name}.act_offset" in types)
     widths = {key: VALUE_BYTES[kind] for key, kind in types.items() if kind in VALUE_BYTES}
     entries = network_cost(model, work, products, metadata.ranks, balances, widths)
     counted, found = total_cost(entries).bytes, tensor_bytes(path)
@@ -148,11 +146,6 @@ def tensor_bytes(path: Path) -> int:
     with path.open("rb") as file:
         (header,) = struct.unpack("<Q", file.read(8))
     return path.stat().st_size - 8 - header
-
-
-def _add_offsets(layers: Iterable[QuantLayer]) -> None:
-    for layer in layers:
-        layer.act_offset = nn.Parameter(_scale(layer), requires_grad=False)
 
 
 def _scale(layer: QuantLayer) -> torch.Tensor:

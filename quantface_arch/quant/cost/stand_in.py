@@ -164,6 +164,8 @@ def _layer_tensors(layer: QuantLayer, rank: int, balance: LayerBalance) -> dict[
         tensors["weight_zero_point"] = _empty(layer.weight_scale.shape, torch.uint8)
     if balance.scale is not None:
         tensors["balance_scale"] = _empty((layer.channels,), torch.float32)
+    if layer.zero_points_shape:
+        tensors["act_zero_point"] = _empty(layer.zero_points_shape, torch.int8)
     return {**tensors, **(empty_branch(layer, rank) if rank else {})}
 
 
@@ -171,4 +173,5 @@ def _activation_row(layer: QuantLayer) -> tuple[float, float, float, float]:
     """Return scale, zero point, low and high of a range around zero."""
     spec = layer.activation_spec
     qmin, qmax = grid(spec.bits, spec.symmetric)
-    return 8 / (qmax - qmin), (qmin + qmax + 1) // 2, -4.0, 4.0
+    zero = 0 if layer.zero_points_shape else (qmin + qmax + 1) // 2
+    return 8 / (qmax - qmin), zero, -4.0, 4.0

@@ -26,10 +26,11 @@ def trainable(
 
     Args:
         bounds: True also trains the two ends of every fixed activation range, in the logarithm
-            (LSQ+); ``step`` trains only its scale (LSQ).
+            (LSQ+), or its scale and the zero points of its channels; ``step`` trains only its scale
+            (LSQ).
         weights: also train the rounded weights by one of ``WEIGHT_TRAINERS``: ``rounding``
             (AdaRound), ``merged`` (a low-rank change that is rounded with the weight), ``scale``
-            (learned scale and offset of the input's channels).
+            (a learned scale of each input channel).
         teacher: the float network that the model was made from, which ``weights`` needs.
 
     Returns:
@@ -68,11 +69,12 @@ def _check_quantized(layer: QuantLayer) -> None:
 def _parameters(layer: QuantLayer, bounds: bool | str) -> list[nn.Parameter]:
     """Return a layer's parameters to train; new bounds start at 0, which changes nothing."""
     if bounds and not layer.activation_spec.dynamic and layer.act_bounds is None:
-        zeros = torch.zeros(1 if bounds == "step" else 2, device=layer.act_scale.device)
+        ends = 1 + layer.channels if layer.activation_spec.has_channel_zero_points else 2
+        zeros = torch.zeros(1 if bounds == "step" else ends, device=layer.act_scale.device)
         layer.act_bounds = nn.Parameter(zeros)
     own = [layer.branch_down, layer.branch_up, layer.act_bounds if bounds else None]
     if layer.tuner is not None:
-        own += [layer.act_offset, *layer.tuner.parameters()]
+        own += layer.tuner.parameters()
     return [value for value in own if isinstance(value, nn.Parameter)]
 
 
@@ -93,9 +95,7 @@ def fold_trained(model: nn.Module) -> None:
     """Fold trained ranges, branches and weights into plain layers; the outputs stay the same."""
     for layer in quant_layers(model):
         if layer.act_bounds is not None:
-            scale, zero_point = layer.input_grid()
-            layer.act_scale.copy_(scale)
-            layer.act_zero_point.copy_(zero_point)
+            layer.set_input_grid(*layer.input_grid())
             layer.act_bounds = None
         layer.round_branch()
         if layer.tuner is not None:

@@ -114,8 +114,8 @@ class LearnedScale(WeightTrainer):
     """A trainer that learns a scale per input channel (PassionSR, Zhu et al., 2025).
 
     The weight's columns are multiplied by the scales, the input's channels divided. At every
-    training step, the weight's range is set to its new extremes. The layer also learns an offset of
-    its input, see ``QuantLayer.act_offset``.
+    training step, the weight's range is set to its new extremes. The offsets of PassionSR are zero
+    points of channels, which training moves with the input's range.
 
     Args:
         layer: a quantized layer without rotation, which would mix the scaled channels.
@@ -139,8 +139,6 @@ class LearnedScale(WeightTrainer):
                 f"layer {layer.name}: found weights of granularity group, a learned scale allows "
                 "channel and tensor"
             )
-        if layer.act_offset is None:
-            layer.act_offset = nn.Parameter(torch.zeros(layer.channels, device=residual.device))
         self.log_scale = nn.Parameter(torch.zeros(layer.channels, device=residual.device))
         self.register_buffer("start", residual.detach(), persistent=False)
 

@@ -22,6 +22,7 @@ from quantface_arch.quant.ops.quantizer import (
     scale_and_zero_point,
 )
 from quantface_arch.quant.ops.ranges import per_weight, steps_shape, weight_range
+from quantface_arch.quant.ops.trained_bounds import trained_grid
 
 __all__ = ["QuantLayer"]
 
@@ -39,8 +40,8 @@ class QuantLayer(BalancedLayer):
     This simulates low-bit values in floating point, with no speed-up. The buffers are float32:
 
     - ``weight_scale``, ``weight_zero_point``: the weight's grid, see ``ranges.steps_shape``.
-    - ``act_scale``, ``act_zero_point``: scalars, the grid of the balanced input; unused if the
-      ranges are dynamic.
+    - ``act_scale``: a scalar, the scale of the balanced input; ``act_zero_point``: its zero point,
+      a scalar or (Cin,), see ``QuantSpec.zero_points``. Dynamic ranges do not use them.
     - ``act_low``, ``act_high``: scalars, the range of the layer's input before balancing.
     - ``balance_multiplier``: (Cin,), diagonal part of the input's balancing; None without one.
 
@@ -48,10 +49,7 @@ class QuantLayer(BalancedLayer):
 
     - ``branch_down`` (r, Cin, ...) and ``branch_up`` (Cout, r): factors of L.
       If ``branch_bits`` is less than 16, they are rounded, see ``factors``.
-    - ``act_bounds`` (2,): logarithms of the factors by which training moved the grid's two ends;
-      with the shape (1,), one factor for both ends.
-    - ``act_offset`` (Cin,): a learned offset per channel that is subtracted from the balanced input
-      before rounding and added again after it, see ``weight_trainers``.
+    - ``act_bounds``: how far training moved the input's grid, see ``trained_grid``.
 
     While weights are trained, ``tuner`` computes the weight that is used instead of ``weight``.
 
@@ -107,8 +105,10 @@ class QuantLayer(BalancedLayer):
         for buffer, shape in (("weight_scale", steps), ("act_scale", ())):
             layer.register_buffer(buffer, torch.ones(shape, device=layer.weight.device))
         layer.register_buffer("weight_zero_point", torch.zeros_like(layer.weight_scale))
-        for buffer in ("act_zero_point", "act_low", "act_high"):
+        for buffer in ("act_low", "act_high"):
             layer.register_buffer(buffer, torch.zeros_like(layer.act_scale))
+        zero_point = layer.act_scale.new_zeros(layer.zero_points_shape)
+        layer.register_buffer("act_zero_point", zero_point)
         layer.tuner = None
         layer.reset_quantization()
         return layer.train(module.training)
@@ -164,32 +164,19 @@ class QuantLayer(BalancedLayer):
         """Return the scale and zero point of the balanced input's grid, with trained bounds."""
         if self.act_bounds is None:
             return self.act_scale, self.act_zero_point
-        spec = self.activation_spec
-        qmin, qmax = grid(spec.bits, spec.symmetric)
-        if spec.symmetric:
-            return self.act_scale * self.act_bounds.mean().exp(), self.act_zero_point
-        # We compute in units of the calibrated scale, so that bounds of 0 give exactly its grid.
-        ends = torch.stack((qmin - self.act_zero_point, qmax - self.act_zero_point))
-        low, high = (ends * self.act_bounds.exp()).unbind()
-        growth = (high - low) / (qmax - qmin)
-        zero = qmin - low / growth
-        # We round the zero point (with a straight-through gradient), because zero must stay a level
-        # for zero padding to stay zero.
-        return self.act_scale * growth, zero + (zero.round() - zero).detach()
+        bounds, spec = self.act_bounds, self.activation_spec
+        return trained_grid(self.act_scale, self.act_zero_point, bounds, spec)
 
     def quantize_input(self, x: Tensor) -> Tensor:
         """Return ``x`` on the grid of the layer's input, with straight-through gradients."""
         spec = self.activation_spec
-        offset = None if self.act_offset is None else self.per_channel(self.act_offset).to(x.dtype)
-        x = x if offset is None else x - offset
         if spec.dynamic:
             group = spec.group if spec.granularity == "group" else None
             steps = dynamic_grid(x, spec.bits, spec.symmetric, group, self.channel_axis)
         else:
-            steps = self.input_grid()
-        x = fake_quantize(x, *steps, *grid(spec.bits, spec.symmetric))
-        # We add the offset before the product, so that zero padding stays zero.
-        return x if offset is None else x + offset
+            scale, zero = self.input_grid()
+            steps = scale, self.per_channel(zero) if zero.ndim else zero
+        return fake_quantize(x, *steps, *grid(spec.bits, spec.symmetric))
 
     def add_branch(
         self,
@@ -283,8 +270,13 @@ class QuantLayer(BalancedLayer):
             self.act_high.fill_(high)
         ends = self.act_scale.new_tensor((low, high))
         scale, zero_point = scale_and_zero_point(ends[0], ends[1], spec.bits, spec.symmetric)
-        self.act_scale.copy_(scale)
-        self.act_zero_point.copy_(zero_point)
+        self.set_input_grid(scale, zero_point.expand(self.zero_points_shape))
+
+    @torch.no_grad()
+    def set_input_grid(self, scale: Tensor, zero_point: Tensor) -> None:
+        """Set the scale (scalar) and the zero point (of ``zero_points_shape``) of the input."""
+        self.act_scale = scale.detach().to(self.act_low).clone()
+        self.act_zero_point = zero_point.detach().to(self.act_low).clone()
 
     def extra_repr(self) -> str:
         """Return torch's description, then the bit widths, the state, balancing and rank."""

@@ -21,7 +21,7 @@ __all__ = ["LayerState", "State"]
 
 
 # A layer may lack these tensors. The first is a buffer, the others are parameters.
-OPTIONAL = ("balance_multiplier", "branch_down", "branch_up", "act_bounds", "act_offset")
+OPTIONAL = ("balance_multiplier", "branch_down", "branch_up", "act_bounds")
 
 
 class State(Enum):
@@ -53,7 +53,6 @@ class LayerState(nn.Module):
     branch_down: Tensor | None
     branch_up: Tensor | None
     act_bounds: Tensor | None
-    act_offset: Tensor | None
     tuner: WeightTrainer | None
     branch_bits: int = FLOAT_BITS
     groups: int = 1
@@ -69,6 +68,17 @@ class LayerState(nn.Module):
     def channels(self) -> int:
         """Return the number of channels of the input."""
         return self.weight.shape[1] * self.groups
+
+    @property
+    def zero_points_shape(self) -> tuple[int, ...]:
+        """Return the shape of the input's zero point: () or (channels,)."""
+        return (self.channels,) if self.activation_spec.has_channel_zero_points else ()
+
+    def column_energy(self) -> Tensor:
+        """Return the sum of the squared weights that multiply each input channel, (channels,)."""
+        squares = self.weight.detach().float().square()
+        shape = (self.groups, -1, squares.shape[1], squares[0, 0].numel())
+        return squares.reshape(shape).sum((1, 3)).flatten()
 
     def get_extra_state(self) -> Tensor:
         """Return state, bit widths and rotation as a tensor, int64 (4 + 2·segments,).

@@ -62,6 +62,8 @@ class CudaLayer(nn.Module):
     geometry: QuantLayer
     inverse_scale: Tensor
     stored_zero: Tensor
+    low: Tensor
+    high: Tensor
     multiplier: Tensor | None
     before: Tensor | None
     weight: Tensor
@@ -83,7 +85,8 @@ class CudaLayer(nn.Module):
         zero = integer.zero_point - offset
         self._keep("stored_zero", torch.tensor(zero), torch.float32)
         self._keep("inverse_scale", torch.tensor(integer.input_scale).reciprocal(), torch.float32)
-        self.low, self.high = (level - offset for level in integer.levels)
+        for name, level in zip(("low", "high"), integer.levels, strict=True):
+            self._keep(name, torch.as_tensor(level - offset), torch.float32)
         rotated, multiplier = lowered.rotation is not None, lowered.multiplier
         self.rotation = None if lowered.rotation is None else lowered.rotation.to(dtype)
         self._keep("before", multiplier if rotated else None, dtype)
@@ -127,13 +130,20 @@ class CudaLayer(nn.Module):
             return ops.matmul(self.levels(x, -1), integers, x.dtype)
         images = x if x.ndim == self.taps + 2 else x[None]
         images = images if self.taps == 2 else images.unsqueeze(2)
-        # Pad before rounding, so that the padding becomes the zero point.
-        levels, window = self.levels(F.pad(images, self.padding), 1), self.window
+        levels, window = self._padded_levels(images), self.window
         if self.gathered:
             levels, window = ops.gather_taps(levels, window, self.weight.shape[-1]), ops.Window()
         y = ops.conv2d(levels, integers, x.dtype, window)
         y = y if self.taps == 2 else y.squeeze(2)
         return y if x.ndim == y.ndim else y[0]
+
+    def _padded_levels(self, images: Tensor) -> Tensor:
+        """Return the stored levels of images (N, C, H, W), padded with zeros, channels last."""
+        if self.low.ndim:
+            # The zero point is 0, but not every channel's levels include it.
+            return F.pad(self.levels(images, 1), [0, 0, *self.padding])
+        # Pad before rounding, so that the padding becomes the zero point.
+        return self.levels(F.pad(images, self.padding), 1)
 
     def levels(self, x: Tensor, channel_axis: int) -> Tensor:
         """Return the stored levels of x, channels last; see ``ops.quantize``."""

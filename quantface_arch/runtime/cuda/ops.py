@@ -92,8 +92,8 @@ def quantize(
     multiplier: Tensor | None,
     inverse_scale: Tensor,
     zero: Tensor,
-    low: int,
-    high: int,
+    low: Tensor,
+    high: Tensor,
 ) -> Tensor:
     """Return stored levels of x: round(x·multiplier/scale) + zero, clamped to [low, high].
 
@@ -104,7 +104,8 @@ def quantize(
     Args:
         x: float (..., C), or (N, C, ...) with ``channel_axis`` 1.
         multiplier: float32 (C,), or None.
-        inverse_scale, zero: float32 (). ``zero``, ``low`` and ``high`` are stored levels.
+        inverse_scale, zero: float32 ().
+        low, high: float32 () or (C,); like ``zero``, they are stored levels.
 
     Returns:
         int8 (..., C), or (N, ..., C), contiguous.

@@ -39,7 +39,7 @@ def assert_rounded_as_by_torch(x, multiplier, step, zero, bits, symmetric):
     offset = 0 if symmetric else 128
     factor = 1 if multiplier is None else multiplier.view(-1, 1, 1)
     wanted = torch.fake_quantize_per_tensor_affine(x.float() * factor, step, zero, low, high)
-    stored = (torch.tensor(zero - offset).float(), low - offset, high - offset)
+    stored = (torch.tensor(float(level - offset)) for level in (zero, low, high))
     levels = ops.quantize(x, 1, multiplier, torch.tensor(step).reciprocal(), *stored)
     values = (levels.float() + offset - zero) * torch.tensor(step)
     assert levels.is_contiguous() and torch.equal(values, wanted.movedim(1, -1))

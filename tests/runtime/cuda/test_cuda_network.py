@@ -10,7 +10,7 @@ import interpreted_kernels  # noqa: F401
 import pytest
 import torch
 import torch.nn.functional as F
-from quant_helpers import TinyNet, pictures, quantized_layers, sqnr
+from quant_helpers import TinyNet, far_from_zero, pictures, quantized_layers, sqnr
 from torch import nn
 
 from quantface_arch import runtime
@@ -83,6 +83,14 @@ def test_layers_take_a_single_input_without_a_batch():
         with torch.no_grad():
             wanted, found = lowered(x[0]), CudaLayer(lowered)(x[0])
         assert found.shape == wanted.shape and sqnr(wanted, found) > 60, layer.name
+
+
+def test_padding_is_zero_where_a_channel_has_no_level_for_zero():
+    layer, x = far_from_zero()
+    lowered = Lowering("faithful")(layer)
+    assert obstacle(lowered) is None
+    with torch.no_grad():
+        assert sqnr(layer(x), CudaLayer(lowered)(x)) > 60
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

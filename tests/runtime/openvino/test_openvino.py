@@ -62,10 +62,17 @@ def compare(path, build, mode, x):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["w4a8", "w8a8", "w4a6", "w4a4", "w3a3"])
-def test_every_layer_is_integer_arithmetic_and_equals_the_reference(tmp_path, name):
-    path = saved(tmp_path / "net.safetensors", TinyNet, pictures(), {"type": "any"}, name)
-    distance, found = compare(path, lambda _: TinyNet(), "faithful", pictures(2))
+@pytest.mark.parametrize(
+    ("name", "zeros"),
+    [
+        *((name, "tensor") for name in ("w4a8", "w8a8", "w4a6", "w4a4", "w3a3")),
+        *((name, "channel") for name in ("w4a8", "w4a6", "w3a3")),
+    ],
+)
+def test_every_layer_is_integer_arithmetic_and_equals_the_reference(tmp_path, name, zeros):
+    path, options = tmp_path / "net.safetensors", {"activations": {"zero_points": zeros}}
+    saved(path, TinyNet, pictures() + 1, {"type": "any"}, name, **options)
+    distance, found = compare(path, lambda _: TinyNet(), "faithful", pictures(2) + 1)
     assert distance > (45 if EXACT or name != "w8a8" else 30)
     assert products(found).keys() == {"conv_in", "body", "linear", "line", "conv_out"}
     assert set(products(found).values()) <= {"u8", "i8"}
