@@ -29,7 +29,8 @@ from quantface_arch.utils.safetensors_header import check_header
 __all__ = ["FORMAT_VERSION", "Metadata", "opened", "parse_metadata"]
 
 FORMAT_VERSION = 2
-# A file has the lowest version that can describe it: 2 adds regular rotations and rounded branches.
+# A file has the lowest version that can describe it: 2 adds regular rotations, rounded branches and
+# zero points of channels.
 READABLE = (1, 2)
 KEY = "quantface"
 # Architectures of BasicSR and of this package read other files by these options. A checkpoint must
@@ -71,7 +72,8 @@ class Metadata:
             isinstance(options, dict) and options.get("regular")
             for options in self.balance.values()
         )
-        return FORMAT_VERSION if rounded or regular else READABLE[0]
+        apart = self.recipe is not None and self.recipe.activations.zero_points == "channel"
+        return FORMAT_VERSION if rounded or regular or apart else READABLE[0]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, as ``read_metadata`` does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 
 import pytest
@@ -181,6 +182,8 @@ def test_a_file_whose_zero_points_are_beyond_the_grid_is_refused(tmp_path):
     save_checkpoint(net, path, {})
     with safe_open(path, framework="pt") as file:
         metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in set(file.keys())}
+    # Older releases must refuse the file instead of reading it without its zero points.
+    assert json.loads(metadata["quantface"])["format_version"] == 2
     tensors["linear.act_zero_point"][3] = -113
     save_file(tensors, path, metadata=metadata)
     with pytest.raises(QuantFaceError, match=r"linear\.act_zero_point: .*not in \[-112, 127\]"):
