@@ -79,7 +79,8 @@ def test_it_learns_and_what_was_learned_stays_in_the_file(kind, symmetric, teach
     student = student_of(teacher, weights=weights, branch={"svd": 0})
     untrained = copy.deepcopy(student)
     parameters = trainable(student, bounds=True, weights=kind, teacher=teacher)
-    x, wanted = train(student, teacher, parameters, 120, 5e-2 if kind == "rounding" else 1e-3)
+    rate = {"rounding": 5e-2, "merged": 1e-3, "scale": 1e-2}[kind]
+    x, wanted = train(student, teacher, parameters, 120, rate)
     assert error(student, x, wanted) < 0.98 * error(untrained, x, wanted)
     with torch.no_grad():
         before = student(x)
