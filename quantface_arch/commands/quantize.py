@@ -15,7 +15,7 @@ from quantface_arch.pretrained.names import resolve_model
 from quantface_arch.pretrained.zoo import load_model
 from quantface_arch.quant.config.bitmap import bits_of, load_bit_map
 from quantface_arch.quant.config.recipe import Recipe
-from quantface_arch.quant.config.specs import KINDS, MAX_BITS, RANGES, ROUNDINGS
+from quantface_arch.quant.config.specs import KINDS, MAX_BITS, RANGES, ROUNDINGS, ZERO_POINTS
 from quantface_arch.restore.load import note_printer
 from quantface_arch.utils.cli import HUB_VARIABLES, Parser, ending
 from quantface_arch.utils.devices import check_device
@@ -47,7 +47,7 @@ examples:
         --fast-decoder madebyollin/taesd -o osdface-fast.safetensors
   plain rounding of the UNet alone:
     python scripts/quantize.py --model mini --recipe w4a4 --include 'unet.*' --balance none \\
-        --rank 0 --rounding nearest -o mini-unet4.safetensors
+        --rank 0 --rounding nearest --zero-points tensor -o mini-unet4.safetensors
 
 Use aligned faces, degraded like those that you want to restore; 16 to 64 are enough. Without -i,
 clean faces are degraded in memory, the same way in every run: those of datasets/faces, or those
@@ -113,6 +113,12 @@ def _add_quantization_arguments(parser: Parser) -> None:
         help="of weights; auto (default) is gptq where it fits, else nearest: for wide layers, "
         "little memory, or several processes",
     )
+    add(
+        "--zero-points",
+        choices=ZERO_POINTS,
+        default="channel",
+        help="of inputs with fewer than 8 bits: one for each channel, or one (%(default)s)",
+    )
     add("--balance", choices=KINDS, default="auto", help="how channels are balanced (%(default)s)")
     add("--rank", type=_rank, default="auto", help="rank of SVD branches, or auto (%(default)s)")
     add("--bit-map", type=Path, metavar="FILE", help="choices by layer, from allocate_bits.py")
@@ -146,7 +152,8 @@ def _quantize(args: argparse.Namespace, shard: Shard) -> None:
     bits, choices = None, load_bit_map(args.bit_map) if args.bit_map else {}
     widths = (named.activations.bits, *(choice.activation_bits for choice in choices.values()))
     if min(widths) < MAX_BITS:
-        recipe = replace(recipe, activations=replace(recipe.activations, zero_points="channel"))
+        inputs = replace(recipe.activations, zero_points=args.zero_points)
+        recipe = replace(recipe, activations=inputs)
     if choices:
         bits, recipe = bits_of(choices), recipe.with_choices(choices)
     parameters = sum(parameter.numel() for parameter in model.parameters())

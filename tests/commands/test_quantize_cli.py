@@ -11,7 +11,7 @@ from small_networks import RRDB
 from quantface_arch.archs.build import build_arch
 from quantface_arch.data import calibration_faces
 from quantface_arch.pretrained.zoo import load_model
-from quantface_arch.quant import read_metadata, save_checkpoint
+from quantface_arch.quant import quant_layers, read_metadata, save_checkpoint
 
 
 @pytest.fixture
@@ -79,6 +79,21 @@ def test_weights_are_rounded_as_chosen(command, work):
         assert command(rounding=rounding, output=path, recipe="w3a8")[0] == 0
         assert read_metadata(path)["recipe"]["weights"]["rounding"] == rounding
     assert (work / "nearest.safetensors").read_bytes() != (work / "gptq.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_inputs_of_fewer_than_eight_bits_have_zero_points_of_channels(command, work):
+    for recipe, options, zeros in (
+        ("w4a6", {}, "channel"),
+        ("w4a6", {"zero-points": "tensor"}, "tensor"),
+        ("w4a8", {}, "tensor"),
+    ):
+        path = work / "out.safetensors"
+        assert command(recipe=recipe, **options)[0] == 0
+        assert read_metadata(path)["recipe"]["activations"]["zero_points"] == zeros
+        layers = quant_layers(load_model(path))
+        found = {bool(x.act_zero_point.ndim) for x in layers if x.activation_spec.bits < 8}
+        assert found == ({zeros == "channel"} if recipe == "w4a6" else set())
 
 
 @pytest.mark.slow

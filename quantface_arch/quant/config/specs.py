@@ -18,6 +18,7 @@ __all__ = [
     "ROTATED",
     "SCALED",
     "UNROTATED",
+    "ZERO_POINTS",
     "BalanceSpec",
     "QuantSpec",
     "checked",
