@@ -43,6 +43,7 @@ def test_only_branches_and_bounds_learn_and_the_rest_is_shared(tmp_path, w4_opti
 @pytest.mark.slow
 def test_training_brings_the_student_closer_to_the_teacher(tmp_path, w4_options):
     w4_options["train"].update(accumulate=1, ema_decay=0)
+    w4_options["train"]["optim_g"].update(lr=1e-3)
     w4_options["train"]["losses"] = [{"type": "MSELoss"}]
     model = build(w4_options, tmp_path)
     data = batch(4)
