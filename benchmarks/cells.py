@@ -170,11 +170,15 @@ class Cells(Generic[AnyScorer]):
             last = log.read_text().strip().splitlines()[-1:]
             sys.exit(f"error: training of cell {name} failed, see {log}: {''.join(last)}")
 
+    def checkpoint(self, name: str) -> Path:
+        """Return the path of a cell's network, which exists once it is trained."""
+        return self.cache / "experiments" / name / "models/net_g_latest.safetensors"
+
     def run(self, opt: Mapping[str, Any]) -> dict[str, Any]:
         """Return a cell's ``faces`` (name → scores) and the ``bytes`` of its checkpoint."""
         kept = self.cache / f"{opt['name']}.json"
         if not kept.exists():
-            path = self.cache / "experiments" / opt["name"] / "models/net_g_latest.safetensors"
+            path = self.checkpoint(opt["name"])
             # The loop writes this file last, so it is complete if a run was killed while scoring.
             if not path.exists():
                 self.train(opt)

@@ -64,14 +64,13 @@ def run_cell(cells: Cells[Scorer], row: Row, args: argparse.Namespace) -> dict[s
     opt = identified("-".join(words), opt, cells.faces, cells.scorer.names)
     found = cells.run(opt)
     if "operations" not in found:
-        found.update(cost(cells.cache / "experiments" / opt["name"]))
+        found.update(cost(cells.checkpoint(opt["name"])))
         save(cells.cache / f"{opt['name']}.json", found)
     return {**found, "name": opt["name"], "steps": opt["train"]["total_iter"]}
 
 
-def cost(experiment: Path) -> dict[str, float]:
+def cost(path: Path) -> dict[str, float]:
     """Return bytes in tensors and operations, counted as in scripts/count_cost.py."""
-    path = experiment / "models/net_g_latest.safetensors"
     net = meta_network(read_metadata(path)["arch"])
     total = total_cost(checkpoint_cost(path, net, *count_on_meta(net, 512)))
     return {"tensor_bytes": total.bytes, "operations": total.operations}

@@ -20,12 +20,25 @@ __all__ = [
     "check_resumed",
     "options_record",
     "remove_old_checkpoints",
+    "saved_network",
     "write_checkpoint",
     "write_torch_file",
 ]
 
 # These options only say where a network's weights are, so a resumed training may change them.
 PLACES = ("weights", "param_key", "base")
+
+
+def saved_network(models: Path, label: str, step: int) -> Path:
+    """Return the file of a network that belongs to a training state.
+
+    Raises:
+        QuantFaceError: the file is missing.
+    """
+    path = models / f"{label}_{step}.pth"
+    if not path.is_file():
+        raise QuantFaceError(f"resume from iteration {step}: {path} is missing")
+    return path
 
 
 def write_checkpoint(

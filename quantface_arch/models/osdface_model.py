@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -12,6 +13,7 @@ import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.utils.registry import MODEL_REGISTRY
 from quantface_arch.archs.pipeline import Pipeline
 from quantface_arch.errors import QuantFaceError
+from quantface_arch.models.checkpoints import saved_network
 from quantface_arch.models.discriminator import Discriminator
 from quantface_arch.models.loss_terms import build_loss_terms, require_clean
 from quantface_arch.models.options import OSDFaceOptions
@@ -131,7 +133,7 @@ class OSDFaceModel(RestorerModel):
         """Load the networks that ``save`` wrote at iteration ``step``."""
         super().load_states(step)
         if self.discriminator is not None:
-            path = str(self.saved("net_d", step))
+            path = str(saved_network(Path(self.opt["path"]["models"]), "net_d", step))
             self.load_network(self.discriminator.net, path, True, "params")
 
 

@@ -16,11 +16,11 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 import quantface_arch.compat  # noqa: F401  (before basicsr's first import)
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
-from quantface_arch.errors import QuantFaceError
 from quantface_arch.models.checkpoints import (
     check_resumed,
     options_record,
     remove_old_checkpoints,
+    saved_network,
     write_checkpoint,
 )
 from quantface_arch.models.ema import EMA
@@ -237,7 +237,7 @@ class RestorerModel(SRModel):
 
     def load_states(self, step: int) -> None:
         """Load the networks that ``save`` wrote at iteration ``step``."""
-        path = self.saved("net_g", step)
+        path = saved_network(Path(self.opt["path"]["models"]), "net_g", step)
         fill(self.get_bare_model(self.net_g), path, read_state(path, ("params",)))
         if self.ema.decay:
             self.ema.load(read_state(path, ("params_ema",)))
@@ -279,17 +279,6 @@ class RestorerModel(SRModel):
             models, self.states(), current_iter, folder / f"{current_iter}.state", state
         )
         remove_old_checkpoints(models, folder, self.keep_checkpoints)
-
-    def saved(self, label: str, step: int) -> Path:
-        """Return the file of a network that belongs to a training state.
-
-        Raises:
-            QuantFaceError: the file is missing.
-        """
-        path = Path(self.opt["path"]["models"]) / f"{label}_{step}.pth"
-        if not path.is_file():
-            raise QuantFaceError(f"resume from iteration {step}: {path} is missing")
-        return path
 
     def resume_training(self, resume_state: Mapping[str, Any]) -> None:
         """Load the networks that belong to the state, then optimizers and schedulers.

@@ -152,17 +152,13 @@ class Calibration:
             self.observers[name].load_state_dict(part)
 
 
-def fix_input_grid(layer: QuantLayer, observer: ActivationObserver, every: int = 1) -> None:
-    """Fix the grid of a layer's balanced input by the statistics of it.
-
-    Args:
-        every: see ``channel_grid``.
-    """
+def fix_input_grid(layer: QuantLayer, observer: ActivationObserver) -> None:
+    """Fix the grid of a layer's balanced input by the statistics of it."""
     spec = layer.activation_spec
     layer.set_activation_range(*observer.range(spec))
     if spec.has_channel_zero_points and spec.range == "mse":
         counts, energy = observer.channel_counts, layer.column_energy()
-        layer.set_input_grid(*channel_grid(counts, observer.reach, spec, energy, every))
+        layer.set_input_grid(*channel_grid(counts, observer.reach, spec, energy))
 
 
 def _apply_to(layer: QuantLayer, observer: ActivationObserver) -> None:

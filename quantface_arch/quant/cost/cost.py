@@ -6,7 +6,7 @@ on the meta device can be counted too. Per position of its input or output, a la
 
 - Cout·Cin·taps multiply-accumulates at its two bit widths;
 - for a branch of rank r, r·(Cin·taps + Cout) multiply-accumulates at 16 bits;
-- for a scale, Cin multiplications of 16 by 16 bits; for an offset, Cin additions;
+- for a scale, Cin multiplications of 16 by 16 bits;
 - for a rotation, Cin·Σf additions of 16-bit values, where f are the orders of its Kronecker factors
   in ``hadamard.rotate``; an addition counts as a product with ±1, of 1 bit.
 
@@ -45,7 +45,7 @@ class Cost:
         weight_bytes: bytes of the packed integers.
         step_bytes: bytes of the weights' scales and zero points, and of the activation ranges.
         branch_bytes: bytes of the branches' factors.
-        balance_bytes: bytes of the channels' scales and offsets; rotations take none.
+        balance_bytes: bytes of the channels' scales; rotations take none.
         float_bytes: bytes of all that stays in floating point: biases, norms, codebooks, float
             layers.
         macs: multiply-accumulates of the layers.
@@ -53,7 +53,7 @@ class Cost:
         mac_widths: the same, each times the larger of the two bit widths.
         branch_macs: multiply-accumulates of the branches.
         scalings: multiplications by balancing scales.
-        additions: additions of balancing rotations and of offsets.
+        additions: additions of balancing rotations.
         product_macs: multiply-accumulates outside of layers, as in attention; they are not part of
             ``operations`` and ``bit_operations``.
     """

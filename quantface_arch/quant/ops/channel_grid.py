@@ -11,7 +11,7 @@ from quantface_arch.quant.config.specs import QuantSpec
 from quantface_arch.quant.ops.quantizer import grid
 from quantface_arch.quant.ops.ranges import SHRINKS
 
-__all__ = ["LARGEST_INTEGER", "channel_grid", "zero_point_limits"]
+__all__ = ["channel_grid", "zero_point_limits"]
 
 # The integers q - zero point of all channels fit into int8. The same holds for the zero points.
 LARGEST_INTEGER = 127
@@ -23,7 +23,7 @@ def zero_point_limits(bits: int) -> tuple[int, int]:
 
 
 def channel_grid(
-    counts: Tensor, reach: float, spec: QuantSpec, importance: Tensor, every: int = 1
+    counts: Tensor, reach: float, spec: QuantSpec, importance: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the scale and the zero points with the least rounding error of an input.
 
@@ -35,7 +35,6 @@ def channel_grid(
         reach: outer edge of the histograms.
         spec: an asymmetric quantizer of fewer than 8 bits.
         importance: float (channels,), the weight of each channel's errors.
-        every: try one in this many fractions, for a quicker and coarser search.
 
     Returns:
         scale, float32 (), and zero points, whole float32 (channels,).
@@ -53,7 +52,7 @@ def channel_grid(
     )
     least = math.inf
     scale, zero_point = largest, torch.zeros(len(counts), dtype=torch.float64)
-    for fraction in SHRINKS[::every]:
+    for fraction in SHRINKS:
         step = largest * fraction
         lowest, errors = _window_errors(values, step, levels, spec.power)
         error, place = (weights @ errors.T).min(1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from quantface_arch.quant.config.specs import QuantSpec
 from quantface_arch.quant.ops.quantizer import fake_quantize, grid, scale_and_zero_point
 
-__all__ = ["histogram_range", "per_weight", "step_rows", "steps_shape", "weight_range"]
+__all__ = ["SHRINKS", "histogram_range", "per_weight", "step_rows", "steps_shape", "weight_range"]
 
 # A search tries these fractions of the full range: 1.00, 0.99, ..., 0.21.
 SHRINKS = tuple(1 - 0.01 * step for step in range(80))

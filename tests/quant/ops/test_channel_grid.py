@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -47,12 +46,11 @@ def shifted_inputs(spread, channels=8, seed=0):
     return centres + torch.randn(channels, 4000, generator=generator)
 
 
-def layer_for(x, bits, zero_points):
+def layer_for(x, bits, zero_points, **options):
     """Return a linear layer whose input grid was fixed by x (channels, positions)."""
     net = nn.Sequential(nn.Linear(len(x), 4))
-    convert(
-        net, Recipe.from_dict({"name": f"w4a{bits}", "activations": {"zero_points": zero_points}})
-    )
+    activations = {"zero_points": zero_points, **options}
+    convert(net, Recipe.from_dict({"name": f"w4a{bits}", "activations": activations}))
     observer = ActivationObserver("layer", -1, per_channel=True)
     observer(x.T)
     fix_input_grid(net[0], observer)
@@ -206,10 +204,5 @@ def test_what_does_not_go_together_is_named(part, options, message):
 
 def test_a_range_that_is_not_searched_gives_all_channels_one_zero_point():
     x = shifted_inputs(5)
-    layer = layer_for(x, 4, "channel")
-    observer = ActivationObserver("layer", -1, per_channel=True)
-    observer(x.T)
-    assert len(layer.act_zero_point.unique()) > 1
-    layer.activation_spec = replace(layer.activation_spec, range="minmax")
-    fix_input_grid(layer, observer)
-    assert len(layer.act_zero_point.unique()) == 1
+    assert len(layer_for(x, 4, "channel").act_zero_point.unique()) > 1
+    assert len(layer_for(x, 4, "channel", range="minmax").act_zero_point.unique()) == 1
